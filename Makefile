@@ -1,0 +1,70 @@
+# Needs Python 3.10 to 3.13, make and a package index; `make help` lists the targets.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The last file that a set-up writes: without it, or when a pin has changed, .venv is made anew.
+READY := $(VENV)/.ready
+
+DEMO_CONFIG := configs/LongTailShapes/sar_sem_fpn_R_18.yaml
+DEMO := output/demo
+
+# Packages found through PYTHONPATH would stand before the pinned ones.
+unexport PYTHONPATH
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: demo
+demo: $(READY) ## train SAR on generated images, evaluate it, draw its predictions into output/demo
+	$(BIN)/python train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO)
+	$(BIN)/python tools/visualize.py --config-file $(DEMO_CONFIG) --output $(DEMO)/examples \
+		MODEL.WEIGHTS $(DEMO)/model_final.pth
+
+.PHONY: test
+test: $(READY) ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(READY) ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-all
+test-all: $(READY) ## run all tests
+	$(BIN)/python -m pytest -m ""
+
+.PHONY: lint
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(READY) ## mend style and formatting
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: setup
+setup: $(READY) ## make .venv with the pinned versions, as all targets above do when it is not there
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+$(READY): requirements.lock setup.cfg
+	@# An environment that somebody else made is not ours to replace.
+	@if [ -f $(VENV)/pyvenv.cfg ] && ! grep -q detectron2-sar $(VENV)/pyvenv.cfg; then \
+		echo "$(VENV) was not made by this Makefile: rename or remove it, then run make again." >&2; \
+		exit 1; \
+	fi
+	@for python in python3.11 python3 python3.13 python3.12 python3.10; do \
+		if $$python -c '$(SUPPORTED)' 2>/dev/null; then \
+			echo "Setting up $(VENV) with $$python: once, some minutes, about 6 GB."; \
+			exec $$python -m venv --clear --prompt detectron2-sar $(VENV); \
+		fi; \
+	done; \
+	echo "No Python 3.10 to 3.13 found: install one so that python3 or python3.11 starts it." >&2; \
+	exit 1
+	$(PIP) install $$(grep '^pip==' requirements.lock)
+	$(PIP) install -c requirements.lock setuptools wheel torch torchvision
+	$(PIP) install --no-deps --no-build-isolation -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
