@@ -1,0 +1,20 @@
+"""Errors that a user can mend: what is wrong, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: a file, a data set, a config key, a checkpoint.
+
+    The message is for the user, complete without a traceback: it names what is wrong, the place
+    (file, class id, config key) and the remedy. The command-line programs print it and exit with 1.
+    """
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A hint for a mistyped name: ' Did you mean "x"?', or '' where nothing is near."""
+    # Compared without case, since registries and config keys differ in theirs.
+    by_lower_case = {candidate.lower(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
+    return f' Did you mean "{by_lower_case[matches[0]]}"?' if matches else ""
