@@ -1,0 +1,284 @@
+"""Training augmentation of an image and its label map, every draw from an explicit generator.
+
+Scale jitter, crop and flip are drawn first, as one `GeometricTransform`, and applied in one pass
+that crops before it resizes: only what the crop shows is resampled. The result is that of
+detectron2's ResizeShortestEdge, RandomCrop_CategoryAreaConstraint and RandomFlip in a row.
+
+Shape shorthands:
+
+    H, W: height and width of the file
+    h, w: height and width of the result
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from ..errors import InputError, nearest
+
+CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
+FLIPS = ("none", "horizontal", "vertical")
+SAMPLINGS = ("choice", "range")
+# Crops drawn until one keeps within the limit on a category's share; the last is then taken.
+_CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class GeometricTransform:
+    """Resize to `scaled_shape`, cut the crop out of that, flip; as one step.
+
+    Attributes:
+        source_shape: (H, W) of what it is applied to.
+        scaled_shape: height and width of the whole, resized.
+        top, left: the crop's corner, in pixels of the resized whole.
+        shape: (h, w) of the crop.
+        flip: "none", "horizontal" or "vertical".
+    """
+
+    source_shape: tuple[int, int]
+    scaled_shape: tuple[int, int]
+    top: int
+    left: int
+    shape: tuple[int, int]
+    flip: str = "none"
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 to (h, w, 3), bilinear (with antialiasing where it shrinks)."""
+        h, w = self.shape
+        if self.scaled_shape == self.source_shape:
+            crop = image[self.top : self.top + h, self.left : self.left + w]
+        else:
+            # Pillow also takes the pixels beside the box that the filter reaches, so that this
+            # equals the crop of the resized whole.
+            source_h, source_w = self.source_shape
+            scale_y, scale_x = source_h / self.scaled_shape[0], source_w / self.scaled_shape[1]
+            box = (
+                self.left * scale_x,
+                self.top * scale_y,
+                min((self.left + w) * scale_x, source_w),
+                min((self.top + h) * scale_y, source_h),
+            )
+            resized = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR, box=box)
+            crop = np.asarray(resized)
+        if self.flip == "horizontal":
+            return crop[:, ::-1]
+        return crop[::-1] if self.flip == "vertical" else crop
+
+    def apply_label(self, label: np.ndarray) -> np.ndarray:
+        """(H, W) of any type to (h, w), exact nearest: only values of `label`."""
+        h, w = self.shape
+        rows = _nearest_indices(self.source_shape[0], self.scaled_shape[0])[self.top : self.top + h]
+        columns = _nearest_indices(self.source_shape[1], self.scaled_shape[1])
+        columns = columns[self.left : self.left + w]
+        if self.flip == "horizontal":
+            columns = columns[::-1]
+        elif self.flip == "vertical":
+            rows = rows[::-1]
+        return label.take(rows, axis=0).take(columns, axis=1)
+
+
+def resize_shortest_edge(
+    shape: tuple[int, int], short_edge: int, max_size: int = sys.maxsize
+) -> GeometricTransform:
+    """The whole image, its shorter edge `short_edge` pixels long; 0 leaves its size alone.
+
+    The longer edge is kept within `max_size`, both edges rounded as detectron2 rounds them.
+    """
+    scaled = shape
+    if short_edge > 0:
+        short, long = float(short_edge), short_edge / min(shape) * max(shape)
+        if long > max_size:
+            short, long = short * (max_size / long), long * (max_size / long)
+        # A very long image can shrink to less than half a pixel.
+        short, long = max(int(short + 0.5), 1), max(int(long + 0.5), 1)
+        scaled = (short, long) if shape[0] < shape[1] else (long, short)
+    return GeometricTransform(shape, scaled, top=0, left=0, shape=scaled)
+
+
+class RandomCrop:
+    """The size of a crop, as detectron2's INPUT.CROP.TYPE and SIZE say it.
+
+    Args:
+        type: "absolute": `size` is (h, w) in pixels. "absolute_range": h and w are drawn from
+            [size[0], size[1]] pixels. "relative": `size` is (h, w) in shares of the image.
+            "relative_range": the shares are drawn from [size[0], 1] and [size[1], 1].
+        size: two numbers.
+
+    Raises:
+        InputError: an unknown type, or sizes that are none of that type.
+    """
+
+    def __init__(self, type: str, size: Sequence[float]) -> None:
+        _check_choice("INPUT.CROP.TYPE", type, CROP_TYPES)
+        absolute = type.startswith("absolute")
+        if len(size) != 2 or not all(
+            (value >= 1 and int(value) == value) if absolute else 0 < value <= 1 for value in size
+        ):
+            expected = "whole numbers of pixels" if absolute else "shares of the image in (0, 1]"
+            raise InputError(
+                f"INPUT.CROP.SIZE {tuple(size)} does not go with INPUT.CROP.TYPE {type}, "
+                f"which needs two {expected}: change one of the two."
+            )
+        if type == "absolute_range" and size[0] > size[1]:
+            raise InputError(
+                f"INPUT.CROP.SIZE {tuple(size)} is no range for INPUT.CROP.TYPE {type}: "
+                "give the smaller number first."
+            )
+        self.type = type
+        self.size = tuple(int(value) for value in size) if absolute else tuple(size)
+
+    def draw_shape(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """(h, w) of a crop of an image of `shape`, never larger than the image."""
+        if self.type == "absolute":
+            return tuple(min(size, edge) for size, edge in zip(self.size, shape, strict=True))
+        if self.type == "absolute_range":
+            low, high = self.size
+            return tuple(
+                int(rng.integers(min(low, edge), min(high, edge), endpoint=True)) for edge in shape
+            )
+        shares = self.size if self.type == "relative" else rng.uniform(self.size, 1.0)
+        return tuple(
+            max(int(share * edge + 0.5), 1) for share, edge in zip(shares, shape, strict=True)
+        )
+
+
+class RandomScaleCropFlip:
+    """Draws scale jitter, crop with a limit on one category's share, and flip.
+
+    Args:
+        short_edges: lengths in pixels of the resized image's shorter edge; 0: not resized.
+        sampling: "choice" draws one of `short_edges`; "range" a whole number between the two.
+        max_size: the most that the resized image's longer edge may have, in pixels.
+        crop: the size of the crop; None for the whole image.
+        max_category_share: a crop is drawn anew, up to 10 times, until none of its categories has
+            this share of its pixels; 1: any crop will do (DeepLab's SINGLE_CATEGORY_MAX_AREA).
+        flip: "horizontal", "vertical" (with a probability of one half) or "none".
+        ignore_label: the id that does not count in the shares.
+
+    Raises:
+        InputError: a value out of its range, naming its config key.
+    """
+
+    def __init__(
+        self,
+        short_edges: Sequence[int],
+        *,
+        sampling: str = "choice",
+        max_size: int = sys.maxsize,
+        crop: RandomCrop | None = None,
+        max_category_share: float = 1.0,
+        flip: str = "horizontal",
+        ignore_label: int = 255,
+    ) -> None:
+        _check_choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, SAMPLINGS)
+        _check_choice("INPUT.RANDOM_FLIP", flip, FLIPS)
+        if not short_edges or min(short_edges) < 0:
+            raise InputError(
+                f"INPUT.MIN_SIZE_TRAIN {tuple(short_edges)} needs one or more lengths in pixels "
+                "(0: not resized)."
+            )
+        if sampling == "range" and (len(short_edges) != 2 or short_edges[0] > short_edges[1]):
+            raise InputError(
+                f"INPUT.MIN_SIZE_TRAIN {tuple(short_edges)} is no range: give the smallest and the "
+                'greatest length, or set INPUT.MIN_SIZE_TRAIN_SAMPLING to "choice".'
+            )
+        if not 0 < max_category_share <= 1:
+            raise InputError(
+                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA {max_category_share} is no share: "
+                "give a number in (0, 1], 1 for no limit."
+            )
+        self.short_edges = tuple(short_edges)
+        self.sampling = sampling
+        self.max_size = max_size
+        self.crop = crop
+        self.max_category_share = max_category_share
+        self.flip = flip
+        self.ignore_label = ignore_label
+
+    def __call__(self, label: np.ndarray, rng: np.random.Generator) -> GeometricTransform:
+        """The transform drawn for an image with this label map, (H, W)."""
+        if self.sampling == "range":
+            short_edge = rng.integers(*self.short_edges, endpoint=True)
+        else:
+            short_edge = rng.choice(self.short_edges)
+        whole = resize_shortest_edge(label.shape, int(short_edge), self.max_size)
+        flip = self.flip if rng.random() < 0.5 else "none"
+        for _ in range(_CROP_TRIES):
+            shape = self.crop.draw_shape(whole.shape, rng) if self.crop else whole.shape
+            top, left = (
+                int(rng.integers(edge - size, endpoint=True))
+                for edge, size in zip(whole.shape, shape, strict=True)
+            )
+            transform = GeometricTransform(label.shape, whole.shape, top, left, shape, flip)
+            if self.max_category_share == 1 or self._is_mixed(transform.apply_label(label)):
+                break
+        return transform
+
+    def _is_mixed(self, label: np.ndarray) -> bool:
+        counts = np.bincount(label.ravel(), minlength=self.ignore_label + 1)
+        counts[self.ignore_label] = 0
+        return counts.max() < self.max_category_share * counts.sum()
+
+
+class ColorJitter:
+    """Brightness, contrast and saturation, in random order, by factors from [1 - j, 1 + j].
+
+    Args:
+        strength: j, in [0, 1].
+
+    Raises:
+        InputError: `strength` out of range.
+    """
+
+    _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+    def __init__(self, strength: float) -> None:
+        if not 0 <= strength <= 1:
+            raise InputError(
+                f"INPUT.COLOR_JITTER {strength} is out of range: give a number in [0, 1] (0: none)."
+            )
+        self.strength = strength
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(h, w, 3) uint8 in the order RGB, to the same."""
+        jittered = Image.fromarray(image)
+        factors = rng.uniform(1 - self.strength, 1 + self.strength, size=len(self._ENHANCERS))
+        for i in rng.permutation(len(self._ENHANCERS)):
+            jittered = self._ENHANCERS[i](jittered).enhance(factors[i])
+        return np.asarray(jittered)
+
+
+def pad(array: np.ndarray, shape: tuple[int, int], value: Sequence[float] | float) -> np.ndarray:
+    """Pads (h, w) or (h, w, channels) at the bottom and the right up to `shape`.
+
+    Args:
+        value: what to fill with: a number, or one per channel (rounded to the array's type).
+    """
+    h, w = array.shape[:2]
+    if (h, w) == tuple(shape):
+        return array
+    padded = np.empty((*shape, *array.shape[2:]), array.dtype)
+    padded[:] = np.rint(value)
+    padded[:h, :w] = array
+    return padded
+
+
+def _nearest_indices(size: int, scaled_size: int) -> np.ndarray:
+    """For each pixel of an edge resized from `size` to `scaled_size`: its nearest source pixel.
+
+    floor((i + 0.5) * scale). Where that lies on the border of two pixels, rounding decides;
+    adding up step by step rounds as Pillow's NEAREST does.
+    """
+    steps = np.full(scaled_size, size / scaled_size)
+    steps[0] /= 2
+    return np.cumsum(steps).astype(np.intp)
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(
+            f'{key} "{value}" is unknown: use one of {", ".join(choices)}.{nearest(value, choices)}'
+        )

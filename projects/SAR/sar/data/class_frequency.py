@@ -1,0 +1,95 @@
+"""How often each class appears in the training set: what makes a class frequent, common or rare."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+from ..errors import InputError
+from ..fileio import write_atomically
+
+
+@dataclass(frozen=True)
+class ClassFrequency:
+    """Counts over the K classes of a training set.
+
+    Attributes:
+        class_names: the K names, in the order of the ids.
+        num_images: number of images counted.
+        images: for each class, the number of images that show it.
+        pixels: for each class, its number of pixels.
+        ignored_pixels: number of pixels with the ignore label.
+    """
+
+    class_names: tuple[str, ...]
+    num_images: int
+    images: tuple[int, ...]
+    pixels: tuple[int, ...]
+    ignored_pixels: int
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the counts as JSON."""
+        write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ClassFrequency":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is missing or malformed; names the file, the key, what was
+                expected and what was found.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+        except FileNotFoundError:
+            raise _malformed(path, "it is not there") from None
+        except (OSError, ValueError) as error:
+            raise _malformed(path, f"it cannot be read as JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise _malformed(path, f"expected an object, found {_short(content)}")
+
+        names = content.get("class_names")
+        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+            raise _malformed(path, 'key "class_names"', "a list of names", names)
+        for key in ("num_images", "ignored_pixels"):
+            if not _is_count(content.get(key)):
+                raise _malformed(path, f'key "{key}"', "a count, 0 or more", content.get(key))
+        for key in ("images", "pixels"):
+            counts = content.get(key)
+            if not (isinstance(counts, list) and all(map(_is_count, counts))):
+                raise _malformed(path, f'key "{key}"', "a list of counts, 0 or more", counts)
+            if len(counts) != len(names):
+                expected = f"{len(names)} counts, one for each of class_names"
+                raise _malformed(path, f'key "{key}"', expected, f"{len(counts)} counts")
+            if not any(counts):
+                raise _malformed(path, f'key "{key}"', "a count above 0", "only zeros")
+        if max(content["images"]) > content["num_images"]:
+            expected = f"no count above num_images ({content['num_images']})"
+            raise _malformed(path, 'key "images"', expected, max(content["images"]))
+        return cls(
+            class_names=tuple(names),
+            num_images=content["num_images"],
+            images=tuple(content["images"]),
+            pixels=tuple(content["pixels"]),
+            ignored_pixels=content["ignored_pixels"],
+        )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _malformed(
+    path: str | os.PathLike, problem: str, expected: str | None = None, found: object = None
+) -> InputError:
+    if expected is not None:
+        problem = f"{problem}: expected {expected}, found {_short(found)}"
+    return InputError(
+        f"Class-frequency file {path}: {problem}. Write it again with tools/check_dataset.py, "
+        "or correct DATASETS.CLASS_FREQUENCY."
+    )

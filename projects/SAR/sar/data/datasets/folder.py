@@ -1,0 +1,216 @@
+"""A data set that is a folder: no Python needed.
+
+    FOLDER/
+      classes.txt           a class name a line; the first is id 0
+      images/train/         png, jpg, jpeg, tif, tiff or bmp; sub-folders are kept
+      images/val/
+      labels/train/         for each image, a PNG of its name: 8 or 16 bits, one channel of ids
+      labels/val/
+
+A line of classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks.
+Blank lines and lines that start with # do not count. Pixels labelled 255 are ignored; with more
+than 255 classes, which need 16-bit labels, those labelled 65535.
+"""
+
+import logging
+import os
+import re
+import zlib
+from functools import partial
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ...errors import InputError
+from .. import datasets
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+LABEL_SUFFIXES = (".png",)
+SPLITS = ("train", "val")
+_TREE = (
+    "The folder needs classes.txt (a class name a line), images/train, images/val, labels/train "
+    "and labels/val; datasets/README.md shows it."
+)
+
+logger = logging.getLogger(__name__)
+
+
+def register_folder(path: str | os.PathLike) -> tuple[str, str]:
+    """Registers a folder's two splits, again if they are registered already.
+
+    Images and labels are listed when a split is loaded, and not opened even then.
+
+    Returns:
+        the names of the training and the validation split, `folder_<folder>_{train,val}`.
+
+    Raises:
+        InputError: the folder, one of its parts or classes.txt is missing, or classes.txt is wrong.
+            Loading a split raises it for an empty folder and for images without label.
+    """
+    folder = Path(os.path.expanduser(path)).resolve()
+    if not folder.is_dir():
+        raise InputError(
+            f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
+        )
+    class_names, colors = read_classes(folder / "classes.txt")
+    for part in ("images", "labels"):
+        for split in SPLITS:
+            if not (folder / part / split).is_dir():
+                raise InputError(f"There is no folder {folder / part / split}: add it. {_TREE}")
+
+    names = []
+    for split in SPLITS:
+        image_root, label_root = folder / "images" / split, folder / "labels" / split
+        name = f"folder_{folder.name}_{split}"
+        if name in DatasetCatalog and MetadataCatalog.get(name).image_root != str(image_root):
+            # Another folder of the same name; the checksum does not depend on the order.
+            name = f"folder_{folder.name}_{zlib.crc32(str(folder).encode()):08x}_{split}"
+        datasets.register(
+            name,
+            partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
+            class_names,
+            colors,
+            ignore_label=65535 if len(class_names) > 255 else 255,
+            image_root=str(image_root),
+            sem_seg_root=str(label_root),
+        )
+        names.append(name)
+    return names[0], names[1]
+
+
+def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
+    """Reads classes.txt.
+
+    Returns:
+        the K names in the order of the ids, and K colours [r, g, b]; classes without a colour of
+        their own get one from `default_color`.
+
+    Raises:
+        InputError: the file is missing, names no class, names one twice, or has a colour that is
+            none.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there: write it. {_TREE}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): write it as UTF-8 text.") from error
+
+    line_of: dict[str, int] = {}
+    colors = []
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        name, color = _name_and_color(line)
+        if color is not None and max(color) > 255:
+            raise InputError(
+                f'{path}, line {number}: the colour of "{name}" is {color}: write three numbers '
+                "from 0 to 255, or #rrggbb."
+            )
+        if name in line_of:
+            raise InputError(
+                f'{path}, line {number}: the class "{name}" is named on line {line_of[name]} '
+                "already: give each class a name of its own."
+            )
+        colors.append(color or default_color(len(line_of)))
+        line_of[name] = number
+    if not line_of:
+        raise InputError(f"{path} names no class: write a class name a line, in the order of ids.")
+    if len(line_of) > 65535:
+        raise InputError(f"{path} names {len(line_of)} classes: 16-bit labels have room for 65535.")
+    return list(line_of), colors
+
+
+def _name_and_color(line: str) -> tuple[str, list[int] | None]:
+    if match := re.fullmatch(r"(.+?)\s+#([0-9a-fA-F]{6})", line):
+        return match[1], list(bytes.fromhex(match[2]))
+    if match := re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)\s+(\d+)", line):
+        return match[1], [int(match[i]) for i in (2, 3, 4)]
+    return line, None
+
+
+def default_color(class_id: int) -> list[int]:
+    """A colour [r, g, b] for a class without one: PASCAL VOC's, of which none is black.
+
+    The bits of `class_id + 1` are dealt in turn to red, green and blue, the most significant first.
+    """
+    color = [0, 0, 0]
+    remaining = class_id + 1
+    for shift in range(7, -1, -1):
+        for channel in range(3):
+            color[channel] |= (remaining & 1) << shift
+            remaining >>= 1
+    return color
+
+
+def pair_images_and_labels(
+    image_root: str | os.PathLike, label_root: str | os.PathLike, *, remedy: str
+) -> list[dict]:
+    """Lists the images under a folder with their labels, which have the same path but end in .png.
+
+    A label without image is left out, with a warning in the log.
+
+    Args:
+        image_root: the folder of the images, sub-folders included.
+        label_root: the folder of the labels.
+        remedy: the end of the error messages: what the folders should hold.
+
+    Returns:
+        data set dicts with "file_name", "sem_seg_file_name" and "image_id" (the path under
+        `image_root` without its ending), sorted by "image_id".
+
+    Raises:
+        InputError: no such folder, no image in it, two images of one name, images without label.
+    """
+    images = _files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
+    labels = _files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
+    unlabelled = sorted(images.keys() - labels.keys())
+    if unlabelled:
+        raise InputError(
+            f"{len(unlabelled)} of {len(images)} images in {image_root} have no label in "
+            f"{label_root}: {_first(unlabelled, images)}. Add a PNG of the same name for each, or "
+            f"take the images out. {remedy}"
+        )
+    orphans = sorted(labels.keys() - images.keys())
+    if orphans:
+        logger.warning(
+            f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
+            f"used: {_first(orphans, labels)}."
+        )
+    return [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
+        for stem in sorted(images)
+    ]
+
+
+def _files_by_stem(
+    folder: str | os.PathLike, suffixes: tuple[str, ...], what: str, remedy: str
+) -> dict[str, str]:
+    """Path of every file under `folder` with one of the suffixes, by its relative path without."""
+    if not os.path.isdir(folder):
+        raise InputError(f"There is no folder {folder} of {what}. {remedy}")
+    found: dict[str, str] = {}
+    for directory, _, files in os.walk(folder, followlinks=True):
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            # Names with a leading dot are the systems' own (macOS writes ._NAME.jpg).
+            if file.startswith(".") or suffix.lower() not in suffixes:
+                continue
+            path = os.path.join(directory, file)
+            key = Path(directory, stem).relative_to(folder).as_posix()
+            if key in found:
+                raise InputError(
+                    f"{found[key]} and {path} have the same name, so that they would share a "
+                    "label: rename or remove one."
+                )
+            found[key] = path
+    if not found:
+        raise InputError(
+            f"The folder {folder} holds no {what} ({', '.join(suffixes)}): fill it. {remedy}"
+        )
+    return found
+
+
+def _first(stems: list[str], files: dict[str, str], count: int = 5) -> str:
+    names = ", ".join(os.path.basename(files[stem]) for stem in stems[:count])
+    return names + (", ..." if len(stems) > count else "")

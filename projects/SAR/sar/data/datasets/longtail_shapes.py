@@ -1,0 +1,289 @@
+"""longtail_shapes_{train,val}: a small generated data set whose classes have a long tail.
+
+Landscapes with a wall and nine shapes. Their frequency falls like a power law, in pixels and in
+images, and each rare shape stands beside or on a frequent one that has its colours and textures.
+Everything follows from the seed, pixel for pixel, on any machine. The data set is generated at
+first use, in seconds, under the folder of the data sets:
+
+    longtail_shapes/
+        images/{train,val}/NAME.png   labels/{train,val}/NAME.png   8 bit, 255 is ignored
+        classes.txt                   a name a line
+        class_frequency.json          of the training labels
+        instances_{train,val}.json    the shapes in COCO's format, visible parts as RLE
+        recipe.json                   what it was generated from
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import uuid
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from PIL import Image
+from pycocotools import mask as mask_util
+from tqdm import tqdm
+
+from ...errors import InputError, nearest
+from .. import datasets
+from ..class_frequency import ClassFrequency
+from .longtail_shapes_drawing import BACKGROUNDS, HEIGHT, IGNORE, SHAPES, WIDTH, draw_scene
+
+NAME = "longtail_shapes"
+SPLITS = ("train", "val")
+CLASSES = BACKGROUNDS + tuple(SHAPES)
+THING_CLASSES = tuple(SHAPES)
+COLORS = (
+    (128, 180, 226),
+    (122, 164, 84),
+    (170, 120, 100),
+    (250, 200, 60),
+    (40, 110, 200),
+    (30, 130, 70),
+    (150, 70, 170),
+    (20, 190, 200),
+    (240, 110, 40),
+    (60, 60, 120),
+    (255, 80, 160),
+    (200, 30, 40),
+)
+# To be raised whenever other pixels come out: data sets on disk are then generated anew.
+RECIPE_VERSION = 1
+SEED, NUM_TRAIN, NUM_VAL = 0, 600, 150
+# With fewer pictures of a class than this its validation IoU would be a matter of chance.
+MIN_VAL_IMAGES = 10
+
+logger = logging.getLogger(__name__)
+
+
+def generate(
+    folder: str | os.PathLike,
+    *,
+    seed: int = SEED,
+    num_train: int = NUM_TRAIN,
+    num_val: int = NUM_VAL,
+) -> None:
+    """Generates the data set as `folder`, unless it is there from the same recipe already.
+
+    It is made in a temporary folder beside it and renamed when complete, so that `folder` never
+    holds half a data set; processes that do so at the same time all succeed.
+
+    Raises:
+        InputError: `folder` holds something else, which is not replaced.
+        OSError: `folder` cannot be written.
+    """
+    folder = Path(folder).resolve()
+    num_images = {"train": num_train, "val": num_val}
+    recipe = {"version": RECIPE_VERSION, "seed": seed, **num_images}
+    if _recorded_recipe(folder) == recipe:
+        return
+    _check_replaceable(folder)
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    temporary.mkdir(parents=True)
+    try:
+        for split in SPLITS:
+            _generate_split(temporary, split, num_images[split], seed)
+        (temporary / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+        (temporary / "recipe.json").write_text(json.dumps(recipe))
+        _move_into_place(temporary, folder, recipe)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_longtail_shapes(split: str) -> list[dict]:
+    """The images of a split ("train" or "val") as detectron2 data set dicts; generated if need be.
+
+    Raises:
+        InputError: unknown split, or no place to write the data set to.
+    """
+    if split not in SPLITS:
+        raise InputError(
+            f'{NAME} has no split "{split}".{nearest(split, SPLITS)} There are: '
+            f"{', '.join(SPLITS)}."
+        )
+    folder = _generated_folder()
+    num_images = {"train": NUM_TRAIN, "val": NUM_VAL}[split]
+    return [
+        {
+            "file_name": str(folder / "images" / split / _file_name(index)),
+            "sem_seg_file_name": str(folder / "labels" / split / _file_name(index)),
+            "image_id": index,
+            "height": HEIGHT,
+            "width": WIDTH,
+        }
+        for index in range(num_images)
+    ]
+
+
+def load_longtail_shapes_instances(split: str) -> list[dict]:
+    """As load_longtail_shapes, with "annotations": the shapes, as detectron2 wants instances.
+
+    Their category_id is an index of THING_CLASSES and their segmentation a compressed RLE, for
+    `INPUT.MASK_FORMAT: "bitmask"`. Separate, since semantic segmentation has no use for them.
+    """
+    dicts = load_longtail_shapes(split)
+    folder = Path(dicts[0]["file_name"]).parents[2]
+    for record in dicts:
+        record["annotations"] = []
+    for instance in json.loads((folder / f"instances_{split}.json").read_text())["annotations"]:
+        annotation = {
+            "bbox": instance["bbox"],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": instance["category_id"],
+            "segmentation": mask_util.frPyObjects(instance["segmentation"], HEIGHT, WIDTH),
+            "iscrowd": 0,
+        }
+        dicts[instance["image_id"]]["annotations"].append(annotation)
+    return dicts
+
+
+def register() -> None:
+    """Registers longtail_shapes_{train,val}; nothing is generated before one of them is loaded."""
+    for split in SPLITS:
+        load = partial(load_longtail_shapes, split)
+        datasets.register(f"{NAME}_{split}", load, CLASSES, COLORS, IGNORE)
+
+
+def _generated_folder() -> Path:
+    """The data set's folder: under the root of the data sets or, is that read-only, datasets/."""
+    folder, fallback = Path(datasets.root()) / NAME, Path("datasets") / NAME
+    try:
+        generate(folder)
+        return folder
+    except OSError as error:
+        reason = error
+    try:
+        generate(fallback)
+    except OSError as error:
+        raise InputError(
+            f"The generated data set {NAME} can be written neither to {folder} ({reason}) nor to "
+            f"{fallback.resolve()} ({error}). {datasets.describe_root()}: set it to a folder that "
+            "can be written to."
+        ) from error
+    logger.warning(f"{folder} cannot be written ({reason}): {NAME} is at {fallback.resolve()}.")
+    return fallback
+
+
+def _file_name(index: int) -> str:
+    return f"{index:04d}.png"
+
+
+def _rng(seed: int, split: str, stream: int) -> np.random.Generator:
+    """The random numbers of an image (stream: its index + 1) or of the plan of a split (0)."""
+    return np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), stream]))
+
+
+def _plan(split: str, num_images: int, seed: int) -> list[set[str]]:
+    """The shapes to draw in each image of a split: each in its share of them, with its leader."""
+    rng = _rng(seed, split, 0)
+    at_least = MIN_VAL_IMAGES if split == "val" else 1
+    names: list[set[str]] = [set() for _ in range(num_images)]
+    for name, shape in SHAPES.items():
+        order = np.argsort(rng.random(num_images), kind="stable")
+        for index in order[: max(at_least, round(shape.image_share * num_images))]:
+            names[index] |= {name, shape.leader}
+    return names
+
+
+def _generate_split(folder: Path, split: str, num_images: int, seed: int) -> None:
+    image_folder, label_folder = folder / "images" / split, folder / "labels" / split
+    image_folder.mkdir(parents=True)
+    label_folder.mkdir(parents=True)
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+    images = np.zeros(IGNORE + 1, dtype=np.int64)
+    annotations: list[dict] = []
+    progress = tqdm(
+        _plan(split, num_images, seed),
+        desc=f"Generating {NAME}_{split}",
+        disable=not comm.is_main_process(),
+    )
+    for index, names in enumerate(progress):
+        scene = draw_scene(_rng(seed, split, index + 1), names)
+        Image.fromarray(scene.image).save(image_folder / _file_name(index), compress_level=3)
+        Image.fromarray(scene.label).save(label_folder / _file_name(index))
+        counts = np.bincount(scene.label.ravel(), minlength=IGNORE + 1)
+        pixels += counts
+        images += counts > 0
+        for class_id, mask in scene.instances:
+            annotations.append(_annotation(len(annotations) + 1, index, class_id, mask))
+
+    coco = {
+        "images": [
+            {"id": i, "file_name": _file_name(i), "height": HEIGHT, "width": WIDTH}
+            for i in range(num_images)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(THING_CLASSES)],
+    }
+    (folder / f"instances_{split}.json").write_text(json.dumps(coco, separators=(",", ":")))
+    if split == "train":
+        ClassFrequency(
+            class_names=CLASSES,
+            num_images=num_images,
+            images=tuple(images[: len(CLASSES)].tolist()),
+            pixels=tuple(pixels[: len(CLASSES)].tolist()),
+            ignored_pixels=int(pixels[IGNORE]),
+        ).save(folder / "class_frequency.json")
+
+
+def _annotation(number: int, image_id: int, class_id: int, mask: np.ndarray) -> dict:
+    """An instance in COCO's format; mask (H, W) bool. Its RLE runs down the columns."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate(([0], changes, [flat.size]))).tolist()
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": class_id - len(BACKGROUNDS),
+        "bbox": [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y],
+        "area": int(mask.sum()),
+        "iscrowd": 0,
+        # The first run is one of zeros, empty where the mask starts with a one.
+        "segmentation": {"size": list(mask.shape), "counts": [0] * int(flat[0]) + runs},
+    }
+
+
+def _recorded_recipe(folder: Path) -> dict | None:
+    """What the data set in `folder` was generated from; None where there is none."""
+    try:
+        return json.loads((folder / "recipe.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises InputError where `folder` holds anything but a generated data set, whole or not."""
+    if not folder.exists():
+        return
+    ours = {"images", "labels", "classes.txt", "class_frequency.json", "recipe.json"}
+    ours |= {f"instances_{split}.json" for split in SPLITS}
+    foreign = sorted(set(os.listdir(folder)) - ours)
+    if foreign:
+        raise InputError(
+            f'{NAME} is generated, but its folder {folder} holds "{foreign[0]}", which is no part '
+            "of it. Move that elsewhere, or set DETECTRON2_DATASETS to another folder."
+        )
+
+
+def _move_into_place(temporary: Path, folder: Path, recipe: dict) -> None:
+    """Renames `temporary` to `folder`, in place of an outdated or incomplete one."""
+    outdated = temporary.with_name(f"{temporary.name}.old")
+    while _recorded_recipe(folder) != recipe:  # another process may have been faster
+        with suppress(FileNotFoundError):
+            os.replace(folder, outdated)
+            shutil.rmtree(outdated)
+        try:
+            os.replace(temporary, folder)
+            return
+        except OSError as error:
+            # Another process put its folder there in between; look whether that one will do.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise

@@ -1,0 +1,149 @@
+"""Reading images and label maps, with an error that names the file where one cannot be read.
+
+Shape shorthands: H, W: height and width in pixels, after the EXIF orientation is applied.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+from ..errors import InputError
+
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow stretches grey PNGs of 2 and 4 bits to 0..255: what an id was multiplied by.
+_GREY_STRETCH = {"L;2": 85, "L;4": 17}
+
+
+def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
+    """Reads an image as detectron2's `read_image` does, its EXIF orientation applied.
+
+    Grey images are repeated over the three channels, an alpha channel is dropped, and 16-bit
+    images are scaled to 8 bits (65535 becomes 255) rather than clipped.
+
+    Args:
+        path: the image file.
+        format: "RGB" or "BGR", the order of the channels.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        InputError: the file is missing, truncated, no image, or has neither 8 nor 16 bits.
+    """
+    if format not in ("RGB", "BGR"):
+        raise InputError(f'Image format "{format}" is not known: INPUT.FORMAT is "RGB" or "BGR".')
+    with _opened(path, "image") as image:
+        image.load()
+        upright = _upright(image)
+        if upright.mode == "I" or upright.mode.startswith("I;16"):
+            grey = _as_uint16(np.asarray(upright), path, "image")
+            upright = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+        elif upright.mode == "F":
+            raise InputError(
+                f"Image {path} holds floating-point numbers, whose range is unknown: "
+                "convert it to 8 or 16 bits."
+            )
+        pixels = np.asarray(upright.convert("RGB"))
+    return pixels if format == "RGB" else pixels[:, :, ::-1]
+
+
+def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """The (H, W) that `read_image` would give, from the file's header alone.
+
+    Raises:
+        InputError: the file is missing or no image.
+    """
+    with _opened(path, "image") as image:
+        width, height = image.size
+        # Asked for EXIF data that the header of a PNG does not have, Pillow decodes the image.
+        if image.format != "PNG" or "exif" in image.info:
+            if _orientation(image) in (5, 6, 7, 8):
+                width, height = height, width
+    return height, width
+
+
+def read_label(path: str | os.PathLike) -> np.ndarray:
+    """Reads a label map: the ids as they were written, whatever the PNG's depth or palette.
+
+    Args:
+        path: a single-channel file, grey (1, 2, 4, 8 or 16 bits) or with a palette, whose indices
+            are the ids.
+
+    Returns:
+        (H, W), uint8 or uint16.
+
+    Raises:
+        InputError: the file is missing, truncated, no image, or has more than one channel.
+    """
+    with _opened(path, "label") as image:
+        stretch = _GREY_STRETCH.get(image.tile[0][3], 1) if image.format == "PNG" else 1
+        image.load()
+        upright = _upright(image)
+        mode = upright.mode
+        if mode not in ("1", "L", "P", "I") and not mode.startswith("I;16"):
+            raise InputError(
+                f"Label {path} has the channels {'+'.join(upright.getbands())} where one channel "
+                "of class ids is needed: write the ids (0 to the number of classes - 1) as an 8- "
+                "or 16-bit single-channel PNG, not their colours."
+            )
+        ids = np.array(upright)
+    if mode in ("1", "L", "P"):
+        return ids.astype(np.uint8, copy=False) // np.uint8(stretch)
+    return _as_uint16(ids, path, "label")
+
+
+@contextmanager
+def _opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
+    """An image being read; whatever Pillow raises becomes an InputError that names the file."""
+    if not os.path.isfile(path):
+        raise InputError(f"The {what} {path} is not there: restore it, or correct its path.")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The {what} {path} is too large ({error}): cut it into tiles.") from error
+    # A damaged file makes decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise InputError(
+            f"The {what} {path} cannot be read (truncated, damaged, or no image): {error}. "
+            "Copy it again from its source, or remove it from the data set."
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int | None:
+    # Pillow itself turns TIFFs upright, size and pixels.
+    if image.format == "TIFF":
+        return None
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    # Damaged EXIF data in an image that is otherwise sound: as in detectron2, no orientation.
+    except Exception:
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    method = _TRANSPOSITIONS.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _as_uint16(values: np.ndarray, path: str | os.PathLike, what: str) -> np.ndarray:
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise InputError(
+            f"The {what} {path} has values from {values.min()} to {values.max()}: "
+            "write it with 8 or 16 bits (0 to 65535)."
+        )
+    return values.astype(np.uint16)

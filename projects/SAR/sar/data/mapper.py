@@ -1,0 +1,175 @@
+"""From a data set's dict to the sample that a model takes.
+
+Shape shorthands:
+
+    H, W: height and width of the file
+    h, w: height and width of the sample
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+
+from ..errors import InputError, nearest
+from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
+from .labels import read_image, read_label
+
+_FORMATS = ("RGB", "BGR")
+# Ids that an error lists; a photograph given as a label has all of them.
+_LISTED_IDS = 10
+
+
+class SemanticSegmentationMapper:
+    """Reads an image and, in training, its label map; augments or resizes; makes tensors.
+
+    What is drawn depends on the generator of the call alone.
+
+    Args:
+        is_train: augment and read labels; otherwise resize the image and leave labels to the
+            evaluator.
+        image_format: "RGB" or "BGR", the order of the channels of "image".
+        num_classes: label ids are below this, or `ignore_label`.
+        ignore_label: the id of pixels without a class.
+        geometry: draws scale, crop and flip; training only.
+        color_jitter: None for none.
+        pad_shape: (h, w) that smaller crops are padded to; None: they are not.
+        pixel_mean: what images are padded with, per channel in the order of `image_format`.
+        test_size: the shorter edge (0: not resized) and the most for the longer one, in pixels;
+            test only.
+
+    Raises:
+        InputError: an unknown `image_format`.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        image_format: str,
+        num_classes: int,
+        ignore_label: int,
+        geometry: RandomScaleCropFlip | None = None,
+        color_jitter: ColorJitter | None = None,
+        pad_shape: tuple[int, int] | None = None,
+        pixel_mean: Sequence[float] = (0, 0, 0),
+        test_size: tuple[int, int] = (0, 0),
+    ) -> None:
+        if image_format not in _FORMATS:
+            raise InputError(
+                f'INPUT.FORMAT "{image_format}" is unknown: use one of {", ".join(_FORMATS)}.'
+                f"{nearest(image_format, _FORMATS)}"
+            )
+        self.is_train = is_train
+        self.image_format = image_format
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.geometry = geometry
+        self.color_jitter = color_jitter
+        self.pad_shape = pad_shape
+        self.pixel_mean = pixel_mean
+        self.test_size = test_size
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        kwargs = {
+            "is_train": is_train,
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+        if not is_train:
+            return {**kwargs, "test_size": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)}
+        crop = None
+        if cfg.INPUT.CROP.ENABLED:
+            crop = RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
+            # The one kind of crop whose samples can all have one size.
+            if crop.type == "absolute":
+                kwargs["pad_shape"] = crop.size
+        if cfg.INPUT.COLOR_JITTER != 0:
+            kwargs["color_jitter"] = ColorJitter(cfg.INPUT.COLOR_JITTER)
+        kwargs["pixel_mean"] = cfg.MODEL.PIXEL_MEAN
+        kwargs["geometry"] = RandomScaleCropFlip(
+            cfg.INPUT.MIN_SIZE_TRAIN,
+            sampling=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+            max_size=cfg.INPUT.MAX_SIZE_TRAIN,
+            crop=crop,
+            max_category_share=cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
+            flip=cfg.INPUT.RANDOM_FLIP,
+            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        )
+        return kwargs
+
+    def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
+        """The sample of a data set's dict, which stays as it is.
+
+        Args:
+            dataset_dict: with "file_name" and, for training, "sem_seg_file_name".
+            rng: what augmentation is drawn from; None for one that the system seeds.
+
+        Returns:
+            `dataset_dict` with "image" (3, h, w) uint8, "height" and "width" of the file (H, W)
+            and, in training, "sem_seg" (h, w) int64.
+
+        Raises:
+            InputError: a file is missing or unreadable, their sizes differ, or a label has ids
+                that are neither classes nor `ignore_label`.
+        """
+        # RGB for ColorJitter; the order that the model takes comes with the last copy.
+        image = read_image(dataset_dict["file_name"], "RGB")
+        sample = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
+        if self.is_train:
+            label = self._read_label(dataset_dict, image.shape[:2])
+            image, label = self._augment(image, label, rng or np.random.default_rng())
+            sample["sem_seg"] = torch.from_numpy(label)
+        else:
+            image = resize_shortest_edge(image.shape[:2], *self.test_size).apply_image(image)
+            image = self._in_format(image)
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return sample
+
+    def _augment(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        transform = self.geometry(label, rng)
+        image, label = transform.apply_image(image), transform.apply_label(label)
+        if self.color_jitter is not None:
+            image = self.color_jitter(image, rng)
+        image = self._in_format(image)
+        # Before the padding: a file of 8 bits cannot hold an ignore id of 16.
+        label = label.astype(np.int64)
+        if self.pad_shape is not None:
+            image = pad(image, self.pad_shape, self.pixel_mean)
+            label = pad(label, self.pad_shape, self.ignore_label)
+        return image, label
+
+    def _in_format(self, image: np.ndarray) -> np.ndarray:
+        return image if self.image_format == "RGB" else image[:, :, ::-1]
+
+    def _read_label(self, dataset_dict: dict, image_shape: tuple[int, int]) -> np.ndarray:
+        file_name = dataset_dict["file_name"]
+        label_file_name = dataset_dict.get("sem_seg_file_name")
+        if label_file_name is None:
+            raise InputError(
+                f'The image {file_name} has no label to train on: add its "sem_seg_file_name" to '
+                "the data set's dict, or remove the image."
+            )
+        label = read_label(label_file_name)
+        if label.shape != image_shape:
+            raise InputError(
+                f"The label {label_file_name} has {label.shape[1]} x {label.shape[0]} pixels, its "
+                f"image {file_name} {image_shape[1]} x {image_shape[0]} (width x height): "
+                "replace the one that is wrong."
+            )
+        outside = label[(label >= self.num_classes) & (label != self.ignore_label)]
+        if outside.size:
+            ids = np.unique(outside)
+            listed = ", ".join(map(str, ids[:_LISTED_IDS])) + ", ..." * (len(ids) > _LISTED_IDS)
+            raise InputError(
+                f"The label {label_file_name} has the ids {listed}, which are neither classes (0 "
+                f"to {self.num_classes - 1}) nor the ignore id {self.ignore_label}: correct the "
+                "file, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
+            )
+        return label

@@ -1,0 +1,234 @@
+"""One pass over a data set's files: counts its classes and finds what would stop a training."""
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import InputError
+from .class_frequency import ClassFrequency
+from .labels import read_image, read_image_size, read_label
+
+MISSING_IMAGE = "missing image"
+UNREADABLE_IMAGE = "unreadable image"
+MISSING_LABEL = "missing label"
+UNREADABLE_LABEL = "unreadable label"
+SIZE_DIFFERS = "size differs"
+IDS_OUT_OF_RANGE = "ids out of range"
+KINDS = (
+    MISSING_IMAGE,
+    UNREADABLE_IMAGE,
+    MISSING_LABEL,
+    UNREADABLE_LABEL,
+    SIZE_DIFFERS,
+    IDS_OUT_OF_RANGE,
+)
+_NUM_IDS = 65536  # what 16 bits can hold
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a file: one of KINDS, the file, and a message that names both."""
+
+    kind: str
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DatasetScan:
+    """What a pass over a data set found.
+
+    Attributes:
+        frequency: counts of the classes, over the labels that could be read.
+        ignore_label: the label that was counted as ignored.
+        sizes: number of labels of each size (height, width).
+        out_of_range: for each id that is neither a class nor ignored, the numbers of labels and of
+            pixels that have it.
+        problems: all that is wrong, in the order of the data set.
+    """
+
+    frequency: ClassFrequency
+    ignore_label: int
+    sizes: dict[tuple[int, int], int]
+    out_of_range: dict[int, tuple[int, int]]
+    problems: list[Problem]
+
+    def describe_problems(self, max_files: int | None = None) -> str:
+        """All problems by kind, at most `max_files` of each, and what to do about them."""
+        paragraphs = []
+        for kind in KINDS:
+            messages = [problem.message for problem in self.problems if problem.kind == kind]
+            if not messages:
+                continue
+            lines = [f"{kind} ({len(messages)}):"]
+            lines += [f"  {message}" for message in messages[:max_files]]
+            if len(messages) > len(lines) - 1:
+                lines.append(f"  ... and {len(messages) - len(lines) + 1} more")
+            if kind == SIZE_DIFFERS:
+                lines.append("  An image and its label must have the same size: export them anew.")
+            if kind == IDS_OUT_OF_RANGE:
+                lines += self._describe_out_of_range()
+            paragraphs.append("\n".join(lines))
+        return "\n".join(paragraphs)
+
+    def _describe_out_of_range(self) -> list[str]:
+        ids = [
+            f"{i} ({labels} labels, {pixels} pixels)"
+            for i, (labels, pixels) in self.out_of_range.items()
+        ]
+        num_classes = len(self.frequency.class_names)
+        return [
+            f"  In all: {_enumerate(ids)}.",
+            f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
+            f"{self.ignore_label} is ignored. Relabel these pixels; or complete the classes "
+            "(classes.txt or the metadata's stuff_classes, and MODEL.SEM_SEG_HEAD.NUM_CLASSES); or "
+            "correct the metadata's ignore_label (and MODEL.SEM_SEG_HEAD.IGNORE_VALUE).",
+        ]
+
+    def raise_for_problems(self) -> None:
+        """Raises one InputError that shows the first few problems of each kind; none, no error."""
+        if self.problems:
+            raise InputError(
+                f"{len(self.problems)} problems in the data set.\n"
+                f"{self.describe_problems(max_files=5)}\n"
+                "tools/check_dataset.py lists them all."
+            )
+
+
+def scan_dataset(
+    dicts: Sequence[dict],
+    class_names: Sequence[str],
+    ignore_label: int,
+    *,
+    check_images: bool,
+    num_threads: int | None = None,
+    progress: bool = True,
+) -> DatasetScan:
+    """Reads every label of a data set, and every image or its header.
+
+    Bad files are gathered, not raised. Files are decoded in threads (Pillow releases the
+    interpreter's lock there), a few at a time: memory does not grow with the data set.
+
+    Args:
+        dicts: detectron2's data set dicts, with "file_name" and "sem_seg_file_name".
+        class_names: the K names, in the order of the ids.
+        ignore_label: the label of pixels that count for nothing.
+        check_images: decode the images, which finds truncated ones; otherwise only their headers
+            are read, for the size.
+        num_threads: default: a few more than cores, since some wait for the disk; at most 16.
+        progress: show a progress bar.
+    """
+    num_classes = len(class_names)
+    pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
+    sizes: Counter[tuple[int, int]] = Counter()
+    problems: list[Problem] = []
+
+    def examine(record: dict) -> "_Examined":
+        return _examine(record, num_classes, ignore_label, check_images)
+
+    num_threads = num_threads or min(16, (os.cpu_count() or 1) + 4)
+    results = _map_in_threads(examine, dicts, num_threads)
+    for result in tqdm(
+        results, total=len(dicts), desc="Checking files", unit="image", disable=not progress
+    ):
+        problems += result.problems
+        if result.counts is not None:
+            pixels[: len(result.counts)] += result.counts
+            labels[: len(result.counts)] += result.counts > 0
+            sizes[result.size] += 1
+
+    ignored_pixels = int(pixels[ignore_label])
+    pixels[ignore_label] = labels[ignore_label] = 0
+    unknown = (num_classes + np.flatnonzero(pixels[num_classes:])).tolist()
+    return DatasetScan(
+        frequency=ClassFrequency(
+            class_names=tuple(class_names),
+            num_images=sum(sizes.values()),
+            images=tuple(labels[:num_classes].tolist()),
+            pixels=tuple(pixels[:num_classes].tolist()),
+            ignored_pixels=ignored_pixels,
+        ),
+        ignore_label=ignore_label,
+        sizes=dict(sizes),
+        out_of_range={i: (int(labels[i]), int(pixels[i])) for i in unknown},
+        problems=problems,
+    )
+
+
+@dataclass
+class _Examined:
+    problems: list[Problem]
+    counts: np.ndarray | None = None  # pixels of each id, up to the highest
+    size: tuple[int, int] | None = None
+
+
+def _map_in_threads(function: Callable, items: Iterable, num_threads: int) -> Iterator:
+    """Results in the order of the items; unlike Executor.map, few items are under way at once."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        under_way = deque()
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) > 4 * num_threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
+    image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
+    result = _Examined(problems=[])
+    image_size = None
+    try:
+        if check_images:
+            image_size = read_image(image_file).shape[:2]
+        else:
+            image_size = read_image_size(image_file)
+    except InputError as error:
+        kind = UNREADABLE_IMAGE if os.path.isfile(image_file) else MISSING_IMAGE
+        result.problems.append(Problem(kind, image_file, str(error)))
+
+    if label_file is None:
+        message = f"{image_file} has no label: its data set dict lacks sem_seg_file_name."
+        result.problems.append(Problem(MISSING_LABEL, image_file, message))
+        return result
+    try:
+        label = read_label(label_file)
+    except InputError as error:
+        kind = UNREADABLE_LABEL if os.path.isfile(label_file) else MISSING_LABEL
+        result.problems.append(Problem(kind, label_file, str(error)))
+        return result
+
+    result.size = label.shape
+    # The size that the data set states is part of what detectron2's mapper compares.
+    stated_size = (record.get("height", label.shape[0]), record.get("width", label.shape[1]))
+    if image_size not in (None, label.shape) or stated_size != label.shape:
+        message = f"{label_file} is {_size(label.shape)}"
+        if image_size not in (None, label.shape):
+            message += f", its image {image_file} is {_size(image_size)}"
+        if stated_size != label.shape:
+            message += f", the data set says {_size(stated_size)}"
+        result.problems.append(Problem(SIZE_DIFFERS, label_file, message))
+
+    result.counts = np.bincount(label.reshape(-1))
+    unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
+    unknown = unknown[unknown != ignore_label]
+    if unknown.size:
+        ids = [f"{i} ({result.counts[i]} pixels)" for i in unknown]
+        message = f"{label_file} has the ids {_enumerate(ids)}"
+        result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
+    return result
+
+
+def _size(height_and_width: tuple[int, int]) -> str:
+    height, width = height_and_width
+    return f"{width} x {height}"
+
+
+def _enumerate(items: list[str], at_most: int = 10) -> str:
+    more = f", and {len(items) - at_most} more" if len(items) > at_most else ""
+    return ", ".join(items[:at_most]) + more

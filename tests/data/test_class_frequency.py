@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError
+
+FREQUENCY = ClassFrequency(
+    class_names=("road", "pothole"),
+    num_images=10,
+    images=(10, 3),
+    pixels=(900, 7),
+    ignored_pixels=5,
+)
+
+
+def test_save_and_load(tmp_path):
+    path = tmp_path / "new" / "class_frequency.json"
+    FREQUENCY.save(path)
+    assert ClassFrequency.load(path) == FREQUENCY
+    assert json.loads(path.read_text()) == {
+        "class_names": ["road", "pothole"],
+        "num_images": 10,
+        "images": [10, 3],
+        "pixels": [900, 7],
+        "ignored_pixels": 5,
+    }
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"images": [10]}, ['"images"', "2 counts", "found 1 counts"]),
+        ({"pixels": [1, 2, 3]}, ['"pixels"', "2 counts", "found 3 counts"]),
+        ({"pixels": [-1, 2]}, ['"pixels"', "0 or more", "[-1, 2]"]),
+        ({"pixels": [0.5, 2]}, ['"pixels"', "[0.5, 2]"]),
+        ({"pixels": 3}, ['"pixels"', "a list of counts", "found 3"]),
+        ({"images": [0, 0]}, ['"images"', "only zeros"]),
+        ({"pixels": [0, 0]}, ['"pixels"', "only zeros"]),
+        ({"images": [11, 0]}, ['"images"', "num_images (10)", "found 11"]),
+        ({"num_images": -1}, ['"num_images"', "found -1"]),
+        ({"num_images": True}, ['"num_images"', "found true"]),
+        ({"ignored_pixels": None}, ['"ignored_pixels"', "found null"]),
+        ({"class_names": []}, ['"class_names"', "found []"]),
+        ({"class_names": "road"}, ['"class_names"', "found road"]),
+        ({"class_names": [1, 2]}, ['"class_names"', "found [1, 2]"]),
+    ],
+)
+def test_malformed_content_names_file_key_expected_and_found(tmp_path, changes, expected):
+    path = tmp_path / "bad.json"
+    FREQUENCY.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError) as error:
+        ClassFrequency.load(path)
+    for part in [str(path), "tools/check_dataset.py", *expected]:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["class_names", "num_images", "images", "pixels", "ignored_pixels"])
+def test_missing_key_is_named(tmp_path, key):
+    path = tmp_path / "bad.json"
+    FREQUENCY.save(path)
+    content = json.loads(path.read_text())
+    del content[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f'key "{key}".*found null'):
+        ClassFrequency.load(path)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [(b"{", "cannot be read as JSON"), (b"\xff\xfe\xfa", "cannot be read"), (b"[1]", "an object")],
+)
+def test_file_that_is_no_object(tmp_path, content, expected):
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"bad\.json.*{expected}"):
+        ClassFrequency.load(tmp_path / "bad.json")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.json: it is not there"):
+        ClassFrequency.load(tmp_path / "nowhere.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        ClassFrequency.load(tmp_path)

@@ -1,0 +1,212 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.utils import comm
+from PIL import Image
+
+import sar  # noqa: F401
+from sar.config import add_sar_config
+from sar.data.loader import TrainBatchSampler, build_test_loader, build_train_loader
+from sar.data.mapper import SemanticSegmentationMapper
+from sar.errors import InputError
+
+NUM_IMAGES = 7
+
+
+@pytest.fixture
+def cfg():
+    cfg = get_cfg()
+    add_sar_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
+    cfg.INPUT.MIN_SIZE_TRAIN = (12, 24)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = [16, 16]
+    cfg.INPUT.COLOR_JITTER = 0.2
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.SOLVER.IMS_PER_BATCH = 3
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 11
+    return cfg
+
+
+@pytest.fixture
+def dicts(tmp_path):
+    rng = np.random.default_rng(0)
+    result = []
+    for i in range(NUM_IMAGES):
+        image, label = tmp_path / f"im{i}.png", tmp_path / f"lb{i}.png"
+        Image.fromarray(rng.integers(0, 256, (18, 20, 3), np.uint8)).save(image)
+        Image.fromarray(rng.integers(0, 4, (18, 20), np.uint8)).save(label)
+        result.append({"file_name": str(image), "sem_seg_file_name": str(label), "image_id": i})
+    return result
+
+
+def _train_batches(cfg, dicts, steps, **kwargs):
+    loader = build_train_loader(cfg, SemanticSegmentationMapper(cfg, True), dicts, **kwargs)
+    return list(itertools.islice(loader, steps))
+
+
+def _assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert [sample["image_id"] for sample in batch] == [sample["image_id"] for sample in other]
+        for sample, other_sample in zip(batch, other, strict=True):
+            assert torch.equal(sample["image"], other_sample["image"])
+            assert torch.equal(sample["sem_seg"], other_sample["sem_seg"])
+
+
+def _as_process(monkeypatch, rank, world_size):
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    monkeypatch.setattr(comm, "get_world_size", lambda: world_size)
+
+
+def test_every_epoch_shows_every_image_once(cfg, dicts):
+    batches = _train_batches(cfg, dicts, NUM_IMAGES)  # three epochs of seven in batches of three
+    shown = [sample["image_id"] for batch in batches for sample in batch]
+    epochs = [shown[i : i + NUM_IMAGES] for i in range(0, 3 * NUM_IMAGES, NUM_IMAGES)]
+    assert all(sorted(epoch) == list(range(NUM_IMAGES)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_batches_do_not_depend_on_workers(cfg, dicts):
+    alone = _train_batches(cfg, dicts, 6)
+    cfg.DATALOADER.NUM_WORKERS = 2
+    _assert_equal(_train_batches(cfg, dicts, 6), alone)
+
+
+def test_batches_depend_on_the_seed(cfg, dicts):
+    def order():
+        batches = _train_batches(cfg, dicts, 7)
+        return [sample["image_id"] for batch in batches for sample in batch]
+
+    first = order()
+    assert order() == first
+    cfg.SEED = 12
+    assert order() != first
+
+
+def test_same_image_is_augmented_anew_each_epoch(cfg, dicts):
+    first, second = _train_batches(cfg, dicts[:1], 2)
+    images = [sample["image"] for sample in first + second]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(images, 2))
+
+
+def test_sample_is_drawn_from_seed_and_position(cfg, dicts):
+    batches = _train_batches(cfg, dicts, 3)
+    mapper = SemanticSegmentationMapper(cfg, True)
+    for position, sample in enumerate(itertools.chain(*batches)):
+        expected = mapper(dicts[sample["image_id"]], np.random.default_rng([11, position]))
+        assert torch.equal(sample["image"], expected["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_start_is_where_another_run_stopped(cfg, dicts, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    batches = _train_batches(cfg, dicts, 9)
+    for steps in (1, 4, 5):
+        _assert_equal(_train_batches(cfg, dicts, 9 - steps, start=3 * steps), batches[steps:])
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_processes_share_the_same_global_batches(start):
+    def global_batches(world_size):
+        samplers = [
+            TrainBatchSampler(
+                NUM_IMAGES, 6 // world_size, seed=3, start=start, rank=rank, world_size=world_size
+            )
+            for rank in range(world_size)
+        ]
+        for shares in itertools.islice(zip(*samplers, strict=True), 20):
+            assert all(len(share) == 6 // world_size for share in shares)
+            yield sorted(itertools.chain(*shares))
+
+    alone = list(global_batches(1))
+    positions = [position for batch in alone for position, _ in batch]
+    assert positions == list(range(start, start + 120))
+    assert list(global_batches(2)) == alone
+    assert list(global_batches(3)) == alone
+
+
+def test_loaders_of_two_processes_make_up_one(cfg, dicts, monkeypatch):
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    alone = _train_batches(cfg, dicts, 5)
+    shares = []
+    for rank in range(2):
+        _as_process(monkeypatch, rank, 2)
+        shares.append(_train_batches(cfg, dicts, 5))
+    together = [[a[0], b[0], a[1], b[1]] for a, b in zip(*shares, strict=True)]
+    _assert_equal(together, alone)
+
+
+def test_negative_seed_is_shared_and_random(cfg, dicts, monkeypatch):
+    cfg.SEED = -1
+    monkeypatch.setattr(comm, "shared_random_seed", lambda: 11)
+    shared = _train_batches(cfg, dicts, 3)
+    cfg.SEED = 11
+    _assert_equal(shared, _train_batches(cfg, dicts, 3))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_the_global_generators_alone(cfg, dicts, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.get_rng_state(), np.random.get_state()[1].copy()
+    _train_batches(cfg, dicts, 2)
+    assert torch.equal(torch.get_rng_state(), expected[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], expected[1])
+
+
+def test_batch_size_has_to_suit_the_processes(cfg, dicts, monkeypatch):
+    _as_process(monkeypatch, 0, 2)
+    with pytest.raises(InputError, match=r"SOLVER.IMS_PER_BATCH 3 .* 2 process.*multiple of 2"):
+        build_train_loader(cfg, None, dicts)
+    cfg.SOLVER.IMS_PER_BATCH = 0
+    with pytest.raises(InputError, match="SOLVER.IMS_PER_BATCH"):
+        build_train_loader(cfg, None, dicts)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_input_arrives_as_the_mapper_wrote_it(cfg, dicts, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    mapper = SemanticSegmentationMapper(cfg, True)
+    label = dicts[4]["sem_seg_file_name"]
+    Image.fromarray(np.full((18, 20), 9, np.uint8)).save(label)
+    with pytest.raises(InputError) as expected:
+        mapper(dicts[4])
+    with pytest.raises(InputError) as error:
+        _train_batches(cfg, dicts, NUM_IMAGES)
+    assert str(error.value) == str(expected.value) and "the ids 9" in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_input_arrives_from_the_test_loader(cfg, dicts, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    mapper = SemanticSegmentationMapper(cfg, False)
+    dicts[1]["file_name"] = "nowhere.png"
+    with pytest.raises(InputError) as expected:
+        mapper(dicts[1])
+    with pytest.raises(InputError) as error:
+        list(build_test_loader(cfg, mapper, dicts))
+    assert str(error.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_test_loader_shows_every_image_once(cfg, dicts, monkeypatch, workers, world_size):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    mapper = SemanticSegmentationMapper(cfg, False)
+    shown = []
+    for rank in range(world_size):
+        _as_process(monkeypatch, rank, world_size)
+        loader = build_test_loader(cfg, mapper, dicts)
+        batches = list(loader)
+        assert len(loader) == len(batches) and all(len(batch) == 1 for batch in batches)
+        shown += [batch[0]["image_id"] for batch in batches]
+    assert shown == list(range(NUM_IMAGES))

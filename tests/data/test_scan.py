@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sar.data.scan import _map_in_threads, scan_dataset
+from sar.errors import InputError
+
+NAMES = ("road", "car", "pothole")
+IGNORE = 255
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Writes images and their labels; gives the data set dicts."""
+
+    def make(labels, image_suffix=".png"):
+        dicts = []
+        for i, ids in enumerate(labels):
+            image, label = tmp_path / f"image{i}{image_suffix}", tmp_path / f"label{i}.png"
+            noise = np.random.default_rng(i).integers(0, 256, (*ids.shape, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(image)
+            Image.fromarray(ids).save(label)
+            dicts.append({"file_name": str(image), "sem_seg_file_name": str(label)})
+        return dicts
+
+    return make
+
+
+def random_labels(number, ids=(0, 1, 2, IGNORE), size=(40, 50), seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.choice(np.array(ids, np.uint8), size) for _ in range(number)]
+
+
+def scan(dicts, ignore_label=IGNORE, names=NAMES, check_images=True, **kwargs):
+    return scan_dataset(
+        dicts, names, ignore_label, check_images=check_images, progress=False, **kwargs
+    )
+
+
+def truncate(path):
+    with open(path, "r+b") as file:
+        file.truncate(len(file.read()) * 2 // 3)
+
+
+@pytest.mark.parametrize("check_images", [False, True])
+@pytest.mark.parametrize("num_threads", [1, 3, None])
+def test_counts(make, num_threads, check_images):
+    labels = random_labels(10) + random_labels(11, ids=(0, IGNORE), size=(7, 9), seed=1)
+    result = scan(make(labels), num_threads=num_threads, check_images=check_images)
+    assert result.problems == [] and result.out_of_range == {}
+    result.raise_for_problems()
+    frequency = result.frequency
+    assert frequency.class_names == NAMES
+    assert frequency.num_images == 21
+    assert frequency.images == (21, 10, 10)
+    assert frequency.pixels == tuple(sum(int((y == k).sum()) for y in labels) for k in range(3))
+    assert frequency.ignored_pixels == sum(int((y == IGNORE).sum()) for y in labels)
+    assert result.sizes == {(40, 50): 10, (7, 9): 11}
+    assert all(type(count) is int for count in frequency.pixels + frequency.images)
+
+
+def test_16_bit_labels_with_ids_above_255(make):
+    ids = np.array([[0, 256, 299], [300, 65535, 299]], np.uint16)
+    names = tuple(f"class {i}" for i in range(300))
+    result = scan(make([ids]), ignore_label=65535, names=names)
+    assert result.frequency.pixels[299] == 2 and result.frequency.pixels[256] == 1
+    assert result.frequency.ignored_pixels == 1
+    assert result.out_of_range == {300: (1, 1)}
+
+
+def test_ignore_label_among_the_classes_is_ignored(make):
+    result = scan(make([np.array([[0, 0, 1, 2]], np.uint8)]), ignore_label=0)
+    assert result.frequency.pixels == (0, 1, 1)
+    assert result.frequency.ignored_pixels == 2
+    assert result.problems == []
+
+
+def test_ids_out_of_range(make):
+    labels = [
+        np.array([[0, 1, 3, 3]], np.uint8),
+        np.array([[0, 1, 2, IGNORE]], np.uint8),
+        np.array([[3, 200, 2, 0]], np.uint8),
+    ]
+    dicts = make(labels)
+    result = scan(dicts)
+    assert result.out_of_range == {3: (2, 3), 200: (1, 1)}
+    assert [(p.kind, p.file) for p in result.problems] == [
+        ("ids out of range", dicts[0]["sem_seg_file_name"]),
+        ("ids out of range", dicts[2]["sem_seg_file_name"]),
+    ]
+    assert "3 (1 pixels), 200 (1 pixels)" in result.problems[1].message
+    assert result.frequency.pixels == (3, 2, 2)
+    with pytest.raises(InputError) as error:
+        result.raise_for_problems()
+    for part in (
+        "2 problems",
+        dicts[0]["sem_seg_file_name"],
+        "3 (2 labels, 3 pixels), 200 (1 labels, 1 pixels)",
+        "ids 0 to 2, and 255 is ignored",
+        "classes.txt",
+        "NUM_CLASSES",
+        "ignore_label",
+        "tools/check_dataset.py",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_truncated_image_is_found_where_images_are_decoded(make, suffix):
+    dicts = make(random_labels(3), image_suffix=suffix)
+    truncate(dicts[1]["file_name"])
+    (problem,) = scan(dicts).problems
+    assert (problem.kind, problem.file) == ("unreadable image", dicts[1]["file_name"])
+    assert dicts[1]["file_name"] in problem.message
+    assert scan(dicts, check_images=False).problems == []
+
+
+def test_unreadable_and_coloured_labels(make):
+    dicts = make(random_labels(4))
+    truncate(dicts[1]["sem_seg_file_name"])
+    Image.new("RGB", (50, 40)).save(dicts[2]["sem_seg_file_name"])
+    result = scan(dicts)
+    assert [(p.kind, p.file) for p in result.problems] == [
+        ("unreadable label", dicts[i]["sem_seg_file_name"]) for i in (1, 2)
+    ]
+    assert "R+G+B" in result.problems[1].message
+    assert result.frequency.num_images == 2
+
+
+@pytest.mark.parametrize("check_images", [False, True])
+def test_missing_files(make, tmp_path, check_images):
+    dicts = make(random_labels(3))
+    (tmp_path / "image0.png").unlink()
+    (tmp_path / "label1.png").unlink()
+    del dicts[2]["sem_seg_file_name"]
+    problems = scan(dicts, check_images=check_images).problems
+    assert [(p.kind, p.file) for p in problems] == [
+        ("missing image", dicts[0]["file_name"]),
+        ("missing label", str(tmp_path / "label1.png")),
+        ("missing label", dicts[2]["file_name"]),
+    ]
+
+
+@pytest.mark.parametrize("check_images", [False, True])
+def test_sizes_that_differ(make, check_images):
+    dicts = make(random_labels(3))
+    Image.new("RGB", (50, 41)).save(dicts[0]["file_name"])
+    dicts[1] |= {"height": 40, "width": 50}
+    dicts[2] |= {"height": 80, "width": 50}
+    first, second = scan(dicts, check_images=check_images).problems
+    assert first.kind == second.kind == "size differs"
+    assert first.file == dicts[0]["sem_seg_file_name"]
+    assert "label0.png is 50 x 40, its image" in first.message and "50 x 41" in first.message
+    assert "label2.png is 50 x 40, the data set says 50 x 80" in second.message
+
+
+@pytest.mark.parametrize("check_images", [False, True])
+def test_size_is_that_of_the_upright_image(make, check_images):
+    dicts = make(random_labels(1), image_suffix=".jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 50)).save(dicts[0]["file_name"], exif=exif)
+    assert scan(dicts, check_images=check_images).problems == []
+
+
+def test_summary_shows_five_files_of_each_kind(make):
+    dicts = make(random_labels(9, ids=(0, 77)))
+    for record in dicts[:2]:
+        truncate(record["file_name"])
+    result = scan(dicts)
+    assert len(result.problems) == 11
+    with pytest.raises(InputError) as error:
+        result.raise_for_problems()
+    text = str(error.value)
+    assert "unreadable image (2):" in text and "ids out of range (9):" in text
+    assert [f"label{i}.png" in text for i in range(9)] == [True] * 5 + [False] * 4
+    assert "... and 4 more" in text
+    assert all(f"label{i}.png" in result.describe_problems() for i in range(9))
+
+
+def test_nothing_readable_is_reported_not_raised(make):
+    dicts = make(random_labels(2))
+    for record in dicts:
+        truncate(record["sem_seg_file_name"])
+    result = scan(dicts)
+    assert len(result.problems) == 2
+    assert result.frequency.num_images == sum(result.frequency.pixels) == 0
+
+
+def test_few_files_are_under_way_at_once():
+    """Memory does not grow with the data set: results are taken before more files are read."""
+    taken = 0
+
+    def items():
+        nonlocal taken
+        for item in range(100):
+            taken += 1
+            yield item
+
+    for number, result in enumerate(_map_in_threads(lambda item: 10 * item, items(), 2)):
+        assert result == 10 * number
+        assert taken - number <= 4 * 2 + 1
+    assert taken == 100

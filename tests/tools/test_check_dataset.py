@@ -1,0 +1,179 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from sar.data import datasets
+from sar.data.class_frequency import ClassFrequency
+
+PATH = Path(__file__).parents[2] / "tools" / "check_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("check_dataset", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def own_catalogs(monkeypatch):
+    """What a test registers goes with it."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", dict(catalog.data))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "roads_val"  # the name must not be taken for the split
+    for split, number in (("train", 4), ("val", 2)):
+        for part in ("images", "labels"):
+            (folder / part / split).mkdir(parents=True)
+        for i in range(number):
+            ids = np.zeros((10, 20), np.uint8)
+            ids[:2] = 255
+            ids[5:, : i + 1] = 1
+            Image.fromarray(ids).save(folder / "labels" / split / f"{i}.png")
+            Image.new("RGB", (20, 10)).save(folder / "images" / split / f"{i}.jpg")
+    (folder / "classes.txt").write_text("road\ncar\npothole\n")
+    return folder
+
+
+def test_clean_folder(tool, folder, tmp_path, capsys):
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "folder_roads_val_train: 4 images, 800 labelled or ignored pixels" in out
+    assert "folder_roads_val_val: 2 images" in out
+    assert "20 x 10 (4 images)" in out
+    assert "ignored (255): 20.00% of the pixels" in out
+    assert "ids found: 0-1, 255" in out
+    assert out.count("No problems found") == 2
+    path = tmp_path / "out" / "class_frequency.json"
+    assert f"DATASETS.CLASS_FREQUENCY {path}" in out
+    # Of the training split, though the validation split was read after it.
+    assert ClassFrequency.load(path) == ClassFrequency(
+        ("road", "car", "pothole"), 4, (4, 4, 0), (640 - 50, 50, 0), 160
+    )
+
+
+def test_table_is_sorted_and_grouped_for_training_sets_only(tool, folder, tmp_path, capsys):
+    tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
+    train, val = capsys.readouterr().out.split("folder_roads_val_val")
+    rows = [line.split() for line in train.splitlines() if line.startswith(("road", "car", "pot"))]
+    assert rows == [
+        ["road", "0", "4", "100.000", "f", "590", "92.188", "f"],
+        ["car", "1", "4", "100.000", "f", "50", "7.812", "f"],
+        ["pothole", "2", "0", "0.000", "r", "0", "0.000", "r"],
+    ]
+    assert "group by images" in train and "group by" not in val
+
+
+def test_problems_are_listed_and_nothing_is_written(tool, folder, tmp_path, capsys):
+    labels, images = folder / "labels/train", folder / "images/train"
+    Image.fromarray(np.full((10, 20), 7, np.uint8)).save(labels / "0.png")
+    Image.new("RGB", (20, 11)).save(images / "1.jpg")
+    images.joinpath("2.jpg").write_bytes(images.joinpath("2.jpg").read_bytes()[:300])
+    labels.joinpath("3.png").write_bytes(b"")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
+    out = capsys.readouterr().out
+    for part in (
+        "ids out of range (1)",
+        f"{labels / '0.png'} has the ids 7 (200 pixels)",
+        "size differs (1)",
+        f"{images / '1.jpg'} is 20 x 11",
+        "unreadable image (1)",
+        str(images / "2.jpg"),
+        "unreadable label (1)",
+        str(labels / "3.png"),
+        "ids found: 0-1, 7, 255",
+    ):
+        assert part in out
+    assert out.count("No problems found") == 1  # the validation split
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_label_in_one_split_leaves_the_other_checked(tool, folder, tmp_path, capsys):
+    (folder / "labels/train/2.png").unlink()
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 4 images" in captured.err and "2.jpg" in captured.err
+    assert "folder_roads_val_val: 2 images" in captured.out
+
+
+def test_nothing_readable(tool, folder, tmp_path, capsys):
+    for file in (folder / "labels/val").iterdir():
+        file.write_bytes(b"")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
+    assert "unreadable label (2)" in capsys.readouterr().out
+
+
+def test_default_output_is_named_after_the_data_set(tool, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tool.main(["--folder", str(folder)]) == 0
+    files = [str(p.relative_to(tmp_path)) for p in (tmp_path / "output").rglob("*.json")]
+    assert files == ["output/folder_roads_val_train/class_frequency.json"]
+
+
+def test_output_that_cannot_be_written(tool, folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "file")]) == 1
+    assert "name another folder with --output" in capsys.readouterr().err
+
+
+def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "root").mkdir()
+    folder.rename(tmp_path / "root" / "camvid")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
+    assert tool.main(["--dataset", "camvid_train", "--output", str(tmp_path / "out")]) == 0
+    assert len(ClassFrequency.load(tmp_path / "out/class_frequency.json").class_names) == 11
+    (tmp_path / "out/class_frequency.json").unlink()
+    assert tool.main(["--dataset", "camvid_val", "--output", str(tmp_path / "out")]) == 0
+    assert not list((tmp_path / "out").iterdir())
+    assert tool.main(["--dataset", "camvid_test"]) == 1
+    assert "DETECTRON2_DATASETS" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args, expected",
+    [
+        (["--dataset", "camvid_trian"], 'Did you mean "camvid_train"?'),
+        (["--folder", "no/such/folder"], "There is no folder"),
+    ],
+)
+def test_unknown_names(tool, capsys, args, expected):
+    assert tool.main(args) == 1
+    assert expected in capsys.readouterr().err
+
+
+def test_data_set_without_stuff_classes(tool, capsys):
+    datasets.register("boxes_train", lambda: [{"file_name": "a.jpg"}], ["a"], [[0, 0, 0]])
+    del MetadataCatalog.get("boxes_train").stuff_classes
+    assert tool.main(["--dataset", "boxes_train"]) == 1
+    assert 'The data set "boxes_train" has no stuff_classes' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("folder_val_train", True),
+        ("folder_training_val", False),
+        ("ade20k_sem_seg_train", True),
+        ("coco_2017_val_panoptic_stuffonly", False),
+        ("camvid_test", False),
+        ("my_roads", True),
+        ("evaluation", True),
+    ],
+)
+def test_training_sets_are_known_by_name(tool, name, expected):
+    assert tool.is_training_set(name) is expected
+
+
+def test_help_shows_an_example(tool, capsys):
+    with pytest.raises(SystemExit) as exit:
+        tool.main(["--help"])
+    assert exit.value.code == 0
+    assert "tools/check_dataset.py --dataset camvid_train" in capsys.readouterr().out

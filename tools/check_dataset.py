@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""Reads a data set through: says what is in it and what is wrong with it, and counts its classes.
+
+For each split: the number of images, their sizes, the share of ignored pixels, pixels and images of
+each class with its group (f frequent, c common, r rare), the ids found, and every problem: files
+that are missing or cannot be read, sizes that differ, ids that are no class. The counts of a
+training set without problems are written to class_frequency.json, for DATASETS.CLASS_FREQUENCY.
+
+The exit code is 0 for a clean data set, and 1 for one with problems.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import sar  # noqa: F401 - before detectron2
+
+# isort: split
+from detectron2.data import MetadataCatalog
+from tabulate import tabulate
+
+from sar.data.datasets import load_dataset
+from sar.data.datasets.folder import register_folder
+from sar.data.scan import DatasetScan, scan_dataset
+from sar.errors import InputError
+from sar.evaluation.class_groups import class_groups
+
+EXAMPLES = """examples:
+  python tools/check_dataset.py --dataset camvid_train
+  python tools/check_dataset.py --folder ~/my_roads --output output/my_roads
+"""
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", metavar="NAME", help="a registered data set")
+    source.add_argument(
+        "--folder",
+        metavar="PATH",
+        help="a folder with images/{train,val}, labels/{train,val} and classes.txt: both splits",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="where class_frequency.json is written (default: output/NAME of the training set)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Checks the data set that the command line names; the exit code."""
+    args = parse_args(argv)
+    try:
+        names = register_folder(args.folder) if args.folder else (args.dataset,)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    # Every split is looked at, whatever is wrong with another.
+    return max([check(name, args.output) for name in names])
+
+
+def check(name: str, output: str | None) -> int:
+    """Prints what is in one registered data set, and writes the counts of a training set."""
+    try:
+        dicts = load_dataset(name)
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("stuff_classes") is None:
+            raise InputError(
+                f'The data set "{name}" has no stuff_classes in its metadata: it is not one for '
+                "semantic segmentation."
+            )
+        scan = scan_dataset(
+            dicts, metadata.stuff_classes, metadata.get("ignore_label", 255), check_images=True
+        )
+        report(name, len(dicts), scan)
+        if scan.problems:
+            return 1
+        if is_training_set(name):
+            path = Path(output or f"output/{name}", "class_frequency.json")
+            write_frequency(scan, path)
+    except InputError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def is_training_set(name: str) -> bool:
+    """Whether a data set's counts say how often a class is seen in training."""
+    splits = re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", name)
+    return not splits or splits[-1] == "train"
+
+
+def report(name: str, num_images: int, scan: DatasetScan) -> None:
+    """Prints the contents of a data set, and then its problems."""
+    frequency = scan.frequency
+    found = sum(frequency.pixels)
+    unknown = sum(pixels for _, pixels in scan.out_of_range.values())
+    total = found + frequency.ignored_pixels + unknown
+    print(f"\n{name}: {num_images} images, {total} labelled or ignored pixels")
+    if total:
+        print(f"sizes (width x height): {describe_sizes(scan.sizes)}")
+        print(
+            f"ignored ({scan.ignore_label}): {frequency.ignored_pixels / total:.2%} of the pixels"
+        )
+        print(f"ids found: {describe_ids(scan)}")
+    if found:
+        print(class_table(scan, with_groups=is_training_set(name)))
+    print(scan.describe_problems() if scan.problems else "No problems found.")
+
+
+def describe_sizes(sizes: dict[tuple[int, int], int]) -> str:
+    """The three most frequent sizes, with their numbers of images."""
+    by_number = sorted(sizes.items(), key=lambda item: -item[1])
+    text = ", ".join(f"{w} x {h} ({number} images)" for (h, w), number in by_number[:3])
+    return text + (f", and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+
+
+def describe_ids(scan: DatasetScan) -> str:
+    """All ids in the labels, neighbours as ranges: 0-10, 255."""
+    ids = {i for i, pixels in enumerate(scan.frequency.pixels) if pixels} | set(scan.out_of_range)
+    if scan.frequency.ignored_pixels:
+        ids.add(scan.ignore_label)
+    ranges: list[list[int]] = []
+    for i in sorted(ids):
+        if ranges and ranges[-1][1] == i - 1:
+            ranges[-1][1] = i
+        else:
+            ranges.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def class_table(scan: DatasetScan, with_groups: bool) -> str:
+    """Images and pixels of each class, the most frequent first, and its groups by both."""
+    frequency = scan.frequency
+    columns = {"class": frequency.class_names, "id": range(len(frequency.class_names))}
+    for what, counts, total in (
+        ("images", frequency.images, frequency.num_images),
+        ("pixels", frequency.pixels, sum(frequency.pixels)),
+    ):
+        columns[what] = counts
+        columns[f"% of {what}"] = [f"{100 * count / total:.3f}" for count in counts]
+        if with_groups:
+            group_of = {i: group for group, ids in class_groups(counts).items() for i in ids}
+            columns[f"group by {what}"] = [group_of[i] for i in range(len(counts))]
+    rows = sorted(zip(*columns.values(), strict=True), key=lambda row: -row[2])
+    align = ("left", *["right"] * (len(columns) - 1))
+    return tabulate(rows, list(columns), disable_numparse=True, colalign=align)
+
+
+def write_frequency(scan: DatasetScan, path: Path) -> None:
+    try:
+        scan.frequency.save(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error}): name another folder with --output."
+        ) from error
+    print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
