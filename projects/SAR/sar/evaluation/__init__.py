@@ -1,0 +1,5 @@
+"""Measuring long-tailed segmentation: the evaluator, its metrics, class groups and table."""
+
+from .evaluator import LongTailEvaluator
+
+__all__ = ["LongTailEvaluator"]

@@ -1,0 +1,69 @@
+"""One confusion matrix over a whole data set, and the metrics that follow from it.
+
+K: number of classes; H, W: height and width of an image in pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def update_confusion(confusion: Tensor, prediction: Tensor, truth: Tensor, ignore: int) -> None:
+    """Counts the pixels of one image into `confusion`, in place.
+
+    Runs on the device of its tensors, with no host synchronisation and no K x K temporary.
+
+    Args:
+        confusion: (K, K) int64, contiguous; row: true class, column: predicted class.
+        prediction: (H, W) integers in [0, K).
+        truth: (H, W) integers in [0, K), or `ignore`.
+        ignore: the label of pixels that are not counted.
+    """
+    num_classes = len(confusion)
+    # int64 first: in the label's own type, uint8, truth * K and an ignore value of 65535 overflow.
+    truth = truth.long()
+    valid = truth != ignore
+    # An ignored pixel adds 0 somewhere: selecting the others would make the host wait for their
+    # number, and so would torch.bincount on CUDA.
+    bins = torch.where(valid, truth * num_classes + prediction, 0)
+    confusion.view(-1).index_add_(0, bins.view(-1), valid.long().view(-1))
+
+
+def iou_metrics(
+    confusion: Tensor,
+    class_names: Sequence[str],
+    groups: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, float]:
+    """Metrics in percent, with the names, order and definitions of detectron2's SemSegEvaluator.
+
+    IoU = TP / (TP + FP + FN), ACC = TP / (TP + FN). mIoU and mACC are means over the classes
+    that have ground truth, fwIoU weighs IoU with the pixels of the truth, pACC is the share of
+    pixels that are right (http://cocodataset.org/#stuff-eval). Where nothing can be measured (a
+    class, a group or a data set without ground truth) the value is NaN.
+
+    (detectron2 0.6 divides the sum for mIoU by the number of classes that are in the truth *or* in
+    the prediction. Here, as in later versions, the prediction does not change the divisor.)
+
+    Args:
+        confusion: (K, K) integers; row: true class, column: predicted class.
+        class_names: K names.
+        groups: class ids by name of a group; each adds mIoU@<name>, the mean IoU of those of its
+            classes that have ground truth.
+
+    Returns:
+        mIoU, fwIoU, IoU-<class>..., mACC, pACC, ACC-<class>..., mIoU@<group>...
+    """
+    confusion = confusion.cpu().double()
+    hits, in_truth, in_prediction = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    has_truth = in_truth > 0
+    nan = torch.full_like(hits, torch.nan)
+    iou = torch.where(has_truth, 100 * hits / (in_truth + in_prediction - hits), nan)
+    acc = torch.where(has_truth, 100 * hits / in_truth, nan)
+
+    metrics = {"mIoU": iou.nanmean(), "fwIoU": (iou * in_truth).nansum() / in_truth.sum()}
+    metrics |= {f"IoU-{name}": iou[i] for i, name in enumerate(class_names)}
+    metrics |= {"mACC": acc.nanmean(), "pACC": 100 * hits.sum() / in_truth.sum()}
+    metrics |= {f"ACC-{name}": acc[i] for i, name in enumerate(class_names)}
+    metrics |= {f"mIoU@{name}": iou[list(ids)].nanmean() for name, ids in (groups or {}).items()}
+    return {name: value.item() for name, value in metrics.items()}

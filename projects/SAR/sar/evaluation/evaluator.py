@@ -1,0 +1,339 @@
+"""The evaluator of every data set: one confusion matrix, one all-reduce.
+
+K: number of classes; H, W: height and width of an image in pixels.
+"""
+
+import json
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+import torch.distributed as dist
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import Tensor
+
+from sar.data.class_frequency import ClassFrequency
+from sar.data.labels import read_label
+from sar.errors import InputError, nearest
+from sar.fileio import atomic_path, write_atomically
+
+from .class_groups import class_groups
+from .confusion import iou_metrics, update_confusion
+from .table import format_table
+
+logger = logging.getLogger(__name__)
+
+
+class LongTailEvaluator(DatasetEvaluator):
+    """Semantic segmentation metrics, also by how frequent a class is in training.
+
+    Gives what detectron2's `SemSegEvaluator` gives (`mIoU`, `fwIoU`, `mACC`, `pACC`, `IoU-<class>`,
+    `ACC-<class>`) and, with `class_frequency`, the mean IoU of frequent, common and rare classes
+    by training images (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`,
+    ...). It holds a confusion matrix on the device of the predictions and nothing of the images,
+    and takes any share of the data set in each process, also none.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        class_frequency: ClassFrequency | None = None,
+        output_dir: str | None = None,
+        save_json: bool = False,
+        distributed: bool = True,
+    ):
+        """
+        Args:
+            dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
+            class_frequency: of the training set; its classes are those of the data set.
+            output_dir: where `sem_seg_evaluation.json` (metrics and confusion matrix) is written.
+            save_json: also writes every prediction to `output_dir`, run-length encoded, as
+                detectron2's `sem_seg_predictions.json`. Where the processes are on several
+                machines, `output_dir` has to be on storage that they share.
+            distributed: adds up what all processes have seen. Otherwise each stands for itself.
+
+        Raises:
+            InputError: an unknown data set, metadata that lack something, or class frequencies
+                of other classes.
+        """
+        self._dataset_name = dataset_name
+        self._class_frequency = class_frequency
+        self._output_dir = Path(output_dir) if output_dir else None
+        self._distributed = distributed
+
+        if dataset_name not in DatasetCatalog.list():
+            hint = nearest(dataset_name, DatasetCatalog.list())
+            raise InputError(f'Unknown data set "{dataset_name}" in DATASETS.TEST.{hint}')
+        metadata = MetadataCatalog.get(dataset_name)
+        for key in ("stuff_classes", "ignore_label"):
+            if metadata.get(key) is None:
+                raise InputError(
+                    f'The metadata of data set "{dataset_name}" have no {key}: set it with '
+                    f'MetadataCatalog.get("{dataset_name}").set({key}=...).'
+                )
+        self._class_names = list(metadata.stuff_classes)
+        self._ignore_label = metadata.ignore_label
+        self._groups = self._groups_of_classes()
+        self._truth_files: dict[str, str] | None = None
+        self._json_predictions: _JsonPredictions | None = None
+        if save_json:
+            if self._output_dir is None:
+                raise InputError("save_json needs an output_dir to write the predictions to.")
+            category_ids = self._json_category_ids(metadata)
+            self._json_predictions = _JsonPredictions(self._output_dir, category_ids)
+
+    def reset(self) -> None:
+        self._confusion: Tensor | None = None  # made on the device of the first prediction
+        self._num_images = 0
+        if self._json_predictions:
+            self._json_predictions.reset()
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Counts the pixels of some images.
+
+        Args:
+            inputs: data set dicts with "file_name" and, unless the catalog is to be asked for it,
+                "sem_seg_file_name".
+            outputs: dicts with "sem_seg": logits or scores (K, H, W), H and W those of the truth.
+
+        Raises:
+            InputError: predictions of another number of classes; a label file that is missing,
+                unreadable, of another size, or has ids that are no class.
+        """
+        for input, output in zip(inputs, outputs, strict=True):
+            logits = output["sem_seg"]
+            if logits.shape[0] != len(self._class_names):
+                raise InputError(
+                    f'The model predicts {logits.shape[0]} classes, but data set "'
+                    f'{self._dataset_name}" has {len(self._class_names)}: set '
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES to {len(self._class_names)}, or evaluate on "
+                    "the data set that the model was trained for."
+                )
+            # The index that argmax gives (the first of equals), several times faster on the CPU.
+            prediction = logits.max(dim=0).indices
+            truth = self._read_truth(self._truth_file(input), tuple(prediction.shape))
+            if self._confusion is None:
+                self._confusion = self._empty_confusion(prediction.device)
+            device = self._confusion.device
+            update_confusion(
+                self._confusion,
+                prediction.to(device),
+                torch.from_numpy(truth).to(device, non_blocking=True),
+                self._ignore_label,
+            )
+            self._num_images += 1
+            if self._json_predictions:
+                self._json_predictions.append(prediction.cpu().numpy(), input["file_name"])
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """The metrics of all images, in percent: {"sem_seg": {name: value}}.
+
+        Logs them as a table and writes the files asked for. Every process has to call this; only
+        the main one gets the result, the others None.
+
+        Raises:
+            InputError: no image was evaluated.
+        """
+        confusion, num_images = self._sum_over_processes()
+        if num_images == 0:
+            raise InputError(
+                f'No image of data set "{self._dataset_name}" was evaluated: the data set is '
+                "empty; check its folder and DATASETS.TEST."
+            )
+        is_main = comm.is_main_process() or not self._distributed
+        if self._json_predictions:
+            if is_main:
+                self._json_predictions.merge(self._distributed)
+            if self._distributed:
+                # No process may start its next round, and its next file, before the merge.
+                comm.synchronize()
+        if not is_main:
+            return None
+
+        metrics = iou_metrics(confusion, self._class_names, self._groups)
+        self._log(metrics, num_images)
+        if self._output_dir:
+            self._write_metrics(metrics, confusion, num_images)
+        return OrderedDict(sem_seg=metrics)
+
+    def _groups_of_classes(self) -> dict[str, list[int]]:
+        frequency = self._class_frequency
+        if frequency is None:
+            return {}
+        remedy = (
+            "write the file that DATASETS.CLASS_FREQUENCY names anew with tools/check_dataset.py, "
+            "from the training set that belongs to this data set."
+        )
+        if len(frequency.class_names) != len(self._class_names):
+            raise InputError(
+                f"The class-frequency file has {len(frequency.class_names)} classes, but data set "
+                f'"{self._dataset_name}" has {len(self._class_names)}: {remedy}'
+            )
+        pairs = zip(frequency.class_names, self._class_names, strict=True)
+        for i, (found, expected) in enumerate(pairs):
+            if found != expected:
+                raise InputError(
+                    f'Class {i} is "{found}" in the class-frequency file, but "{expected}" in data '
+                    f'set "{self._dataset_name}": {remedy}'
+                )
+        by_pixels = {f"{name}_pixel": ids for name, ids in class_groups(frequency.pixels).items()}
+        return class_groups(frequency.images) | by_pixels
+
+    def _truth_file(self, input: dict) -> str:
+        if "sem_seg_file_name" in input:
+            return input["sem_seg_file_name"]
+        # detectron2's mapper drops the name in evaluation. The catalog may have to scan folders.
+        if self._truth_files is None:
+            self._truth_files = {
+                record["file_name"]: record["sem_seg_file_name"]
+                for record in DatasetCatalog.get(self._dataset_name)
+                if "sem_seg_file_name" in record
+            }
+        if input["file_name"] not in self._truth_files:
+            raise InputError(
+                f'Data set "{self._dataset_name}" has no label file for image '
+                f"{input['file_name']}: add the label, or leave the image out."
+            )
+        return self._truth_files[input["file_name"]]
+
+    def _read_truth(self, path: str, shape: tuple[int, int]) -> np.ndarray:
+        truth = read_label(path)
+        if truth.shape != shape:
+            raise InputError(
+                f"Label {path} is {truth.shape[1]} x {truth.shape[0]} pixels, but its image "
+                f"{shape[1]} x {shape[0]}: they have to be of one size; tools/check_dataset.py "
+                "lists all that are not."
+            )
+        wrong = (truth >= len(self._class_names)) & (truth != self._ignore_label)
+        if wrong.any():
+            ids = np.unique(truth[wrong]).tolist()
+            listed = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+            raise InputError(
+                f'Label {path} has id {listed}, but data set "{self._dataset_name}" has the ids '
+                f"0 to {len(self._class_names) - 1}, and {self._ignore_label} for ignored pixels: "
+                "map the label's ids to these; tools/check_dataset.py lists all such files."
+            )
+        # torch can do little with uint16.
+        return truth if truth.dtype == np.uint8 else truth.astype(np.int32)
+
+    def _empty_confusion(self, device: torch.device) -> Tensor:
+        num_classes = len(self._class_names)
+        return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def _sum_over_processes(self) -> tuple[Tensor, int]:
+        """The confusion matrix (K, K) and the number of images of all processes."""
+        confusion = self._confusion
+        if confusion is None:  # no image came to this process, which has to join in all the same
+            confusion = self._empty_confusion(torch.device("cpu"))
+        counts = torch.cat([confusion.view(-1), confusion.new_tensor([self._num_images])])
+        if self._distributed and comm.get_world_size() > 1:
+            on_gpu = dist.get_backend() == dist.Backend.NCCL
+            counts = counts.to(torch.cuda.current_device() if on_gpu else "cpu")
+            dist.all_reduce(counts)
+        counts = counts.cpu()
+        return counts[:-1].view_as(confusion), int(counts[-1])
+
+    def _log(self, metrics: dict[str, float], num_images: int) -> None:
+        absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
+        if absent:
+            logger.warning(
+                'Classes without ground truth in "%s", left out of the means: %s.',
+                self._dataset_name,
+                ", ".join(absent),
+            )
+        table = format_table(metrics, self._class_names, self._class_frequency)
+        logger.info('Evaluation of "%s", %d images:\n%s', self._dataset_name, num_images, table)
+
+    def _write_metrics(self, metrics: dict[str, float], confusion: Tensor, num_images: int) -> None:
+        content = {
+            "dataset": self._dataset_name,
+            "num_images": num_images,
+            # JSON knows no NaN.
+            "metrics": {name: None if math.isnan(v) else v for name, v in metrics.items()},
+            "class_names": self._class_names,
+            "groups": self._groups,
+            "confusion_truth_by_prediction": confusion.tolist(),
+        }
+        text = json.dumps(content, allow_nan=False)
+        write_atomically(self._output_dir / "sem_seg_evaluation.json", text + "\n")
+
+    def _json_category_ids(self, metadata: Metadata) -> list[int]:
+        """The id of each class in the data set's own numbering."""
+        own_ids = range(len(self._class_names))
+        contiguous_ids = metadata.get("stuff_dataset_id_to_contiguous_id")
+        if contiguous_ids is None:
+            return list(own_ids)
+        dataset_ids = {contiguous: dataset_id for dataset_id, contiguous in contiguous_ids.items()}
+        for i in own_ids:
+            if i not in dataset_ids:
+                raise InputError(
+                    f'The metadata of data set "{self._dataset_name}" have no id for class {i} '
+                    f'("{self._class_names[i]}") in stuff_dataset_id_to_contiguous_id: add it, or '
+                    "turn off TEST.SAVE_JSON."
+                )
+        return [dataset_ids[i] for i in own_ids]
+
+
+class _JsonPredictions:
+    """Predictions in the COCO format (http://cocodataset.org/#format-results), on disk only.
+
+    Each process appends to a file of JSON lines; one process merges them in the end.
+    """
+
+    def __init__(self, output_dir: Path, category_ids: list[int]):
+        self._output_dir = output_dir
+        self._category_ids = category_ids
+        self._rank = comm.get_rank()
+
+    def reset(self) -> None:
+        self._output_dir.mkdir(parents=True, exist_ok=True)
+        self._lines_file(self._rank).write_text("")
+
+    def append(self, prediction: np.ndarray, file_name: str) -> None:
+        """Writes an entry for each class that is in `prediction` (H, W)."""
+        with open(self._lines_file(self._rank), "a") as file:
+            for class_id in np.unique(prediction):
+                mask = np.asfortranarray(prediction == class_id, dtype=np.uint8)
+                segmentation = mask_util.encode(mask)
+                segmentation["counts"] = segmentation["counts"].decode()
+                entry = {
+                    "file_name": file_name,
+                    "category_id": self._category_ids[class_id],
+                    "segmentation": segmentation,
+                }
+                file.write(json.dumps(entry) + "\n")
+
+    def merge(self, distributed: bool) -> None:
+        """Joins the lines of all processes, or of this one, to `sem_seg_predictions.json`."""
+        ranks = range(comm.get_world_size()) if distributed else [self._rank]
+        with atomic_path(self._output_dir / "sem_seg_predictions.json") as temporary:
+            with open(temporary, "w") as merged:
+                separator = "["
+                for rank in ranks:
+                    for line in self._lines_of(rank):
+                        merged.write(separator + line.rstrip("\n"))
+                        separator = ", "
+                merged.write("]")
+        for rank in ranks:
+            self._lines_file(rank).unlink()
+
+    def _lines_file(self, rank: int) -> Path:
+        return self._output_dir / f".sem_seg_predictions.rank{rank}.jsonl"
+
+    def _lines_of(self, rank: int) -> Iterator[str]:
+        path = self._lines_file(rank)
+        if not path.exists():
+            raise InputError(
+                f"The predictions of process {rank}, {path}, are not there: OUTPUT_DIR has to be "
+                "on storage that all machines share, or TEST.SAVE_JSON off."
+            )
+        with open(path) as lines:
+            yield from lines

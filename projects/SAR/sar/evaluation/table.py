@@ -1,0 +1,72 @@
+"""The metrics of an evaluation as a table to read."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tabulate import tabulate
+
+from sar.data.class_frequency import ClassFrequency
+
+from .class_groups import class_groups
+
+HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "fwIoU", "mACC", "pACC")
+GROUP_NAMES = {"f": "frequent", "c": "common", "r": "rare"}
+
+
+def format_table(
+    metrics: Mapping[str, float],
+    class_names: Sequence[str],
+    class_frequency: ClassFrequency | None = None,
+) -> str:
+    """A line of means and a line per class, the most frequent in training first.
+
+    Groups and order are those of the image frequency, as mIoU@f, mIoU@c and mIoU@r. Without
+    `class_frequency` the classes are in the order of their ids.
+
+    Args:
+        metrics: those of `sar.evaluation.confusion.iou_metrics`, in percent.
+        class_names: K names.
+        class_frequency: of the training set, of the same K classes.
+    """
+    headline = [name for name in HEADLINE if name in metrics]
+    means = _grid([[_percent(metrics[name]) for name in headline]], headline, num_texts=0)
+
+    if class_frequency is None:
+        headers = ["class", "IoU", "ACC"]
+        rows = [[name] for name in class_names]
+    else:
+        headers = ["class", "group", "train pixels %", "train images %", "IoU", "ACC"]
+        rows = [
+            [
+                class_names[i],
+                GROUP_NAMES[group],
+                _percent(100 * class_frequency.pixels[i] / sum(class_frequency.pixels), 3),
+                _percent(100 * class_frequency.images[i] / class_frequency.num_images),
+            ]
+            for group, ids in class_groups(class_frequency.images).items()
+            for i in ids
+        ]
+    for row in rows:
+        row += [_percent(metrics[f"{metric}-{row[0]}"]) for metric in ("IoU", "ACC")]
+    parts = [means, _grid(rows, headers, num_texts=1 if class_frequency is None else 2)]
+
+    if any(math.isnan(metrics[f"IoU-{name}"]) for name in class_names):
+        parts.append("-: no ground truth in this data set; left out of the means.")
+    if class_frequency is None:
+        parts.append(
+            "For mIoU@f, mIoU@c and mIoU@r (frequent, common and rare classes), write the class "
+            "frequencies of the training set with tools/check_dataset.py and name the file in "
+            "DATASETS.CLASS_FREQUENCY."
+        )
+    return "\n\n".join(parts)
+
+
+def _percent(value: float, digits: int = 2) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _grid(rows: list[list[str]], headers: list[str], num_texts: int) -> str:
+    """`num_texts` columns of text on the left, the others numbers."""
+    alignment = ["left"] * num_texts + ["right"] * (len(headers) - num_texts)
+    # The cells are formatted already, and a class may be called "1e3".
+    return tabulate(rows, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)

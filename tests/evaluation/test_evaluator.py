@@ -1,0 +1,425 @@
+import inspect
+import json
+import logging
+import math
+import os
+import pickle
+import warnings
+from datetime import timedelta
+
+import sar  # noqa: F401  # isort: skip  (before detectron2)
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
+from detectron2.evaluation import SemSegEvaluator
+from PIL import Image
+
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError
+from sar.evaluation import LongTailEvaluator
+
+NAMES = ["road", "sky", "car", "pole", "sign"]
+K = len(NAMES)
+SIZE = (24, 36)
+# detectron2 0.6 also divides mIoU by classes that are predicted but have no ground truth.
+DETECTRON2_IS_MAIN = "sem_seg_loading_fn" in inspect.signature(SemSegEvaluator).parameters
+FREQUENCY = ClassFrequency(
+    class_names=tuple(NAMES),
+    num_images=10,
+    images=(10, 9, 1, 5, 2),
+    pixels=(900, 1000, 80, 10, 40),
+    ignored_pixels=0,
+)
+
+
+def write_labels(folder, num_images, *, seed=0, absent=(), num_classes=K, ignore=255):
+    """Data set dicts of random label maps in blocks of 4 x 4, with ignored pixels."""
+    rng = np.random.default_rng(seed)
+    ids = [i for i in range(num_classes) if i not in absent]
+    records = []
+    for i in range(num_images):
+        label = rng.choice(ids, size=(SIZE[0] // 4, SIZE[1] // 4)).repeat(4, 0).repeat(4, 1)
+        label[rng.random(SIZE) < 0.1] = ignore
+        label = label.astype(np.uint8 if ignore < 256 else np.uint16)
+        path = folder / f"label{i}.png"
+        Image.fromarray(label).save(path)
+        records.append({"file_name": f"image{i}.png", "sem_seg_file_name": str(path)})
+    return records
+
+
+def logits_for(index, num_classes=K, never=()):
+    """A random prediction of the image with this index, with ties, the same in every process."""
+    generator = torch.Generator().manual_seed(index)
+    logits = torch.randint(0, 4, (num_classes, *SIZE), generator=generator).float()
+    logits[list(never)] = -1.0
+    return {"sem_seg": logits}
+
+
+@pytest.fixture
+def register():
+    """Registers data sets, and forgets them after the test."""
+    registered = []
+
+    def register(records, name="evaluator_test", **metadata):
+        DatasetCatalog.register(name, lambda: records)
+        registered.append(name)
+        metadata = {"stuff_classes": NAMES, "ignore_label": 255} | metadata
+        MetadataCatalog.get(name).set(
+            **{key: value for key, value in metadata.items() if value is not None}
+        )
+        return name
+
+    yield register
+    for name in registered:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def run(evaluator, records, outputs=None):
+    evaluator.reset()
+    for i, record in enumerate(records):
+        # As detectron2's mapper does, the name of the label is left out.
+        evaluator.process([{"file_name": record["file_name"]}], [(outputs or logits_for)(i)])
+    return evaluator.evaluate()
+
+
+def assert_equal_to_detectron2(ours, theirs, names):
+    theirs = {k: v for k, v in theirs.items() if not k.startswith(("BoundaryIoU", "min(IoU"))}
+    assert [key for key in ours if "@" not in key] == list(theirs)
+    assert {"mIoU", "fwIoU", "mACC", "pACC", f"IoU-{names[0]}", f"ACC-{names[-1]}"} < set(theirs)
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, abs=1e-9, rel=0, nan_ok=True), key
+
+
+@pytest.mark.parametrize("absent", [(), (1,), (0, 3)])
+@pytest.mark.parametrize("absent_is_predicted", [False, True])
+def test_metrics_equal_detectron2(tmp_path, register, absent, absent_is_predicted):
+    records = write_labels(tmp_path, 7, absent=absent)
+    name = register(records)
+
+    def outputs(i):
+        return logits_for(i, never=() if absent_is_predicted else absent)
+
+    theirs = run(SemSegEvaluator(name, distributed=False), records, outputs)["sem_seg"]
+    ours = run(LongTailEvaluator(name), records, outputs)["sem_seg"]
+    if absent and absent_is_predicted and not DETECTRON2_IS_MAIN:
+        # What main computes, from the IoUs of 0.6.
+        theirs["mIoU"] = np.nanmean([theirs[f"IoU-{n}"] for n in NAMES])
+    assert_equal_to_detectron2(ours, theirs, NAMES)
+    for i, class_name in enumerate(NAMES):
+        assert math.isnan(ours[f"IoU-{class_name}"]) == (i in absent)
+
+
+def test_150_classes_equal_detectron2(tmp_path, register):
+    names = [f"class {i}" for i in range(150)]
+    # So many images that no class is absent.
+    records = write_labels(tmp_path, 40, num_classes=150)
+    name = register(records, stuff_classes=names)
+
+    def outputs(i):
+        return logits_for(i, num_classes=150)
+
+    theirs = run(SemSegEvaluator(name, distributed=False), records, outputs)["sem_seg"]
+    ours = run(LongTailEvaluator(name), records, outputs)["sem_seg"]
+    assert not any(math.isnan(value) for value in ours.values())
+    assert_equal_to_detectron2(ours, theirs, names)
+
+
+def test_16_bit_labels(tmp_path, register):
+    names = [f"class {i}" for i in range(300)]
+    records = write_labels(tmp_path, 2, num_classes=300, ignore=65535)
+    name = register(records, stuff_classes=names, ignore_label=65535)
+    truths = [np.array(Image.open(r["sem_seg_file_name"]), dtype=np.int64) for r in records]
+
+    def outputs(i):
+        perfect = torch.nn.functional.one_hot(torch.from_numpy(truths[i]).clamp(max=299), 300)
+        return {"sem_seg": perfect.permute(2, 0, 1).float()}
+
+    metrics = run(LongTailEvaluator(name), records, outputs)["sem_seg"]
+    assert metrics["pACC"] == 100 and metrics["mIoU"] == 100
+
+
+def test_groups_by_images_and_by_pixels(tmp_path, register):
+    records = write_labels(tmp_path, 5, absent=(4,))
+    name = register(records)
+    metrics = run(LongTailEvaluator(name, class_frequency=FREQUENCY), records)["sem_seg"]
+    iou = [metrics[f"IoU-{n}"] for n in NAMES]
+    assert list(metrics)[-6:] == [f"mIoU@{g}{level}" for level in ("", "_pixel") for g in "fcr"]
+    # By images: 0, 1, 3 | 4 | 2; by pixels: 1, 0, 2 | 4 | 3. Class 4 has no ground truth.
+    assert metrics["mIoU@f"] == pytest.approx((iou[0] + iou[1] + iou[3]) / 3, abs=1e-12)
+    assert metrics["mIoU@r"] == pytest.approx(iou[2], abs=1e-12)
+    assert metrics["mIoU@f_pixel"] == pytest.approx((iou[0] + iou[1] + iou[2]) / 3, abs=1e-12)
+    assert metrics["mIoU@r_pixel"] == pytest.approx(iou[3], abs=1e-12)
+    assert math.isnan(metrics["mIoU@c"]) and math.isnan(metrics["mIoU@c_pixel"])
+
+
+def test_no_groups_without_class_frequency(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    metrics = run(LongTailEvaluator(register(records)), records)["sem_seg"]
+    assert not [key for key in metrics if "@" in key]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_ties_and_nan_are_decided_as_by_argmax(dtype):
+    logits = torch.stack([logits_for(i, num_classes=30)["sem_seg"] for i in range(3)]).to(dtype)
+    logits[2, ::7, ::3, ::2] = math.nan
+    for image in (*logits, logits[0].permute(0, 2, 1)):
+        assert torch.equal(image.max(dim=0).indices, image.argmax(dim=0))
+
+
+def test_label_named_by_the_input_needs_no_catalog(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    name = "evaluator_test_lazy"
+    register(records, name)
+    DatasetCatalog.remove(name)
+    calls = []
+    DatasetCatalog.register(name, lambda: calls.append(1) or records)
+    evaluator = LongTailEvaluator(name)
+    evaluator.reset()
+    evaluator.process([records[0]], [logits_for(0)])
+    assert not calls
+    for _ in range(2):
+        evaluator.process([{"file_name": "image0.png"}], [logits_for(0)])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("dataset_ids", [None, [7, 11, 13, 200, 3]])
+def test_json_equals_detectron2(tmp_path, register, dataset_ids):
+    records = write_labels(tmp_path, 4)
+    metadata = {}
+    if dataset_ids:
+        own = {dataset_id: i for i, dataset_id in enumerate(dataset_ids)}
+        metadata["stuff_dataset_id_to_contiguous_id"] = own
+    name = register(records, **metadata)
+    run(SemSegEvaluator(name, distributed=False, output_dir=str(tmp_path / "theirs")), records)
+    run(LongTailEvaluator(name, output_dir=str(tmp_path / "ours"), save_json=True), records)
+    theirs = (tmp_path / "theirs" / "sem_seg_predictions.json").read_text()
+    ours = (tmp_path / "ours" / "sem_seg_predictions.json").read_text()
+    assert len(json.loads(ours)) >= 4 * 2
+    assert ours == theirs
+    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == [
+        "sem_seg_evaluation.json",
+        "sem_seg_predictions.json",
+    ]
+
+
+def test_files(tmp_path, register):
+    records = write_labels(tmp_path, 3, absent=(1,))
+    name = register(records)
+    output_dir = tmp_path / "inference"
+    evaluator = LongTailEvaluator(name, class_frequency=FREQUENCY, output_dir=str(output_dir))
+    metrics = run(evaluator, records)["sem_seg"]
+    assert [p.name for p in output_dir.iterdir()] == ["sem_seg_evaluation.json"]
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (output_dir / "sem_seg_evaluation.json").read_text()
+    content = json.loads(text, parse_constant=refuse)
+    assert content["metrics"]["IoU-sky"] is None
+    assert content["metrics"]["mIoU"] == metrics["mIoU"]
+    assert list(content["metrics"]) == list(metrics)
+    assert content["num_images"] == 3 and content["dataset"] == name
+    assert content["groups"]["r"] == [2]
+    confusion = np.array(content["confusion_truth_by_prediction"])
+    truth = np.concatenate([np.array(Image.open(r["sem_seg_file_name"])).ravel() for r in records])
+    assert confusion.sum(1).tolist() == [(truth == i).sum() for i in range(K)]
+
+
+def test_log(tmp_path, register, caplog):
+    records = write_labels(tmp_path, 2, absent=(1, 3))
+    name = register(records)
+    with caplog.at_level(logging.INFO, logger="sar.evaluation"):
+        caplog.handler.setLevel(logging.INFO)
+        logger = logging.getLogger("sar.evaluation.evaluator")
+        logger.addHandler(caplog.handler)  # also where a parent does not propagate
+        try:
+            run(LongTailEvaluator(name, class_frequency=FREQUENCY), records)
+        finally:
+            logger.removeHandler(caplog.handler)
+    assert f'without ground truth in "{name}", left out of the means: sky, pole.' in caplog.text
+    assert "mIoU@r" in caplog.text and "2 images" in caplog.text
+
+
+def test_evaluator_holds_nothing_of_the_images(tmp_path, register):
+    records = write_labels(tmp_path, 30)
+    evaluator = LongTailEvaluator(register(records), output_dir=str(tmp_path), save_json=True)
+    evaluator.reset()
+    sizes = []
+    for i, record in enumerate(records):
+        evaluator.process([{"file_name": record["file_name"]}], [logits_for(i)])
+        sizes.append(len(pickle.dumps(vars(evaluator))))
+    assert sizes[0] == sizes[-1]
+
+
+def test_reset_forgets_the_round_before(tmp_path, register):
+    records = write_labels(tmp_path, 4)
+    evaluator = LongTailEvaluator(register(records), output_dir=str(tmp_path), save_json=True)
+    run(evaluator, records)
+    again = run(evaluator, records[:2])
+    fresh = run(LongTailEvaluator("evaluator_test"), records[:2])
+    assert again == fresh
+    entries = json.loads((tmp_path / "sem_seg_predictions.json").read_text())
+    assert {e["file_name"] for e in entries} == {"image0.png", "image1.png"}
+
+
+def test_all_pixels_ignored_is_nan_and_no_warning(tmp_path, register):
+    # As the test sets of servers that keep the truth to themselves.
+    records = write_labels(tmp_path, 1)
+    Image.fromarray(np.full(SIZE, 255, np.uint8)).save(records[0]["sem_seg_file_name"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics = run(LongTailEvaluator(register(records)), records)["sem_seg"]
+    assert all(math.isnan(value) for value in metrics.values())
+
+
+# Several processes
+
+
+def evaluate_shares(rank, folder, dataset_name, records):
+    """Evaluates each of CASES, whose first `world_size` processes share the images."""
+    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
+    for world_size, num_images in CASES:
+        if rank >= world_size:
+            continue
+        case = f"{world_size}_{num_images}"
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/rendezvous{case}",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=60),
+        )
+        evaluator = LongTailEvaluator(
+            dataset_name,
+            class_frequency=FREQUENCY,
+            output_dir=os.path.join(folder, case),
+            save_json=True,
+        )
+        for _ in range(2):  # twice in a row, as for two data sets or two evaluations in training
+            evaluator.reset()
+            for i in InferenceSampler(num_images):
+                evaluator.process([{"file_name": records[i]["file_name"]}], [logits_for(i)])
+            results = evaluator.evaluate()
+            assert (results is None) == (rank > 0)
+
+        evaluator.reset()
+        with pytest.raises(InputError, match="No image"):
+            evaluator.evaluate()
+        dist.destroy_process_group()
+
+
+# (processes, images): shares that are equal, unequal, and none at all.
+CASES = [(2, 1), (2, 5), (2, 6), (3, 1), (3, 2), (3, 5), (3, 7)]
+
+
+def test_one_two_three_processes_give_the_same(tmp_path, register):
+    records = write_labels(tmp_path, 7)
+    name = register(records)
+    # Forked, since each new interpreter would spend seconds on imports.
+    processes = mp.start_processes(
+        evaluate_shares, (str(tmp_path), name, records), nprocs=3, join=False, start_method="fork"
+    )
+    # A call returns when one process has ended.
+    all_ended = any(processes.join(timeout=60) for _ in range(3))
+    for process in processes.processes:
+        process.kill()
+    assert all_ended
+    for world_size, num_images in CASES:
+        alone = tmp_path / f"1_{num_images}"
+        together = tmp_path / f"{world_size}_{num_images}"
+        evaluator = LongTailEvaluator(
+            name, class_frequency=FREQUENCY, output_dir=str(alone), save_json=True
+        )
+        run(evaluator, records[:num_images])
+        expected = ["sem_seg_evaluation.json", "sem_seg_predictions.json"]
+        for file_name in expected:
+            assert (together / file_name).read_text() == (alone / file_name).read_text()
+
+
+# Bad input
+
+
+def test_unknown_data_set_names_the_nearest(register):
+    register([], "evaluator_test_val")
+    with pytest.raises(InputError, match='"evaluator_tst_val".*mean "evaluator_test_val"'):
+        LongTailEvaluator("evaluator_tst_val")
+
+
+@pytest.mark.parametrize("key", ["stuff_classes", "ignore_label"])
+def test_metadata_that_lack_something(register, key):
+    name = register([], **{key: None})
+    with pytest.raises(InputError, match=f'"{name}" have no {key}.*MetadataCatalog'):
+        LongTailEvaluator(name)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (NAMES[:-1], "has 4 classes, but data set .* has 5"),
+        ([*NAMES[:3], "Pole", "sign"], 'Class 3 is "Pole" in the class-frequency file, but "pole"'),
+    ],
+)
+def test_class_frequency_of_other_classes(register, names, message):
+    k = len(names)
+    frequency = ClassFrequency(tuple(names), 9, (1,) * k, (1,) * k, 0)
+    with pytest.raises(InputError, match=f"{message}.*check_dataset"):
+        LongTailEvaluator(register([]), class_frequency=frequency)
+
+
+def test_no_image(register):
+    evaluator = LongTailEvaluator(register([]))
+    evaluator.reset()
+    with pytest.raises(InputError, match='No image of data set "evaluator_test".*DATASETS.TEST'):
+        evaluator.evaluate()
+
+
+def test_prediction_of_another_number_of_classes(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    message = 'predicts 6 classes.*"evaluator_test" has 5.*MODEL.SEM_SEG_HEAD.NUM_CLASSES to 5'
+    with pytest.raises(InputError, match=message):
+        run(LongTailEvaluator(register(records)), records, lambda i: logits_for(i, num_classes=6))
+
+
+def test_label_of_another_size(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    path = records[0]["sem_seg_file_name"]
+    Image.fromarray(np.zeros((10, 12), np.uint8)).save(path)
+    with pytest.raises(InputError, match="label0.png is 12 x 10 pixels, but its image 36 x 24"):
+        run(LongTailEvaluator(register(records)), records)
+
+
+def test_label_ids_that_are_no_class(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    label = np.full(SIZE, 255, np.uint8)
+    label[3, 4:7] = [5, 0, 254]
+    Image.fromarray(label).save(records[0]["sem_seg_file_name"])
+    message = "label0.png has id 5, 254, but .* ids 0 to 4, and 255 for ignored.*check_dataset"
+    with pytest.raises(InputError, match=message):
+        run(LongTailEvaluator(register(records)), records)
+
+
+def test_image_without_label(tmp_path, register):
+    records = write_labels(tmp_path, 2)
+    del records[1]["sem_seg_file_name"]
+    with pytest.raises(InputError, match="no label file for image image1.png"):
+        run(LongTailEvaluator(register(records)), records)
+
+
+def test_label_file_that_is_gone(tmp_path, register):
+    records = write_labels(tmp_path, 1)
+    os.remove(records[0]["sem_seg_file_name"])
+    with pytest.raises(InputError, match="label0.png"):
+        run(LongTailEvaluator(register(records)), records)
+
+
+def test_json_without_a_folder_or_with_a_class_that_has_no_id(tmp_path, register):
+    name = register([], stuff_dataset_id_to_contiguous_id={8: 0, 9: 1, 10: 2, 12: 4})
+    with pytest.raises(InputError, match="output_dir"):
+        LongTailEvaluator(name, save_json=True)
+    with pytest.raises(InputError, match=r'class 3 \("pole"\).*TEST.SAVE_JSON'):
+        LongTailEvaluator(name, output_dir=str(tmp_path), save_json=True)
