@@ -1,0 +1,134 @@
+"""Every config key that the project adds to detectron2's, with its meaning beside it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+from fvcore.common.config import CfgNode as SafeCfgNode
+
+# Registers what the keys name: meta-architecture, heads, data sets.
+from . import data, modeling  # noqa: F401
+from .errors import InputError, nearest
+
+
+def add_sar_config(cfg: CfgNode) -> None:
+    """Adds the project's keys, and those of detectron2's DeepLab, to a detectron2 config."""
+    add_deeplab_config(cfg)
+
+    # -- Model
+    cfg.MODEL.META_ARCHITECTURE = "RegularizedSemanticSegmentor"
+    # Names of the regularizers of the training-only branch; () is the plain model.
+    cfg.MODEL.REGULARIZERS = ()
+    # Dotted path of the layer that turns the head's embedding into logits.
+    cfg.MODEL.CLASSIFIER = "sem_seg_head.predictor"
+    # DeepLab's heads pool over the whole image, as published. detectron2 pools over windows of
+    # INPUT.CROP.SIZE, and refuses images whose sides are no multiples of them.
+    cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
+    # Load what fits from a checkpoint of another number of classes, instead of refusing it.
+    cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
+
+    # -- SemanticAnchorRegularizer (SAR, Ge et al., AAAI 2024)
+    cfg.MODEL.SEMANTIC_ANCHOR = CfgNode()
+    # Weights of the anchors' classification loss and of the pull on the embeddings.
+    cfg.MODEL.SEMANTIC_ANCHOR.ANCHOR_WEIGHT = 1.0
+    cfg.MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT = 0.1
+    # Anchors classified with more than this probability are left out of the anchor loss.
+    cfg.MODEL.SEMANTIC_ANCHOR.HARD_ANCHOR_CONFIDENCE = 0.9
+    # The pull works in steps where every anchor's probability is above this.
+    cfg.MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE = 0.8
+    # Of the slow average of semantic anchors that the embeddings are pulled to.
+    cfg.MODEL.SEMANTIC_ANCHOR.MOMENTUM = 0.999
+    # The pre-defined vectors: gaussian, orthogonal, simplex_etf, or a .npy file of (K, C).
+    cfg.MODEL.SEMANTIC_ANCHOR.ANCHORS = "gaussian"
+
+    # -- Data
+    # A data set of your own (images/, labels/, classes.txt): replaces TRAIN and TEST.
+    cfg.DATASETS.FOLDER = ""
+    # class_frequency.json of the training set (tools/check_dataset.py writes it), for the groups
+    # of frequent, common and rare classes. Empty: found by a scan of the training set.
+    cfg.DATASETS.CLASS_FREQUENCY = ""
+    # Read every training image and label before the first step, so that a bad one is found then.
+    # A scan that found nothing is remembered in OUTPUT_DIR.
+    cfg.DATASETS.CHECK = True
+    # Greatest relative change of brightness, contrast and saturation; 0 for none.
+    cfg.INPUT.COLOR_JITTER = 0.0
+
+    # -- Solver: detectron2's keys, and
+    # SGD or ADAMW.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+
+    # -- Evaluation
+    # Also write predictions as COCO's run-length JSON, as detectron2 does.
+    cfg.TEST.SAVE_JSON = False
+
+
+def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+    """The project's config: defaults, then a YAML file (with its _BASE_), then KEY VALUE pairs.
+
+    The file is read without executing anything in it: Python tags in YAML are refused.
+
+    Raises:
+        InputError: the file is missing or malformed, a key is unknown, a value of another type.
+    """
+    cfg = get_cfg()
+    add_sar_config(cfg)
+    if config_file:
+        loaded = _read_yaml(config_file)
+        _refuse_unknown_keys(_leaves(loaded), cfg, f"config {config_file}")
+        with _yacs_errors(f"config {config_file}"):
+            cfg.merge_from_other_cfg(CfgNode(loaded))
+    for word in overrides:
+        if word.startswith("--"):
+            raise InputError(f"command line: {word} comes after a KEY VALUE pair: put it before")
+    if len(overrides) % 2:
+        raise InputError(
+            f"command line: overrides are pairs of KEY VALUE, but there are {len(overrides)} "
+            f"words: {' '.join(overrides)}"
+        )
+    _refuse_unknown_keys(overrides[::2], cfg, "command line")
+    with _yacs_errors("command line"):
+        cfg.merge_from_list(list(overrides))
+    return cfg
+
+
+def _read_yaml(config_file: str) -> dict:
+    try:
+        # fvcore's reader: detectron2's own allows YAML that runs code.
+        loaded = SafeCfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+    except OSError as error:
+        raise InputError(f"config {config_file} cannot be read: {error}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise InputError(
+            f"config {config_file}: refused, plain YAML only: {error.problem}{error.problem_mark}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, AssertionError, RecursionError) as error:
+        raise InputError(f"config {config_file} is no valid YAML: {error}") from error
+    except TypeError:  # fvcore looks for _BASE_ in what is no mapping
+        loaded = None
+    if not isinstance(loaded, dict):
+        raise InputError(f"config {config_file} is empty or no mapping of KEY: VALUE")
+    return loaded
+
+
+def _leaves(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return keys
+
+
+def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
+    known = _leaves(cfg)
+    for key in keys:
+        if key not in known:
+            raise InputError(f"{place}: unknown key {key}.{nearest(key, known)}")
+
+
+@contextmanager
+def _yacs_errors(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
+        raise InputError(f"{place}: {error}") from error

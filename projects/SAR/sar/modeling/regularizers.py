@@ -1,0 +1,72 @@
+"""From the config's regularizer names to modules: the bridge between detectron2 and
+`sar.regularizers`, which knows no config."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import nn
+
+from sar import regularizers
+from sar.errors import InputError, nearest
+
+REGULARIZER_REGISTRY = Registry("REGULARIZER")
+REGULARIZER_REGISTRY.__doc__ = """
+Functions `(cfg, num_classes, embed_dim) -> nn.Module` by the name that MODEL.REGULARIZERS lists.
+The module is called as `regularizer(embeddings, labels, classifier)` in training and returns a dict
+of losses, the same keys in every step.
+"""
+
+
+def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[str, nn.Module]:
+    """The regularizers of MODEL.REGULARIZERS, by name and in its order.
+
+    Raises:
+        InputError: an unknown name, a name listed twice, settings that a regularizer refuses.
+    """
+    modules: dict[str, nn.Module] = {}
+    for name in cfg.MODEL.REGULARIZERS:
+        if name not in REGULARIZER_REGISTRY:
+            known = [known_name for known_name, _ in REGULARIZER_REGISTRY]
+            raise InputError(
+                f'MODEL.REGULARIZERS: unknown regularizer "{name}".{nearest(name, known)} '
+                f"Known are {', '.join(known)}"
+            )
+        if name in modules:
+            raise InputError(f'MODEL.REGULARIZERS lists "{name}" twice')
+        try:
+            modules[name] = REGULARIZER_REGISTRY.get(name)(cfg, num_classes, embed_dim)
+        except ValueError as error:
+            raise InputError(f"MODEL.REGULARIZERS, {name}: {error}") from error
+    return modules
+
+
+@REGULARIZER_REGISTRY.register()
+def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
+    settings = cfg.MODEL.SEMANTIC_ANCHOR
+    return regularizers.SemanticAnchorRegularizer(
+        num_classes,
+        embed_dim,
+        anchor_weight=settings.ANCHOR_WEIGHT,
+        pull_weight=settings.PULL_WEIGHT,
+        hard_anchor_confidence=settings.HARD_ANCHOR_CONFIDENCE,
+        gate_confidence=settings.GATE_CONFIDENCE,
+        momentum=settings.MOMENTUM,
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        anchors=_build_anchors(settings.ANCHORS, num_classes, embed_dim),
+    )
+
+
+def _build_anchors(kind: str, num_classes: int, embed_dim: int) -> torch.Tensor:
+    builders = {
+        "gaussian": regularizers.gaussian_anchors,
+        "orthogonal": regularizers.orthogonal_anchors,
+        "simplex_etf": regularizers.simplex_etf_anchors,
+    }
+    if kind in builders:
+        return builders[kind](num_classes, embed_dim)
+    if kind.endswith(".npy"):
+        return regularizers.load_anchors(kind, num_classes, embed_dim)
+    raise ValueError(
+        f'MODEL.SEMANTIC_ANCHOR.ANCHORS is "{kind}".{nearest(kind, builders)} '
+        f"Known are {', '.join(builders)}, or the path of a .npy file"
+    )

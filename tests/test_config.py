@@ -1,0 +1,79 @@
+import pytest
+
+from sar import add_sar_config
+from sar.config import load_config
+from sar.errors import InputError
+
+
+def write(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_keys_are_added_to_a_config_of_detectron2():
+    from detectron2.config import get_cfg
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    cfg = get_cfg()
+    add_sar_config(cfg)
+    assert cfg.MODEL.REGULARIZERS == ()
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    add_sar_config(cfg)  # twice is harmless
+
+
+def test_overrides_go_over_the_file_and_the_file_over_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("SOLVER: {BASE_LR: 0.1, MAX_ITER: 5, IMS_PER_BATCH: 3}")
+    path = write(tmp_path, "_BASE_: base.yaml\nSOLVER: {BASE_LR: 0.2, MAX_ITER: 6}")
+    solver = load_config(path, ["SOLVER.BASE_LR", "0.3"]).SOLVER
+    assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0.3, 6, 3)
+
+
+def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    planted = tmp_path / "planted"
+    path = write(tmp_path, f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{planted}"]')
+    with pytest.raises(InputError, match="refused.*python/object/apply:os.mkdir"):
+        load_config(path)
+    (tmp_path / "base.yaml").write_text((tmp_path / "config.yaml").read_text())
+    with pytest.raises(InputError, match="refused"):
+        load_config(write(tmp_path, "_BASE_: base.yaml"))
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("MODEL: {REGULARISERS: []}", 'unknown key MODEL.REGULARISERS. Did you mean "MODEL.REGUL'),
+        ("SOLVER: {BASE_LR: fast}", "SOLVER.BASE_LR"),
+        ("SOLVER: 3", "unknown key SOLVER"),
+        ("a: [", "no valid YAML"),
+        ("", "empty"),
+        ("- 1", "no mapping"),
+        ("_BASE_: missing.yaml", "missing.yaml"),
+    ],
+)
+def test_bad_files(text, message, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=message) as error:
+        load_config(path)
+    assert path in str(error.value)
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match="nowhere.yaml cannot be read"):
+        load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["SOLVER.BASE_LRR", "1"], 'Did you mean "SOLVER.BASE_LR"'),
+        (["SOLVER.BASE_LR"], "pairs of KEY VALUE"),
+        (["SOLVER.BASE_LR", "x"], "SOLVER.BASE_LR"),
+        (["SOLVER.BASE_LR", "0.1", "--resume"], "--resume comes after"),
+        (["MODEL", "1"], "unknown key MODEL"),
+    ],
+)
+def test_bad_overrides(overrides, message):
+    with pytest.raises(InputError, match=message):
+        load_config("", overrides)
