@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+from sar.engine import Checkpointer
+from sar.errors import InputError
+
+
+def model(num_classes=3):
+    return nn.ModuleDict({"backbone": nn.Linear(4, 4), "predictor": nn.Linear(4, num_classes)})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    original = model()
+    Checkpointer(original, str(tmp_path)).save("model_final", iteration=7)
+    return original, str(tmp_path / "model_final.pth")
+
+
+def test_round_trip(saved, tmp_path):
+    original, path = saved
+    other = model()
+    assert Checkpointer(other, str(tmp_path), require_all=True).load(path)["iteration"] == 7
+    for one, two in zip(original.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_a_write_that_fails_leaves_the_old_file(saved, tmp_path, monkeypatch):
+    _, path = saved
+
+    def fail(state, file):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="No space"):
+        Checkpointer(model(), str(tmp_path)).save("model_final")
+    monkeypatch.undo()
+    Checkpointer(model(), require_all=True).load(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_another_number_of_classes_is_refused_with_what_fits(saved):
+    _, path = saved
+    with pytest.raises(InputError) as error:
+        Checkpointer(model(5)).load(path)
+    message = str(error.value)
+    assert path in message and "2 of its 4 arrays fit" in message
+    assert "predictor.weight is 3x4 in the checkpoint, 5x4 in the model" in message
+    assert "NUM_CLASSES" in message and "WEIGHTS_SKIP_MISMATCHED" in message
+
+
+def test_another_number_of_classes_can_be_skipped_in_training_only(saved):
+    original, path = saved
+    other = model(5)
+    before = other["predictor"].weight.clone()
+    Checkpointer(other, skip_mismatched=True).load(path)
+    assert torch.equal(other["backbone"].weight, original["backbone"].weight)
+    assert torch.equal(other["predictor"].weight, before)
+    with pytest.raises(InputError, match="of another shape"):
+        Checkpointer(model(5), skip_mismatched=True, require_all=True).load(path)
+
+
+def test_evaluation_refuses_weights_that_are_missing(tmp_path):
+    backbone = nn.ModuleDict({"backbone": nn.Linear(4, 4)})
+    Checkpointer(backbone, str(tmp_path)).save("backbone")
+    path = str(tmp_path / "backbone.pth")
+    Checkpointer(model()).load(path)
+    with pytest.raises(InputError, match="lacks 2 arrays.*predictor.weight"):
+        Checkpointer(model(), require_all=True).load(path)
+    with pytest.raises(InputError, match="MODEL.WEIGHTS"):
+        Checkpointer(model(), require_all=True).load("")
+
+
+def test_weights_of_regularizers_may_be_missing_in_evaluation(saved):
+    _, path = saved
+    regularized = model()
+    regularized["regularizers"] = nn.Linear(2, 2)
+    Checkpointer(regularized, require_all=True).load(path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_broken_files(saved, content, suffix, tmp_path):
+    _, path = saved
+    broken = tmp_path / f"broken.{suffix}"
+    broken.write_bytes(open(path, "rb").read()[:-200] if content is None else content)
+    with pytest.raises(InputError, match=f"broken.{suffix} cannot be loaded"):
+        Checkpointer(model()).load(str(broken))
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(InputError, match="nowhere.pth cannot be loaded"):
+        Checkpointer(model()).load("nowhere.pth")

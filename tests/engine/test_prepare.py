@@ -1,0 +1,123 @@
+"""What is said before the first training step, and what the config becomes."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from PIL import Image
+
+from sar.data.class_frequency import ClassFrequency
+from sar.engine import prepare
+from sar.errors import InputError
+
+from .conftest import CONFIG
+
+
+def arguments(opts, **settings):
+    defaults = {
+        "config_file": CONFIG, "opts": opts, "eval_only": False, "resume": False,
+        "num_gpus": 1, "num_machines": 1, "machine_rank": 0,
+    }  # fmt: skip
+    return Namespace(**defaults | settings)
+
+
+def test_a_folder_is_all_it_takes(overrides, tmp_path):
+    cfg = prepare(arguments(overrides))
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
+    assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 5
+    assert cfg.DATASETS.CLASS_FREQUENCY == str(tmp_path / "output" / "class_frequency.json")
+    frequency = ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY)
+    assert frequency.class_names == ("ground", "block", "dot") and frequency.num_images == 5
+    assert cfg.is_frozen()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_it_is_the_cpu_with_plain_batch_norm(overrides):
+    args = arguments([*overrides, "SOLVER.AMP.ENABLED", "True"], num_gpus=8)
+    cfg = prepare(args)
+    assert cfg.MODEL.DEVICE == "cpu" and args.num_gpus == 1
+    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
+    assert not cfg.SOLVER.AMP.ENABLED
+
+
+def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, folder, tmp_path):
+    prepare(arguments(overrides))
+    (tmp_path / "output" / "last_checkpoint").write_text("model_0000001.pth")
+    for file in (folder / "images" / "train").iterdir():
+        file.write_bytes(b"broken since")
+    for settings in ({"resume": True}, {"eval_only": True}):
+        cfg = prepare(arguments(overrides, **settings))
+        assert cfg.DATASETS.CLASS_FREQUENCY.startswith(str(tmp_path))
+    with pytest.raises(InputError, match="images/train/0.png"):
+        prepare(arguments(overrides))
+
+
+def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path):
+    cfg = prepare(arguments(overrides, eval_only=True))
+    assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 5
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (
+            ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"],
+            "NUM_CLASSES is 4, but .* 3 classes: set it to 3",
+        ),
+        (["MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "0"], "IGNORE_VALUE is 0, but .* 255"),
+        (["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHed"], 'mean "SemSegFPNHead"'),
+        (["MODEL.BACKBONE.NAME", "build_resnet_fpn"], 'mean "build_resnet_fpn_backbone"'),
+        (["MODEL.META_ARCHITECTURE", "SemanticSegmenter"], 'mean "SemanticSegmentor"'),
+        (["MODEL.REGULARIZERS", "('SemanticAnchor',)"], 'mean "SemanticAnchorRegularizer"'),
+        (["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('camvid_tran',)"], 'mean "camvid_train"'),
+        (["DATASETS.FOLDER", ""], "DATASETS.TRAIN is empty"),
+        (["DATASETS.FOLDER", "nowhere"], "nowhere.*DATASETS.FOLDER"),
+        (["OUTPUT_DIR", "/dev/null/output"], "OUTPUT_DIR /dev/null/output cannot be written"),
+        (["DATASETS.CLASS_FREQUENCY", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_what_is_refused(extra, message, overrides):
+    with pytest.raises(InputError, match=message):
+        prepare(arguments([*overrides, *extra]))
+
+
+@pytest.mark.parametrize("name", ["cityscapes_fine_sem_seg_train", "ade20k_sem_seg_train"])
+def test_detectron2s_data_sets_that_are_not_there(name, overrides):
+    classes = "19" if name.startswith("cityscapes") else "150"
+    extra = [
+        "DATASETS.FOLDER", "", "DATASETS.TRAIN", f"('{name}',)",
+        "DATASETS.TEST", "()", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes,
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=f"{name}.*DETECTRON2_DATASETS"):
+        prepare(arguments([*overrides, *extra]))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_bad_files_are_found_before_training(split, overrides, folder):
+    image, label = (folder / kind / split / "3.png" for kind in ("images", "labels"))
+    good_image, good_label = image.read_bytes(), label.read_bytes()
+
+    def refused(message):
+        with pytest.raises(InputError, match=message):
+            prepare(arguments(overrides))
+        image.write_bytes(good_image)
+        label.write_bytes(good_label)
+
+    image.write_bytes(good_image[:-300])
+    refused(f"images/{split}/3.png")
+    Image.fromarray(np.full((48, 64), 7, np.uint8)).save(label)
+    refused(f"labels/{split}/3.png has the ids 7")
+    Image.fromarray(np.zeros((48, 60), np.uint8)).save(label)
+    refused(f"(?s){split}/3.png.*60")
+    label.unlink()
+    refused("3.png.*label|label.*3.png")
+    prepare(arguments(overrides))
+
+
+def test_class_frequencies_of_other_classes(overrides, tmp_path):
+    path = str(tmp_path / "frequency.json")
+    ClassFrequency(("a", "b"), 2, (2, 1), (10, 5), 0).save(path)
+    with pytest.raises(InputError, match=r"frequency.json.*\(a, b.*\(ground, block"):
+        prepare(arguments([*overrides, "DATASETS.CLASS_FREQUENCY", path]))

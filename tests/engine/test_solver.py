@@ -1,0 +1,87 @@
+import pytest
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from sar.config import load_config
+from sar.engine.solver import build_lr_scheduler, build_optimizer
+from sar.errors import InputError
+
+
+def config(*overrides) -> CfgNode:
+    return load_config(
+        "",
+        [
+            "SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", "100",
+            "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.5", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def rates(cfg, steps, state=None):
+    optimizer = build_optimizer(cfg, nn.Linear(2, 2))
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    if state:
+        scheduler.load_state_dict(state)
+    found = []
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        found.append(optimizer.param_groups[0]["lr"])
+    return found, scheduler.state_dict()
+
+
+def test_poly_schedule_is_the_formula():
+    found, _ = rates(config(), 100)
+    expected = [0.5 * (1 - step / 100) ** 0.9 for step in range(1, 101)]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_poly_schedule_ends_at_the_constant():
+    found, _ = rates(config("SOLVER.POLY_LR_CONSTANT_ENDING", "0.1"), 100)
+    assert found == pytest.approx([max(0.5 * (1 - s / 100) ** 0.9, 0.05) for s in range(1, 101)])
+
+
+def test_warm_up_is_linear_and_joins_the_schedule():
+    cfg = config("SOLVER.WARMUP_ITERS", "10", "SOLVER.WARMUP_FACTOR", "0.1")
+    found, _ = rates(cfg, 30)
+    end = 0.9**0.9
+    expected = [0.5 * (0.1 + (end - 0.1) * step / 10) for step in range(1, 11)]
+    assert found[:10] == pytest.approx(expected)
+    assert found[10:] == pytest.approx([0.5 * (1 - step / 100) ** 0.9 for step in range(11, 31)])
+
+
+def test_resumes_with_a_larger_max_iter():
+    _, state = rates(config(), 100)
+    found, _ = rates(config("SOLVER.MAX_ITER", "200"), 50, state)
+    assert found == pytest.approx([0.5 * (1 - step / 200) ** 0.9 for step in range(101, 151)])
+
+
+@pytest.mark.parametrize("name, kind", [("SGD", torch.optim.SGD), ("ADAMW", torch.optim.AdamW)])
+def test_optimizers_take_detectron2s_keys(name, kind):
+    cfg = config(
+        "SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", "0.2", "SOLVER.WEIGHT_DECAY_NORM", "0.0",
+    )  # fmt: skip
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, kind)
+    decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[model[0].weight] == 0.2 and decays[model[1].weight] == 0.0
+
+
+@pytest.mark.parametrize("name", ["SGD", "ADAMW"])
+def test_gradients_are_clipped_where_asked(name):
+    keys = ["SOLVER.OPTIMIZER", name, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.5"]
+    model = nn.Linear(2, 2)
+    optimizer = build_optimizer(config(*keys, "SOLVER.CLIP_GRADIENTS.ENABLED", "True"), model)
+    model.weight.grad, model.bias.grad = torch.full((2, 2), 7.0), torch.full((2,), -7.0)
+    optimizer.step()
+    assert (model.weight.grad == 0.5).all() and (model.bias.grad == -0.5).all()
+
+
+def test_unknown_names():
+    with pytest.raises(InputError, match='Did you mean "ADAMW"'):
+        build_optimizer(config("SOLVER.OPTIMIZER", "ADAM"), nn.Linear(2, 2))
+    with pytest.raises(InputError, match='Did you mean "WarmupPolyLR"'):
+        cfg = config("SOLVER.LR_SCHEDULER_NAME", "WarmupPoly")
+        build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(2, 2)))

@@ -1,0 +1,104 @@
+"""A run from the command line's point of view: train, look, resume, evaluate."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sar.engine import Trainer, prepare
+
+from .conftest import CONFIG, read_metrics
+from .test_prepare import arguments
+
+
+def train(overrides, resume=False):
+    cfg = prepare(arguments(overrides, resume=resume))
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def test_training_writes_what_detectron2s_users_expect(overrides, tmp_path):
+    trainer = train(overrides)
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == "model_final.pth"
+    assert (output / "model_0000001.pth").is_file()
+    assert list(output.glob("events.out.tfevents.*"))
+    metrics = read_metrics(output)
+    losses = {"total_loss", "loss_sem_seg", "loss_sar_anchor", "loss_sar_pull"}
+    assert losses <= metrics[0].keys()
+    results = {key: value for line in metrics for key, value in line.items() if "sem_seg/" in key}
+    for key in ("mIoU", "fwIoU", "mACC", "pACC", "mIoU@f", "mIoU@r", "IoU-block", "ACC-dot"):
+        assert f"sem_seg/{key}" in results
+    assert results["sem_seg/mIoU"] == trainer._last_eval_results["sem_seg"]["mIoU"]
+
+
+def test_the_gate_is_logged(overrides, tmp_path):
+    train([*overrides, "SOLVER.MAX_ITER", "20", "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "1e-9"])
+    lines = [line for line in read_metrics(tmp_path / "output") if "sar/gate_is_open" in line]
+    assert [line["iteration"] for line in lines] == [19]
+    assert lines[0]["sar/gate_is_open"] in (0.0, 1.0)
+
+
+def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides, tmp_path):
+    trained = train(overrides)._last_eval_results
+    opts = [*overrides, "MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
+    cfg = prepare(arguments(opts, eval_only=True))
+    evaluated = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+    assert repr(evaluated) == repr(trained)  # repr: absent classes are NaN
+
+
+def test_a_run_resumes_where_it_stopped_also_with_a_larger_max_iter(overrides, tmp_path):
+    train(overrides)
+    trainer = train([*overrides, "SOLVER.MAX_ITER", "6"], resume=True)
+    assert trainer.start_iter == 4 and trainer.iter == 6
+    regularizer = trainer.model.regularizers["SemanticAnchorRegularizer"]
+    saved = torch.load(tmp_path / "output" / "model_0000003.pth")["model"]
+    key = "regularizers.SemanticAnchorRegularizer."
+    assert torch.equal(regularizer.anchors, saved[key + "anchors"])
+
+
+def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):
+    train([*overrides, "MODEL.REGULARIZERS", "[]"])
+    assert not any("sar" in key for line in read_metrics(tmp_path / "output") for key in line)
+    state = torch.load(tmp_path / "output" / "model_final.pth")["model"]
+    assert not any("regularizer" in key for key in state)
+
+
+def run(*words):
+    command = [sys.executable, "train_net.py", "--config-file", CONFIG, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_line_ends_bad_input_with_one_clear_message(overrides):
+    done = run(*overrides, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_resumes_and_evaluates(overrides, tmp_path, folder):
+    done = run(*overrides, "DATALOADER.NUM_WORKERS", "2")
+    assert done.returncode == 0, done.stderr
+    assert "copypaste: mIoU,fwIoU,mACC,pACC,mIoU@f,mIoU@c,mIoU@r" in done.stdout
+    assert "No GPU found" in done.stdout or torch.cuda.is_available()
+    copypaste = [line for line in done.stdout.splitlines() if "copypaste" in line][-1]
+
+    done = run("--eval-only", *overrides, "MODEL.WEIGHTS", str(tmp_path / "output/model_final.pth"))
+    assert done.returncode == 0, done.stderr
+    again = [line for line in done.stdout.splitlines() if "copypaste" in line][-1]
+    assert again.split("copypaste: ")[1] == copypaste.split("copypaste: ")[1]
+
+    done = run("--resume", *overrides, "SOLVER.MAX_ITER", "6")
+    assert done.returncode == 0, done.stderr
+    assert "Starting training from iteration 4" in done.stdout
+
+    label = next((folder / "labels" / "val").iterdir())
+    label.unlink()
+    done = run("--eval-only", "--resume", *overrides)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stdout + done.stderr
