@@ -1,0 +1,59 @@
+"""Every config file: builds its model, and differs from its baseline as its name says."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import build_model
+
+from sar.config import load_config
+from sar.engine.solver import build_lr_scheduler, build_optimizer
+
+FILES = sorted(
+    path for path in Path("configs").glob("*/*.yaml") if not path.name.startswith("Base-")
+)
+
+
+def flat(node, prefix=""):
+    pairs = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        pairs.update(flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return pairs
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_builds(path):
+    classes = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"] if path.parent.name == "Folder" else []
+    cfg = load_config(str(path), ["MODEL.DEVICE", "cpu", *classes])
+    model = build_model(cfg)
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert model.sem_seg_head.predictor.out_channels == num_classes
+    assert list(model.regularizers) == list(cfg.MODEL.REGULARIZERS)
+    build_lr_scheduler(cfg, build_optimizer(cfg, model))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not p.name.startswith("baseline_")], ids=str)
+def test_differs_from_its_baseline_by_its_regularizers_only(path):
+    regularizer, rest = path.name.split("_", 1)
+    baseline = flat(load_config(str(path.with_name(f"baseline_{rest}"))))
+    found = flat(load_config(str(path)))
+    assert {key for key in found if found[key] != baseline[key]} == {
+        "MODEL.REGULARIZERS",
+        "OUTPUT_DIR",
+    }
+    assert found["OUTPUT_DIR"] == f"output/{path.parent.name}/{path.stem}"
+    assert baseline["MODEL.REGULARIZERS"] == ()
+    assert found["MODEL.REGULARIZERS"] == ("SemanticAnchorRegularizer",) and regularizer == "sar"
+
+
+def test_there_is_a_baseline_and_a_sar_config_of_each():
+    names = {(path.parent.name, *path.stem.split("_", 1)) for path in FILES}
+    expected = {
+        "LongTailShapes": ["sem_fpn_R_18"],
+        "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"],
+        "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
+        "ADE20K": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
+    }
+    for folder, models in expected.items():
+        for model in models:
+            assert (folder, "baseline", model) in names and (folder, "sar", model) in names
