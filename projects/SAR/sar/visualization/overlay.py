@@ -1,0 +1,94 @@
+"""Label maps as colours, and image, truth and prediction side by side.
+
+Shape shorthands: H x W pixels, K classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.utils.colormap import colormap
+from PIL import Image, ImageDraw, ImageFont
+
+IGNORE_COLOR = (0, 0, 0)
+MARGIN = 8  # pixels around and between the panels
+TITLE_SIZE = 14  # pixels
+# Smaller images are enlarged, so that titles and legend fit.
+MIN_PANEL_WIDTH = 240
+
+
+def class_colors(metadata: Metadata) -> np.ndarray:
+    """(K, 3) uint8 RGB colours of a data set's classes: its own, or detectron2's colour map."""
+    own = metadata.get("stuff_colors")
+    if own:
+        return np.array(own, dtype=np.uint8)
+    palette = colormap(rgb=True).astype(np.uint8)
+    return palette[np.arange(len(metadata.stuff_classes)) % len(palette)]
+
+
+def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Label map (H, W) to (H, W, 3) uint8 RGB; ids without a colour, such as 255, are black."""
+    table = np.concatenate([colors, np.array([IGNORE_COLOR], dtype=np.uint8)])
+    return table[np.where((labels >= 0) & (labels < len(colors)), labels, len(colors))]
+
+
+def side_by_side(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+) -> Image.Image:
+    """Image, truth and prediction in a row, over a legend of the classes that they show.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) class ids; others are ignored pixels.
+        prediction: (H, W) class ids.
+        class_names: K names.
+        colors: (K, 3) uint8 RGB.
+    """
+    height, width = truth.shape
+    scale = max(1, -(-MIN_PANEL_WIDTH // width))
+    panels = {
+        "image": image,
+        "truth": colorize(truth, colors),
+        "prediction": colorize(prediction, colors),
+    }
+    width, height = width * scale, height * scale
+    font = ImageFont.load_default(TITLE_SIZE)
+    line = TITLE_SIZE + MARGIN
+    shown = [k for k in range(len(class_names)) if (truth == k).any() or (prediction == k).any()]
+    canvas_width = len(panels) * (width + MARGIN) + MARGIN
+    rows = _legend_rows([class_names[k] for k in shown], canvas_width - MARGIN, font)
+
+    canvas = Image.new(
+        "RGB", (canvas_width, MARGIN + line * (1 + len(rows)) + height + MARGIN), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    for column, (title, panel) in enumerate(panels.items()):
+        left = MARGIN + column * (width + MARGIN)
+        draw.text((left, MARGIN), title, fill="black", font=font)
+        enlarged = Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST)
+        canvas.paste(enlarged, (left, MARGIN + line))
+    ids = iter(shown)
+    for number, row in enumerate(rows):
+        top = MARGIN + line + height + MARGIN + number * line
+        for left, name in row:
+            color = tuple(int(value) for value in colors[next(ids)])
+            draw.rectangle((left, top + 2, left + TITLE_SIZE - 2, top + TITLE_SIZE), fill=color)
+            draw.text((left + TITLE_SIZE + 4, top), name, fill="black", font=font)
+    return canvas
+
+
+def _legend_rows(names: list[str], width: int, font) -> list[list[tuple[int, str]]]:
+    """Names with their left edges, wrapped to rows of at most `width` pixels."""
+    rows, left = [], width
+    for name in names:
+        needed = TITLE_SIZE + 4 + int(font.getlength(name)) + 2 * MARGIN
+        if left + needed > width:
+            rows.append([])
+            left = MARGIN
+        rows[-1].append((left, name))
+        left += needed
+    return rows

@@ -1,0 +1,34 @@
+import numpy as np
+from PIL import Image
+
+from sar.visualization import colorize, side_by_side
+
+COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
+
+
+def test_colorize_gives_classes_their_colour_and_everything_else_black():
+    labels = np.array([[0, 1], [2, 255]], dtype=np.uint8)
+    expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]]
+    assert colorize(labels, COLORS).tolist() == expected
+    assert colorize(labels.astype(np.int64) - 1, COLORS)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_side_by_side_shows_all_three_and_names_what_they_show():
+    image = np.full((100, 240, 3), 77, np.uint8)
+    truth = np.zeros((100, 240), np.uint8)
+    prediction = np.ones((100, 240), np.int64)
+    picture = np.asarray(side_by_side(image, truth, prediction, ["a", "b", "c"], COLORS))
+    left, middle, right = (picture[80, x].tolist() for x in (100, 350, 600))
+    assert (left, middle, right) == ([77, 77, 77], [255, 0, 0], [0, 255, 0])
+    legend = picture[-25:].reshape(-1, 3).tolist()
+    assert [255, 0, 0] in legend and [0, 255, 0] in legend and [0, 0, 255] not in legend
+
+
+def test_the_legend_of_many_classes_is_wrapped_and_stays_in_the_picture():
+    names = [f"a class with a long name {number}" for number in range(40)]
+    colors = np.random.default_rng(0).integers(1, 255, (40, 3), dtype=np.uint8)
+    labels = np.arange(40 * 90).reshape(40, 90) // 90
+    picture = side_by_side(np.zeros((40, 90, 3), np.uint8), labels, labels, names, colors)
+    pixels = {tuple(pixel) for pixel in np.asarray(picture)[-400:].reshape(-1, 3).tolist()}
+    assert {tuple(color) for color in colors.tolist()} <= pixels
+    assert isinstance(picture, Image.Image)

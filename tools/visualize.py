@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""Draws image, truth and prediction of every image of a config's test set.
+
+python tools/visualize.py --config-file C --output FOLDER MODEL.WEIGHTS output/model_final.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from detectron2.data import MetadataCatalog
+from tqdm import tqdm
+
+from sar.config import load_config
+from sar.data import loader
+from sar.data.datasets import load_dataset
+from sar.data.labels import read_image, read_label
+from sar.data.mapper import SemanticSegmentationMapper
+from sar.engine import Trainer, complete_config
+from sar.errors import InputError
+from sar.fileio import atomic_path
+from sar.visualization import class_colors, side_by_side
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where pictures go")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
+    args = parser.parse_args(argv)
+    try:
+        draw(args)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def draw(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    run = argparse.Namespace(eval_only=True, num_gpus=1, num_machines=1)
+    complete_config(cfg, run)
+    name = cfg.DATASETS.TEST[0]
+    metadata = MetadataCatalog.get(name)
+    colors = class_colors(metadata)
+    model = Trainer.load_for_evaluation(cfg)
+    dicts = load_dataset(name)[: args.limit]
+    batches = loader.build_test_loader(cfg, SemanticSegmentationMapper(cfg, False), dicts)
+    with torch.inference_mode():
+        for (sample,) in tqdm(batches, desc=f"Drawing {name}", total=len(dicts)):
+            logits = model([sample])[0]["sem_seg"]
+            picture = side_by_side(
+                read_image(sample["file_name"], "RGB"),
+                read_label(sample["sem_seg_file_name"]),
+                logits.max(dim=0).indices.cpu().numpy(),
+                metadata.stuff_classes,
+                colors,
+            )
+            target = Path(args.output) / f"{Path(sample['file_name']).stem}.png"
+            with atomic_path(target) as temporary:
+                picture.save(temporary)
+    print(f"{len(dicts)} pictures in {args.output}")
+
+
+if __name__ == "__main__":
+    main()
