@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from detectron2.modeling import build_model
 
 from sar.config import load_config
 from sar.engine.solver import build_lr_scheduler, build_optimizer
+
+from detectron2.modeling import build_model
 
 FILES = sorted(
     path for path in Path("configs").glob("*/*.yaml") if not path.name.startswith("Base-")

@@ -17,7 +17,6 @@ from pathlib import Path
 import sar  # noqa: F401 - before detectron2
 
 # isort: split
-from detectron2.data import MetadataCatalog
 from tabulate import tabulate
 
 from sar.data.datasets import load_dataset
@@ -25,6 +24,8 @@ from sar.data.datasets.folder import register_folder
 from sar.data.scan import DatasetScan, scan_dataset
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
+
+from detectron2.data import MetadataCatalog
 
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train

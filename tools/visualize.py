@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from sar.config import load_config
@@ -21,6 +20,8 @@ from sar.engine import Trainer, complete_config
 from sar.errors import InputError
 from sar.fileio import atomic_path
 from sar.visualization import class_colors, side_by_side
+
+from detectron2.data import MetadataCatalog
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image, ImageEnhance
 
 import sar  # noqa: F401
@@ -13,6 +12,8 @@ from sar.data.augmentation import (
     resize_shortest_edge,
 )
 from sar.errors import InputError
+
+from detectron2.data.transforms import ResizeShortestEdge
 
 
 def _random_transform(rng, max_source=70, max_scaled=110):
@@ -64,8 +65,11 @@ def test_image_is_crop_of_the_resized_whole():
         expected = _resize_then_crop(image, transform, Image.Resampling.BILINEAR)
         actual = transform.apply_image(image)
         assert actual.shape == (*transform.shape, 3) and actual.dtype == np.uint8
-        # To the very edge of the crop, but for rounding: Pillow keeps the box as 32-bit floats.
-        assert np.abs(actual.astype(int) - expected).max() <= 1
+        # To the very edge of the crop, but for rounding: Pillow keeps the box as 32-bit floats, and
+        # rounds to 8 bits after each of its two passes.
+        assert (
+            np.abs(actual.astype(int) - expected).max() <= 2
+        )  # Pillow rounds to 8 bits after each of its two passes
 
 
 def test_same_size_is_sliced_exactly():

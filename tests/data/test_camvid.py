@@ -1,13 +1,14 @@
 import os
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from sar.data import datasets
 from sar.data.datasets import camvid, load_dataset
 from sar.data.scan import scan_dataset
 from sar.errors import InputError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 needs_camvid = pytest.mark.skipif(
     not os.path.isdir(os.path.join(datasets.root(), "camvid", "images", "train")),

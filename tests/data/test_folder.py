@@ -1,7 +1,6 @@
 import logging
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from sar.data.datasets import load_dataset
@@ -12,6 +11,8 @@ from sar.data.datasets.folder import (
     register_folder,
 )
 from sar.errors import InputError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 def add(path, size=(4, 3)):

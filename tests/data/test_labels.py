@@ -4,11 +4,12 @@ import zlib
 
 import numpy as np
 import pytest
-from detectron2.data import detection_utils
 from PIL import Image
 
 from sar.data.labels import read_image, read_image_size, read_label
 from sar.errors import InputError
+
+from detectron2.data import detection_utils
 
 
 @pytest.fixture

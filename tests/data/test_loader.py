@@ -3,8 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.utils import comm
 from PIL import Image
 
 import sar  # noqa: F401
@@ -12,6 +10,9 @@ from sar.config import add_sar_config
 from sar.data.loader import TrainBatchSampler, build_test_loader, build_train_loader
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError
+
+from detectron2.config import get_cfg
+from detectron2.utils import comm
 
 NUM_IMAGES = 7
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import annotations_to_instances
 from PIL import Image
 from pycocotools import mask as mask_util
 
@@ -17,6 +15,9 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
 from sar.data.datasets.longtail_shapes import CLASSES, COLORS, THING_CLASSES, generate
 from sar.errors import InputError
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import annotations_to_instances
 
 IGNORE = 255
 FILES = ["class_frequency.json", "classes.txt", "images", "instances_train.json"]

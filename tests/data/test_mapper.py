@@ -3,7 +3,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image
 
 import sar  # noqa: F401
@@ -11,6 +10,8 @@ from sar.config import add_sar_config
 from sar.data.augmentation import RandomCrop, RandomScaleCropFlip
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError
+
+from detectron2.config import get_cfg
 
 NUM_CLASSES = 5
 

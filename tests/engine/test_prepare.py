@@ -5,12 +5,13 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.engine import prepare
 from sar.errors import InputError
+
+from detectron2.data import DatasetCatalog
 
 from .conftest import CONFIG
 

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from detectron2.config import CfgNode
 from torch import nn
 
 from sar.config import load_config
 from sar.engine.solver import build_lr_scheduler, build_optimizer
 from sar.errors import InputError
+
+from detectron2.config import CfgNode
 
 
 def config(*overrides) -> CfgNode:

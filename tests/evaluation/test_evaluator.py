@@ -13,14 +13,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.samplers import InferenceSampler
-from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
+from detectron2.evaluation import SemSegEvaluator
 
 NAMES = ["road", "sky", "car", "pole", "sign"]
 K = len(NAMES)

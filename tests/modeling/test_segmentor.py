@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
-from detectron2.solver import build_optimizer
 from torch import nn
 
 from sar.errors import InputError
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.solver import build_optimizer
 
 SAR = "configs/CamVid/sar_sem_fpn_R_18.yaml"
 HEADS = {

@@ -132,7 +132,7 @@ def test_the_gradients_reach_what_they_should_and_nothing_else():
         parameter.grad = None
     loss = regularizer(embeddings, labels, classifier)["loss_sar_pull"]
     loss.backward()
-    assert float(loss) > 0
+    assert loss.item() > 0
     assert embeddings.grad.abs().sum() > 0
     for parameter in (*regularizer.parameters(), *classifier.parameters()):
         assert parameter.grad is None or parameter.grad.abs().sum() == 0

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 PATH = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 

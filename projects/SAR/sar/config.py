@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import yaml
+from fvcore.common.config import CfgNode as SafeCfgNode
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
-from fvcore.common.config import CfgNode as SafeCfgNode
 
 # Registers what the keys name: meta-architecture, heads, data sets.
 from . import data, modeling  # noqa: F401

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from ..errors import InputError, nearest
+from sar.errors import InputError, nearest
 
 CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
 FLIPS = ("none", "horizontal", "vertical")

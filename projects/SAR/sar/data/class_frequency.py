@@ -4,8 +4,8 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from ..errors import InputError
-from ..fileio import write_atomically
+from sar.errors import InputError
+from sar.fileio import write_atomically
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
+from sar.errors import InputError
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSITIONS = {

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sar.errors import InputError
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, Sampler
-
-from ..errors import InputError
 
 
 def build_train_loader(

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+from sar.errors import InputError, nearest
+
 from detectron2.config import CfgNode, configurable
 
-from ..errors import InputError, nearest
 from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
 from .labels import read_image, read_label
 

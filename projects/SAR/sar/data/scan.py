@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
+from sar.errors import InputError
+
 from .class_frequency import ClassFrequency
 from .labels import read_image, read_image_size, read_label
 

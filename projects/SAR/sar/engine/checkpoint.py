@@ -4,10 +4,11 @@ import os
 import re
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 
 from sar.errors import InputError
 from sar.fileio import atomic_path, write_atomically
+
+from detectron2.checkpoint import DetectionCheckpointer
 
 
 class Checkpointer(DetectionCheckpointer):

@@ -1,8 +1,8 @@
 """What is looked at while a model trains."""
 
-from detectron2.engine.train_loop import HookBase
-
 from sar.regularizers import SemanticAnchorRegularizer
+
+from detectron2.engine.train_loop import HookBase
 
 
 class GateLogger(HookBase):

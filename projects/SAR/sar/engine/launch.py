@@ -4,15 +4,16 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 
+from torch.multiprocessing import ProcessExitedException
+
+from sar.data.datasets.folder import register_folder
+from sar.errors import InputError
+
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.engine import launch as launch_processes
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
-
-from sar.data.datasets.folder import register_folder
-from sar.errors import InputError
 
 from .prepare import prepare
 

@@ -10,10 +10,6 @@ import tempfile
 from argparse import Namespace
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from detectron2.utils.logger import setup_logger
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
@@ -22,6 +18,11 @@ from sar.data.datasets.folder import register_folder
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger(__name__)
 

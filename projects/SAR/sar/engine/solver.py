@@ -1,6 +1,10 @@
 """Optimizers and schedules: detectron2's, AdamW, and a poly schedule that resumes exactly."""
 
 import torch
+from fvcore.common.param_scheduler import ParamScheduler
+
+from sar.errors import InputError, nearest
+
 from detectron2.config import CfgNode
 from detectron2.solver import (
     LRMultiplier,
@@ -10,9 +14,6 @@ from detectron2.solver import (
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
-from fvcore.common.param_scheduler import ParamScheduler
-
-from sar.errors import InputError, nearest
 
 SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
 

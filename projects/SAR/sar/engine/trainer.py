@@ -3,13 +3,13 @@
 import os
 import weakref
 
-from detectron2.engine import DefaultTrainer
-
 from sar.data import loader
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.evaluation import LongTailEvaluator
+
+from detectron2.engine import DefaultTrainer
 
 from .checkpoint import Checkpointer
 from .hooks import GateLogger

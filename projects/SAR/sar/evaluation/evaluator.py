@@ -14,15 +14,16 @@ import numpy as np
 import pycocotools.mask as mask_util
 import torch
 import torch.distributed as dist
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.labels import read_label
 from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 
 from .class_groups import class_groups
 from .confusion import iou_metrics, update_confusion

@@ -2,12 +2,13 @@
 `sar.regularizers`, which knows no config."""
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.utils.registry import Registry
 from torch import nn
 
 from sar import regularizers
 from sar.errors import InputError, nearest
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
 
 REGULARIZER_REGISTRY = Registry("REGULARIZER")
 REGULARIZER_REGISTRY.__doc__ = """

@@ -1,8 +1,9 @@
 """The meta-architecture: detectron2's own, with a regularizing branch in training."""
 
+from torch import nn
+
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
-from torch import nn
 
 from .embedding_tap import embedding_channels, find_classifier, tap_embeddings
 from .regularizers import build_regularizers

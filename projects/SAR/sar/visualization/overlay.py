@@ -6,9 +6,10 @@ Shape shorthands: H x W pixels, K classes.
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
 from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
-from PIL import Image, ImageDraw, ImageFont
 
 IGNORE_COLOR = (0, 0, 0)
 MARGIN = 8  # pixels around and between the panels

@@ -6,9 +6,9 @@ Nothing is read before a data set is loaded, DETECTRON2_DATASETS included.
 import os
 from collections.abc import Callable, Sequence
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from sar.errors import InputError, nearest
 
-from ...errors import InputError, nearest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 def root() -> str:

@@ -7,8 +7,9 @@ Read from `camvid/images/{train,val,test}/NAME.jpg` (or another kind of image) a
 import os
 from functools import partial
 
-from ...errors import InputError
-from .. import datasets
+from sar.data import datasets
+from sar.errors import InputError
+
 from .folder import pair_images_and_labels
 
 CLASSES = (

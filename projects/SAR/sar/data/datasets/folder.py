@@ -19,10 +19,10 @@ import zlib
 from functools import partial
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from sar.data import datasets
+from sar.errors import InputError
 
-from ...errors import InputError
-from .. import datasets
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABEL_SUFFIXES = (".png",)

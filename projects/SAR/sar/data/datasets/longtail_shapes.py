@@ -24,15 +24,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from detectron2.structures import BoxMode
-from detectron2.utils import comm
 from PIL import Image
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
-from ...errors import InputError, nearest
-from .. import datasets
-from ..class_frequency import ClassFrequency
+from sar.data import datasets
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError, nearest
+
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+
 from .longtail_shapes_drawing import BACKGROUNDS, HEIGHT, IGNORE, SHAPES, WIDTH, draw_scene
 
 NAME = "longtail_shapes"
