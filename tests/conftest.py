@@ -1,6 +1,54 @@
+import logging
+
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 import sar  # noqa: F401  before detectron2, which test modules import
 
 # The tests' tensors are small: more threads only get into each other's way.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def quiet_loggers():
+    """Takes back the handlers that each run adds to the process's loggers."""
+    names = ("sar", "detectron2", "fvcore")
+    before = {name: list(logging.getLogger(name).handlers) for name in names}
+    yield
+    for name in names:
+        logging.getLogger(name).handlers = before[name]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data set of one's own: five images of 48 x 64, three classes that can be told by colour."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "mine"
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for index in range(5):
+            labels = np.zeros((48, 64), np.uint8)
+            labels[: generator.integers(10, 40), : generator.integers(10, 50)] = 1
+            labels[20 : generator.integers(21, 30), 30:35] = 2
+            labels[:2] = 255
+            noise = generator.integers(0, 60, (48, 64, 3))
+            image = np.minimum(noise + 60 * np.minimum(labels, 3)[..., None], 255).astype(np.uint8)
+            Image.fromarray(image).save(root / "images" / split / f"{index}.png")
+            Image.fromarray(labels).save(root / "labels" / split / f"{index}.png")
+    (root / "classes.txt").write_text("ground\nblock\ndot\n")
+    return root
+
+
+@pytest.fixture
+def overrides(folder, tmp_path):
+    """Command-line pairs for a training of seconds on `folder`."""
+    return [
+        "DATASETS.FOLDER", str(folder), "OUTPUT_DIR", str(tmp_path / "output"), "SEED", "3",
+        "INPUT.CROP.SIZE", "(32, 32)", "INPUT.MIN_SIZE_TRAIN", "(32, 64)",
+        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2",
+        "SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0",
+        "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    ]  # fmt: skip

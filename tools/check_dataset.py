@@ -14,9 +14,6 @@ import re
 import sys
 from pathlib import Path
 
-import sar  # noqa: F401 - before detectron2
-
-# isort: split
 from tabulate import tabulate
 
 from sar.data.datasets import load_dataset

@@ -13,7 +13,7 @@ from sar.errors import InputError
 
 from detectron2.data import DatasetCatalog
 
-from .conftest import CONFIG
+CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
 
 
 def arguments(opts, **settings):

@@ -1,5 +1,6 @@
 """A run from the command line's point of view: train, look, resume, evaluate."""
 
+import json
 import subprocess
 import sys
 
@@ -8,8 +9,7 @@ import torch
 
 from sar.engine import Trainer, prepare
 
-from .conftest import CONFIG, read_metrics
-from .test_prepare import arguments
+from .test_prepare import CONFIG, arguments
 
 
 def train(overrides, resume=False):
@@ -66,6 +66,10 @@ def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):
     assert not any("sar" in key for line in read_metrics(tmp_path / "output") for key in line)
     state = torch.load(tmp_path / "output" / "model_final.pth")["model"]
     assert not any("regularizer" in key for key in state)
+
+
+def read_metrics(output):
+    return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
 
 
 def run(*words):

@@ -1,0 +1,37 @@
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sar.config import load_config
+
+from detectron2.modeling import build_model
+
+CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+
+
+def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
+    settings = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    norms = [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "SEM_SEG_HEAD")]
+    settings += [word for key in norms for word in (key, "BN")]
+    model = build_model(load_config(CONFIG, [*overrides, *settings]))
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+
+    command = [sys.executable, "tools/visualize.py", "--config-file", CONFIG, "--output"]
+    command += [str(tmp_path / "pictures"), *overrides, "MODEL.WEIGHTS"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "weights.pth")], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    names = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    assert names == [f"{index}.png" for index in range(5)]
+    picture = np.asarray(Image.open(tmp_path / "pictures" / "0.png"))
+    image = np.asarray(Image.open(folder / "images" / "val" / "0.png"))
+    enlarged = image.repeat(4, 0).repeat(4, 1)  # 64 pixels wide, to at least 240
+    assert (picture[30 : 30 + 48 * 4, 8 : 8 + 64 * 4] == enlarged).all()
+
+    done = subprocess.run([*command, "nowhere.pth"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: checkpoint nowhere.pth")
