@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sar.regularizers.functional import match_labels, mean_squared_distance
+from sar.regularizers.functional import class_sums, match_labels, mean_squared_distance
 
 
 def plain_distance(embeddings, labels, anchors, ignore_value):
@@ -64,3 +64,52 @@ def test_unknown_class_id_is_an_error_and_not_a_wrong_number(case):
 def test_match_labels_keeps_large_ids():
     labels = torch.full((1, 8, 8), 65535)
     assert (match_labels(torch.zeros(1, 2, 4, 4), labels) == 65535).all()
+
+
+def test_class_sums_equal_the_dense_product():
+    torch.manual_seed(0)
+    vectors = torch.randn(2, 5, 7, dtype=torch.float64)
+    labels = torch.tensor([[0, 1, 2, 9, 3, 3, 1], [9, 9, 0, 0, 2, 1, 3]])
+    sums, counts = class_sums(vectors, labels, 5, 9)
+    one_hot = torch.stack([(labels == k).double() for k in range(5)])
+    torch.testing.assert_close(sums, torch.einsum("knl,ncl->kc", one_hot, vectors))
+    assert counts.tolist() == [3, 3, 2, 3, 0] and counts.dtype == torch.int64
+    assert (sums[4] == 0).all()
+
+
+def test_class_sums_gradcheck(case):
+    embeddings, labels, _ = case
+    assert torch.autograd.gradcheck(lambda e: class_sums(e, labels, 4, 9)[0], (embeddings,))
+
+
+def test_class_sums_leave_out_what_is_ignored_even_if_it_is_no_number(case):
+    embeddings, labels, _ = case
+    disturbed = torch.where((labels == 9)[:, None], torch.inf, embeddings)
+    assert torch.equal(
+        class_sums(disturbed, labels, 4, 9)[0], class_sums(embeddings, labels, 4, 9)[0]
+    )
+
+
+@pytest.mark.parametrize("ignore_value", [0, 3])
+def test_class_sums_with_a_class_id_to_ignore(case, ignore_value):
+    embeddings, labels, _ = case
+    labels[labels == 9] = 1
+    sums, counts = class_sums(embeddings, labels, 4, ignore_value)
+    assert counts[ignore_value] == 0 and (sums[ignore_value] == 0).all()
+    assert counts.sum() == (labels != ignore_value).sum()
+
+
+@pytest.mark.parametrize("unknown", [-1, 4, 5, 255])
+def test_class_sums_of_an_unknown_id_are_an_error(case, unknown):
+    embeddings, labels, _ = case
+    labels[0, 0] = unknown
+    with pytest.raises((IndexError, RuntimeError)):
+        class_sums(embeddings, labels, 4, 9)
+
+
+def test_class_sums_in_float32_keep_their_precision():
+    torch.manual_seed(0)
+    vectors, labels = 1 + torch.randn(1, 8, 1 << 16), torch.randint(2, (1, 1 << 16))
+    exact, _ = class_sums(vectors.double(), labels, 2, 255)
+    found, _ = class_sums(vectors, labels, 2, 255)
+    assert (found / exact - 1).abs().max() < 1e-5

@@ -144,7 +144,7 @@ def test_gate_closed_means_no_pull_and_no_memory():
     embeddings, labels = batch()
     losses = regularizer(embeddings, labels, classifier)
     assert not regularizer.gate_is_open and not regularizer.gate_has_opened
-    assert float(losses["loss_sar_pull"]) == 0
+    assert losses["loss_sar_pull"].item() == 0
     assert regularizer.semantic_anchors.abs().sum() == 0
 
 
@@ -218,7 +218,7 @@ def test_labels_of_another_size_are_brought_over_by_nearest(factor):
     at_embedding_size = labels[:, index][:, :, index]
     expected = copy.deepcopy(regularizer)(embeddings, at_embedding_size, classifier)
     found = copy.deepcopy(regularizer)(embeddings, labels, classifier)
-    assert float(found["loss_sar_pull"]) > 0
+    assert found["loss_sar_pull"].item() > 0
     assert found == expected
 
 
@@ -229,7 +229,7 @@ def test_a_batch_with_no_valid_pixel_pulls_nothing_and_stays_finite():
     embeddings.requires_grad_()
     losses = regularizer(embeddings, torch.full_like(labels, 255), classifier)
     sum(losses.values()).backward()
-    assert float(losses["loss_sar_pull"]) == 0
+    assert losses["loss_sar_pull"].item() == 0
     assert embeddings.grad.abs().sum() == 0
 
 

@@ -6,10 +6,12 @@ Plain PyTorch: nothing here imports detectron2. Each regularizer is a module cal
 """
 
 from .anchors import gaussian_anchors, load_anchors, orthogonal_anchors, simplex_etf_anchors
+from .center_collapse import CenterCollapseRegularizer
 from .semantic_anchor import SemanticAnchorRegularizer
 from .simplex_etf import simplex_etf
 
 __all__ = [
+    "CenterCollapseRegularizer",
     "SemanticAnchorRegularizer",
     "gaussian_anchors",
     "load_anchors",

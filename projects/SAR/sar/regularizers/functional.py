@@ -1,9 +1,10 @@
-"""The loops over pixels that the regularizers share.
+"""The loops over pixels that the regularizers share, and sums over processes.
 
 Shape shorthands: N samples, C embedding channels, L pixels or points of a sample, K classes.
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
@@ -85,3 +86,58 @@ def mean_squared_distance(
         Scalar in the anchors' precision.
     """
     return _MeanSquaredDistance.apply(embeddings, labels, labels != ignore_value, anchors.detach())
+
+
+def class_sums(
+    vectors: torch.Tensor, labels: torch.Tensor, num_classes: int, ignore_value: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the vectors of each class, and their number; zeros for a class that is absent.
+
+    Differentiable in the vectors.
+
+    Args:
+        vectors: (N, C, L) float.
+        labels: (N, L) int64 class ids in [0, K), or `ignore_value`.
+        num_classes: K.
+        ignore_value: label of pixels that do not count.
+
+    Returns:
+        (K, C) sums in the vectors' precision, (K,) int64 counts.
+    """
+    # Ignored pixels get a row of their own after the last class. An unknown id must not fall into
+    # it: pushed beyond, it is out of bounds, and so an error.
+    index = torch.where(labels == ignore_value, num_classes, labels + (labels >= num_classes))
+    counts = index.new_zeros(num_classes + 1)
+    counts.scatter_add_(0, index.flatten(), index.new_ones(()).expand(index.numel()))
+    # Channel by channel, as the vectors lie in memory: nothing of their size is made.
+    sums = vectors.new_zeros(*vectors.shape[:2], num_classes + 1)
+    sums = sums.scatter_add(2, index[:, None, :].expand(-1, vectors.shape[1], -1), vectors)
+    return sums[..., :-1].sum(dim=0).T, counts[:-1]
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """See `sum_over_processes`."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output):
+        total = grad_output.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum of a tensor over the processes of a distributed training; the tensor itself in one alone.
+
+    The gradient is that of the losses of all processes together. Where parameters' gradients are
+    then averaged over processes, as DistributedDataParallel does, they are those of the mean loss.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _SumOverProcesses.apply(tensor)
+    return tensor
