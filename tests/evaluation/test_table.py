@@ -65,3 +65,12 @@ def test_without_class_frequency():
 def test_footnote_only_where_a_class_is_absent(absent):
     metrics = METRICS if absent else METRICS | {"IoU-pole": 1.0, "ACC-pole": 1.0}
     assert ("no ground truth" in format_table(metrics, NAMES)) == absent
+
+
+def test_geometry():
+    numbers = {"NC1": 12.34567, "NC2_equinorm": 0.000123456, "NC3": math.nan}
+    text = format_table(METRICS, NAMES, geometry=numbers)
+    rows = rows_of(text)
+    assert [list(numbers), ["12.35", "0.0001235", "-"]] == [rows[-3], rows[-1]]
+    assert "0 is full neural collapse" in text
+    assert "NC1" not in format_table(METRICS, NAMES)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.labels import read_label
 from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
+from sar.modeling.embedding_tap import embedding_channels
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -27,7 +27,9 @@ from detectron2.utils import comm
 
 from .class_groups import class_groups
 from .confusion import iou_metrics, update_confusion
+from .geometry import FeatureGeometry, sum_over_processes
 from .table import format_table
+from .tap import EvaluationTap
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,9 @@ class LongTailEvaluator(DatasetEvaluator):
     Gives what detectron2's `SemSegEvaluator` gives (`mIoU`, `fwIoU`, `mACC`, `pACC`, `IoU-<class>`,
     `ACC-<class>`) and, with `class_frequency`, the mean IoU of frequent, common and rare classes
     by training images (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`,
-    ...). It holds a confusion matrix on the device of the predictions and nothing of the images,
-    and takes any share of the data set in each process, also none.
+    ...). With `tap`, also the geometry of the feature space (`sar.evaluation.geometry`). It holds
+    a confusion matrix, and sums of embeddings, on the device of the predictions and nothing of the
+    images, and takes any share of the data set in each process, also none.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class LongTailEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         save_json: bool = False,
         distributed: bool = True,
+        tap: EvaluationTap | None = None,
     ):
         """
         Args:
@@ -60,6 +64,8 @@ class LongTailEvaluator(DatasetEvaluator):
                 detectron2's `sem_seg_predictions.json`. Where the processes are on several
                 machines, `output_dir` has to be on storage that they share.
             distributed: adds up what all processes have seen. Otherwise each stands for itself.
+            tap: of the model that is evaluated (`tap_evaluation`), to measure the geometry of its
+                feature space.
 
         Raises:
             InputError: an unknown data set, metadata that lack something, or class frequencies
@@ -69,6 +75,7 @@ class LongTailEvaluator(DatasetEvaluator):
         self._class_frequency = class_frequency
         self._output_dir = Path(output_dir) if output_dir else None
         self._distributed = distributed
+        self._tap = tap
 
         if dataset_name not in DatasetCatalog.list():
             hint = nearest(dataset_name, DatasetCatalog.list())
@@ -94,6 +101,13 @@ class LongTailEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self._confusion: Tensor | None = None  # made on the device of the first prediction
         self._num_images = 0
+        self._geometry: FeatureGeometry | None = None
+        if self._tap:
+            self._geometry = FeatureGeometry(
+                len(self._class_names),
+                embedding_channels(self._tap.classifier),
+                ignore_value=self._ignore_label,
+            )
         if self._json_predictions:
             self._json_predictions.reset()
 
@@ -102,13 +116,14 @@ class LongTailEvaluator(DatasetEvaluator):
 
         Args:
             inputs: data set dicts with "file_name" and, unless the catalog is to be asked for it,
-                "sem_seg_file_name".
+                "sem_seg_file_name"; with a tap also "image" (3, h, w), what the model was given.
             outputs: dicts with "sem_seg": logits or scores (K, H, W), H and W those of the truth.
 
         Raises:
             InputError: predictions of another number of classes; a label file that is missing,
                 unreadable, of another size, or has ids that are no class.
         """
+        truths = []
         for input, output in zip(inputs, outputs, strict=True):
             logits = output["sem_seg"]
             if logits.shape[0] != len(self._class_names):
@@ -133,9 +148,15 @@ class LongTailEvaluator(DatasetEvaluator):
             self._num_images += 1
             if self._json_predictions:
                 self._json_predictions.append(prediction.cpu().numpy(), input["file_name"])
+            truths.append(truth)
+        if self._geometry:
+            sizes = [tuple(input["image"].shape[-2:]) for input in inputs]
+            self._geometry.update(*self._tap.take(truths, sizes, self._ignore_label))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """The metrics of all images, in percent: {"sem_seg": {name: value}}.
+
+        With a tap also {"geometry": {name: value}}, the numbers of `FeatureGeometry.compute`.
 
         Logs them as a table and writes the files asked for. Every process has to call this; only
         the main one gets the result, the others None.
@@ -144,6 +165,9 @@ class LongTailEvaluator(DatasetEvaluator):
             InputError: no image was evaluated.
         """
         confusion, num_images = self._sum_over_processes()
+        geometry = self._geometry
+        if geometry and self._distributed:
+            geometry = geometry.reduce()
         if num_images == 0:
             raise InputError(
                 f'No image of data set "{self._dataset_name}" was evaluated: the data set is '
@@ -159,11 +183,14 @@ class LongTailEvaluator(DatasetEvaluator):
         if not is_main:
             return None
 
-        metrics = iou_metrics(confusion, self._class_names, self._groups)
-        self._log(metrics, num_images)
+        results = OrderedDict(sem_seg=iou_metrics(confusion, self._class_names, self._groups))
+        if geometry:
+            results["geometry"] = geometry.compute(self._tap.classifier.weight)
+            self._log_absent_from(geometry)
+        self._log(results, num_images)
         if self._output_dir:
-            self._write_metrics(metrics, confusion, num_images)
-        return OrderedDict(sem_seg=metrics)
+            self._write_metrics(results, confusion, num_images)
+        return results
 
     def _groups_of_classes(self) -> dict[str, list[int]]:
         frequency = self._class_frequency
@@ -235,14 +262,21 @@ class LongTailEvaluator(DatasetEvaluator):
         if confusion is None:  # no image came to this process, which has to join in all the same
             confusion = self._empty_confusion(torch.device("cpu"))
         counts = torch.cat([confusion.view(-1), confusion.new_tensor([self._num_images])])
-        if self._distributed and comm.get_world_size() > 1:
-            on_gpu = dist.get_backend() == dist.Backend.NCCL
-            counts = counts.to(torch.cuda.current_device() if on_gpu else "cpu")
-            dist.all_reduce(counts)
-        counts = counts.cpu()
+        counts = sum_over_processes(counts) if self._distributed else counts.cpu()
         return counts[:-1].view_as(confusion), int(counts[-1])
 
-    def _log(self, metrics: dict[str, float], num_images: int) -> None:
+    def _log_absent_from(self, geometry: FeatureGeometry) -> None:
+        absent = [self._class_names[i] for i in geometry.absent_classes()]
+        if absent:
+            logger.warning(
+                'Classes without ground truth at the resolution of the embedding in "%s", left out '
+                "of the geometry: %s.",
+                self._dataset_name,
+                ", ".join(absent),
+            )
+
+    def _log(self, results: dict[str, dict[str, float]], num_images: int) -> None:
+        metrics = results["sem_seg"]
         absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
         if absent:
             logger.warning(
@@ -250,19 +284,24 @@ class LongTailEvaluator(DatasetEvaluator):
                 self._dataset_name,
                 ", ".join(absent),
             )
-        table = format_table(metrics, self._class_names, self._class_frequency)
+        table = format_table(
+            metrics, self._class_names, self._class_frequency, results.get("geometry")
+        )
         logger.info('Evaluation of "%s", %d images:\n%s', self._dataset_name, num_images, table)
 
-    def _write_metrics(self, metrics: dict[str, float], confusion: Tensor, num_images: int) -> None:
+    def _write_metrics(
+        self, results: dict[str, dict[str, float]], confusion: Tensor, num_images: int
+    ) -> None:
         content = {
             "dataset": self._dataset_name,
             "num_images": num_images,
-            # JSON knows no NaN.
-            "metrics": {name: None if math.isnan(v) else v for name, v in metrics.items()},
+            "metrics": _without_nan(results["sem_seg"]),
             "class_names": self._class_names,
             "groups": self._groups,
             "confusion_truth_by_prediction": confusion.tolist(),
         }
+        if "geometry" in results:
+            content["geometry"] = _without_nan(results["geometry"])
         text = json.dumps(content, allow_nan=False)
         write_atomically(self._output_dir / "sem_seg_evaluation.json", text + "\n")
 
@@ -281,6 +320,11 @@ class LongTailEvaluator(DatasetEvaluator):
                     "turn off TEST.SAVE_JSON."
                 )
         return [dataset_ids[i] for i in own_ids]
+
+
+def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 class _JsonPredictions:

@@ -17,8 +17,9 @@ def format_table(
     metrics: Mapping[str, float],
     class_names: Sequence[str],
     class_frequency: ClassFrequency | None = None,
+    geometry: Mapping[str, float] | None = None,
 ) -> str:
-    """A line of means and a line per class, the most frequent in training first.
+    """A line of means and a line per class, the most frequent in training first; the geometry.
 
     Groups and order are those of the image frequency, as mIoU@f, mIoU@c and mIoU@r. Without
     `class_frequency` the classes are in the order of their ids.
@@ -27,6 +28,7 @@ def format_table(
         metrics: those of `sar.evaluation.confusion.iou_metrics`, in percent.
         class_names: K names.
         class_frequency: of the training set, of the same K classes.
+        geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.
     """
     headline = [name for name in HEADLINE if name in metrics]
     means = _grid([[_percent(metrics[name]) for name in headline]], headline, num_texts=0)
@@ -50,6 +52,10 @@ def format_table(
         row += [_percent(metrics[f"{metric}-{row[0]}"]) for metric in ("IoU", "ACC")]
     parts = [means, _grid(rows, headers, num_texts=1 if class_frequency is None else 2)]
 
+    if geometry:
+        row = ["-" if math.isnan(value) else f"{value:.4g}" for value in geometry.values()]
+        parts.append(_grid([row], list(geometry), num_texts=0))
+        parts.append("NC1 to NC3: 0 is full neural collapse.")
     if any(math.isnan(metrics[f"IoU-{name}"]) for name in class_names):
         parts.append("-: no ground truth in this data set; left out of the means.")
     if class_frequency is None:

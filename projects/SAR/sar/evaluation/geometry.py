@@ -1,0 +1,166 @@
+"""The geometry of a feature space under neural collapse, from sums over a data set.
+
+Shape shorthands:
+
+    N: samples; C: embedding channels; L: embeddings of a sample; K: classes
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from sar.regularizers.functional import match_labels
+
+GEOMETRY_METRICS = (
+    "NC1",
+    "NC1_trace_ratio",
+    "NC2_equinorm",
+    "NC2_equiangularity",
+    "NC2_maximal_angle",
+    "NC3",
+)
+# Embeddings that are in float64 at a time.
+_CHUNK = 2**14
+
+
+class FeatureGeometry:
+    """How near embeddings and classifier are to neural collapse; 0 is full collapse.
+
+    The quantities of Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal
+    phase of deep learning training", PNAS 2020. With m_k the mean of the embeddings labelled k, m
+    the mean of these K centres, d_k = m_k - m, w_k the rows of the classifier:
+
+    - NC1 = Tr(S_W S_B^+) / K, the variability within classes. S_W is the covariance about the
+      centres, S_B = mean_k d_k d_k^T, ^+ the pseudo-inverse.
+    - NC2_equinorm = std_k |d_k| / mean_k |d_k|.
+    - NC2_equiangularity = std of cos(d_j, d_k) over j != k.
+    - NC2_maximal_angle = mean of |cos(d_j, d_k) + 1 / (K - 1)| over j != k, which is 0 for a
+      simplex equiangular tight frame.
+    - NC3 = | W / |W|_F - D / |D|_F |_F, classifier against centred centres, without the bias.
+
+    The paper's classes are of one size; here they are not. m and S_B are means over classes, as
+    only then can centres of classes of different sizes be a simplex. S_W is the mean over all
+    embeddings, so that frequent classes rule NC1. Hence one number more:
+
+    - NC1_trace_ratio = mean_k Tr(S_k) / Tr(S_B), where every class counts the same; S_k is the
+      covariance of class k.
+
+    Classes without an embedding are left out of all of them, K being the number of the others.
+
+    It keeps sums in float64, K * (C + 2) + C^2 numbers, and no embeddings.
+
+    Example::
+
+        >>> geometry = FeatureGeometry(num_classes=2, embed_dim=2)
+        >>> geometry.update(torch.tensor([[3.0, 1.0], [-3.0, 1.0]]), torch.tensor([0, 1]))
+        >>> numbers = geometry.compute(torch.tensor([[0.0, 2.0], [0.0, -2.0]]))
+        >>> round(numbers["NC1"], 3), round(numbers["NC3"], 3)
+        (0.0, 1.414)
+    """
+
+    def __init__(self, num_classes: int, embed_dim: int, *, ignore_value: int = 255):
+        self.num_classes = num_classes
+        self.embed_dim = embed_dim
+        self.ignore_value = ignore_value
+        # One tensor, so that one all-reduce adds up all of it. float64 counts exactly to 2^53.
+        size = num_classes * (embed_dim + 2) + embed_dim**2
+        self._totals = torch.zeros(size, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Adds embeddings to the sums, on their device and with no host synchronisation.
+
+        Args:
+            embeddings: (N, C), (N, C, L) or (N, C, H, W) of any floating type.
+            labels: (N,), (N, L0) or (N, H0, W0) class ids in [0, K), or `ignore_value`; brought to
+                the embeddings' size by nearest, as the regularizers do in training.
+
+        Raises:
+            ValueError: labels that do not go with the embeddings.
+        """
+        labels = match_labels(embeddings, labels).flatten()
+        embeddings = embeddings.transpose(0, 1).reshape(self.embed_dim, -1)
+        self._totals = self._totals.to(embeddings.device)
+        counts, squares, sums, products = self._parts()
+        for chunk, ids in zip(embeddings.split(_CHUNK, 1), labels.split(_CHUNK), strict=True):
+            valid = ids != self.ignore_value
+            # What is ignored is zeros for class 0: to select the rest, the host would have to wait
+            # for its number.
+            ids = torch.where(valid, ids, 0)
+            chunk = torch.where(valid, chunk, 0).double()
+            counts.index_add_(0, ids, valid.double())
+            squares.index_add_(0, ids, chunk.square().sum(0))
+            sums.index_add_(1, ids, chunk)
+            products.addmm_(chunk, chunk.T)
+
+    def reduce(self) -> "FeatureGeometry":
+        """That of the embeddings of all processes, each of which has to call this."""
+        total = FeatureGeometry(self.num_classes, self.embed_dim, ignore_value=self.ignore_value)
+        total._totals = sum_over_processes(self._totals)
+        return total
+
+    def absent_classes(self) -> list[int]:
+        """The ids of the classes that no embedding is labelled with."""
+        return (self._parts()[0] == 0).nonzero().flatten().tolist()
+
+    def compute(self, classifier_weight: Tensor) -> dict[str, float]:
+        """The numbers of GEOMETRY_METRICS.
+
+        All are NaN where there is no geometry: fewer than two classes, centres that are all the
+        same, or embeddings that are not finite.
+
+        Args:
+            classifier_weight: (K, C), or (K, C, 1, 1) of a 1x1 convolution.
+        """
+        counts, squares, sums, products = (part.cpu() for part in self._parts())
+        present = counts > 0
+        num_present = int(present.sum())
+        if num_present < 2 or not products.isfinite().all():
+            return dict.fromkeys(GEOMETRY_METRICS, float("nan"))
+        counts, squares, sums = counts[present], squares[present], sums[:, present].T
+        centres = sums / counts[:, None]
+        centred = centres - centres.mean(0)
+        if centred.norm() <= 1e-12 * centres.norm():  # nothing but rounding
+            return dict.fromkeys(GEOMETRY_METRICS, float("nan"))
+
+        within = (products - sums.T @ centres) / counts.sum()
+        # With the centred centres as the rows of D: S_B = D^T D / K, so S_B^+ = K D^+ (D^+)^T, and
+        # K cancels out. The rows add up to zero: one singular value of K is nothing but rounding.
+        inverse = torch.linalg.pinv(centred, rtol=1e-7)
+        nc1 = (inverse * (within @ inverse)).sum()
+        class_variances = squares / counts - centres.square().sum(1)
+        between = centred.square().sum(1).mean()
+
+        norms = centred.norm(dim=1)
+        directions = F.normalize(centred)
+        others = ~torch.eye(num_present, dtype=torch.bool)
+        cosines = (directions @ directions.T)[others]
+
+        weight = classifier_weight.detach().cpu().double().flatten(1)[present]
+        values = (
+            nc1.clamp(min=0),  # which differences of sums may miss by their rounding
+            (class_variances.mean() / between).clamp(min=0),
+            norms.std(correction=0) / norms.mean(),
+            cosines.std(correction=0),
+            (cosines + 1 / (num_present - 1)).abs().mean(),
+            (weight / weight.norm() - centred / centred.norm()).norm(),
+        )
+        return {name: value.item() for name, value in zip(GEOMETRY_METRICS, values, strict=True)}
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Views: counts (K,), sums of |e|^2 (K,), sums of e (C, K), the sum of all e e^T (C, C)."""
+        num_classes, channels = self.num_classes, self.embed_dim
+        sizes = [num_classes, num_classes, channels * num_classes, channels**2]
+        counts, squares, sums, products = self._totals.split(sizes)
+        return counts, squares, sums.view(channels, num_classes), products.view(channels, channels)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of the `values` of all processes, on the CPU. Every process has to call it."""
+    total = values.clone()
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        on_gpu = dist.get_backend() == dist.Backend.NCCL
+        total = total.to(torch.cuda.current_device() if on_gpu else "cpu")
+        dist.all_reduce(total)
+    return total.cpu()

@@ -1,0 +1,108 @@
+"""What a model's classifier is fed while a data set is evaluated, with the labels that go with it.
+
+Shape shorthands:
+
+    N: images; C: embedding channels
+    H, W: height and width of a label file
+    h, w: of the image that the network is given; h', w': of that image, padded
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sar.data.augmentation import GeometricTransform
+from sar.errors import InputError
+from sar.modeling.embedding_tap import channels_first, find_classifier
+
+
+class EvaluationTap:
+    """Holds what a model's classifier was fed, from inference on a batch until it is taken.
+
+    Attributes:
+        classifier: the linear layer or 1x1 convolution that it listens to.
+    """
+
+    def __init__(self, classifier: nn.Module):
+        self.classifier = classifier
+        self._embeddings: list[Tensor] = []
+        self._input_size: tuple[int, int] | None = None
+
+    def take(
+        self,
+        truths: Sequence[np.ndarray],
+        image_sizes: Sequence[tuple[int, int]],
+        ignore_label: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The embeddings of the batch, and labels that go with them as they do in training.
+
+        There, labels are resized with the image by nearest, padded with it, by ignored pixels at
+        the right and at the bottom, and brought to the embeddings' stride by nearest, as a whole,
+        in `match_labels`. The truth goes the same way: its pixel is the one at the embedding's
+        place in the image, and the embeddings of padding have none.
+
+        Args:
+            truths: of each image, (H, W) integers that are class ids or `ignore_label`.
+            image_sizes: (h, w) of each image.
+            ignore_label: the label of pixels that do not count.
+
+        Returns:
+            Embeddings (N, C, ...) and labels (N, h', w') on their device.
+
+        Raises:
+            InputError: the classifier was not called, or called more than once.
+        """
+        calls, self._embeddings = self._embeddings, []
+        if len(calls) != 1:
+            raise InputError(
+                f"TEST.GEOMETRY: the model called its classifier {len(calls)} times for a batch, "
+                "but one embedding of the whole image is needed: evaluate in one pass, or turn "
+                "TEST.GEOMETRY off"
+            )
+        embeddings, input_size = calls[0], self._input_size
+        if isinstance(self.classifier, nn.Linear):
+            embeddings = channels_first(embeddings, input_size)
+        labels = np.full((len(truths), *input_size), ignore_label, np.int64)
+        for label, truth, (h, w) in zip(labels, truths, image_sizes, strict=True):
+            resize = GeometricTransform(truth.shape, (h, w), top=0, left=0, shape=(h, w))
+            label[:h, :w] = resize.apply_label(truth)
+        return embeddings, torch.from_numpy(labels).to(embeddings.device, non_blocking=True)
+
+    def read_input(self, module: nn.Module, args: tuple) -> None:
+        """Forward pre-hook of the backbone, which is fed the padded images (N, 3, h', w')."""
+        self._input_size = tuple(args[0].shape[-2:])
+
+    def read_embeddings(self, module: nn.Module, args: tuple) -> None:
+        """Forward pre-hook of the classifier."""
+        self._embeddings.append(args[0])
+
+
+@contextmanager
+def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Iterator[EvaluationTap]:
+    """Listens to a model while it is evaluated: hooks that exist inside the `with` only.
+
+    Args:
+        model: one of detectron2's with `backbone` and `sem_seg_head`, with regularizers or
+            without; also where DistributedDataParallel wraps it.
+        classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor".
+        num_classes: that the classifier tells apart.
+
+    Raises:
+        InputError: `classifier` is no classifier of `num_classes` in the model.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    tap = EvaluationTap(find_classifier(model, classifier, num_classes))
+    hooks = (
+        model.backbone.register_forward_pre_hook(tap.read_input),
+        tap.classifier.register_forward_pre_hook(tap.read_embeddings),
+    )
+    try:
+        yield tap
+    finally:
+        for hook in hooks:
+            hook.remove()
