@@ -7,8 +7,14 @@ from PIL import Image
 
 import sar  # noqa: F401
 from sar.config import add_sar_config
-from sar.data.loader import TrainBatchSampler, build_test_loader, build_train_loader
+from sar.data.loader import (
+    TrainBatchSampler,
+    build_test_loader,
+    build_train_loader,
+    repeat_factors,
+)
 from sar.data.mapper import SemanticSegmentationMapper
+from sar.data.scan import classes_shown
 from sar.errors import InputError
 
 from detectron2.config import get_cfg
@@ -114,12 +120,16 @@ def test_start_is_where_another_run_stopped(cfg, dicts, workers):
         _assert_equal(_train_batches(cfg, dicts, 9 - steps, start=3 * steps), batches[steps:])
 
 
-@pytest.mark.parametrize("start", [0, 5])
-def test_processes_share_the_same_global_batches(start):
+FACTORS = {"ones": np.ones(NUM_IMAGES), "fractions": np.array([1, 1.3, 2.5, 1, 3, 1.9, 1])}
+
+
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS)
+@pytest.mark.parametrize("start", [0, 5, 43])
+def test_processes_share_the_same_global_batches(start, factors):
     def global_batches(world_size):
         samplers = [
             TrainBatchSampler(
-                NUM_IMAGES, 6 // world_size, seed=3, start=start, rank=rank, world_size=world_size
+                factors, 6 // world_size, seed=3, start=start, rank=rank, world_size=world_size
             )
             for rank in range(world_size)
         ]
@@ -132,6 +142,103 @@ def test_processes_share_the_same_global_batches(start):
     assert positions == list(range(start, start + 120))
     assert list(global_batches(2)) == alone
     assert list(global_batches(3)) == alone
+
+
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS)
+def test_the_stream_can_be_entered_anywhere(factors):
+    def stream(start, number):
+        batches = TrainBatchSampler(factors, 1, seed=3, start=start)
+        return [batch[0] for batch in itertools.islice(batches, number)]
+
+    whole = stream(0, 60)
+    for start in range(40):
+        assert stream(start, 20) == whole[start : start + 20]
+
+
+def _epochs(factors, number, seed=3):
+    """Image counts of the first epochs, which end where the factors' fractions say."""
+    sampler = TrainBatchSampler(np.array(factors), 1, seed=seed)
+    return np.array([np.bincount(sampler._order(epoch)) for epoch in range(number)])
+
+
+def test_an_epoch_repeats_images_by_their_factor_rounded_at_random():
+    factors = FACTORS["fractions"]
+    counts = _epochs(factors, 2000)
+    assert (np.floor(factors) <= counts).all() and (counts <= np.ceil(factors)).all()
+    # Five standard deviations of a mean of 2000 throws.
+    np.testing.assert_allclose(counts.mean(axis=0), factors, atol=5 * 0.5 / np.sqrt(2000))
+    assert len(set(counts.sum(axis=1))) > 1  # epochs differ in length, and follow without a gap:
+    stream = TrainBatchSampler(factors, 1, seed=3)
+    length = counts[:50].sum()
+    shown = [batch[0][1] for batch in itertools.islice(stream, int(length))]
+    np.testing.assert_array_equal(np.bincount(shown), counts[:50].sum(axis=0))
+
+
+def test_rounding_depends_on_seed_and_epoch_alone():
+    counts = _epochs(FACTORS["fractions"], 20)
+    np.testing.assert_array_equal(counts, _epochs(FACTORS["fractions"], 20))
+    assert (counts != _epochs(FACTORS["fractions"], 20, seed=4)).any()
+    assert (counts != counts[0]).any()
+
+
+@pytest.fixture
+def rare(cfg, dicts):
+    """Of seven images, one shows class 3, two class 2, all class 0; threshold 0.5."""
+    for i, record in enumerate(dicts):
+        label = np.zeros((18, 20), np.uint8)
+        label[0] = 255
+        label[1, :3] = 3 if i == 4 else 0
+        label[2, :3] = 2 if i in (1, 4) else 0
+        Image.fromarray(label).save(record["sem_seg_file_name"])
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
+    return dicts
+
+
+def test_repeat_factors_are_those_of_the_rarest_class(cfg, rare):
+    expected = np.ones(NUM_IMAGES)
+    expected[1] = np.sqrt(0.5 / (2 / NUM_IMAGES))
+    expected[4] = np.sqrt(0.5 / (1 / NUM_IMAGES))
+    np.testing.assert_allclose(repeat_factors(cfg, rare), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_read_a_share_of_the_labels_each(cfg, rare, monkeypatch, world_size):
+    alone = repeat_factors(cfg, rare)
+    shares = [classes_shown(rare[r::world_size], 4, 255) for r in range(world_size)]
+    for rank in range(world_size):
+
+        def all_gather(share, rank=rank):
+            assert share == shares[rank]
+            return shares
+
+        _as_process(monkeypatch, rank, world_size)
+        monkeypatch.setattr(comm, "all_gather", all_gather)
+        np.testing.assert_array_equal(repeat_factors(cfg, rare), alone)
+
+
+def test_the_loader_repeats_what_is_rare(cfg, rare):
+    # 20 epochs of 8.2 images on average
+    shown = [sample["image_id"] for batch in _train_batches(cfg, rare, 55) for sample in batch]
+    counts = np.bincount(shown)
+    assert counts[4] > 1.5 * counts[0] and counts[1] > 1.1 * counts[0]
+    cfg.DATALOADER.SAMPLER_TRAIN = "TrainingSampler"
+    shown = [sample["image_id"] for batch in _train_batches(cfg, rare, 7) for sample in batch]
+    assert (np.bincount(shown) == 3).all()
+
+
+def test_samplers_that_are_refused(cfg, rare):
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.0
+    with pytest.raises(InputError, match="DATALOADER.REPEAT_THRESHOLD is 0.0.*repeats no image"):
+        build_train_loader(cfg, None, rare)
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorSampler"
+    with pytest.raises(InputError, match='SAMPLER_TRAIN.*mean "RepeatFactorTrainingSampler"'):
+        build_train_loader(cfg, None, rare)
+    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
+    cfg.DATALOADER.REPEAT_THRESHOLD = 0.5
+    rare[2]["sem_seg_file_name"] = "nowhere.png"
+    with pytest.raises(InputError, match="nowhere.png"):
+        build_train_loader(cfg, None, rare)
 
 
 def test_loaders_of_two_processes_make_up_one(cfg, dicts, monkeypatch):

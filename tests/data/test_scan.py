@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.data.scan import _map_in_threads, scan_dataset
+from sar.data.scan import _map_in_threads, classes_shown, scan_dataset
 from sar.errors import InputError
 
 NAMES = ("road", "car", "pothole")
@@ -201,3 +201,17 @@ def test_few_files_are_under_way_at_once():
         assert result == 10 * number
         assert taken - number <= 4 * 2 + 1
     assert taken == 100
+
+
+def test_classes_shown(make):
+    labels = [np.full((4, 5), IGNORE, np.uint8) for _ in range(3)]
+    labels[0][0, :2] = 2
+    labels[0][1] = 0
+    labels[1][3, 4] = 1
+    labels[1][0, 0] = 7  # no class
+    dicts = make(labels)
+    assert classes_shown(dicts, 3, IGNORE, progress=False) == [[0, 2], [1], []]
+    assert classes_shown(dicts, 3, 2, progress=False) == [[0], [1], []]
+    del dicts[1]["sem_seg_file_name"]
+    with pytest.raises(InputError, match="image1.png has no label"):
+        classes_shown(dicts, 3, IGNORE, progress=False)

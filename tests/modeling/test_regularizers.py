@@ -2,10 +2,29 @@ import numpy as np
 import pytest
 import torch
 
+from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.modeling import build_regularizers
 
+from detectron2.solver.build import get_default_optimizer_params
+
 SAR = "configs/CamVid/sar_sem_fpn_R_18.yaml"
+
+CECO = ("MODEL.REGULARIZERS", "('CenterCollapseRegularizer',)")
+
+
+@pytest.fixture
+def frequency_file(tmp_path):
+    path = tmp_path / "class_frequency.json"
+    frequency = ClassFrequency(
+        class_names=("a", "b", "c", "d", "e"),
+        num_images=20,
+        images=(20, 10, 5, 4, 1),
+        pixels=(1, 1, 1, 1, 1),
+        ignored_pixels=0,
+    )
+    frequency.save(path)
+    return str(path)
 
 
 def test_every_key_reaches_the_regularizer(small_config):
@@ -57,3 +76,57 @@ def test_kinds_of_anchors(small_config, tmp_path):
 def test_what_is_refused(overrides, message, small_config):
     with pytest.raises(InputError, match=message):
         build_regularizers(small_config(SAR, *overrides), 5, 8)
+
+
+def test_every_key_reaches_ceco(small_config, frequency_file):
+    prefix = "MODEL.CENTER_COLLAPSE."
+    cfg = small_config(
+        SAR, *CECO,
+        prefix + "WEIGHT", "0.8", prefix + "SCALE", "2.0", prefix + "PROJECTION_DIM", "7",
+        prefix + "DROPOUT", "0.3", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
+        "DATASETS.CLASS_FREQUENCY", frequency_file,
+    )  # fmt: skip
+    regularizer = build_regularizers(cfg, 5, 8)["CenterCollapseRegularizer"]
+    assert regularizer.weight == 0.8
+    assert regularizer.scale == 2.0
+    assert regularizer.etf.shape == (5, 7)
+    assert regularizer.dropout.p == 0.3
+    assert regularizer.ignore_value == 254
+    assert regularizer.class_frequencies.tolist() == [20, 10, 5, 4, 1]
+
+
+def test_ceco_without_logit_adjustment_or_projection(small_config, frequency_file, caplog):
+    overrides = ["DATASETS.CLASS_FREQUENCY", frequency_file]
+    cfg = small_config(SAR, *CECO, *overrides, "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False")
+    assert build_regularizers(cfg, 5, 8)["CenterCollapseRegularizer"].class_frequencies is None
+    cfg = small_config(SAR, *CECO, *overrides, "MODEL.CENTER_COLLAPSE.PROJECTION_DIM", "0")
+    regularizer = build_regularizers(cfg, 5, 8)["CenterCollapseRegularizer"]
+    assert set(regularizer.state_dict()) == {"etf"} and regularizer.etf.shape == (5, 8)
+    assert not caplog.records
+
+
+def test_ceco_says_that_it_knows_no_frequencies(small_config, caplog):
+    regularizer = build_regularizers(small_config(SAR, *CECO), 5, 8)["CenterCollapseRegularizer"]
+    assert regularizer.class_frequencies is None
+    assert "DATASETS.CLASS_FREQUENCY is empty" in caplog.text
+
+
+def test_ceco_stays_out_of_the_optimizer(small_config, frequency_file):
+    cfg = small_config(SAR, *CECO, "DATASETS.CLASS_FREQUENCY", frequency_file)
+    regularizer = build_regularizers(cfg, 5, 8)["CenterCollapseRegularizer"]
+    assert len(list(regularizer.parameters())) == 3
+    assert get_default_optimizer_params(regularizer, base_lr=0.1) == []
+
+
+def test_ceco_settings_that_are_refused(small_config, frequency_file):
+    def build(num_classes, *overrides):
+        build_regularizers(small_config(SAR, *CECO, *overrides), num_classes, 8)
+
+    with pytest.raises(InputError, match="num_classes=9 .* projection_dim=8"):
+        build(9, "MODEL.CENTER_COLLAPSE.PROJECTION_DIM", "8")
+    with pytest.raises(InputError, match="num_classes=9 .* embed_dim=8"):
+        build(9, "MODEL.CENTER_COLLAPSE.PROJECTION_DIM", "0")
+    with pytest.raises(InputError, match=r"class_frequency.json: expected 6 classes .* found 5"):
+        build(6, "DATASETS.CLASS_FREQUENCY", frequency_file)
+    with pytest.raises(InputError, match="missing.json: it is not there"):
+        build(5, "DATASETS.CLASS_FREQUENCY", "missing.json")

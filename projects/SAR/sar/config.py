@@ -30,6 +30,22 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Load what fits from a checkpoint of another number of classes, instead of refusing it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
+    # -- The head's loss
+    cfg.MODEL.LOSS = CfgNode()
+    # cross_entropy, hard_pixel_mining, logit_adjustment (Menon et al., ICLR 2021) or seesaw (Wang
+    # et al., CVPR 2021), in the place of the head's own; "" leaves that alone.
+    cfg.MODEL.LOSS.NAME = ""
+    # For cross_entropy and hard_pixel_mining: inverse_frequency, enet, median_frequency, or "" for
+    # none. Pixels are counted in DATASETS.CLASS_FREQUENCY; here and in logit_adjustment.
+    cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
+    # Of logit_adjustment: factor of the log-priors that are added to the logits.
+    cfg.MODEL.LOSS.TAU = 1.0
+    # Of hard_pixel_mining: share of the pixels, those of the highest loss, that count.
+    cfg.MODEL.LOSS.TOP_K = 0.2
+    # Of seesaw: exponents of its mitigation and compensation factors; 0 turns one off.
+    cfg.MODEL.LOSS.SEESAW_P = 0.8
+    cfg.MODEL.LOSS.SEESAW_Q = 2.0
+
     # -- SemanticAnchorRegularizer (SAR, Ge et al., AAAI 2024)
     cfg.MODEL.SEMANTIC_ANCHOR = CfgNode()
     # Weights of the anchors' classification loss and of the pull on the embeddings.
@@ -44,17 +60,35 @@ def add_sar_config(cfg: CfgNode) -> None:
     # The pre-defined vectors: gaussian, orthogonal, simplex_etf, or a .npy file of (K, C).
     cfg.MODEL.SEMANTIC_ANCHOR.ANCHORS = "gaussian"
 
+    # -- CenterCollapseRegularizer (CeCo, Zhong et al., CVPR 2023)
+    cfg.MODEL.CENTER_COLLAPSE = CfgNode()
+    # Of the loss. The authors use 0.8 with Swin-T and 0.2 with Swin-B.
+    cfg.MODEL.CENTER_COLLAPSE.WEIGHT = 0.4
+    # Of the logits of the class centres, an inverse temperature.
+    cfg.MODEL.CENTER_COLLAPSE.SCALE = 5.0
+    # Dimensions of the simplex ETF, at least the number of classes; 0 for the paper's direct form,
+    # which classifies the means of the embeddings as they are.
+    cfg.MODEL.CENTER_COLLAPSE.PROJECTION_DIM = 512
+    # Of the projected class centres; not in the direct form.
+    cfg.MODEL.CENTER_COLLAPSE.DROPOUT = 0.1
+    # Add the log of each class's share of the training images, as counted in
+    # DATASETS.CLASS_FREQUENCY, to the logits.
+    cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = True
+
     # -- Data
     # A data set of your own (images/, labels/, classes.txt): replaces TRAIN and TEST.
     cfg.DATASETS.FOLDER = ""
     # class_frequency.json of the training set (tools/check_dataset.py writes it), for the groups
-    # of frequent, common and rare classes. Empty: found by a scan of the training set.
+    # of frequent, common and rare classes, for CeCo and for MODEL.LOSS. Empty: found by a scan of
+    # the training set.
     cfg.DATASETS.CLASS_FREQUENCY = ""
     # Read every training image and label before the first step, so that a bad one is found then.
     # A scan that found nothing is remembered in OUTPUT_DIR.
     cfg.DATASETS.CHECK = True
     # Greatest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
+    # detectron2's DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" repeats images that show a
+    # class which fewer than DATALOADER.REPEAT_THRESHOLD of the images (a share) do.
 
     # -- Solver: detectron2's keys, and
     # SGD or ADAMW.
@@ -63,6 +97,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # -- Evaluation
     # Also write predictions as COCO's run-length JSON, as detectron2 does.
     cfg.TEST.SAVE_JSON = False
+    # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3), as
+    # "geometry/..." beside the "sem_seg/..." of the metrics.
+    cfg.TEST.GEOMETRY = False
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:

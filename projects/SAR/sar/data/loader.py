@@ -1,24 +1,32 @@
 """Batches in an order that depends on the seed alone: not on workers, nor on how many processes.
 
 Training samples are numbered by their position in one endless stream, a permutation of the data
-set after the other. A step takes the next SOLVER.IMS_PER_BATCH positions, dealt out over the
-processes; what augmentation draws is a function of seed and position. So a run can go on at any
-position, with other workers or other processes, as if it had never stopped.
+set after the other, in which images may be repeated. A step takes the next SOLVER.IMS_PER_BATCH
+positions, dealt out over the processes; what augmentation draws is a function of seed and position.
+So a run can go on at any position, with other workers or other processes, as if it had never
+stopped.
 """
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sar.errors import InputError
+from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
-from detectron2.data.samplers import InferenceSampler
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
+
+from .scan import classes_shown
+
+logger = logging.getLogger(__name__)
+
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 def build_train_loader(
@@ -26,7 +34,8 @@ def build_train_loader(
 ) -> DataLoader:
     """An endless loader of this process's share of the global batches: lists of samples.
 
-    Every process has to call it, as they agree on a seed where SEED is negative.
+    Every process has to call it, as they agree on a seed where SEED is negative, and share out the
+    reading of the labels where DATALOADER.SAMPLER_TRAIN repeats the images of rare classes.
 
     Args:
         mapper: called with a data set's dict and a generator.
@@ -34,9 +43,11 @@ def build_train_loader(
             of samples already trained on, over all processes.
 
     Raises:
-        InputError: SOLVER.IMS_PER_BATCH cannot be dealt out evenly; while iterating, whatever
+        InputError: SOLVER.IMS_PER_BATCH cannot be dealt out evenly; a sampler that is unknown, or
+            whose threshold repeats nothing; a label that cannot be read; while iterating, whatever
             `mapper` found wrong with a sample.
     """
+    check_sampler(cfg)
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size != 0:
         raise InputError(
@@ -44,8 +55,12 @@ def build_train_loader(
             f"process(es): choose a multiple of {world_size}."
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        factors = repeat_factors(cfg, dataset_dicts)
+    else:
+        factors = np.ones(len(dataset_dicts))
     sampler = TrainBatchSampler(
-        len(dataset_dicts),
+        factors,
         batch_size // world_size,
         seed=seed,
         start=start,
@@ -53,6 +68,52 @@ def build_train_loader(
         world_size=world_size,
     )
     return _SampleLoader(cfg, _TrainDataset(dataset_dicts, mapper, seed), batch_sampler=sampler)
+
+
+def check_sampler(cfg: CfgNode) -> None:
+    """Raises InputError for a DATALOADER.SAMPLER_TRAIN that is unknown, or without effect."""
+    name, threshold = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD
+    if name not in SAMPLERS:
+        raise InputError(
+            f'unknown DATALOADER.SAMPLER_TRAIN "{name}".{nearest(name, SAMPLERS)} '
+            f"Known are {', '.join(SAMPLERS)}"
+        )
+    if name == "RepeatFactorTrainingSampler" and threshold <= 0:
+        raise InputError(
+            f"DATALOADER.REPEAT_THRESHOLD is {threshold}, with which {name} repeats no image: set "
+            "it to the share of the training images below which a class is rare, such as 0.3"
+        )
+
+
+def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
+    """How often an epoch shows each image on average: max over its classes c of
+    max(1, sqrt(DATALOADER.REPEAT_THRESHOLD / f_c)), f_c the share of the images that show c.
+
+    Gupta et al., "LVIS", CVPR 2019, for classes that label pixels; the formula is detectron2's.
+    Reads the labels, of which each process takes its share.
+
+    Raises:
+        InputError: a label that is missing or unreadable.
+    """
+    rank, world_size, head = comm.get_rank(), comm.get_world_size(), cfg.MODEL.SEM_SEG_HEAD
+    shares = comm.all_gather(
+        classes_shown(
+            dataset_dicts[rank::world_size],
+            head.NUM_CLASSES,
+            head.IGNORE_VALUE,
+            progress=rank == 0,
+        )
+    )
+    shown = [shares[i % world_size][i // world_size] for i in range(len(dataset_dicts))]
+    # Newer releases of detectron2 have a choice here.
+    options = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        [{"annotations": [{"category_id": i} for i in classes]} for classes in shown],
+        cfg.DATALOADER.REPEAT_THRESHOLD,
+        **options,
+    ).numpy()
+    logger.info(f"An epoch shows {factors.sum():.1f} images, of {len(factors)} in the data set")
+    return factors
 
 
 def build_test_loader(cfg: CfgNode, mapper: Callable, dataset_dicts: list[dict]) -> DataLoader:
@@ -68,13 +129,14 @@ def build_test_loader(cfg: CfgNode, mapper: Callable, dataset_dicts: list[dict])
 class TrainBatchSampler(Sampler):
     """Endless batches of (position, index), of one process of several.
 
-    Position p shows the image at p modulo the data set's size in that epoch's permutation, drawn
-    from seed and epoch. The process of rank r takes the positions start + r, start + r +
-    world_size, ... So step by step the processes together take the same positions, however many
-    they are, if their batches add up to the same size.
+    An epoch shows the image at `index` repeat_factors[index] times on average: the fraction is
+    rounded up or down at random. Rounding and order are drawn from seed and epoch, so that what is
+    shown at a position is a function of the seed. The process of rank r takes the positions
+    start + r, start + r + world_size, ... So step by step the processes together take the same
+    positions, however many they are, if their batches add up to the same size.
 
     Args:
-        size: number of images.
+        repeat_factors: at least 1 for each image.
         batch_size: of this process.
         seed: not negative.
         start: the first position.
@@ -82,7 +144,7 @@ class TrainBatchSampler(Sampler):
 
     def __init__(
         self,
-        size: int,
+        repeat_factors: np.ndarray,
         batch_size: int,
         *,
         seed: int,
@@ -90,7 +152,7 @@ class TrainBatchSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.size = size
+        self.fractions, self.whole_repeats = np.modf(repeat_factors)
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
@@ -99,17 +161,36 @@ class TrainBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         positions = itertools.count(self.start + self.rank, self.world_size)
-        epoch = None
+        epoch, first = self._find_epoch(self.start)
+        order = self._order(epoch)
         while True:
             batch = []
             for position in itertools.islice(positions, self.batch_size):
-                if position // self.size != epoch:
-                    epoch = position // self.size
-                    # The third number keeps it apart from the sample at the position `epoch`.
-                    rng = np.random.default_rng([self.seed, epoch, 1])
-                    permutation = rng.permutation(self.size)
-                batch.append((position, int(permutation[position % self.size])))
+                while position - first >= len(order):
+                    first += len(order)
+                    epoch += 1
+                    order = self._order(epoch)
+                batch.append((position, int(order[position - first])))
             yield batch
+
+    def _find_epoch(self, position: int) -> tuple[int, int]:
+        """The epoch of a position, and that epoch's first position."""
+        epoch = first = 0
+        if not self.fractions.any():  # all epochs are as long as the first
+            length = int(self.whole_repeats.sum())
+            return position // length, position // length * length
+        while position >= (after := first + int(self._repeats(epoch).sum())):
+            epoch, first = epoch + 1, after
+        return epoch, first
+
+    def _repeats(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch, 2])
+        return self.whole_repeats.astype(int) + (rng.random(len(self.fractions)) < self.fractions)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        # The third number keeps it apart from the sample at the position `epoch`.
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        return rng.permutation(np.repeat(np.arange(len(self.fractions)), self._repeats(epoch)))
 
 
 class _TrainDataset(Dataset):

@@ -132,7 +132,6 @@ def scan_dataset(
     def examine(record: dict) -> "_Examined":
         return _examine(record, num_classes, ignore_label, check_images)
 
-    num_threads = num_threads or min(16, (os.cpu_count() or 1) + 4)
     results = _map_in_threads(examine, dicts, num_threads)
     for result in tqdm(
         results, total=len(dicts), desc="Checking files", unit="image", disable=not progress
@@ -161,6 +160,34 @@ def scan_dataset(
     )
 
 
+def classes_shown(
+    dicts: Sequence[dict], num_classes: int, ignore_label: int, *, progress: bool = True
+) -> list[list[int]]:
+    """For every image of a data set the classes that its label shows, in ascending order.
+
+    Args:
+        dicts: detectron2's data set dicts, with "sem_seg_file_name".
+        num_classes: K; ids of K and more are no class.
+        ignore_label: the label of pixels that count for nothing.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a label that is missing or unreadable.
+    """
+
+    def examine(record: dict) -> list[int]:
+        label_file = record.get("sem_seg_file_name")
+        if label_file is None:
+            raise InputError(_lacks_label(record))
+        counts = np.bincount(read_label(label_file).reshape(-1))
+        return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
+
+    results = _map_in_threads(examine, dicts)
+    return list(
+        tqdm(results, total=len(dicts), desc="Reading labels", unit="image", disable=not progress)
+    )
+
+
 @dataclass
 class _Examined:
     problems: list[Problem]
@@ -168,8 +195,11 @@ class _Examined:
     size: tuple[int, int] | None = None
 
 
-def _map_in_threads(function: Callable, items: Iterable, num_threads: int) -> Iterator:
+def _map_in_threads(
+    function: Callable, items: Iterable, num_threads: int | None = None
+) -> Iterator:
     """Results in the order of the items; unlike Executor.map, few items are under way at once."""
+    num_threads = num_threads or min(16, (os.cpu_count() or 1) + 4)
     with ThreadPoolExecutor(num_threads) as pool:
         under_way = deque()
         for item in items:
@@ -194,8 +224,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         result.problems.append(Problem(kind, image_file, str(error)))
 
     if label_file is None:
-        message = f"{image_file} has no label: its data set dict lacks sem_seg_file_name."
-        result.problems.append(Problem(MISSING_LABEL, image_file, message))
+        result.problems.append(Problem(MISSING_LABEL, image_file, _lacks_label(record)))
         return result
     try:
         label = read_label(label_file)
@@ -223,6 +252,10 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         message = f"{label_file} has the ids {_enumerate(ids)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result
+
+
+def _lacks_label(record: dict) -> str:
+    return f"{record['file_name']} has no label: its data set dict lacks sem_seg_file_name."
 
 
 def _size(height_and_width: tuple[int, int]) -> str:

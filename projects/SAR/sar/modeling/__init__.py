@@ -3,6 +3,12 @@
 import detectron2.projects.deeplab  # noqa: F401  registers its heads and backbone
 
 from .regularizers import REGULARIZER_REGISTRY, build_regularizers
-from .segmentor import RegularizedSemanticSegmentor
+from .segmentor import RegularizedModel, RegularizedPanopticFPN, RegularizedSemanticSegmentor
 
-__all__ = ["REGULARIZER_REGISTRY", "RegularizedSemanticSegmentor", "build_regularizers"]
+__all__ = [
+    "REGULARIZER_REGISTRY",
+    "RegularizedModel",
+    "RegularizedPanopticFPN",
+    "RegularizedSemanticSegmentor",
+    "build_regularizers",
+]

@@ -1,14 +1,19 @@
 """From the config's regularizer names to modules: the bridge between detectron2 and
 `sar.regularizers`, which knows no config."""
 
+import logging
+
 import torch
 from torch import nn
 
 from sar import regularizers
+from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 REGULARIZER_REGISTRY = Registry("REGULARIZER")
 REGULARIZER_REGISTRY.__doc__ = """
@@ -71,3 +76,36 @@ def _build_anchors(kind: str, num_classes: int, embed_dim: int) -> torch.Tensor:
         f'MODEL.SEMANTIC_ANCHOR.ANCHORS is "{kind}".{nearest(kind, builders)} '
         f"Known are {', '.join(builders)}, or the path of a .npy file"
     )
+
+
+@REGULARIZER_REGISTRY.register()
+def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
+    settings = cfg.MODEL.CENTER_COLLAPSE
+    class_frequencies = None
+    if settings.LOGIT_ADJUSTMENT:
+        class_frequencies = _images_per_class(cfg, num_classes)
+    return regularizers.CenterCollapseRegularizer(
+        num_classes,
+        embed_dim,
+        weight=settings.WEIGHT,
+        scale=settings.SCALE,
+        projection_dim=settings.PROJECTION_DIM or None,
+        class_frequencies=class_frequencies,
+        dropout=settings.DROPOUT,
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+    )
+
+
+def _images_per_class(cfg, num_classes: int) -> tuple[int, ...] | None:
+    path = cfg.DATASETS.CLASS_FREQUENCY
+    if not path:
+        # Training finds it before the model is built; a model may be evaluated without.
+        logger.warning("DATASETS.CLASS_FREQUENCY is empty: no logit adjustment in CeCo")
+        return None
+    images = ClassFrequency.load(path).images
+    if len(images) != num_classes:
+        raise ValueError(
+            f"DATASETS.CLASS_FREQUENCY {path}: expected {num_classes} classes "
+            f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES), found {len(images)}"
+        )
+    return images

@@ -1,25 +1,31 @@
-"""The meta-architecture: detectron2's own, with a regularizing branch in training."""
+"""The meta-architectures: detectron2's own, with a regularizing branch in training."""
 
 from torch import nn
 
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
+from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
 
 from .embedding_tap import embedding_channels, find_classifier, tap_embeddings
+from .losses import build_loss
 from .regularizers import build_regularizers
 
 
-@META_ARCH_REGISTRY.register()
-class RegularizedSemanticSegmentor(SemanticSegmentor):
-    """detectron2's SemanticSegmentor, whose head feeds regularizers in training.
+class RegularizedModel:
+    """Lets the semantic head of a detectron2 meta-architecture feed regularizers in training.
 
-    Takes any registered semantic head that ends in a linear layer or 1x1 convolution. In
-    evaluation, and where there are no regularizers, it is the plain model at the plain cost.
+    Stands before the meta-architecture among the bases of a class. Takes any registered semantic
+    head that ends in a linear layer or 1x1 convolution. In evaluation, and where there are no
+    regularizers, the model is the plain one at the plain cost.
     """
 
     @configurable
     def __init__(
-        self, *, regularizers: dict[str, nn.Module], classifier: str | None = None, **kwargs
+        self,
+        *,
+        regularizers: dict[str, nn.Module],
+        classifier: str | None = None,
+        loss: nn.Module | None = None,
+        **kwargs,
     ):
         """
         Args:
@@ -27,11 +33,17 @@ class RegularizedSemanticSegmentor(SemanticSegmentor):
                 return a dict of losses.
             classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor";
                 not needed without regularizers.
-            kwargs: what SemanticSegmentor takes.
+            loss: called as `loss(predictions, targets)` in the place of the semantic head's own
+                method `losses`; by default that stays.
+            kwargs: what the meta-architecture takes.
         """
         super().__init__(**kwargs)
         self.regularizers = nn.ModuleDict(regularizers)
         self._classifier = classifier
+        self.loss = loss
+        if loss is not None:
+            # A method, since a module would be hidden behind the method of the head's class.
+            self.sem_seg_head.losses = loss.__call__
 
     @classmethod
     def from_config(cls, cfg):
@@ -41,6 +53,7 @@ class RegularizedSemanticSegmentor(SemanticSegmentor):
             plain_cfg.defrost()
             plain_cfg.INPUT.CROP.ENABLED = False  # DeepLab's heads pool over its size
         arguments = super().from_config(plain_cfg)
+        arguments["loss"] = build_loss(cfg, arguments["sem_seg_head"])
         arguments["regularizers"] = {}
         if cfg.MODEL.REGULARIZERS:
             plain_model = nn.ModuleDict(
@@ -55,7 +68,7 @@ class RegularizedSemanticSegmentor(SemanticSegmentor):
         return arguments
 
     def forward(self, batched_inputs):
-        """As SemanticSegmentor; in training, the regularizers' losses join the head's."""
+        """As the meta-architecture; in training, the regularizers' losses join its own."""
         if not (self.training and self.regularizers):
             return super().forward(batched_inputs)
         classifier = self.get_submodule(self._classifier)
@@ -64,3 +77,13 @@ class RegularizedSemanticSegmentor(SemanticSegmentor):
         for regularizer in self.regularizers.values():
             losses.update(regularizer(step.embeddings, step.labels, classifier))
         return losses
+
+
+@META_ARCH_REGISTRY.register()
+class RegularizedSemanticSegmentor(RegularizedModel, SemanticSegmentor):
+    """detectron2's SemanticSegmentor with a regularizing branch."""
+
+
+@META_ARCH_REGISTRY.register()
+class RegularizedPanopticFPN(RegularizedModel, PanopticFPN):
+    """detectron2's PanopticFPN, whose semantic head has a regularizing branch."""
