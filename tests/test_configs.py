@@ -14,6 +14,19 @@ FILES = sorted(
 )
 
 
+KINDS = {
+    "baseline": (),
+    "sar": ("SemanticAnchorRegularizer",),
+    "ceco": ("CenterCollapseRegularizer",),
+    "sar_ceco": ("SemanticAnchorRegularizer", "CenterCollapseRegularizer"),
+}
+
+
+def kind_and_model(path):
+    kind = max((kind for kind in KINDS if path.stem.startswith(f"{kind}_")), key=len)
+    return kind, path.stem.removeprefix(f"{kind}_")
+
+
 def flat(node, prefix=""):
     pairs = {}
     for key, value in node.items():
@@ -35,8 +48,8 @@ def test_builds(path):
 
 @pytest.mark.parametrize("path", [p for p in FILES if not p.name.startswith("baseline_")], ids=str)
 def test_differs_from_its_baseline_by_its_regularizers_only(path):
-    regularizer, rest = path.name.split("_", 1)
-    baseline = flat(load_config(str(path.with_name(f"baseline_{rest}"))))
+    kind, model = kind_and_model(path)
+    baseline = flat(load_config(str(path.with_name(f"baseline_{model}.yaml"))))
     found = flat(load_config(str(path)))
     assert {key for key in found if found[key] != baseline[key]} == {
         "MODEL.REGULARIZERS",
@@ -44,17 +57,21 @@ def test_differs_from_its_baseline_by_its_regularizers_only(path):
     }
     assert found["OUTPUT_DIR"] == f"output/{path.parent.name}/{path.stem}"
     assert baseline["MODEL.REGULARIZERS"] == ()
-    assert found["MODEL.REGULARIZERS"] == ("SemanticAnchorRegularizer",) and regularizer == "sar"
+    assert found["MODEL.REGULARIZERS"] == KINDS[kind]
 
 
-def test_there_is_a_baseline_and_a_sar_config_of_each():
-    names = {(path.parent.name, *path.stem.split("_", 1)) for path in FILES}
+def test_there_is_a_config_of_every_kind_for_each_model():
+    names = {(path.parent.name, *kind_and_model(path)) for path in FILES}
     expected = {
-        "LongTailShapes": ["sem_fpn_R_18"],
+        "LongTailShapes": ["sem_fpn_R_18", "panoptic_fpn_R_18"],
+        "Folder": ["sem_fpn_R_18", "sem_fpn_R_50", "deeplab_v3_plus_R_50"],
         "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"],
         "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
         "ADE20K": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
     }
-    for folder, models in expected.items():
-        for model in models:
-            assert (folder, "baseline", model) in names and (folder, "sar", model) in names
+    assert names == {
+        (folder, kind, model)
+        for folder, models in expected.items()
+        for model in models
+        for kind in KINDS
+    }

@@ -74,10 +74,10 @@ def test_evaluation_refuses_weights_that_are_missing(tmp_path):
         Checkpointer(model(), require_all=True).load("")
 
 
-def test_weights_of_regularizers_may_be_missing_in_evaluation(saved):
+def test_what_only_training_uses_may_be_missing_in_evaluation(saved):
     _, path = saved
     regularized = model()
-    regularized["regularizers"] = nn.Linear(2, 2)
+    regularized["regularizers"], regularized["loss"] = nn.Linear(2, 2), nn.BatchNorm1d(2)
     Checkpointer(regularized, require_all=True).load(path)
 
 

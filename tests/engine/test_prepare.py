@@ -71,6 +71,14 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
         (["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHed"], 'mean "SemSegFPNHead"'),
         (["MODEL.BACKBONE.NAME", "build_resnet_fpn"], 'mean "build_resnet_fpn_backbone"'),
         (["MODEL.META_ARCHITECTURE", "SemanticSegmenter"], 'mean "SemanticSegmentor"'),
+        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor"], "takes no MODEL.REGULARIZERS"),
+        (
+            ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.REGULARIZERS", "()"]
+            + ["MODEL.LOSS.NAME", "seesaw"],
+            "takes no MODEL.LOSS.NAME",
+        ),
+        (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
+        (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorSampler"], 'mean "RepeatFactorTrainingSampler"'),
         (["MODEL.REGULARIZERS", "('SemanticAnchor',)"], 'mean "SemanticAnchorRegularizer"'),
         (["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('camvid_tran',)"], 'mean "camvid_train"'),
         (["DATASETS.FOLDER", ""], "DATASETS.TRAIN is empty"),

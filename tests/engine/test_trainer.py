@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sar.engine import Trainer, prepare
+from sar.errors import InputError
 
 from .test_prepare import CONFIG, arguments
 
@@ -70,6 +71,32 @@ def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):
 
 def read_metrics(output):
     return [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("regularizers", ["[]", "['SemanticAnchorRegularizer']"])
+def test_geometry_reaches_the_metrics_and_leaves_the_rest_alone(overrides, tmp_path, regularizers):
+    overrides = [*overrides, "MODEL.REGULARIZERS", regularizers, "TEST.EVAL_PERIOD", "2"]
+    trainer = train([*overrides, "TEST.GEOMETRY", "True"])
+    assert not any(module._forward_pre_hooks for module in trainer.model.modules())
+    output = tmp_path / "output"
+    lines = [line for line in read_metrics(output) if "geometry/NC1" in line]
+    assert len(lines) == 2 and all("sem_seg/mIoU" in line for line in lines)
+    results = trainer._last_eval_results
+    for key, value in results["geometry"].items():
+        assert lines[-1][f"geometry/{key}"] == value
+    assert b"geometry/NC2_equinorm" in next(output.glob("events.out.tfevents.*")).read_bytes()
+
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    cfg = prepare(arguments([*overrides, *weights], eval_only=True))
+    plain = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+    assert list(plain) == ["sem_seg"] and repr(plain["sem_seg"]) == repr(results["sem_seg"])
+
+
+def test_geometry_without_a_classifier_is_said_before_the_training(overrides):
+    words = ["MODEL.REGULARIZERS", "[]", "MODEL.CLASSIFIER", "head", "TEST.GEOMETRY", "True"]
+    cfg = prepare(arguments([*overrides, *words]))
+    with pytest.raises(InputError, match='MODEL.CLASSIFIER "head" leads nowhere'):
+        Trainer(cfg)
 
 
 def run(*words):

@@ -14,6 +14,7 @@ import torch
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
 
 from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
 from .labels import read_image, read_label
@@ -175,3 +176,22 @@ class SemanticSegmentationMapper:
                 "file, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
             )
         return label
+
+
+class PanopticMapper:
+    """detectron2's own mapper, which keeps instances, for training of models that take them.
+
+    Its augmentation draws from NumPy's global generator, which is seeded for each sample, so that
+    it depends on the generator of the call alone.
+
+    Args:
+        cfg: with detectron2's keys for augmentation.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self._mapper = DatasetMapper(cfg, is_train=True)
+
+    def __call__(self, dataset_dict: dict, rng: np.random.Generator) -> dict:
+        """As detectron2's DatasetMapper: "image", "sem_seg" and "instances"."""
+        np.random.seed(rng.integers(2**32))
+        return self._mapper(dataset_dict)

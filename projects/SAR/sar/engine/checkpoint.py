@@ -10,6 +10,9 @@ from sar.fileio import atomic_path, write_atomically
 
 from detectron2.checkpoint import DetectionCheckpointer
 
+# First parts of the names of what inference does not use.
+TRAINING_ONLY = ("regularizers.", "loss.")
+
 
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with atomic writes and clear errors.
@@ -19,7 +22,7 @@ class Checkpointer(DetectionCheckpointer):
         skip_mismatched: load what fits from a checkpoint of other shapes, such as another number
             of classes, instead of refusing it.
         require_all: refuse a checkpoint that leaves a part of the model at its random
-            initialization; regularizers excepted, which inference does not use.
+            initialization; but for what inference does not use, regularizers and the loss.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Checkpointer(DetectionCheckpointer):
                 + ". Was it trained with another MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from "
                 "what fits, set MODEL.WEIGHTS_SKIP_MISMATCHED True"
             )
-        missing = [key for key in incompatible.missing_keys if not key.startswith("regularizers.")]
+        missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
         if missing and self.require_all:
             raise InputError(
                 f"it lacks {len(missing)} arrays of the model, such as {', '.join(missing[:3])}: "

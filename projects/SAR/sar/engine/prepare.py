@@ -15,9 +15,11 @@ from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
+from sar.data.loader import check_sampler
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, nearest
-from sar.modeling import REGULARIZER_REGISTRY
+from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.losses import check_loss
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -106,7 +108,7 @@ def _replace_sync_bn(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def check_names(cfg: CfgNode) -> None:
-    """Raises InputError for a name in the config that nothing is registered under."""
+    """Raises InputError for names in the config that nothing is registered under, or that clash."""
     for key, name, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
@@ -116,6 +118,18 @@ def check_names(cfg: CfgNode) -> None:
         if name not in registry:
             known = sorted(known for known, _ in registry)
             raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
+    check_loss(cfg)
+    check_sampler(cfg)
+    meta_architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    for key, value in (
+        ("MODEL.REGULARIZERS", cfg.MODEL.REGULARIZERS),
+        ("MODEL.LOSS.NAME", cfg.MODEL.LOSS.NAME),
+    ):
+        if value and not issubclass(meta_architecture, RegularizedModel):
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} takes no {key}: "
+                "set it to RegularizedSemanticSegmentor or RegularizedPanopticFPN"
+            )
 
 
 def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:

@@ -6,9 +6,11 @@ import weakref
 from sar.data import loader
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
-from sar.data.mapper import SemanticSegmentationMapper
-from sar.evaluation import LongTailEvaluator
+from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
+from sar.evaluation import LongTailEvaluator, tap_evaluation
+from sar.modeling.embedding_tap import find_classifier
 
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer
 
 from .checkpoint import Checkpointer
@@ -18,6 +20,18 @@ from .solver import build_lr_scheduler, build_optimizer
 
 class Trainer(DefaultTrainer):
     """detectron2's trainer with the project's mapper, loader, evaluator, schedules, checkpoints."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        """As DefaultTrainer.
+
+        Raises:
+            InputError: TEST.GEOMETRY, but MODEL.CLASSIFIER is no classifier of the model.
+        """
+        model = super().build_model(cfg)
+        if cfg.TEST.GEOMETRY:  # looked for again in each evaluation, the first after hours
+            find_classifier(model, cfg.MODEL.CLASSIFIER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -30,7 +44,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
-        return loader.build_train_loader(cfg, SemanticSegmentationMapper(cfg, True), dicts)
+        if cfg.MODEL.MASK_ON:
+            mapper = PanopticMapper(cfg)
+            # detectron2's mapper cannot crop what has no instance
+            dicts = filter_images_with_only_crowd_annotations(dicts)
+        else:
+            mapper = SemanticSegmentationMapper(cfg, True)
+        return loader.build_train_loader(cfg, mapper, dicts)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -38,14 +58,25 @@ class Trainer(DefaultTrainer):
         return loader.build_test_loader(cfg, SemanticSegmentationMapper(cfg, False), dicts)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
+    def build_evaluator(cls, cfg, dataset_name, tap=None):
         path = cfg.DATASETS.CLASS_FREQUENCY
         return LongTailEvaluator(
             dataset_name,
             class_frequency=ClassFrequency.load(path) if path else None,
             output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
             save_json=cfg.TEST.SAVE_JSON,
+            tap=tap,
         )
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        """As DefaultTrainer; with TEST.GEOMETRY, the evaluators it builds listen to the model."""
+        if not cfg.TEST.GEOMETRY or evaluators is not None:
+            return super().test(cfg, model, evaluators)
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
+            evaluators = [cls.build_evaluator(cfg, name, tap) for name in cfg.DATASETS.TEST]
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def load_for_evaluation(cls, cfg, resume: bool = False):

@@ -146,10 +146,17 @@ def load_longtail_shapes_instances(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers longtail_shapes_{train,val}; nothing is generated before one of them is loaded."""
+    """Registers longtail_shapes_{train,val} and, with instances, longtail_shapes_panoptic_...
+
+    Nothing is generated before one of them is loaded.
+    """
     for split in SPLITS:
         load = partial(load_longtail_shapes, split)
         datasets.register(f"{NAME}_{split}", load, CLASSES, COLORS, IGNORE)
+        load = partial(load_longtail_shapes_instances, split)
+        name = f"{NAME}_panoptic_{split}"
+        things = {"thing_classes": list(THING_CLASSES), "thing_colors": COLORS[len(BACKGROUNDS) :]}
+        datasets.register(name, load, CLASSES, COLORS, IGNORE, **things)
 
 
 def _generated_folder() -> Path:
