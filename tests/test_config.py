@@ -45,7 +45,10 @@ def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     [
         ("MODEL: {REGULARISERS: []}", 'unknown key MODEL.REGULARISERS. Did you mean "MODEL.REGUL'),
         ("SOLVER: {BASE_LR: fast}", "SOLVER.BASE_LR"),
-        ("SOLVER: 3", "unknown key SOLVER"),
+        ("SOLVER: 3", "SOLVER is a group of keys"),
+        ("MODEL:", "MODEL is a group of keys"),
+        ("_BASE_: 3", "no file name"),
+        ("_BASE_: config.yaml", "leads back to itself"),
         ("a: [", "no valid YAML"),
         ("", "empty"),
         ("- 1", "no mapping"),
@@ -71,9 +74,20 @@ def test_a_file_that_is_not_there():
         (["SOLVER.BASE_LR"], "pairs of KEY VALUE"),
         (["SOLVER.BASE_LR", "x"], "SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR", "0.1", "--resume"], "--resume comes after"),
-        (["MODEL", "1"], "unknown key MODEL"),
+        (["MODEL", "1"], "MODEL is a group of keys"),
     ],
 )
 def test_bad_overrides(overrides, message):
     with pytest.raises(InputError, match=message):
         load_config("", overrides)
+
+
+def test_words_are_taken_as_they_are_meant():
+    overrides = [
+        "SOLVER.BASE_LR", "1", "OUTPUT_DIR", "2024", "DATASETS.TRAIN", "camvid_train",
+        "MODEL.REGULARIZERS", "[]", "DATASETS.TEST", "('a', 'b')", "DATASETS.FOLDER", "'x y'",
+    ]  # fmt: skip
+    cfg = load_config("", overrides)
+    assert cfg.SOLVER.BASE_LR == 1.0 and cfg.OUTPUT_DIR == "2024"
+    assert cfg.DATASETS.TRAIN == ("camvid_train",) and cfg.DATASETS.TEST == ("a", "b")
+    assert cfg.MODEL.REGULARIZERS == () and cfg.DATASETS.FOLDER == "x y"

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     """Checks the data set that the command line names; the exit code."""
     args = parse_args(argv)
     try:
-        names = register_folder(args.folder) if args.folder else (args.dataset,)
+        names = register_folder(args.folder) if args.folder is not None else (args.dataset,)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ python tools/visualize.py --config-file C --output FOLDER MODEL.WEIGHTS output/m
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -30,13 +31,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where pictures go")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
     args = parser.parse_args(argv)
     try:
         draw(args)
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: --output {args.output} cannot be written: {error}")
+
+
+def positive(word: str) -> int:
+    if int(word) < 1:
+        raise ValueError
+    return int(word)
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -49,6 +58,7 @@ def draw(args: argparse.Namespace) -> None:
     model = Trainer.load_for_evaluation(cfg)
     dicts = load_dataset(name)[: args.limit]
     batches = loader.build_test_loader(cfg, SemanticSegmentationMapper(cfg, False), dicts)
+    folder = os.path.commonpath([os.path.dirname(record["file_name"]) for record in dicts])
     with torch.inference_mode():
         for (sample,) in tqdm(batches, desc=f"Drawing {name}", total=len(dicts)):
             logits = model([sample])[0]["sem_seg"]
@@ -59,8 +69,9 @@ def draw(args: argparse.Namespace) -> None:
                 metadata.stuff_classes,
                 colors,
             )
-            target = Path(args.output) / f"{Path(sample['file_name']).stem}.png"
-            with atomic_path(target) as temporary:
+            # Images of the same name may lie in several folders.
+            name = Path(os.path.relpath(sample["file_name"], folder)).with_suffix(".png")
+            with atomic_path(Path(args.output) / name) as temporary:
                 picture.save(temporary)
     print(f"{len(dicts)} pictures in {args.output}")
 

@@ -77,6 +77,17 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
             + ["MODEL.LOSS.NAME", "seesaw"],
             "takes no MODEL.LOSS.NAME",
         ),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0, expected 1 or more"),
+        (["INPUT.MAX_SIZE_TEST", "0"], "INPUT.MAX_SIZE_TEST is 0"),
+        (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE"),
+        (["MODEL.RESNETS.DEPTH", "19"], "MODEL describes no model"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "MODEL describes no model"),
+        (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"], "has p9, but the backbone gives p2"),
+        (["SOLVER.WARMUP_METHOD", "linaer"], "SOLVER describes no schedule"),
+        (["SOLVER.MOMENTUM", "-1.0"], "SOLVER describes no optimizer"),
+        (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
+        (["OUTPUT_DIR", "run.log"], "log file"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
         (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorSampler"], 'mean "RepeatFactorTrainingSampler"'),
         (["MODEL.REGULARIZERS", "('SemanticAnchor',)"], 'mean "SemanticAnchorRegularizer"'),
@@ -114,6 +125,8 @@ def test_bad_files_are_found_before_training(split, overrides, folder):
         image.write_bytes(good_image)
         label.write_bytes(good_label)
 
+    Image.fromarray(np.full((48, 64), 1, np.uint8)).save(label, format="JPEG")
+    refused(f"labels/{split}/3.png is a JPEG")
     image.write_bytes(good_image[:-300])
     refused(f"images/{split}/3.png")
     Image.fromarray(np.full((48, 64), 7, np.uint8)).save(label)
@@ -130,3 +143,10 @@ def test_class_frequencies_of_other_classes(overrides, tmp_path):
     ClassFrequency(("a", "b"), 2, (2, 1), (10, 5), 0).save(path)
     with pytest.raises(InputError, match=r"frequency.json.*\(a, b.*\(ground, block"):
         prepare(arguments([*overrides, "DATASETS.CLASS_FREQUENCY", path]))
+
+
+def test_a_training_set_of_ignored_pixels_alone(overrides, folder):
+    for label in (folder / "labels" / "train").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(label)
+    with pytest.raises(InputError, match="(?s)nothing labelled.*All pixels of all 5 labels"):
+        prepare(arguments(overrides))

@@ -52,14 +52,27 @@ def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides
     assert repr(evaluated) == repr(trained)  # repr: absent classes are NaN
 
 
-def test_a_run_resumes_where_it_stopped_also_with_a_larger_max_iter(overrides, tmp_path):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(overrides, tmp_path):
+    uninterrupted = train(overrides).model.state_dict()
+    output = tmp_path / "output"
+    (output / "last_checkpoint").write_text("model_0000001.pth")  # as if killed thereafter
+    (output / "model_final.pth").unlink()
+    resumed = train(overrides, resume=True)
+    assert resumed.start_iter == 2 and resumed.iter == 4
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, uninterrupted[name]), name
+
+
+def test_a_run_goes_on_with_a_larger_max_iter(overrides):
     train(overrides)
     trainer = train([*overrides, "SOLVER.MAX_ITER", "6"], resume=True)
     assert trainer.start_iter == 4 and trainer.iter == 6
-    regularizer = trainer.model.regularizers["SemanticAnchorRegularizer"]
-    saved = torch.load(tmp_path / "output" / "model_0000003.pth")["model"]
-    key = "regularizers.SemanticAnchorRegularizer."
-    assert torch.equal(regularizer.anchors, saved[key + "anchors"])
+
+
+def test_another_optimizer_cannot_resume(overrides):
+    train(overrides)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        train([*overrides, "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.MAX_ITER", "6"], resume=True)
 
 
 def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):

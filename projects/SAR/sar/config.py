@@ -1,5 +1,6 @@
 """Every config key that the project adds to detectron2's, with its meaning beside it."""
 
+import ast
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -125,10 +126,34 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
             f"command line: overrides are pairs of KEY VALUE, but there are {len(overrides)} "
             f"words: {' '.join(overrides)}"
         )
-    _refuse_unknown_keys(overrides[::2], cfg, "command line")
+    keys, words = overrides[::2], overrides[1::2]
+    _refuse_unknown_keys(keys, cfg, "command line")
+    values = [_as_type_of(_lookup(cfg, key), word) for key, word in zip(keys, words, strict=True)]
     with _yacs_errors("command line"):
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list([item for pair in zip(keys, values, strict=True) for item in pair])
     return cfg
+
+
+def _lookup(cfg: CfgNode, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _as_type_of(default, word: str):
+    """A word of the command line for a key of that default, where yacs is stricter than it is kind:
+    1 for 1.0, a name for a list of one name, 2024 for "2024"."""
+    try:
+        value = ast.literal_eval(word)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = word
+    if isinstance(default, str):
+        return word if isinstance(value, str) else repr(word)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, (tuple, list)) and isinstance(value, str):
+        return type(default)([value])
+    return word
 
 
 def _read_yaml(config_file: str) -> dict:
@@ -141,12 +166,18 @@ def _read_yaml(config_file: str) -> dict:
         raise InputError(
             f"config {config_file}: refused, plain YAML only: {error.problem}{error.problem_mark}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, AssertionError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
         raise InputError(f"config {config_file} is no valid YAML: {error}") from error
-    except TypeError:  # fvcore looks for _BASE_ in what is no mapping
+    except RecursionError as error:
+        raise InputError(
+            f"config {config_file}: its _BASE_ leads back to itself, or it is nested too deeply"
+        ) from error
+    except (TypeError, AttributeError):  # fvcore looks for _BASE_ in what is no mapping
         loaded = None
     if not isinstance(loaded, dict):
-        raise InputError(f"config {config_file} is empty or no mapping of KEY: VALUE")
+        raise InputError(
+            f"config {config_file} is empty, no mapping of KEY: VALUE, or its _BASE_ no file name"
+        )
     return loaded
 
 
@@ -160,6 +191,10 @@ def _leaves(tree: dict, prefix: str = "") -> list[str]:
 def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
     known = _leaves(cfg)
     for key in keys:
+        if any(name.startswith(f"{key}.") for name in known):
+            raise InputError(
+                f"{place}: {key} is a group of keys, such as {key}.X: give one of them"
+            )
         if key not in known:
             raise InputError(f"{place}: unknown key {key}.{nearest(key, known)}")
 

@@ -85,9 +85,15 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
         (H, W), uint8 or uint16.
 
     Raises:
-        InputError: the file is missing, truncated, no image, or has more than one channel.
+        InputError: the file is missing, truncated, no image, of a lossy format, or has more than
+            one channel.
     """
     with _opened(path, "label") as image:
+        if image.format in ("JPEG", "MPO", "WEBP"):
+            raise InputError(
+                f"Label {path} is a {image.format} file, whatever its name: lossy compression "
+                "changes class ids: write labels as PNG."
+            )
         stretch = _GREY_STRETCH.get(image.tile[0][3], 1) if image.format == "PNG" else 1
         image.load()
         upright = _upright(image)

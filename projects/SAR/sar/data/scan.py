@@ -20,6 +20,7 @@ MISSING_LABEL = "missing label"
 UNREADABLE_LABEL = "unreadable label"
 SIZE_DIFFERS = "size differs"
 IDS_OUT_OF_RANGE = "ids out of range"
+NOTHING_LABELLED = "nothing labelled"
 KINDS = (
     MISSING_IMAGE,
     UNREADABLE_IMAGE,
@@ -27,6 +28,7 @@ KINDS = (
     UNREADABLE_LABEL,
     SIZE_DIFFERS,
     IDS_OUT_OF_RANGE,
+    NOTHING_LABELLED,
 )
 _NUM_IDS = 65536  # what 16 bits can hold
 
@@ -142,6 +144,9 @@ def scan_dataset(
             labels[: len(result.counts)] += result.counts > 0
             sizes[result.size] += 1
 
+    if sizes and not pixels[:num_classes].any():
+        message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
+        problems.append(Problem(NOTHING_LABELLED, "", message))
     ignored_pixels = int(pixels[ignore_label])
     pixels[ignore_label] = labels[ignore_label] = 0
     unknown = (num_classes + np.flatnonzero(pixels[num_classes:])).tolist()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import torch
 
@@ -41,8 +42,15 @@ class Checkpointer(DetectionCheckpointer):
         state.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+            free = shutil.disk_usage(self.save_dir).free
+            raise InputError(
+                f"checkpoint {path} cannot be written ({error}); {free / 2**20:.0f} MiB are free "
+                "there. The one before is as it was: make room, and go on with --resume"
+            ) from error
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -84,6 +92,11 @@ class Checkpointer(DetectionCheckpointer):
                 + (f" and {len(mismatched) - 5} more" if len(mismatched) > 5 else "")
                 + ". Was it trained with another MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from "
                 "what fits, set MODEL.WEIGHTS_SKIP_MISMATCHED True"
+            )
+        if len(incompatible.missing_keys) == len(self.model.state_dict()):
+            raise InputError(
+                f"none of its {num_entries} arrays is one of the model's: it is of another model, "
+                "or of another program"
             )
         missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
         if missing and self.require_all:

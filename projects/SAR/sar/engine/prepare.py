@@ -6,7 +6,6 @@ each of eight workers.
 
 import logging
 import os
-import tempfile
 from argparse import Namespace
 
 import torch
@@ -15,16 +14,20 @@ from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
-from sar.data.loader import check_sampler
 from sar.data.scan import scan_dataset
-from sar.errors import InputError, nearest
-from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
-from sar.modeling.losses import check_loss
+from sar.errors import InputError
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.utils.logger import setup_logger
+
+from .checks import (
+    check_buildable,
+    check_datasets,
+    check_names,
+    check_output_dir,
+    check_values,
+    metadata_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,26 +67,24 @@ def complete_config(cfg: CfgNode, args: Namespace) -> None:
         train, val = register_folder(cfg.DATASETS.FOLDER)
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
     check_names(cfg)
+    check_values(cfg)
     check_datasets(cfg, needs_training=not args.eval_only)
-
-
-def check_output_dir(path: str) -> None:
-    """Creates OUTPUT_DIR; raises InputError where nothing can be written there."""
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {path} cannot be written: {error.strerror}") from error
+    check_buildable(cfg)
 
 
 def choose_device(cfg: CfgNode, args: Namespace) -> None:
     """The CPU where there is no GPU; and what only several processes, or only a GPU, can do."""
+    try:
+        kind = torch.device(cfg.MODEL.DEVICE).type
+    except RuntimeError as error:
+        raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is no device of torch') from error
     num_found = torch.cuda.device_count()
-    if cfg.MODEL.DEVICE.startswith("cuda") and num_found == 0:
+    if kind == "cuda" and num_found == 0:
         logger.warning("No GPU found: running on the CPU, in one process (MODEL.DEVICE cpu)")
         cfg.MODEL.DEVICE = "cpu"
-    if cfg.MODEL.DEVICE == "cpu":
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        if args.num_machines > 1:
+            raise InputError(f"--num-machines {args.num_machines}, but this one has no GPU to use")
         args.num_gpus = min(args.num_gpus, 1)
         if cfg.SOLVER.AMP.ENABLED:
             logger.warning("SOLVER.AMP.ENABLED is turned off: detectron2 has it on GPUs only")
@@ -105,66 +106,6 @@ def _replace_sync_bn(node: CfgNode, prefix: str = "") -> list[str]:
             node[key] = "BN"
             replaced.append(f"{prefix}{key}")
     return replaced
-
-
-def check_names(cfg: CfgNode) -> None:
-    """Raises InputError for names in the config that nothing is registered under, or that clash."""
-    for key, name, registry in (
-        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-        ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
-        *(("MODEL.REGULARIZERS", name, REGULARIZER_REGISTRY) for name in cfg.MODEL.REGULARIZERS),
-    ):
-        if name not in registry:
-            known = sorted(known for known, _ in registry)
-            raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
-    check_loss(cfg)
-    check_sampler(cfg)
-    meta_architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    for key, value in (
-        ("MODEL.REGULARIZERS", cfg.MODEL.REGULARIZERS),
-        ("MODEL.LOSS.NAME", cfg.MODEL.LOSS.NAME),
-    ):
-        if value and not issubclass(meta_architecture, RegularizedModel):
-            raise InputError(
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} takes no {key}: "
-                "set it to RegularizedSemanticSegmentor or RegularizedPanopticFPN"
-            )
-
-
-def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
-    """Takes a NUM_CLASSES of 0 from the data sets, and holds them against the config.
-
-    Raises:
-        InputError: no data set is named, or one is unknown, not there, of other classes than
-            another, or at odds with NUM_CLASSES or IGNORE_VALUE.
-    """
-    head = cfg.MODEL.SEM_SEG_HEAD
-    for key, names, is_needed in (
-        ("DATASETS.TRAIN", cfg.DATASETS.TRAIN, needs_training),
-        ("DATASETS.TEST", cfg.DATASETS.TEST, not needs_training),
-    ):
-        if is_needed and not names:
-            raise InputError(f"{key} is empty: name a data set, or set DATASETS.FOLDER")
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if needs_training else cfg.DATASETS.TEST
-    classes = list(_metadata(names[0]).stuff_classes)
-    if head.NUM_CLASSES == 0:
-        head.NUM_CLASSES = len(classes)
-    if head.NUM_CLASSES != len(classes):
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{names[0]}" has '
-            f"{len(classes)} classes: set it to {len(classes)} (or to 0, to take it from the data)"
-        )
-    for name in names:
-        load_dataset(name)  # a split that is not there is seen now, and not when it is evaluated
-        if list(_metadata(name).stuff_classes) != classes:
-            raise InputError(f'data sets "{names[0]}" and "{name}" have different classes')
-        ignore_label = _metadata(name).ignore_label
-        if ignore_label != head.IGNORE_VALUE:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but pixels to ignore are "
-                f'{ignore_label} in data set "{name}": set it to {ignore_label}'
-            )
 
 
 def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) -> None:
@@ -201,7 +142,7 @@ def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
     logger.info(f"Reading {', '.join(names)} through")
-    metadata = _metadata(names[0])
+    metadata = metadata_of(names[0])
     scan = scan_dataset(
         [record for name in names for record in load_dataset(name)],
         metadata.stuff_classes,
@@ -210,12 +151,6 @@ def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
     )
     scan.raise_for_problems()
     return scan.frequency
-
-
-def _metadata(name: str):
-    if name not in DatasetCatalog:
-        load_dataset(name)  # says what is known
-    return MetadataCatalog.get(name)
 
 
 def _goes_with(cfg: CfgNode, path: str) -> bool:
@@ -227,7 +162,7 @@ def _goes_with(cfg: CfgNode, path: str) -> bool:
 
 
 def _require_same_classes(cfg: CfgNode, path: str) -> None:
-    expected = tuple(_metadata((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]).stuff_classes)
+    expected = tuple(metadata_of((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]).stuff_classes)
     found = ClassFrequency.load(path).class_names
     if tuple(found) != expected:
         raise InputError(

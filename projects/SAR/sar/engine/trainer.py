@@ -90,6 +90,19 @@ class Trainer(DefaultTrainer):
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return model.eval()
 
+    def resume_or_load(self, resume=True):
+        """As DefaultTrainer; a resumed run goes on with the samples that come next."""
+        super().resume_or_load(resume)
+        self.data_loader.batch_sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+
+    def state_dict(self):
+        # detectron2 0.6 leaves out the optimizer.
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
     def build_hooks(self):
         # DefaultTrainer makes its own checkpointer just before, and hands it to the hooks here.
         self.checkpointer = Checkpointer(

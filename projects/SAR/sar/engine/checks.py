@@ -1,0 +1,177 @@
+"""What can be seen to be wrong before a run: each check raises an InputError that says what, where
+and what to do."""
+
+import logging
+import os
+import tempfile
+
+import torch
+
+from sar.data.datasets import load_dataset
+from sar.data.loader import check_sampler
+from sar.data.mapper import SemanticSegmentationMapper
+from sar.errors import InputError, nearest
+from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.losses import check_loss
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    build_model,
+)
+
+from .solver import build_lr_scheduler, build_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+def check_output_dir(path: str) -> None:
+    """Creates OUTPUT_DIR; raises InputError where nothing can be written there."""
+    if path.endswith((".txt", ".log")):
+        raise InputError(
+            f"OUTPUT_DIR {path}: detectron2 takes such a name for a log file: change it"
+        )
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {path} cannot be written ({error.strerror}): choose another"
+        ) from error
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Raises InputError for names in the config that nothing is registered under, or that clash."""
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.SEM_SEG_HEAD.NAME", cfg.MODEL.SEM_SEG_HEAD.NAME, SEM_SEG_HEADS_REGISTRY),
+        *(("MODEL.REGULARIZERS", name, REGULARIZER_REGISTRY) for name in cfg.MODEL.REGULARIZERS),
+    ):
+        if name not in registry:
+            known = sorted(known for known, _ in registry)
+            raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
+    check_loss(cfg)
+    check_sampler(cfg)
+    meta_architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    for key, value in (
+        ("MODEL.REGULARIZERS", cfg.MODEL.REGULARIZERS),
+        ("MODEL.LOSS.NAME", cfg.MODEL.LOSS.NAME),
+    ):
+        if value and not issubclass(meta_architecture, RegularizedModel):
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} takes no {key}: "
+                "set it to RegularizedSemanticSegmentor or RegularizedPanopticFPN"
+            )
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Raises InputError for numbers that no run can have, and that nothing else refuses."""
+    solver, inputs, model = cfg.SOLVER, cfg.INPUT, cfg.MODEL
+    for key, is_possible, expected in (
+        ("SOLVER.MAX_ITER", solver.MAX_ITER >= 1, "1 or more"),
+        ("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH >= 1, "1 or more"),
+        ("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD >= 1, "1 or more"),
+        ("SOLVER.WARMUP_ITERS", solver.WARMUP_ITERS >= 0, "0 or more"),
+        ("SOLVER.POLY_LR_POWER", solver.POLY_LR_POWER >= 0, "0 or more"),
+        ("SOLVER.REFERENCE_WORLD_SIZE", solver.REFERENCE_WORLD_SIZE == 0, "0 (not supported)"),
+        ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS >= 0, "0 or more"),
+        ("INPUT.MAX_SIZE_TRAIN", inputs.MAX_SIZE_TRAIN >= 1, "1 or more"),
+        ("INPUT.MIN_SIZE_TEST", inputs.MIN_SIZE_TEST >= 0, "0 (not resized) or more"),
+        ("INPUT.MAX_SIZE_TEST", inputs.MAX_SIZE_TEST >= 1, "1 or more"),
+        ("MODEL.PIXEL_MEAN", len(model.PIXEL_MEAN) == 3, "three numbers"),
+        ("MODEL.PIXEL_STD", len(model.PIXEL_STD) == 3 and 0 not in model.PIXEL_STD, "three, not 0"),
+        ("SEED", cfg.SEED < 2**32, "less than 2^32"),
+    ):
+        if not is_possible:
+            node = cfg
+            for part in key.split("."):
+                node = node[part]
+            raise InputError(f"{key} is {node}, expected {expected}")
+
+
+def check_buildable(cfg: CfgNode) -> None:
+    """Builds model, optimizer, schedule and augmentation once, on the CPU, to see that they can be.
+
+    Raises:
+        InputError: what detectron2 or torch has against the config.
+    """
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # the class frequencies come later
+    for what, keys, build in (
+        ("model", "MODEL", lambda: _check_in_features(cfg, build_model(cfg))),
+        ("optimizer", "SOLVER", lambda: build_optimizer(cfg, torch.nn.Linear(1, 1))),
+        (
+            "schedule",
+            "SOLVER",
+            lambda: build_lr_scheduler(cfg, torch.optim.SGD(torch.nn.Linear(1, 1).parameters())),
+        ),
+        ("augmentation", "INPUT", lambda: SemanticSegmentationMapper(cfg, True)),
+    ):
+        try:
+            build()
+        except InputError:
+            raise
+        except Exception as error:  # detectron2 asserts, and torch raises, whatever comes
+            logger.debug(f"The {what} cannot be built", exc_info=True)
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"{keys} describes no {what} that can be built: {type(error).__name__}: {reason}"
+            ) from error
+
+
+def _check_in_features(cfg: CfgNode, model: torch.nn.Module) -> None:
+    provided = model.backbone.output_shape()
+    for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES:  # SemSegFPNHead passes over unknown ones
+        if name not in provided:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {name}, but the backbone gives "
+                f"{', '.join(provided)}"
+            )
+
+
+def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
+    """Takes a NUM_CLASSES of 0 from the data sets, and holds them against the config.
+
+    Raises:
+        InputError: no data set is named, or one is unknown, not there, of other classes than
+            another, or at odds with NUM_CLASSES or IGNORE_VALUE.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    for key, names, is_needed in (
+        ("DATASETS.TRAIN", cfg.DATASETS.TRAIN, needs_training),
+        ("DATASETS.TEST", cfg.DATASETS.TEST, not needs_training),
+    ):
+        if is_needed and not names:
+            raise InputError(f"{key} is empty: name a data set, or set DATASETS.FOLDER")
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if needs_training else cfg.DATASETS.TEST
+    classes = list(metadata_of(names[0]).stuff_classes)
+    if head.NUM_CLASSES == 0:
+        head.NUM_CLASSES = len(classes)
+    if head.NUM_CLASSES != len(classes):
+        raise InputError(
+            f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{names[0]}" has '
+            f"{len(classes)} classes: set it to {len(classes)} (or to 0, to take it from the data)"
+        )
+    for name in names:
+        load_dataset(name)  # a split that is not there is seen now, and not when it is evaluated
+        if list(metadata_of(name).stuff_classes) != classes:
+            raise InputError(f'data sets "{names[0]}" and "{name}" have different classes')
+        ignore_label = metadata_of(name).ignore_label
+        if ignore_label != head.IGNORE_VALUE:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but pixels to ignore are "
+                f'{ignore_label} in data set "{name}": set it to {ignore_label}'
+            )
+
+
+def metadata_of(name: str) -> Metadata:
+    """The metadata of a registered data set; InputError where the name is not known."""
+    if name not in DatasetCatalog:
+        load_dataset(name)  # says what is known
+    return MetadataCatalog.get(name)
