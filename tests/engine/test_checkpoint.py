@@ -1,3 +1,6 @@
+import os
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -89,6 +92,39 @@ def test_broken_files(saved, content, suffix, tmp_path):
     broken.write_bytes(open(path, "rb").read()[:-200] if content is None else content)
     with pytest.raises(InputError, match=f"broken.{suffix} cannot be loaded"):
         Checkpointer(model()).load(str(broken))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickled_arrays_of_the_model_zoo(protocol, tmp_path):
+    weights = {key: value.numpy() for key, value in model().state_dict().items()}
+    path = tmp_path / "zoo.pkl"
+    content = {"model": weights, "__author__": "zoo", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    other = model()
+    Checkpointer(other, require_all=True).load(str(path))
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, torch.from_numpy(weights[key])), key
+
+
+class Exploit:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_what_is_planted_in_a_checkpoint_does_not_run(suffix, tmp_path):
+    planted, path = tmp_path / "planted", tmp_path / f"exploit.{suffix}"
+    content = {"model": {"backbone.weight": Exploit(planted)}, "__author__": "zoo"}
+    if suffix == "pth":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(InputError, match=f"exploit.{suffix}.*mkdir"):
+        Checkpointer(model()).load(str(path))
+    assert not planted.exists()
 
 
 def test_a_file_that_is_not_there():

@@ -1,6 +1,7 @@
 """Checkpoints that are written whole, and read with errors that say what does not fit."""
 
 import os
+import pickle
 import re
 import shutil
 
@@ -10,6 +11,8 @@ from sar.errors import InputError
 from sar.fileio import atomic_path, write_atomically
 
 from detectron2.checkpoint import DetectionCheckpointer
+
+from .array_pickle import load_arrays
 
 # First parts of the names of what inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.")
@@ -77,6 +80,17 @@ class Checkpointer(DetectionCheckpointer):
                 f"{reason}"
             ) from error
 
+    def _load_file(self, filename: str) -> dict:
+        """As DetectionCheckpointer, which lets a file run what it likes: here, nothing runs."""
+        if not filename.endswith(".pkl"):
+            return _load_tensors(filename)
+        content = load_arrays(filename)
+        if "model" in content and "__author__" in content:  # of detectron2's model zoo
+            return content
+        weights = content.get("blobs", content)  # of Caffe2, whose names are matched by detectron2
+        weights = {name: array for name, array in weights.items() if "_momentum" not in name}
+        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
     def _load_model(self, checkpoint):
         num_entries = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -105,6 +119,20 @@ class Checkpointer(DetectionCheckpointer):
                 "it is no checkpoint of this config's model"
             )
         return incompatible
+
+
+def _load_tensors(filename: str) -> dict:
+    try:
+        content = torch.load(filename, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise
+        raise InputError(
+            f"refused, since it would run {refused[1]}: a .pth may hold tensors and containers "
+            "only. If you trust its source, save its tensors anew"
+        ) from error
+    return content if "model" in content else {"model": content}
 
 
 def _size(shape: tuple[int, ...]) -> str:

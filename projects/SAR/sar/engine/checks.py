@@ -12,6 +12,7 @@ from sar.data.loader import check_sampler
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.inference import check_inference
 from sar.modeling.losses import check_loss
 
 from detectron2.config import CfgNode
@@ -57,6 +58,7 @@ def check_names(cfg: CfgNode) -> None:
             raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
     check_loss(cfg)
     check_sampler(cfg)
+    check_inference(cfg)
     meta_architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     for key, value in (
         ("MODEL.REGULARIZERS", cfg.MODEL.REGULARIZERS),

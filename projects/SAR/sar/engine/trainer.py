@@ -9,6 +9,7 @@ from sar.data.datasets import load_dataset
 from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
 from sar.evaluation import LongTailEvaluator, tap_evaluation
 from sar.modeling.embedding_tap import find_classifier
+from sar.modeling.inference import inference_model
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer
@@ -54,8 +55,14 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
-        dicts = load_dataset(dataset_name)
-        return loader.build_test_loader(cfg, SemanticSegmentationMapper(cfg, False), dicts)
+        return loader.build_test_loader(cfg, cls.build_test_mapper(cfg), load_dataset(dataset_name))
+
+    @classmethod
+    def build_test_mapper(cls, cfg):
+        """Reads images for `inference_model`."""
+        if cfg.TEST.AUG.ENABLED:  # which resizes them itself: twice would blur
+            return SemanticSegmentationMapper(cfg, False, test_size=(0, 0))
+        return SemanticSegmentationMapper(cfg, False)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, tap=None):
@@ -70,9 +77,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As DefaultTrainer; with TEST.GEOMETRY, the evaluators it builds listen to the model."""
+        """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG; with TEST.GEOMETRY,
+        the evaluators it builds listen to the model."""
         if not cfg.TEST.GEOMETRY or evaluators is not None:
-            return super().test(cfg, model, evaluators)
+            return super().test(cfg, inference_model(cfg, model), evaluators)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
             evaluators = [cls.build_evaluator(cfg, name, tap) for name in cfg.DATASETS.TEST]
