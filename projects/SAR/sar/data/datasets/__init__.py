@@ -82,7 +82,7 @@ def load_dataset(name: str) -> list[dict]:
 
 
 # These use what is defined above.
-from . import camvid, longtail_shapes  # noqa: E402
+from . import ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context  # noqa: E402
 
-camvid.register()
-longtail_shapes.register()
+for module in (ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context):
+    module.register()

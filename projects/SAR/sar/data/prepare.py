@@ -1,0 +1,186 @@
+"""What the programs tools/prepare_*.py share: a download in, a registered data set out.
+
+They write only what is missing, so that one that was stopped goes on where it was, and they write
+every file under its name only when it is whole.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sar.data import datasets
+from sar.data.labels import read_label
+from sar.errors import InputError
+from sar.fileio import atomic_path
+
+Source = TypeVar("Source")
+
+_NUM_NAMED = 3  # files that an error message names
+
+
+def parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
+    """A command line with the folder of the download and the number of threads.
+
+    Args:
+        description: the program's docstring.
+        example: a call of it, with its options.
+        default_folder: where the download is, under the folder of the data sets.
+    """
+    result = argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument(
+        "--folder",
+        type=lambda path: Path(path).expanduser(),
+        default=Path(datasets.root(), default_folder),
+        metavar="PATH",
+        help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
+    )
+    result.add_argument(
+        "--threads",
+        type=int,
+        default=min(16, os.cpu_count() or 1),
+        metavar="N",
+        help="default: one a core, at most 16 (%(default)s)",
+    )
+    return result
+
+
+def run(prepare: Callable[[], None]) -> int:
+    """Prepares a data set; the exit code: 0, or 1 with the error on stderr, or 130 if stopped."""
+    try:
+        prepare()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. Run it again to go on: what is done is kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def list_files(folder: Path, pattern: str, remedy: str) -> list[Path]:
+    """The files under `folder` that match, sorted; none whose name starts with a dot.
+
+    Raises:
+        InputError: no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}. {remedy}")
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def check_count(files: Collection, expected: int, what: str, remedy: str) -> None:
+    """Raises InputError unless there are as many files as the data set has."""
+    if len(files) != expected:
+        difference = len(files) - expected
+        raise InputError(
+            f"{what}: {len(files)} found, {expected} expected "
+            f"({abs(difference)} {'missing' if difference < 0 else 'too many'}). {remedy}"
+        )
+
+
+def check_there(paths: Collection[Path], what: str, remedy: str) -> None:
+    """Raises InputError, with the first paths, unless all files are there."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths)} {what} are missing: {_first(missing)}. {remedy}"
+        )
+
+
+def convert_missing(
+    convert: Callable[[Source, Path], None],
+    sources: Mapping[Path, Source],
+    *,
+    desc: str,
+    threads: int,
+) -> None:
+    """Writes every target that is not there yet, in threads, with a progress bar.
+
+    Args:
+        convert: called with a source and the target to write, atomically.
+        sources: what each target is made of.
+        desc: what stands before the bar.
+        threads: how many files are under way at once.
+
+    Raises:
+        InputError: a source is wrong (the others are converted all the same), or a target cannot
+            be written (which stops it).
+    """
+    missing = {target: source for target, source in sources.items() if not target.exists()}
+    failures = []
+    with (
+        ThreadPoolExecutor(max(threads, 1)) as pool,
+        tqdm(total=len(sources), initial=len(sources) - len(missing), desc=desc) as bar,
+    ):
+        futures = {pool.submit(convert, source, to): to for to, source in missing.items()}
+        try:
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                except InputError as error:
+                    failures.append(str(error))
+                bar.update()
+        except OSError as error:
+            pool.shutdown(cancel_futures=True)
+            raise InputError(
+                f"{futures[future]} cannot be written ({error}): make room, or get the right to "
+                "write there, and run it again."
+            ) from error
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(sources)} files could not be converted; run it again when "
+            f"they are mended:\n  " + "\n  ".join(failures[:_NUM_NAMED])
+        )
+
+
+def relabel(path: Path, new_ids: Mapping[int, int]) -> np.ndarray:
+    """Reads a label map of 8 bits and replaces its ids.
+
+    Args:
+        path: a label map.
+        new_ids: the new id, at most 255, of every id that there may be.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        InputError: the file cannot be read or has an id that is not in `new_ids`.
+    """
+    ids = read_label(path)
+    counts = np.bincount(ids.ravel(), minlength=1)
+    unknown = [int(i) for i in np.flatnonzero(counts) if int(i) not in new_ids]
+    if unknown:
+        raise InputError(
+            f"{path} has the ids {', '.join(map(str, unknown[:5]))} "
+            f"({counts[unknown].sum()} pixels), which the official labels do not have: "
+            "download it again."
+        )
+    table = np.zeros(max(*new_ids, len(counts) - 1) + 1, np.uint8)
+    table[list(new_ids)] = list(new_ids.values())
+    return table[ids]
+
+
+def write_label(ids: np.ndarray, path: Path) -> None:
+    """Writes (H, W) uint8 or uint16 ids as a PNG of one channel."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(ids).save(temporary)
+
+
+def _first(paths: list[Path]) -> str:
+    more = f" and {len(paths) - _NUM_NAMED} more" if len(paths) > _NUM_NAMED else ""
+    return ", ".join(map(str, paths[:_NUM_NAMED])) + more

@@ -1,0 +1,45 @@
+#!/usr/bin/env python
+"""Writes the labels of ADE20K with 150 classes: ade20k_sem_seg_{train,val}.
+
+In ADEChallengeData2016/ it needs, as downloaded from sceneparsing.csail.mit.edu (the archive is
+ADEChallengeData2016.zip), images/ and annotations/{training,validation}/. It writes
+annotations_detectron2/{training,validation}/NAME.png: ids 0 to 149; 0 becomes 255, ignored.
+A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sar.data import prepare
+
+EXAMPLE = "python tools/prepare_ade20k.py --folder ~/data/ADEChallengeData2016"
+REMEDY = "`python tools/prepare_ade20k.py --help` says what is needed and where it is."
+NUM_IMAGES = {"training": 20210, "validation": 2000}
+_NEW_ID = {0: 255} | {i + 1: i for i in range(150)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = prepare.parser(__doc__, EXAMPLE, "ADEChallengeData2016").parse_args(argv)
+    return prepare.run(lambda: prepare_ade20k(args.folder, args.threads))
+
+
+def prepare_ade20k(folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES) -> None:
+    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    sources = {}
+    for split, expected in num_images.items():
+        images = prepare.list_files(folder / "images" / split, "*.jpg", REMEDY)
+        prepare.check_count(images, expected, f"images in {folder / 'images' / split}", REMEDY)
+        sources[split] = [folder / "annotations" / split / f"{path.stem}.png" for path in images]
+        prepare.check_there(sources[split], f"labels of the split {split}", REMEDY)
+    for split in num_images:
+        prepare.convert_missing(
+            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+            {folder / "annotations_detectron2" / split / p.name: p for p in sources[split]},
+            desc=f"ADE20K {split}",
+            threads=threads,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

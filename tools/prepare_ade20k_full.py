@@ -1,0 +1,193 @@
+#!/usr/bin/env python
+"""Writes images, labels and classes of ADE20K-Full with 847 classes: ade20k_full_{train,val}.
+
+In ADE20K_2021_17_01/ it needs, as downloaded (after signing in at ade20k.csail.mit.edu),
+images/ADE/{training,validation}/SCENE/.../NAME.jpg with NAME_seg.png and NAME.json. It writes into
+ade20k_full/:
+
+  classes.txt                 an index of ADE20K and a name a line; the first line is id 0
+  images/{train,val}/*.jpg    larger images are reduced to 512 pixels on the shorter side
+  labels/{train,val}/*.png    16 bits: ids 0 to 846; all else is 65535, ignored
+
+The classes are those with pixels in both splits, in the order of ADE20K's indices; unless that gives
+847, nothing is converted. --classes takes another list or order, in the form of classes.txt.
+A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+"""  # noqa: E501
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sar.data import prepare
+from sar.data.datasets.ade20k_full import (
+    CLASS_FILE,
+    IGNORE,
+    NUM_CLASSES,
+    NUM_IMAGES,
+    PREPARED,
+    read_classes,
+)
+from sar.errors import InputError
+from sar.fileio import atomic_path, write_atomically
+
+EXAMPLE = "python tools/prepare_ade20k_full.py --folder ~/data/ADE20K_2021_17_01"
+REMEDY = "`python tools/prepare_ade20k_full.py --help` says what is needed and where it is."
+SHORT_SIDE = 512
+_SPLIT_FOLDERS = {"train": "training", "val": "validation"}
+_CHUNK = 200  # images that are looked through for classes between two files
+_EXIF_ORIENTATION = 0x0112
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = prepare.parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
+    )
+    args = parser.parse_args(argv)
+    return prepare.run(lambda: prepare_ade20k_full(args.folder, args.threads, args.classes))
+
+
+def prepare_ade20k_full(
+    folder: Path,
+    threads: int,
+    class_file: Path | None = None,
+    num_images: Mapping[str, int] = NUM_IMAGES,
+    num_classes: int = NUM_CLASSES,
+) -> None:
+    """Writes it all; raises InputError for anything missing, or other numbers than expected."""
+    images = {}
+    for split, expected in num_images.items():
+        of_split = folder / "images" / "ADE" / _SPLIT_FOLDERS[split]
+        # Deeper folders hold one instance each.
+        images[split] = prepare.list_files(of_split, f"**/ADE_{split}_*.jpg", REMEDY)
+        prepare.check_count(images[split], expected, f"images under {of_split}", REMEDY)
+        labels = [_seg_file(image) for image in images[split]]
+        prepare.check_there(labels, f"labels of the split {split}", REMEDY)
+    output = folder / PREPARED
+    classes = settle_classes(output, images, threads, class_file, num_classes)
+    new_ids = np.full(1 << 16, IGNORE, np.uint16)
+    new_ids[list(classes)] = np.arange(len(classes))
+    for split in num_images:
+        prepare.convert_missing(
+            lambda image, target: convert(image, target, new_ids),
+            {output / "labels" / split / f"{image.stem}.png": image for image in images[split]},
+            desc=f"ade20k_full_{split}",
+            threads=threads,
+        )
+
+
+def settle_classes(
+    output: Path,
+    images: Mapping[str, list[Path]],
+    threads: int,
+    given: Path | None,
+    num_classes: int,
+) -> dict[int, str]:
+    """The classes: those of an earlier run, those given, or those found in both splits."""
+    path = output / CLASS_FILE
+    given_classes = read_classes(given, REMEDY, num_classes) if given else None
+    if path.exists():
+        classes = read_classes(path, REMEDY, num_classes)
+        if given_classes and list(given_classes.items()) != list(classes.items()):
+            raise InputError(
+                f"{output} was prepared with other classes than those of {given}: remove "
+                f"{output}, or leave out --classes."
+            )
+        return classes
+    classes = given_classes or find_classes(output / "found", images, threads)
+    shutil.rmtree(output / "found", ignore_errors=True)
+    if len(classes) != num_classes:
+        raise InputError(
+            f"{len(classes)} classes have pixels both in training and in validation images, and "
+            f"not {num_classes}: the files are not those of ADE20K_2021_17_01. Download it again, "
+            "or give the classes with --classes."
+        )
+    write_atomically(path, "".join(f"{index} {name}\n" for index, name in classes.items()))
+    return classes
+
+
+def find_classes(folder: Path, images: Mapping[str, list[Path]], threads: int) -> dict[int, str]:
+    """The name of every index that has pixels in both splits, in the order of the indices."""
+    found: dict[str, dict[int, str]] = {}
+    for split, paths in images.items():
+        chunks = {
+            folder / f"{split}_{start:05d}.json": paths[start : start + _CHUNK]
+            for start in range(0, len(paths), _CHUNK)
+        }
+        prepare.convert_missing(
+            write_found, chunks, desc=f"Classes of {split}, {_CHUNK} images each", threads=threads
+        )
+        found[split] = {}
+        for chunk in chunks:
+            found[split].update({int(i): n for i, n in json.loads(chunk.read_text()).items()})
+    return {i: found["train"][i] for i in sorted(found["train"].keys() & found["val"].keys())}
+
+
+def write_found(images: list[Path], target: Path) -> None:
+    """Writes the names of the indices that have pixels in some images."""
+    found: dict[int, str] = {}
+    for image in images:
+        present = set(np.unique(read_indices(_seg_file(image))).tolist()) - {0}
+        if present <= found.keys():
+            continue
+        path = image.with_suffix(".json")
+        try:
+            # Some of the files have a few characters that are not UTF-8, in nobody's class name.
+            annotation = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
+            names = {o["name_ndx"]: o["name"] for o in annotation["annotation"]["object"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
+        unnamed = sorted(present - names.keys() - found.keys())
+        if unnamed:
+            raise InputError(f"{path} does not name the index {unnamed[0]} of its pixels. {REMEDY}")
+        found.update({i: names[i] for i in present - found.keys()})
+    write_atomically(target, json.dumps(found))
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """ADE20K's indices, (H, W) uint16; 0 is unlabelled. Red holds tens of 256, green the rest."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
+        return (pixels[..., 0] // 10).astype(np.uint16) * 256 + pixels[..., 1]
+    # A damaged file makes Pillow raise nearly anything.
+    except Exception as error:
+        raise InputError(f"{path} cannot be read ({error}). {REMEDY}") from error
+
+
+def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
+    """Writes the image and, last, the label `target`, both of the same size."""
+    label = Image.fromarray(new_ids[read_indices(_seg_file(source))])
+    to = target.parents[2] / "images" / target.parent.name / source.name
+    try:
+        image = Image.open(source)
+        image.load()
+    except Exception as error:
+        raise InputError(f"{source} cannot be read ({error}). {REMEDY}") from error
+    if image.size != label.size:
+        raise InputError(f"{source} is {image.size}, but its label {label.size}. {REMEDY}")
+    width, height = image.size
+    scale = min(1.0, SHORT_SIDE / min(width, height))
+    size = (round(width * scale), round(height * scale))
+    # The labels lie on the pixels as stored: an orientation in the EXIF data must not stay.
+    upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
+    with atomic_path(to) as temporary:
+        if size == image.size and upright:
+            shutil.copyfile(source, temporary)
+        else:
+            resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
+            resized.save(temporary, quality=95)
+    prepare.write_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), target)
+
+
+def _seg_file(image: Path) -> Path:
+    return image.with_name(f"{image.stem}_seg.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

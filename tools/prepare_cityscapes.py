@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""Writes the labels of Cityscapes with 19 classes: cityscapes_fine_sem_seg_{train,val}.
+
+In cityscapes/ it needs, as downloaded from cityscapes-dataset.com, leftImg8bit/{train,val}/ of
+leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip. Beside each
+*_gtFine_labelIds.png it writes *_gtFine_labelTrainIds.png: ids 0 to 18; all else is 255, ignored.
+A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sar.data import prepare
+
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+
+EXAMPLE = "python tools/prepare_cityscapes.py --folder ~/data/cityscapes"
+REMEDY = "`python tools/prepare_cityscapes.py --help` says what is needed and where it is."
+NUM_IMAGES = {"train": 2975, "val": 500}
+_NEW_ID = dict.fromkeys(range(34), 255) | {c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = prepare.parser(__doc__, EXAMPLE, "cityscapes").parse_args(argv)
+    return prepare.run(lambda: prepare_cityscapes(args.folder, args.threads))
+
+
+def prepare_cityscapes(
+    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES
+) -> None:
+    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    sources = {}
+    for split, expected in num_images.items():
+        image_folder, label_folder = folder / "leftImg8bit" / split, folder / "gtFine" / split
+        images = prepare.list_files(image_folder, "*/*_leftImg8bit.png", REMEDY)
+        prepare.check_count(images, expected, f"images in {image_folder}", REMEDY)
+        sources[split] = [
+            label_folder
+            / image.parent.name
+            / image.name.replace("_leftImg8bit", "_gtFine_labelIds")
+            for image in images
+        ]
+        prepare.check_there(sources[split], f"labels of the split {split}", REMEDY)
+    for split in num_images:
+        prepare.convert_missing(
+            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+            {path.with_name(path.name.replace("Ids", "TrainIds")): path for path in sources[split]},
+            desc=f"cityscapes_fine_sem_seg_{split}",
+            threads=threads,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Writes the labels of COCO-Stuff 164k with 171 classes: coco_stuff_{train,val}.
+
+In coco/ it needs, as downloaded:
+
+  train2017/, val2017/                   of train2017.zip and val2017.zip, images.cocodataset.org/zips
+  stuffthingmaps/{train2017,val2017}/    of stuffthingmaps_trainval2017.zip, github.com/nightrome/cocostuff
+  coco-stuff-lt.txt                      for coco_stuff_lt_train alone: github.com/caopulan/Mask2Former-LT
+
+It writes coco_stuff_171/{train2017,val2017}/NAME.png: ids 0 to 170; unlabelled is 255, ignored.
+A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+"""  # noqa: E501
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sar.data import prepare
+from sar.data.datasets.coco_stuff import (
+    CLASS_OF_OFFICIAL_ID,
+    LABELS,
+    LT_LIST,
+    NUM_IMAGES,
+    NUM_LT_IMAGES,
+    read_lt_list,
+)
+
+EXAMPLE = "python tools/prepare_coco_stuff.py --folder ~/data/coco"
+REMEDY = "`python tools/prepare_coco_stuff.py --help` says what is needed and where it is."
+# The maps have the official ids less one: 0 to 181.
+_NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {255: 255}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = prepare.parser(__doc__, EXAMPLE, "coco").parse_args(argv)
+    return prepare.run(lambda: prepare_coco_stuff(args.folder, args.threads))
+
+
+def prepare_coco_stuff(
+    folder: Path,
+    threads: int,
+    num_images: Mapping[str, int] = NUM_IMAGES,
+    num_lt_images: int = NUM_LT_IMAGES,
+) -> None:
+    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    maps = {}
+    for split, expected in num_images.items():
+        map_folder = folder / "stuffthingmaps" / f"{split}2017"
+        images = prepare.list_files(folder / f"{split}2017", "*.jpg", REMEDY)
+        prepare.check_count(images, expected, f"images in {folder / f'{split}2017'}", REMEDY)
+        maps[split] = [map_folder / f"{image.stem}.png" for image in images]
+        prepare.check_there(maps[split], f"label maps of the split {split}", REMEDY)
+    lt_list = folder / LT_LIST
+    if lt_list.exists():
+        names = read_lt_list(lt_list)
+        prepare.check_count(names, num_lt_images, f"images named in {lt_list}", REMEDY)
+    else:
+        print(f"There is no {lt_list}: coco_stuff_lt_train will not be there. {REMEDY}")
+    for split in num_images:
+        prepare.convert_missing(
+            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+            {folder / LABELS / f"{split}2017" / path.name: path for path in maps[split]},
+            desc=f"coco_stuff_{split}",
+            threads=threads,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Writes the labels of PASCAL-Context with 59 classes: pascal_context_{train,val}.
+
+In VOCdevkit/VOC2010 it needs, as downloaded:
+
+  JPEGImages/            of VOCtrainval_03-May-2010.tar, host.robots.ox.ac.uk/pascal/VOC/voc2010
+  trainval_merged.json   of PASCAL in Detail, codalabuser.blob.core.windows.net/public/
+
+It writes SegmentationClassContext59/{train,val}/NAME.png: ids 0 to 58; background is 255, ignored.
+A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from sar.data import prepare
+from sar.data.datasets.pascal_context import CLASS_OF_OFFICIAL_ID, IMAGES, LABELS, NUM_IMAGES
+from sar.errors import InputError
+
+EXAMPLE = "python tools/prepare_pascal_context.py --folder ~/data/VOCdevkit/VOC2010"
+REMEDY = "`python tools/prepare_pascal_context.py --help` says what is needed and where it is."
+_IGNORE = 255
+_NEW_ID = {official: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {0: _IGNORE}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = prepare.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010").parse_args(argv)
+    return prepare.run(lambda: prepare_pascal_context(args.folder, args.threads))
+
+
+def prepare_pascal_context(
+    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES
+) -> None:
+    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    images, annotations = read_annotations(folder / "trainval_merged.json")
+    for split, expected in num_images.items():
+        of_split = [image for image in images if image["phase"] == split]
+        what = f"images of the split {split} in trainval_merged.json"
+        prepare.check_count(of_split, expected, what, REMEDY)
+        files = [folder / IMAGES / image["file_name"] for image in of_split]
+        prepare.check_there(files, f"images of the split {split}", REMEDY)
+    for split in num_images:
+        prepare.convert_missing(
+            lambda image, target: write_label(image, annotations[image["image_id"]], target),
+            {
+                folder / LABELS / split / f"{Path(image['file_name']).stem}.png": image
+                for image in images
+                if image["phase"] == split
+            },
+            desc=f"pascal_context_{split}",
+            threads=threads,
+        )
+
+
+def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
+    """The images, and for each image_id the masks of its segments."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+        annotations = defaultdict(list)
+        for segment in data["annos_segmentation"]:
+            annotations[segment["image_id"]].append(segment)
+        return data["images"], annotations
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
+
+
+def write_label(image: dict, segments: list[dict], target: Path) -> None:
+    """Draws the segments of an image, (H, W) each, in their order."""
+    label = np.full((image["height"], image["width"]), _IGNORE, np.uint8)
+    for segment in segments:
+        if segment["category_id"] not in _NEW_ID:
+            raise InputError(
+                f"{image['file_name']} has a segment of the category {segment['category_id']}, "
+                f"which is not one of the 59 and background. {REMEDY}"
+            )
+        mask = mask_util.decode(segment["segmentation"]).astype(bool)
+        if mask.shape != label.shape:
+            raise InputError(
+                f"{image['file_name']} is {label.shape[1]} x {label.shape[0]}, but a segment of "
+                f"it is {mask.shape[1]} x {mask.shape[0]}. {REMEDY}"
+            )
+        label[mask] = _NEW_ID[segment["category_id"]]
+    prepare.write_label(label, target)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
