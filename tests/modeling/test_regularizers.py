@@ -66,7 +66,7 @@ def test_kinds_of_anchors(small_config, tmp_path):
     "overrides, message",
     [
         (["MODEL.REGULARIZERS", "('SemanticAnchorRegularizr',)"], 'mean "SemanticAnchorRegul'),
-        (["MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',) * 2"], "Type mismatch"),
+        (["MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',) * 2"], "unknown regularizer"),
         (["MODEL.REGULARIZERS", str(("SemanticAnchorRegularizer",) * 2)], "twice"),
         (["MODEL.SEMANTIC_ANCHOR.ANCHORS", "orthogonl"], 'mean "orthogonal"'),
         (["MODEL.SEMANTIC_ANCHOR.ANCHORS", "missing.npy"], "missing.npy cannot be read"),
