@@ -16,10 +16,10 @@ from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
-from sar.data.mapper import SemanticSegmentationMapper
 from sar.engine import Trainer, complete_config
 from sar.errors import InputError
 from sar.fileio import atomic_path
+from sar.modeling.inference import inference_model
 from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
@@ -55,9 +55,9 @@ def draw(args: argparse.Namespace) -> None:
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)
     colors = class_colors(metadata)
-    model = Trainer.load_for_evaluation(cfg)
+    model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
     dicts = load_dataset(name)[: args.limit]
-    batches = loader.build_test_loader(cfg, SemanticSegmentationMapper(cfg, False), dicts)
+    batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
     folder = os.path.commonpath([os.path.dirname(record["file_name"]) for record in dicts])
     with torch.inference_mode():
         for (sample,) in tqdm(batches, desc=f"Drawing {name}", total=len(dicts)):

@@ -77,6 +77,10 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
             + ["MODEL.LOSS.NAME", "seesaw"],
             "takes no MODEL.LOSS.NAME",
         ),
+        (
+            ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "hrnet_w49"],
+            'mean "hrnet_w',
+        ),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0, expected 1 or more"),
         (["INPUT.MAX_SIZE_TEST", "0"], "INPUT.MAX_SIZE_TEST is 0"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),

@@ -110,6 +110,19 @@ def test_images_of_different_sizes_are_padded_with_ignore(small_config, batch):
     assert (seen["labels"][1, 40:] == 255).all()
 
 
+@pytest.mark.parametrize("kind", ["baseline", "sar_ceco"])
+def test_a_batch_of_ignored_pixels_alone_changes_no_weight(kind, small_config, batch):
+    cfg = small_config(f"configs/CamVid/{kind}_sem_fpn_R_18.yaml")
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for sample in batch:
+        sample["sem_seg"].fill_(255)
+    losses = model(batch)
+    assert losses["loss_sem_seg"].item() == 0
+    losses["loss_sem_seg"].backward()
+    assert all((p.grad == 0).all() for p in model.sem_seg_head.parameters())
+
+
 def test_plain_detectron2_checkpoints_load_both_ways(small_config, batch, tmp_path):
     cfg = small_config("configs/CamVid/baseline_sem_fpn_R_18.yaml")
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"

@@ -31,6 +31,42 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Load what fits from a checkpoint of another number of classes, instead of refusing it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
+    # -- FCNHead, UPerNetHead, OCRHead, SegFormerHead and NonLocalHead, beside detectron2's keys:
+    # COMMON_STRIDE is the stride of the finest of IN_FEATURES; CONVS_DIM 0 is what was published
+    # (FCNHead: as many channels as all features have; SegFormerHead: 256; the others: 512).
+    # Share of the embedding's channels that the predictor does not see in training.
+    cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
+    # Of OCRHead: factor of the loss of its object regions.
+    cfg.MODEL.SEM_SEG_HEAD.REGION_LOSS_WEIGHT = 0.4
+
+    # -- An auxiliary FCN head beside any semantic head, in training only
+    cfg.MODEL.AUXILIARY_HEAD = CfgNode()
+    # A feature of the backbone, such as res4; "" for no auxiliary head.
+    cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
+    # Channels of its 3x3 convolution.
+    cfg.MODEL.AUXILIARY_HEAD.CONVS_DIM = 256
+    # Factor of its loss, loss_sem_seg_aux.
+    cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
+
+    # -- build_timm_backbone: features res2 (stride 4) to res5 (stride 32) of any pyramid of timm,
+    # of which MODEL.BACKBONE.FREEZE_AT stages are frozen, the stem being the first
+    cfg.MODEL.TIMM = CfgNode()
+    # As timm names it: hrnet_w48, swin_tiny_patch4_window7_224, ...; with a tag, certain weights.
+    cfg.MODEL.TIMM.NAME = "hrnet_w48"
+    cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
+    # Start from timm's weights, downloaded, or from a file of them. Neither is read where
+    # MODEL.WEIGHTS is given.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    cfg.MODEL.TIMM.CHECKPOINT = ""
+    # What becomes of the model's batch norms: BN, SyncBN, FrozenBN or GN. Layer norms stay.
+    cfg.MODEL.TIMM.NORM = "BN"
+    # Add a layer norm on each feature, as published for Swin in segmentation.
+    cfg.MODEL.TIMM.OUTPUT_NORM = False
+    # Greatest rate of stochastic depth.
+    cfg.MODEL.TIMM.DROP_PATH = 0.0
+    # Less than 32 dilates the last stages, where the model can.
+    cfg.MODEL.TIMM.OUTPUT_STRIDE = 32
+
     # -- The head's loss
     cfg.MODEL.LOSS = CfgNode()
     # cross_entropy, hard_pixel_mining, logit_adjustment (Menon et al., ICLR 2021) or seesaw (Wang
@@ -96,6 +132,18 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
 
     # -- Evaluation
+    # How the network sees a test image: "whole", or "slide" for overlapping windows whose logits
+    # are averaged, which takes memory for a window and not for the image.
+    cfg.TEST.MODE = "whole"
+    # Of the windows: (height, width) in pixels of the resized image, and the steps between them.
+    cfg.TEST.CROP_SIZE = (512, 512)
+    cfg.TEST.CROP_STRIDE = (341, 341)
+    # Given to the network together; each takes the memory of a training crop, without gradients.
+    cfg.TEST.WINDOWS_PER_BATCH = 1
+    # Test-time augmentation, in either mode, is detectron2's TEST.AUG: with ENABLED, the image is
+    # resized from its file to each of MIN_SIZES (its shorter edge; 0: not resized; the longer at
+    # most MAX_SIZE), in the place of INPUT.MIN_SIZE_TEST, with FLIP also flipped from left to
+    # right, and the probabilities are averaged.
     # Also write predictions as COCO's run-length JSON, as detectron2 does.
     cfg.TEST.SAVE_JSON = False
     # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3), as

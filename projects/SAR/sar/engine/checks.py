@@ -14,6 +14,7 @@ from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.inference import check_inference
 from sar.modeling.losses import check_loss
+from sar.modeling.timm_backbone import check_timm_model
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -56,6 +57,8 @@ def check_names(cfg: CfgNode) -> None:
         if name not in registry:
             known = sorted(known for known, _ in registry)
             raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
+        check_timm_model(cfg.MODEL.TIMM.NAME)
     check_loss(cfg)
     check_sampler(cfg)
     check_inference(cfg)
@@ -105,6 +108,7 @@ def check_buildable(cfg: CfgNode) -> None:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # the class frequencies come later
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""  # so do the weights
     for what, keys, build in (
         ("model", "MODEL", lambda: _check_in_features(cfg, build_model(cfg))),
         ("optimizer", "SOLVER", lambda: build_optimizer(cfg, torch.nn.Linear(1, 1))),

@@ -60,8 +60,8 @@ class EvaluationTap:
         if len(calls) != 1:
             raise InputError(
                 f"TEST.GEOMETRY: the model called its classifier {len(calls)} times for a batch, "
-                "but one embedding of the whole image is needed: evaluate in one pass, or turn "
-                "TEST.GEOMETRY off"
+                "but one embedding of the whole image is needed: evaluate in one pass (TEST.MODE "
+                '"whole", TEST.AUG.ENABLED False), or turn TEST.GEOMETRY off'
             )
         embeddings, input_size = calls[0], self._input_size
         if isinstance(self.classifier, nn.Linear):

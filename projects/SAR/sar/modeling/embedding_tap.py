@@ -24,7 +24,7 @@ class TappedStep:
 
 
 @contextmanager
-def tap_embeddings(head: nn.Module, classifier: nn.Module) -> Iterator[TappedStep]:
+def tap_embeddings(head: nn.Module, classifier: nn.Module | None) -> Iterator[TappedStep]:
     """Reads along while `head(features, targets)` runs.
 
     Forward pre-hooks that exist inside the `with` only: evaluation and exported models know
@@ -32,7 +32,7 @@ def tap_embeddings(head: nn.Module, classifier: nn.Module) -> Iterator[TappedSte
 
     Args:
         head: called with the labels as its second argument, or as `targets`.
-        classifier: the submodule of it that is fed the embedding.
+        classifier: the submodule of it that is fed the embedding; None to read labels only.
     """
     step = TappedStep()
 
@@ -42,12 +42,13 @@ def tap_embeddings(head: nn.Module, classifier: nn.Module) -> Iterator[TappedSte
     def read_embeddings(module, args):
         step.embeddings = args[0]
 
-    hooks = (
-        head.register_forward_pre_hook(read_labels, with_kwargs=True),
-        classifier.register_forward_pre_hook(read_embeddings),
-    )
+    hooks = [head.register_forward_pre_hook(read_labels, with_kwargs=True)]
+    if classifier is not None:
+        hooks.append(classifier.register_forward_pre_hook(read_embeddings))
     try:
         yield step
+        if classifier is None:
+            return
         if step.embeddings is None:
             raise InputError(
                 f"{type(head).__name__} did not call its classifier in training: set "

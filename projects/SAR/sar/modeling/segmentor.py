@@ -1,11 +1,13 @@
 """The meta-architectures: detectron2's own, with a regularizing branch in training."""
 
+import torch
 from torch import nn
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
 
 from .embedding_tap import embedding_channels, find_classifier, tap_embeddings
+from .heads import auxiliary_loss, build_auxiliary_head
 from .losses import build_loss
 from .regularizers import build_regularizers
 
@@ -25,6 +27,7 @@ class RegularizedModel:
         regularizers: dict[str, nn.Module],
         classifier: str | None = None,
         loss: nn.Module | None = None,
+        auxiliary_head: nn.Module | None = None,
         **kwargs,
     ):
         """
@@ -35,12 +38,15 @@ class RegularizedModel:
                 not needed without regularizers.
             loss: called as `loss(predictions, targets)` in the place of the semantic head's own
                 method `losses`; by default that stays.
+            auxiliary_head: semantic head of whose losses "loss_sem_seg" joins those of training,
+                as "loss_sem_seg_aux".
             kwargs: what the meta-architecture takes.
         """
         super().__init__(**kwargs)
         self.regularizers = nn.ModuleDict(regularizers)
         self._classifier = classifier
         self.loss = loss
+        self.auxiliary_head = auxiliary_head
         if loss is not None:
             # A method, since a module would be hidden behind the method of the head's class.
             self.sem_seg_head.losses = loss.__call__
@@ -54,6 +60,9 @@ class RegularizedModel:
             plain_cfg.INPUT.CROP.ENABLED = False  # DeepLab's heads pool over its size
         arguments = super().from_config(plain_cfg)
         arguments["loss"] = build_loss(cfg, arguments["sem_seg_head"])
+        arguments["auxiliary_head"] = build_auxiliary_head(
+            cfg, arguments["backbone"].output_shape()
+        )
         arguments["regularizers"] = {}
         if cfg.MODEL.REGULARIZERS:
             plain_model = nn.ModuleDict(
@@ -68,12 +77,23 @@ class RegularizedModel:
         return arguments
 
     def forward(self, batched_inputs):
-        """As the meta-architecture; in training, the regularizers' losses join its own."""
-        if not (self.training and self.regularizers):
+        """As the meta-architecture; in training, the regularizers' losses join its own.
+
+        Where all pixels of a batch are ignored, the semantic losses are 0; the means over no pixel
+        of detectron2's heads are NaN, and would end the training.
+        """
+        if not self.training:
             return super().forward(batched_inputs)
-        classifier = self.get_submodule(self._classifier)
-        with tap_embeddings(self.sem_seg_head, classifier) as step:
+        classifier = self.get_submodule(self._classifier) if self.regularizers else None
+        with (
+            auxiliary_loss(self.sem_seg_head, self.auxiliary_head),
+            tap_embeddings(self.sem_seg_head, classifier) as step,
+        ):
             losses = super().forward(batched_inputs)
+        is_labelled = (step.labels != self.sem_seg_head.ignore_value).any()
+        for name, loss in losses.items():
+            if name.startswith("loss_sem_seg"):
+                losses[name] = torch.where(is_labelled, loss, 0.0)
         for regularizer in self.regularizers.values():
             losses.update(regularizer(step.embeddings, step.labels, classifier))
         return losses

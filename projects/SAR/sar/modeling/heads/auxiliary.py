@@ -1,0 +1,64 @@
+"""The auxiliary head: a second loss on an intermediate feature, in training, beside any head.
+
+Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from .base import select_features
+from .fcn import FCNHead
+
+
+def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCNHead | None:
+    """MODEL.AUXILIARY_HEAD on the features of a backbone, or None where it has no feature.
+
+    Raises:
+        InputError: a feature that the backbone does not give.
+    """
+    settings = cfg.MODEL.AUXILIARY_HEAD
+    if not settings.IN_FEATURE:
+        return None
+    head = cfg.MODEL.SEM_SEG_HEAD
+    return FCNHead(
+        select_features(input_shape, [settings.IN_FEATURE], "MODEL.AUXILIARY_HEAD.IN_FEATURE"),
+        num_classes=head.NUM_CLASSES,
+        conv_dims=settings.CONVS_DIM,
+        kernel_size=3,
+        norm=head.NORM,
+        dropout=head.DROPOUT,
+        loss_weight=settings.LOSS_WEIGHT,
+        ignore_value=head.IGNORE_VALUE,
+    )
+
+
+@contextmanager
+def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[None]:
+    """Adds "loss_sem_seg_aux" to what `head(features, targets)` gives in training.
+
+    A forward hook that exists inside the `with` only: the head, inference and exported models know
+    nothing of it.
+
+    Args:
+        head: any semantic head of detectron2's protocol.
+        auxiliary_head: given the same features and labels; nothing is added where it is None.
+    """
+    if auxiliary_head is None:
+        yield
+        return
+
+    def add_loss(module, args, kwargs, output):
+        predictions, losses = output
+        _, auxiliary_losses = auxiliary_head(*args, **kwargs)
+        return predictions, {**losses, "loss_sem_seg_aux": auxiliary_losses["loss_sem_seg"]}
+
+    hook = head.register_forward_hook(add_loss, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

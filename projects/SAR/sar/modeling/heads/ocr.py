@@ -1,0 +1,125 @@
+"""Object-contextual representations: each pixel attends to the objects of its image."""
+
+import torch
+from torch import Tensor, nn
+
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+
+from .base import SemanticHead, attend, concatenate, conv_norm
+from .fcn import FCNHead
+
+
+def gather_regions(pixels: Tensor, region_logits: Tensor) -> Tensor:
+    """One vector a class: the mean pixel, weighted by the softmax of the class's logits over the
+    image.
+
+    Yuan et al., ECCV 2020, eq. 2.
+
+    Args:
+        pixels: (N, C, h, w).
+        region_logits: (N, K, h, w).
+
+    Returns:
+        (N, C, K, 1), a map that convolutions take.
+    """
+    weights = region_logits.flatten(2).softmax(dim=2)
+    return (pixels.flatten(2) @ weights.to(pixels.dtype).transpose(1, 2)).unsqueeze(3)
+
+
+class ObjectAttention(nn.Module):
+    """The pixels with what the regions that they belong to are like.
+
+    Yuan et al., ECCV 2020, eqs. 3 and 4: y_i = rho(sum_k softmax_k(phi(x_i)^T psi(f_k) / sqrt(D))
+    delta(f_k)), and g([y_i, x_i]). As in the authors' code, phi and psi are two 1x1 convolutions
+    with norm and ReLU, delta, rho and g one, and the product is divided by sqrt(D).
+
+    Args:
+        channels: C, of pixels and regions, and of what is given.
+        key_dims: D, of the attention.
+        norm: of the convolutions.
+    """
+
+    def __init__(self, channels: int, key_dims: int, norm: str = "BN"):
+        super().__init__()
+
+        def transform():
+            return nn.Sequential(
+                conv_norm(channels, key_dims, 1, norm), conv_norm(key_dims, key_dims, 1, norm)
+            )
+
+        self.query_project = transform()
+        self.key_project = transform()
+        self.value_project = conv_norm(channels, key_dims, 1, norm)
+        self.out_project = conv_norm(key_dims, channels, 1, norm)
+        self.bottleneck = conv_norm(2 * channels, channels, 1, norm)
+
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        """(N, C, h, w) of pixels (N, C, h, w) and regions (N, C, K, 1)."""
+        query, key = self.query_project(pixels), self.key_project(regions)
+        context = self.out_project(attend(query, key, self.value_project(regions)))
+        return self.bottleneck(torch.cat([context, pixels], dim=1))
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class OCRHead(SemanticHead):
+    """Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020.
+
+    An FCN head on the same features, with a loss of its own, tells which pixels make up the region
+    of each class, in training and in inference.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        conv_dims: int = 512,
+        region_loss_weight: float = 0.4,
+        norm: str = "BN",
+        **kwargs,
+    ):
+        """
+        Args:
+            input_shape: channels and stride of each feature that the head reads, by name.
+            num_classes: K.
+            conv_dims: C, channels of pixels and regions; the attention has half.
+            region_loss_weight: factor of the loss of the regions.
+            norm: of the convolutions.
+            kwargs: of SemanticHead.
+        """
+        super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)
+        self.region_head = FCNHead(
+            input_shape,
+            num_classes=num_classes,
+            norm=norm,
+            # No dropout: it would reach the embedding by way of the regions.
+            **{**kwargs, "dropout": 0.0, "loss_weight": region_loss_weight},
+        )
+        self.bottleneck = conv_norm(sum(self.in_channels), conv_dims, 3, norm)
+        self.object_context_block = ObjectAttention(conv_dims, conv_dims // 2, norm)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        arguments = super().from_config(cfg, input_shape)
+        arguments["region_loss_weight"] = cfg.MODEL.SEM_SEG_HEAD.REGION_LOSS_WEIGHT
+        return arguments
+
+    def forward(self, features, targets=None):
+        """As the base, with "loss_sem_seg_regions" among the losses."""
+        predictions, regions = self.layers(features)
+        if not self.training:
+            return self.upsample(predictions), {}
+        losses = self.losses(predictions, targets)
+        region_losses = self.region_head.losses(regions, targets)
+        return None, {**losses, "loss_sem_seg_regions": region_losses["loss_sem_seg"]}
+
+    def layers(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the head and of the regions, both (N, K, h, w)."""
+        x = concatenate(self.select(features))
+        region_logits = self.region_head.classify(x)
+        pixels = self.bottleneck(x)
+        embedding = self.object_context_block(pixels, gather_regions(pixels, region_logits))
+        return self.predictor(embedding, self.dropout), region_logits

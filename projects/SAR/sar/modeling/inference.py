@@ -1,0 +1,237 @@
+"""Inference modes: the whole image or sliding windows, at one scale or several, with flips.
+
+Shape shorthands:
+
+    K: classes
+    H, W: height and width of what is returned
+    h, w: of an image that is given to the network, or of a window of it
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sar.data.augmentation import resize_shortest_edge
+from sar.errors import InputError, nearest
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from detectron2.structures import ImageList
+
+MODES = ("whole", "slide")
+# Rows whose probabilities are computed at a time.
+_STRIP = 64
+
+
+def check_inference(cfg: CfgNode) -> None:
+    """Raises InputError for keys of TEST that describe no inference mode, or one that the model
+    or TEST.GEOMETRY cannot have."""
+    test = cfg.TEST
+    if test.MODE not in MODES:
+        hint = nearest(str(test.MODE), MODES)
+        raise InputError(f'unknown TEST.MODE "{test.MODE}".{hint} Known are {", ".join(MODES)}')
+    slides, augments = test.MODE == "slide", test.AUG.ENABLED
+    if not (slides or augments):
+        return
+    key = "TEST.MODE slide" if slides else "TEST.AUG.ENABLED"
+    name = cfg.MODEL.META_ARCHITECTURE
+    if not issubclass(META_ARCH_REGISTRY.get(name), SemanticSegmentor):
+        raise InputError(
+            f"{key}: MODEL.META_ARCHITECTURE {name} is no SemanticSegmentor, and sees whole "
+            'images only: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
+        )
+    if test.GEOMETRY:
+        raise InputError(
+            f"{key}: TEST.GEOMETRY needs one embedding of the whole image: set TEST.MODE "
+            '"whole" and TEST.AUG.ENABLED False, or turn TEST.GEOMETRY off'
+        )
+    if slides:
+        _check_numbers("TEST.CROP_SIZE", test.CROP_SIZE, minimum=1, length=2)
+        _check_numbers("TEST.CROP_STRIDE", test.CROP_STRIDE, minimum=1, length=2)
+        if any(s > c for s, c in zip(test.CROP_STRIDE, test.CROP_SIZE, strict=True)):
+            raise InputError(
+                f"TEST.CROP_STRIDE {tuple(test.CROP_STRIDE)} is larger than TEST.CROP_SIZE "
+                f"{tuple(test.CROP_SIZE)}: pixels between the windows would be left out"
+            )
+        _check_numbers("TEST.WINDOWS_PER_BATCH", [test.WINDOWS_PER_BATCH], minimum=1)
+    if augments:
+        _check_numbers("TEST.AUG.MIN_SIZES", test.AUG.MIN_SIZES, minimum=0)
+        _check_numbers("TEST.AUG.MAX_SIZE", [test.AUG.MAX_SIZE], minimum=1)
+
+
+def _check_numbers(key: str, values: Sequence, *, minimum: int, length: int | None = None) -> None:
+    # type() and not isinstance(), which takes True for a number
+    if (
+        not values
+        or length not in (None, len(values))
+        or not all(type(value) is int and value >= minimum for value in values)
+    ):
+        amount = f"{length} " if length else ""
+        raise InputError(f"{key} is {values}, expected {amount}whole numbers of {minimum} or more")
+
+
+def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """What predicts as TEST.MODE and TEST.AUG say; `model` itself for whole images as they are.
+
+    Args:
+        model: of this config; also where DistributedDataParallel wraps it. It is left as it is.
+
+    Raises:
+        InputError: as `check_inference`.
+    """
+    check_inference(cfg)
+    slides, aug = cfg.TEST.MODE == "slide", cfg.TEST.AUG
+    if not (slides or aug.ENABLED):
+        return model
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    return MultiPassSegmentor(
+        model,
+        crop_size=cfg.TEST.CROP_SIZE if slides else None,
+        crop_stride=cfg.TEST.CROP_STRIDE,
+        windows_per_batch=cfg.TEST.WINDOWS_PER_BATCH,
+        min_sizes=aug.MIN_SIZES if aug.ENABLED else (),
+        max_size=aug.MAX_SIZE,
+        flip=aug.FLIP,
+    )
+
+
+class MultiPassSegmentor(nn.Module):
+    """Runs a SemanticSegmentor several times on each image, and averages what it says.
+
+    It takes and returns what the model does, in evaluation mode. Windows are averaged as logits,
+    as mmsegmentation does, scales and flips as probabilities (softmax), each brought to the size
+    of the output before. Without either, or with one window that is the whole image, "sem_seg"
+    is the model's own, bit for bit.
+
+    Images are resized as the mapper resizes them and normalised once, not window by window; each
+    pass is padded as the model pads. One image is looked at at a time: beside its sums there are
+    the logits of `windows_per_batch` windows, or of one pass of test-time augmentation.
+
+    Args:
+        model: with `backbone`, `sem_seg_head`, `pixel_mean` and `pixel_std`.
+        crop_size: (h, w) of the windows, which are no larger than the image; None: no windows.
+        crop_stride: rows and columns between two windows; the last ends with the image.
+        windows_per_batch: given to the network together.
+        min_sizes: of the shorter edge of the resized image, 0 for the size that the image has;
+            (): no test-time augmentation.
+        max_size: of the longer edge.
+        flip: in test-time augmentation, also give each image flipped from left to right.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        crop_size: tuple[int, int] | None = None,
+        crop_stride: tuple[int, int] = (1, 1),
+        windows_per_batch: int = 1,
+        min_sizes: Sequence[int] = (),
+        max_size: int = 4000,
+        flip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training  # what detectron2 goes back to after evaluation
+        self.crop_size = crop_size
+        self.crop_stride = crop_stride
+        self.windows_per_batch = windows_per_batch
+        self.min_sizes = min_sizes
+        self.max_size = max_size
+        self.flip = bool(flip)
+
+    @torch.no_grad()
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        """{"sem_seg": (K, H, W)} of each image: logits, or probabilities where it augments.
+
+        Args:
+            batched_inputs: dicts with "image" (3, h, w), uint8 where it augments, and optionally
+                "height" and "width", the H and W of the output; otherwise it has the image's.
+        """
+        return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]
+
+    def _scores(self, sample: dict) -> Tensor:
+        image = sample["image"]
+        size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
+        if not self.min_sizes:
+            return self._logits(self._normalized(image), size)
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        total = None
+        for min_size in self.min_sizes:
+            resize = resize_shortest_edge(pixels.shape[:2], min_size, self.max_size)
+            resized = torch.tensor(resize.apply_image(pixels)).permute(2, 0, 1)
+            resized = self._normalized(resized)
+            for flipped in (False, True) if self.flip else (False,):
+                logits = self._logits(resized.flip(2) if flipped else resized, size)
+                if total is None:
+                    total = torch.zeros_like(logits, dtype=torch.float32)
+                # Strip by strip, since the probabilities of all would be another (K, H, W).
+                for rows, sums in zip(logits.split(_STRIP, 1), total.split(_STRIP, 1), strict=True):
+                    probabilities = rows.float().softmax(dim=0)
+                    sums += probabilities.flip(2) if flipped else probabilities
+                del logits, rows  # before the next are made
+        return total.div_(len(self.min_sizes) * (1 + self.flip))
+
+    def _normalized(self, image: Tensor) -> Tensor:
+        return (image.to(self.model.device) - self.model.pixel_mean) / self.model.pixel_std
+
+    def _logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (K, H, W) of a normalised image (3, h, w)."""
+        logits = self._slide(image) if self.crop_size else self._network([image])[0]
+        if logits.shape[1:] == size:
+            return logits  # interpolation would be a copy
+        return sem_seg_postprocess(logits, image.shape[1:], *size)
+
+    def _slide(self, image: Tensor) -> Tensor:
+        """Logits (K, h, w) of an image, averaged over windows."""
+        height, width = image.shape[1:]
+        crop = min(self.crop_size[0], height), min(self.crop_size[1], width)
+        tops = window_starts(height, crop[0], self.crop_stride[0])
+        lefts = window_starts(width, crop[1], self.crop_stride[1])
+        corners = [(top, left) for top in tops for left in lefts]
+        if len(corners) == 1:
+            return self._network([image])[0]
+        sums = None
+        for start in range(0, len(corners), self.windows_per_batch):
+            windows = [
+                (slice(None), slice(top, top + crop[0]), slice(left, left + crop[1]))
+                for top, left in corners[start : start + self.windows_per_batch]
+            ]
+            batch = self._network([image[window] for window in windows])
+            if sums is None:
+                sums = batch.new_zeros((batch.shape[1], height, width), dtype=torch.float32)
+            for window, logits in zip(windows, batch, strict=True):
+                sums[window] += logits
+            del batch, logits  # before the next are made
+        # A pixel is in as many windows as its row is in rows of windows, times its column.
+        rows = _coverage(tops, crop[0], height).to(sums.device)
+        columns = _coverage(lefts, crop[1], width).to(sums.device)
+        return sums.div_(rows[:, None] * columns)
+
+    def _network(self, images: list[Tensor]) -> Tensor:
+        """Logits (n, K, h, w) of n normalised images (3, h, w), as the model computes them."""
+        backbone, (h, w) = self.model.backbone, images[0].shape[1:]
+        # Not in detectron2 0.6.
+        constraints = getattr(backbone, "padding_constraints", None)
+        padding = {"padding_constraints": constraints} if constraints else {}
+        padded = ImageList.from_tensors(images, backbone.size_divisibility, **padding).tensor
+        logits, _ = self.model.sem_seg_head(backbone(padded), None)
+        return logits[..., :h, :w]
+
+
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """Where windows of `crop` pixels start along an edge of `length`, as mmsegmentation has it:
+    every `stride` pixels, the last shifted back to end where the edge does."""
+    last = max(length - crop, 0)
+    return [min(start, last) for start in range(0, last + stride, stride)]
+
+
+def _coverage(starts: list[int], crop: int, length: int) -> Tensor:
+    """(length,) how many windows hold each pixel along an edge."""
+    counts = torch.zeros(length)
+    for start in starts:
+        counts[start : start + crop] += 1
+    return counts
