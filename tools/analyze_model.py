@@ -1,0 +1,177 @@
+#!/usr/bin/env python
+"""Counts what models cost: parameters and FLOPs in inference, parameters and memory in training.
+
+Prints one table in Markdown, a row a config. FLOPs are fvcore's: a multiplication and its addition
+are one; images are padded as the model pads them. Parameters of inference are those of the layers
+that run in inference. Memory of a training step is, on a GPU, the greatest that was allocated; on a
+CPU, what the forward pass saves for the backward pass, parameters not included.
+"""
+
+import argparse
+import logging
+import math
+import sys
+from pathlib import Path
+
+import torch
+from fvcore.nn import FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import get_shape
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from sar.config import load_config
+from sar.engine.prepare import check_names, choose_device
+from sar.errors import InputError
+
+from detectron2.config import CfgNode
+from detectron2.modeling import SemanticSegmentor, build_model
+
+EXAMPLES = """example:
+  python tools/analyze_model.py --size 360 480 configs/CamVid/{baseline,sar,ceco}_sem_fpn_R_18.yaml
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files, a row each")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), default=(512, 1024))
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images a training step")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, last"
+    )
+    args = parser.parse_args(argv)
+    logging.getLogger("sar").setLevel(logging.ERROR)  # "no GPU found", once a row
+    try:
+        if min(*args.size, args.batch) < 1:
+            raise InputError("--size and --batch are numbers from 1 up")
+        rows = [
+            analyze(config, tuple(args.size), args.batch, args.opts)
+            for config in tqdm(args.configs, desc="Counting")
+        ]
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    align = ("left", *["right"] * (len(rows[0]) - 1))
+    print(tabulate(rows, "keys", tablefmt="pipe", disable_numparse=True, colalign=align))
+
+
+def analyze(
+    config_file: str, size: tuple[int, int], batch: int, overrides: list[str]
+) -> dict[str, str]:
+    """One row of the table: a config's costs at images of `size` (height, width).
+
+    Raises:
+        InputError: a config that is wrong, or whose model is not a semantic segmentor.
+    """
+    cfg = load_config(config_file, overrides)
+    prepare(cfg, config_file)
+    model = build_model(cfg)
+    if not isinstance(model, SemanticSegmentor):
+        raise InputError(
+            f"config {config_file}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not "
+            "a semantic segmentor, whose inputs this program knows"
+        )
+    parameters, flops = inference_cost(model, size)
+    on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+    memory = (peak_memory if on_gpu else saved_memory)(model, samples(cfg, size, batch))
+    what = "peak GPU memory" if on_gpu else "saved activations"
+    return {
+        "model": Path(config_file).stem,
+        "inference: parameters": f"{parameters:,}",
+        f"inference: GFLOPs at {size[0]}x{size[1]}": f"{flops / 1e9:.3f}",
+        "training: parameters": f"{parameter_count(model)['']:,}",
+        f"training: {what}, MiB, {batch} images": f"{memory / 2**20:.2f}",
+    }
+
+
+def prepare(cfg: CfgNode, config_file: str) -> None:
+    """Settles what a model needs that would come from data, weights or several processes."""
+    choose_device(cfg, argparse.Namespace(num_gpus=1, num_machines=1))
+    check_names(cfg)
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        raise InputError(
+            f"config {config_file}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add --opts "
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the number"
+        )
+    if not cfg.DATASETS.CLASS_FREQUENCY:
+        cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # which costs nothing
+
+
+def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:
+    """Noise in the place of images, with labels of all classes in turn."""
+    labels = torch.arange(size[0] * size[1]).view(size) % cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    return [{"image": image, "sem_seg": labels} for _ in range(batch)]
+
+
+class OneImage(nn.Module):
+    """A model that takes one image as a tensor and gives its logits, to be traced."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.model([{"image": image}])[0]["sem_seg"]
+
+
+def inference_cost(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Parameters of the layers that run in inference, and FLOPs of an image."""
+    traced = OneImage(model).eval()
+    with torch.no_grad():
+        counts = FlopCountAnalysis(traced, torch.zeros(3, *size, dtype=torch.uint8))
+        counts.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        counts.tracer_warnings("none")
+        counts.set_op_handle("aten::scaled_dot_product_attention", attention_flops)
+        flops, idle = counts.total(), counts.uncalled_modules()
+    used = [
+        parameter.numel()
+        for name, parameter in traced.named_parameters()
+        if name.rpartition(".")[0] not in idle
+    ]
+    return sum(used), int(flops)
+
+
+def attention_flops(inputs: list, outputs: list) -> int:
+    """Of queries (..., L, D), keys (..., S, D) and values (..., S, E), which fvcore leaves out."""
+    (*batch, length, dim), keys, values = (get_shape(value) for value in inputs[:3])
+    return math.prod(batch) * length * keys[-2] * (dim + values[-1])
+
+
+def saved_memory(model: nn.Module, batch: list[dict]) -> int:
+    """Bytes that a training step's forward pass saves for its backward pass.
+
+    Each storage counts once, however many tensors share it; those of parameters and buffers not.
+    """
+    model.train()
+    counted = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    total = 0
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal total
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in counted:
+            counted.add(storage.data_ptr())
+            total += storage.nbytes()
+        return tensor
+
+    # The losses keep the graph, and with it what was saved: no address is given out twice.
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        losses = model(batch)
+    del losses
+    return total
+
+
+def peak_memory(model: nn.Module, batch: list[dict]) -> int:
+    """Greatest number of bytes on the GPU in a training step, forward and backward."""
+    model.train()
+    torch.cuda.reset_peak_memory_stats(model.device)
+    sum(model(batch).values()).backward()
+    return torch.cuda.max_memory_allocated(model.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+#!/usr/bin/env python
+"""Converts weights of other projects to the model of a config, and back.
+
+--from and --to name whose weights the other file holds:
+  mmseg        a model of mmsegmentation that SAR's authors trained (HRNet with the FCN head), or
+               ImageNet weights of HRNet under mmsegmentation's names
+  timm         ImageNet weights of timm, for build_timm_backbone or detectron2's ResNet
+  torchvision  ImageNet weights of torchvision: ResNets for detectron2's ResNet or for timm's,
+               Swin for timm's
+  swin         ImageNet weights of Swin as its authors released them, for timm's
+
+Every name must have its place, and every shape be that of the config's model. What is left out
+on purpose, such as the classifier of ImageNet, is listed, and kept in the file under "unused", from
+where the way back takes it. Backbones are for MODEL.WEIGHTS of a training.
+"""
+
+import argparse
+import pickle
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from sar.config import load_config
+from sar.errors import InputError
+from sar.fileio import atomic_path
+from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+EXAMPLES = """examples:
+  python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
+      --from torchvision --output output/resnet18.pth resnet18-f37072fd.pth
+  python tools/convert_checkpoint.py --config-file C --to mmseg --output sar_mmseg.pth \\
+      output/model_final.pth
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="C", help="of our model")
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--from", choices=LAYOUTS, dest="source", help="convert to ours")
+    direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
+    parser.add_argument("--output", required=True, metavar="OUT", help="the file to write")
+    parser.add_argument("input", metavar="IN", help="a .pth, .pt or .safetensors file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
+    args = parser.parse_args(argv)
+    try:
+        convert(args)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def convert(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config_file, args.opts)
+    state, left = read(args.input)
+    state |= left.pop("unused", {})  # what the way here left out comes home
+    model = model_state(cfg)
+    try:
+        if args.source:
+            conversion = to_ours(state, LAYOUTS[args.source], model)
+        else:
+            conversion = to_theirs(state, LAYOUTS[args.to], model)
+    except InputError as error:
+        raise InputError(f"checkpoint {args.input}: {error}") from error
+    if not conversion.weights:
+        raise InputError(f"checkpoint {args.input} holds nothing for the config's model")
+    content = {"model" if args.source else "state_dict": conversion.weights}
+    if conversion.unused:
+        content["unused"] = conversion.unused
+    with atomic_path(args.output) as temporary:
+        torch.save(content, temporary)
+    report(conversion, sorted(left))
+    if args.source:
+        warn_of_settings(cfg, model)
+    print(f"Written: {args.output}")
+
+
+def model_state(cfg: CfgNode) -> State:
+    """The state dict of the config's model, as it is before any weights are loaded."""
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
+    return build_model(cfg).state_dict()
+
+
+def read(path: str) -> tuple[State, dict]:
+    """The weights in a file, and what else is in it. Nothing in the file is executed.
+
+    Raises:
+        InputError: the file is not there, or no checkpoint.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file  # comes with timm
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"checkpoint {path} is truncated, no checkpoint, or holds more than plain data and "
+            "weights, which is not read since it could run code: save its state dict alone"
+        ) from error
+    except Exception as error:  # a broken file fails in any way
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"checkpoint {path} cannot be read: {reason[0]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, no state dict")
+    key = next((key for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
+    state = content.pop(key) if key else content
+    strange = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if strange or not state:
+        raise InputError(
+            f"checkpoint {path} holds no state dict, plain or under state_dict or model: "
+            f"{', '.join(map(str, strange[:5])) or 'it is empty'}"
+        )
+    return dict(state), content if key else {}
+
+
+def warn_of_settings(cfg: CfgNode, model: State) -> None:
+    """Says which settings of the config are not those that such weights were trained with."""
+    settings = {
+        "INPUT.FORMAT": (cfg.INPUT.FORMAT, "RGB"),
+        "MODEL.PIXEL_MEAN": (list(cfg.MODEL.PIXEL_MEAN), [123.675, 116.28, 103.53]),
+        "MODEL.PIXEL_STD": (list(cfg.MODEL.PIXEL_STD), [58.395, 57.12, 57.375]),
+    }
+    if any(name.endswith("res2.0.conv3.weight") for name in model):
+        settings["MODEL.RESNETS.STRIDE_IN_1X1"] = (cfg.MODEL.RESNETS.STRIDE_IN_1X1, False)
+    for key, (found, usual) in settings.items():
+        if found != usual:
+            print(f"warning: such weights mostly want {key} {usual}, but the config has {found}")
+
+
+def report(conversion: Conversion, left: list[str]) -> None:
+    print(f"{len(conversion.weights)} arrays converted")
+    for what, names in (
+        ('left out, kept under "unused"', conversion.unused),
+        ("not in the checkpoint, left to the model's initialization", conversion.missing),
+    ):
+        if names:
+            groups = Counter(".".join(name.split(".")[:2]) for name in names)
+            print(f"{len(names)} arrays {what}:")
+            for group, number in groups.items():
+                print(f"  {group}" + (f" ({number} arrays)" if number > 1 else ""))
+    if left:
+        print(f"Left out beside the weights: {', '.join(left)}")
+
+
+if __name__ == "__main__":
+    main()
