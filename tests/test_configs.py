@@ -38,7 +38,8 @@ def flat(node, prefix=""):
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_builds(path):
     classes = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"] if path.parent.name == "Folder" else []
-    cfg = load_config(str(path), ["MODEL.DEVICE", "cpu", *classes])
+    offline = ["MODEL.DEVICE", "cpu", "MODEL.TIMM.PRETRAINED", "False"]
+    cfg = load_config(str(path), [*offline, *classes])
     model = build_model(cfg)
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert model.sem_seg_head.predictor.out_channels == num_classes
@@ -66,8 +67,12 @@ def test_there_is_a_config_of_every_kind_for_each_model():
         "LongTailShapes": ["sem_fpn_R_18", "panoptic_fpn_R_18"],
         "Folder": ["sem_fpn_R_18", "sem_fpn_R_50", "deeplab_v3_plus_R_50"],
         "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"],
-        "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
-        "ADE20K": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"],
+        "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"]
+        + ["fcn_hrnet_w48"],
+        "ADE20K": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"]
+        + ["fcn_hrnet_w48", "upernet_swin_t"],
+        "PascalContext": ["fcn_hrnet_w48"],
+        "COCOStuffLT": ["deeplab_v3_plus_R_50"],
     }
     assert names == {
         (folder, kind, model)
@@ -75,3 +80,23 @@ def test_there_is_a_config_of_every_kind_for_each_model():
         for model in models
         for kind in KINDS
     }
+
+
+@pytest.mark.parametrize(
+    "folder, max_iter, crop, rate, decay",
+    [
+        ("Cityscapes", 80000, (512, 1024), 0.01, 5e-4),
+        ("ADE20K", 160000, (512, 512), 0.01, 5e-4),
+        ("PascalContext", 40000, (480, 480), 0.004, 1e-4),
+    ],
+)
+def test_schedules_are_those_of_the_paper(folder, max_iter, crop, rate, decay):
+    cfg = load_config(f"configs/{folder}/sar_fcn_hrnet_w48.yaml")
+    solver = cfg.SOLVER
+    assert (solver.MAX_ITER, solver.IMS_PER_BATCH) == (max_iter, 16)
+    assert tuple(cfg.INPUT.CROP.SIZE) == crop and cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 0.75
+    assert (solver.OPTIMIZER, solver.BASE_LR, solver.MOMENTUM) == ("SGD", rate, 0.9)
+    assert (solver.WEIGHT_DECAY, solver.POLY_LR_POWER) == (decay, 0.9)
+    assert solver.POLY_LR_CONSTANT_ENDING * solver.BASE_LR == pytest.approx(1e-4)
+    shortest, longest = cfg.INPUT.MIN_SIZE_TRAIN
+    assert longest == 4 * shortest and cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
