@@ -1,0 +1,185 @@
+#!/usr/bin/env python
+"""Long-tailed images: handwritten digits with and without SAR and CeCo, in plain PyTorch.
+
+Scikit-learn's digits (8 x 8 pixels) are sub-sampled: the most frequent class has 100 training
+images, the rarest 2, and those between fall off exponentially. The test set is balanced. Which
+digit is how rare differs from seed to seed. A small convolutional network is trained in four ways;
+each starts from the same weights and sees the same batches. No detectron2 is needed, but
+`pip install -e .[examples]` is.
+
+Shape shorthands: N images, C embedding channels, K classes.
+"""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from comparison import (
+    METHODS,
+    Outcome,
+    build_regularizers,
+    compare,
+    group_means,
+    parse_args,
+    plot_class_bars,
+)
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sklearn.datasets import load_digits
+from torch import nn
+from tqdm import tqdm
+
+from sar.fileio import atomic_path
+
+NUM_CLASSES = 10
+TRAIN_COUNTS = np.geomspace(100, 2, NUM_CLASSES).round().astype(int).tolist()  # of each class
+NUM_TEST = 70  # of each class
+EMBED_DIM = 64
+BATCH_SIZE = 64
+
+
+class DigitNetwork(nn.Module):
+    """Two convolutions and a hidden layer: (N, 1, 8, 8) images to (N, C) embeddings.
+
+    `classifier`, the last layer, is apart, since the regularizers take it beside the embeddings.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, kernel_size=3, padding=1),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, kernel_size=3, padding=1),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 2 * 2, EMBED_DIM),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(EMBED_DIM, NUM_CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.encoder(images)
+
+
+class Digits(NamedTuple):
+    """Images (N, 1, 8, 8) and labels (N,); class 0 is the most frequent one, class 9 the rarest."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def long_tailed_digits(seed: int) -> Digits:
+    """The digits, with classes, training and test images as the seed draws them."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float()[:, None] / 16
+    generator = np.random.default_rng(seed)
+    train, test = [], []
+    for digit, count in zip(generator.permutation(NUM_CLASSES), TRAIN_COUNTS, strict=True):
+        ids = generator.permutation(np.flatnonzero(digits.target == digit))
+        test.append(ids[:NUM_TEST])
+        train.append(ids[NUM_TEST : NUM_TEST + count])
+    parts = []
+    for ids in (train, test):
+        labels = np.repeat(np.arange(NUM_CLASSES), [len(i) for i in ids])
+        parts += [images[np.concatenate(ids)], torch.from_numpy(labels)]
+    return Digits(*parts)
+
+
+def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shifts each image (N, 1, 8, 8) by at most a pixel in both directions."""
+    padded = F.pad(images, (1, 1, 1, 1))
+    starts = torch.randint(3, (2, len(images), 1), generator=generator)
+    rows, columns = starts + torch.arange(8)
+    samples = torch.arange(len(images))[:, None, None]
+    return padded[samples, 0, rows[:, :, None], columns[:, None, :]][:, None]
+
+
+def train(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> DigitNetwork:
+    """Trains a network with the regularizers of a method; in evaluation mode when it is done."""
+    torch.manual_seed(seed)
+    model = DigitNetwork()
+    regularizers = build_regularizers(method, NUM_CLASSES, EMBED_DIM, TRAIN_COUNTS)
+    parameters = [*model.parameters(), *regularizers.parameters()]
+    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = torch.randint(len(data.images), (BATCH_SIZE,), generator=generator)
+        labels = data.labels[batch]
+        embeddings = model(shift(data.images[batch], generator))
+        loss = F.cross_entropy(model.classifier(embeddings), labels)
+        for regularizer in regularizers:
+            loss = loss + sum(regularizer(embeddings, labels, model.classifier).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        progress.update()
+    return model.eval()
+
+
+def run(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> Outcome:
+    """Trains and tests; to be drawn are the test embeddings (N, C)."""
+    model = train(method, seed, data, steps, progress)
+    with torch.no_grad():
+        embeddings = model(data.test_images)
+        predictions = model.classifier(embeddings).argmax(dim=1)
+    right = data.test_labels[predictions == data.test_labels].bincount(minlength=NUM_CLASSES)
+    accuracies = 100 * right / NUM_TEST
+    groups = group_means(accuracies, torch.tensor(TRAIN_COUNTS))
+    return Outcome({"accuracy": accuracies.mean().item(), **groups}, accuracies, embeddings)
+
+
+def project(embeddings: torch.Tensor) -> torch.Tensor:
+    """Embeddings (N, C) on their first two principal components, (N, 2)."""
+    centred = embeddings - embeddings.mean(dim=0)
+    return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+
+
+def draw(outcomes: dict[str, list[Outcome]], labels: torch.Tensor) -> Figure:
+    """The first seed's test embeddings in two dimensions, over the accuracy of each class."""
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    panels, bars = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    colors = colormaps["tab10"](np.arange(NUM_CLASSES))
+    for axes, method in zip(panels.subplots(1, len(METHODS)), METHODS, strict=True):
+        axes.scatter(*project(outcomes[method][0].picture).T, c=colors[labels], s=6, linewidths=0)
+        axes.set_title(method)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    panels.legend(
+        [Line2D([], [], color=color, marker="o", linestyle="") for color in colors],
+        TRAIN_COUNTS,
+        title="Test embeddings, first two principal components; classes by their training images",
+        ncols=NUM_CLASSES,
+        loc="outside lower center",
+        frameon=False,
+    )
+    axes = bars.subplots()
+    plot_class_bars(axes, outcomes, TRAIN_COUNTS)
+    axes.set_xlabel("training images of the class")
+    axes.set_ylabel("test accuracy (%)")
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains, prints the table and writes it and the picture; the exit code."""
+    args = parse_args(argv, __doc__, "classification", seeds=5, steps=800)
+    table_path, picture_path = (args.output / f"classification.{end}" for end in ("md", "png"))
+    outcomes = compare(args, long_tailed_digits, run, table_path)
+    with atomic_path(picture_path) as temporary:
+        draw(outcomes, long_tailed_digits(seed=0).test_labels).savefig(temporary, dpi=110)
+    print(f"Written: {table_path}, {picture_path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
