@@ -20,7 +20,7 @@ from sar.fileio import write_atomically
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 METHODS = ("plain", "SAR", "CeCo", "SAR + CeCo")
-COLORS = ("#c4c4c4", "#85b4dd", "#f0b67f", "#5b5b68")  # of the methods, paler than the classes'
+COLORS = ("#c4c4c4", "#85b4dd", "#f0b67f", "#5b5b68")  # of the methods; the classes' are darker
 
 
 class Outcome(NamedTuple):

@@ -52,7 +52,6 @@ NUM_POINTS = 2048  # of a room
 BATCH_SIZE = 2  # rooms
 VOXEL_SIZES = (0.1, 0.3, 1.0)  # metres
 EMBED_DIM = 64
-LEARNING_RATE = 1e-2
 
 # The rooms. Lengths are in metres, z points upwards. Things have more points on a square metre than
 # floor and walls, as in a scan that goes round them.
@@ -250,7 +249,7 @@ def train(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> Po
     rooms_with_class = F.one_hot(data.labels, NUM_CLASSES).amax(dim=1).sum(dim=0)
     regularizers = build_regularizers(method, NUM_CLASSES, EMBED_DIM, rooms_with_class.tolist())
     parameters = [*model.parameters(), *regularizers.parameters()]
-    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW([p for p in parameters if p.requires_grad], lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -308,8 +307,8 @@ def draw_room(axes: Axes, points: np.ndarray, labels: np.ndarray, shown: np.ndar
 
 def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
     """A test room of the first seed, in truth and as predicted, over the IoU of each class."""
-    figure = Figure(figsize=(15, 7.4), layout="constrained")
-    panels, bars = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    figure = Figure(figsize=(15, 7), layout="constrained")
+    panels, bars = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     # The first of those with the most classes, without the walls that stand before it.
     room = F.one_hot(data.test_labels, NUM_CLASSES).amax(dim=1).sum(dim=1).argmax()
     points, truth = data.test_points[room].numpy(), data.test_labels[room].numpy()
