@@ -43,51 +43,6 @@ def classify(classifier, vectors: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-class _MeanSquaredDistance(torch.autograd.Function):
-    """See `mean_squared_distance`. The gradient is written in the forward pass, into the one
-    buffer of the embedding's size that the distance itself needs."""
-
-    @staticmethod
-    def forward(ctx, embeddings, labels, valid, anchors):
-        channels, length = embeddings.shape[1:]
-        index = labels.where(valid, 0)[:, None, :].expand(-1, channels, -1)
-        table = anchors.T[None].expand(embeddings.shape[0], -1, -1)
-        difference = table.gather(2, index)
-        torch.sub(embeddings, difference, out=difference)
-        difference.mul_(valid[:, None, :])
-        scale = 1.0 / (channels * valid.sum().clamp(min=1)).to(difference.dtype)
-        # Summed a sample at a time, so that the squares need no second buffer of full size.
-        value = torch.stack([sample.square().sum() for sample in difference]).sum() * scale
-        ctx.save_for_backward(difference.mul_(2 * scale))
-        ctx.input_dtype = embeddings.dtype
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_output):
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.input_dtype), None, None, None
-
-
-def mean_squared_distance(
-    embeddings: torch.Tensor, labels: torch.Tensor, anchors: torch.Tensor, ignore_value: int
-) -> torch.Tensor:
-    """Mean over valid pixels and channels of (e - anchor of its class)^2; 0 with no valid pixel.
-
-    Differentiable in the embeddings only.
-
-    Args:
-        embeddings: (N, C, L) float.
-        labels: (N, L) int64 class ids in [0, K), or `ignore_value`.
-        anchors: (K, C), in float32 or float64: the precision of the computation.
-        ignore_value: label of pixels that do not count.
-
-    Returns:
-        Scalar in the anchors' precision.
-    """
-    return _MeanSquaredDistance.apply(embeddings, labels, labels != ignore_value, anchors.detach())
-
-
 def class_sums(
     vectors: torch.Tensor, labels: torch.Tensor, num_classes: int, ignore_value: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,6 +93,9 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     The gradient is that of the losses of all processes together. Where parameters' gradients are
     then averaged over processes, as DistributedDataParallel does, they are those of the mean loss.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _SumOverProcesses.apply(tensor)
-    return tensor
+    return _SumOverProcesses.apply(tensor) if num_processes() > 1 else tensor
+
+
+def num_processes() -> int:
+    """Processes of a distributed training; 1 where it is not."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

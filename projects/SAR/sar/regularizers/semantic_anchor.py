@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .anchors import gaussian_anchors
-from .functional import classify, match_labels, mean_squared_distance
+from .functional import classify, match_labels
+from .squared_distance import mean_squared_distance
 
 
 class SemanticAnchorRegularizer(nn.Module):
@@ -155,15 +156,12 @@ class SemanticAnchorRegularizer(nn.Module):
             gate = self._gate(logits.detach(), cross_entropy.detach(), targets)
             if self.training:
                 self._update_memory(gate, projected.detach())
-            distance = mean_squared_distance(
-                embeddings.flatten(2) if embeddings.dim() > 2 else embeddings[..., None],
-                labels,
-                self.semantic_anchors,
-                self.ignore_value,
+            pull = mean_squared_distance(
+                embeddings, labels, self.semantic_anchors, self.ignore_value, self.pull_weight
             )
             return {
                 "loss_sar_anchor": self.anchor_weight * self._anchor_loss(cross_entropy),
-                "loss_sar_pull": self.pull_weight * torch.where(gate, distance, 0.0),
+                "loss_sar_pull": torch.where(gate, pull, 0.0),
             }
 
     def _anchor_loss(self, cross_entropy: torch.Tensor) -> torch.Tensor:

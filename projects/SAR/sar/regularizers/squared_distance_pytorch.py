@@ -1,0 +1,77 @@
+"""What `squared_distance` computes, in PyTorch.
+
+On a CPU, a tile of the gradient goes through all steps while it is in the cache.
+"""
+
+import torch
+
+CPU_TILE = 1 << 17  # values: 512 KiB in float32
+
+
+def count_valid(labels: torch.Tensor, ignore_value: int) -> torch.Tensor:
+    """(1,) int64 number of labels that count."""
+    return (labels != ignore_value).sum()[None]
+
+
+def squared_distance(
+    vectors: torch.Tensor,
+    labels: torch.Tensor,
+    anchors: torch.Tensor,
+    counts: torch.Tensor,
+    gradient: torch.Tensor | None,
+    *,
+    ignore_value: int,
+    weight: float,
+    grad_output: torch.Tensor | float = 1.0,
+) -> torch.Tensor:
+    """Sum over valid pixels and channels of (e - anchor of its class)^2, * weight / sum of counts.
+
+    Args:
+        vectors: (N, C, L) embeddings; either L or C is last in memory.
+        labels: (N, L) int64 class ids or `ignore_value`.
+        anchors: (K, C), in the precision of the computation.
+        counts: (P,) int64 numbers of valid pixels.
+        gradient: laid out as `vectors`; where given, the gradient times `grad_output` goes here.
+
+    Returns:
+        Scalar in the anchors' precision.
+    """
+    scale = weight / counts.sum().clamp(min=1).to(anchors.dtype)
+    factor = 2 * scale * grad_output
+    channels_last = vectors.stride(1) == 1
+    # As a sample lies in memory: its rows are pixels where channels lie last, else channels.
+    samples = vectors.mT if channels_last else vectors
+    outputs = gradient.mT if channels_last and gradient is not None else gradient
+    table = anchors if channels_last else anchors.T.contiguous()
+    num_rows, length = samples.shape[1:]
+    tile_rows = num_rows
+    if vectors.device.type == "cpu":
+        tile_rows = min(num_rows, max(1, CPU_TILE // max(1, length)))
+    is_in_place = outputs is not None and outputs.dtype == anchors.dtype
+    scratch = None if is_in_place else anchors.new_empty(tile_rows, length)
+    total = anchors.new_zeros(())
+    for n in range(len(samples)):
+        valid = labels[n] != ignore_value
+        index = labels[n].where(valid, 0)
+        valid = valid.to(anchors.dtype)
+        for start in range(0, num_rows, tile_rows):
+            rows = slice(start, start + tile_rows)
+            sample = samples[n, rows]
+            tile = outputs[n, rows] if is_in_place else scratch[: len(sample)]
+            if channels_last:
+                torch.index_select(table, 0, index[rows], out=tile)
+                mask = valid[rows, None]
+            else:
+                torch.gather(table[rows], 1, index.expand(len(tile), -1), out=tile)
+                mask = valid
+            torch.sub(sample, tile, out=tile).mul_(mask)
+            total += torch.dot(tile.flatten(), tile.flatten())
+            if outputs is not None:
+                torch.mul(tile, factor, out=outputs[n, rows])
+    return total * scale
+
+
+def multiply_(gradient: torch.Tensor, grad_output: torch.Tensor) -> None:
+    """In place. On a CPU, where a look at the number is cheap, no pass is made for a 1."""
+    if gradient.device.type != "cpu" or grad_output != 1:
+        gradient.mul_(grad_output)
