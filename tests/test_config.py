@@ -53,6 +53,11 @@ def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
         ("", "empty"),
         ("- 1", "no mapping"),
         ("_BASE_: missing.yaml", "missing.yaml"),
+        ("SOLVER: {MAX_ITER: null}", "SOLVER.MAX_ITER is null"),
+        ("SOLVER: {BASE_LR: .nan}", "SOLVER.BASE_LR is nan"),
+        ("MODEL: {PIXEL_STD: [1, .nan, 1]}", "MODEL.PIXEL_STD is .*nan"),
+        ("INPUT: {MIN_SIZE_TRAIN: [small]}", "INPUT.MIN_SIZE_TRAIN is .*, expected numbers"),
+        ("MODEL: {RESNETS: {OUT_FEATURES: [0]}}", "OUT_FEATURES is .*, expected names"),
     ],
 )
 def test_bad_files(text, message, tmp_path):
@@ -75,6 +80,7 @@ def test_a_file_that_is_not_there():
         (["SOLVER.BASE_LR", "x"], "SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR", "0.1", "--resume"], "--resume comes after"),
         (["MODEL", "1"], "MODEL is a group of keys"),
+        (["SOLVER.BASE_LR", "None"], "command line: SOLVER.BASE_LR is null"),
     ],
 )
 def test_bad_overrides(overrides, message):
@@ -91,3 +97,12 @@ def test_words_are_taken_as_they_are_meant():
     assert cfg.SOLVER.BASE_LR == 1.0 and cfg.OUTPUT_DIR == "2024"
     assert cfg.DATASETS.TRAIN == ("camvid_train",) and cfg.DATASETS.TEST == ("a", "b")
     assert cfg.MODEL.REGULARIZERS == () and cfg.DATASETS.FOLDER == "x y"
+
+
+def test_what_is_dumped_is_loaded_again(tmp_path):
+    """Also texts that look like something else."""
+    cfg = load_config("", ["OUTPUT_DIR", "2024", "DATASETS.FOLDER", "None", "TEST.MODE", "(1, 2)"])
+    again = load_config(write(tmp_path, cfg.dump()))
+    for found in (cfg, again):
+        assert found.OUTPUT_DIR == "2024" and found.DATASETS.FOLDER == "None"
+        assert found.TEST.MODE == "(1, 2)" and found.TEST.CROP_SIZE == (512, 512)

@@ -420,7 +420,7 @@ def test_every_key_reaches_the_head(head_config):
     model = build_model(cfg)
     head = model.sem_seg_head
     assert (head.dropout, head.loss_weight, head.ignore_value) == (0.25, 3.0, 254)
-    assert head.criterion.ignore_value == head.region_head.ignore_value == 254
+    assert head.loss.criterion.ignore_value == head.region_head.ignore_value == 254
     assert head.region_head.loss_weight == 0.2
     assert head.bottleneck.norm is None and head.predictor.out_channels == K
     auxiliary = model.auxiliary_head

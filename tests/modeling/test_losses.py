@@ -1,29 +1,29 @@
 """Each loss against its paper's formula, written down pixel by pixel in float64."""
 
 import copy
-from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
+from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.modeling.losses import (
     CLASS_WEIGHTS,
     LOSSES,
     CrossEntropy,
+    HardPixelMining,
     LogitAdjustment,
     Seesaw,
     build_loss,
 )
 
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from detectron2.projects.deeplab.loss import DeepLabCE
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 BASELINE = "configs/CamVid/baseline_sem_fpn_R_18.yaml"
 HEADS = {
@@ -150,7 +150,7 @@ def test_hard_pixel_mining(weights, small_config, frequency_file):
         "MODEL.LOSS.CLASS_WEIGHTS", weights, "DATASETS.CLASS_FREQUENCY", frequency_file,
     )  # fmt: skip
     loss = build_loss(cfg, plain_head()).criterion.double()
-    assert isinstance(loss, DeepLabCE)
+    assert isinstance(loss, HardPixelMining)
     logits, labels = pixels()
     of_classes = CLASS_WEIGHTS["enet"](FREQUENCY).numpy() if weights else np.ones(K)
     z, classes, valid = in_numpy(logits, labels)
@@ -213,12 +213,17 @@ def frequency_file(tmp_path):
 
 
 CASES = {
-    "cross_entropy": ("cross_entropy", ""),
-    "weighted cross_entropy": ("cross_entropy", "median_frequency"),
-    "hard_pixel_mining": ("hard_pixel_mining", ""),
-    "weighted hard_pixel_mining": ("hard_pixel_mining", "inverse_frequency"),
-    "logit_adjustment": ("logit_adjustment", ""),
-    "seesaw": ("seesaw", ""),
+    "cross_entropy": ("cross_entropy", "", False),
+    "weighted cross_entropy": ("cross_entropy", "median_frequency", False),
+    "hard_pixel_mining": ("hard_pixel_mining", "", False),
+    "weighted hard_pixel_mining": ("hard_pixel_mining", "inverse_frequency", False),
+    "logit_adjustment": ("logit_adjustment", "", False),
+    "seesaw": ("seesaw", "", False),
+    "fused cross_entropy": ("cross_entropy", "", True),
+    "fused weighted cross_entropy": ("cross_entropy", "median_frequency", True),
+    "fused hard_pixel_mining": ("hard_pixel_mining", "", True),
+    "fused weighted hard_pixel_mining": ("hard_pixel_mining", "inverse_frequency", True),
+    "fused logit_adjustment": ("logit_adjustment", "", True),
 }
 
 
@@ -233,10 +238,10 @@ def plain_head(**attributes):
 
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def case_config(request, small_config, frequency_file):
-    name, weights = request.param
+    name, weights, fused = request.param
     return small_config(
         BASELINE, "MODEL.LOSS.NAME", name, "MODEL.LOSS.CLASS_WEIGHTS", weights,
-        "DATASETS.CLASS_FREQUENCY", frequency_file,
+        "MODEL.LOSS.FUSED", str(fused), "DATASETS.CLASS_FREQUENCY", frequency_file,
     )  # fmt: skip
 
 
@@ -249,7 +254,17 @@ def predictions_and_targets(device="cpu"):
 
 
 def test_every_case_is_tested():
-    assert {name for name, _ in CASES.values()} == set(LOSSES)
+    assert {name for name, *_ in CASES.values()} == set(LOSSES)
+
+
+def test_fused_is_the_plain_way_to_rounding(case_config):
+    predictions, targets = predictions_and_targets()
+    found = build_loss(case_config, plain_head())(predictions, targets)["loss_sem_seg"]
+    case_config.MODEL.LOSS.FUSED = False
+    wanted = build_loss(case_config, plain_head())(predictions, targets)["loss_sem_seg"]
+    torch.testing.assert_close(found, wanted, rtol=2e-6, atol=0)
+    gradients = (torch.autograd.grad(value, predictions)[0] for value in (found, wanted))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-8)
 
 
 def test_logits_of_ignored_pixels_change_nothing(case_config):
@@ -318,7 +333,8 @@ def test_no_host_synchronisation(case_config):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["cross_entropy", "hard_pixel_mining"])
-def test_the_same_loss_as_the_heads_own(head, name, small_config):
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_same_loss_as_the_heads_own(head, name, fused, small_config):
     if (head, name) == ("SemSegFPNHead", "hard_pixel_mining"):
         pytest.skip("it has none")
     cfg = small_config(
@@ -326,24 +342,59 @@ def test_the_same_loss_as_the_heads_own(head, name, small_config):
         "MODEL.RESNETS.DEPTH", "18" if head == "SemSegFPNHead" else "50",
         "MODEL.LOSS.NAME", name, "MODEL.SEM_SEG_HEAD.LOSS_TYPE", name,
         "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "0.3", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
+        "MODEL.LOSS.FUSED", str(fused),
     )  # fmt: skip
-    head = build_model(cfg).sem_seg_head
+    assert_same_as_own_loss(build_model(cfg).sem_seg_head, fused)
+
+
+def assert_same_as_own_loss(head, fused):
     predictions = torch.randn(2, K, 16, 16, requires_grad=True)
     targets = torch.randint(K, (2, 16 * head.common_stride, 16 * head.common_stride))
     targets[:, 3:9] = 254
     found = head.losses(predictions, targets)
     expected = type(head).losses(head, predictions, targets)
     assert found.keys() == expected.keys() == {"loss_sem_seg"}
-    assert torch.equal(found["loss_sem_seg"], expected["loss_sem_seg"])
+    rounding = dict(rtol=3e-6, atol=1e-9) if fused else dict(rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, **rounding)
     (gradient,) = torch.autograd.grad(found["loss_sem_seg"], predictions)
     (wanted,) = torch.autograd.grad(expected["loss_sem_seg"], predictions)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=0)
+    torch.testing.assert_close(gradient, wanted, **rounding)
 
 
-def test_without_a_name_the_head_is_left_alone(small_config):
-    model = build_model(small_config(BASELINE))
-    assert model.loss is None and "losses" not in vars(model.sem_seg_head)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "head, loss_type, criterion",
+    [
+        ("SemSegFPNHead", "hard_pixel_mining", CrossEntropy),  # it knows no loss type
+        ("DeepLabV3Head", "cross_entropy", CrossEntropy),
+        ("DeepLabV3Head", "hard_pixel_mining", HardPixelMining),
+        ("DeepLabV3PlusHead", "cross_entropy", CrossEntropy),
+        ("DeepLabV3PlusHead", "hard_pixel_mining", HardPixelMining),
+    ],
+)
+def test_without_a_name_it_is_the_heads_own(head, loss_type, criterion, fused, small_config):
+    key = "MODEL.SEM_SEG_HEAD."
+    cfg = small_config(
+        *HEADS[head],
+        "MODEL.RESNETS.DEPTH", "18" if head == "SemSegFPNHead" else "50",
+        key + "LOSS_TYPE", loss_type, key + "LOSS_WEIGHT", "0.3", key + "IGNORE_VALUE", "254",
+        "MODEL.LOSS.FUSED", str(fused),
+    )  # fmt: skip
+    model = build_model(cfg)
+    assert type(model.loss.criterion) is criterion
     assert not any(key.startswith("loss") for key in model.state_dict())
+    assert_same_as_own_loss(model.sem_seg_head, fused)
+
+
+def test_a_head_with_a_loss_that_is_not_known_keeps_it():
+    class MyHead(SemSegFPNHead):
+        def losses(self, predictions, targets):
+            return {"loss_mine": predictions.mean()}
+
+    cfg = load_config(BASELINE)
+    head = MyHead({"p2": ShapeSpec(channels=8, stride=4)}, num_classes=K, conv_dims=8,
+                  common_stride=4)  # fmt: skip
+    assert build_loss(cfg, head) is None
 
 
 def test_every_loss_trains(case_config, batch):
@@ -425,43 +476,3 @@ def test_a_head_that_has_no_loss_to_replace(small_config):
     cfg = small_config(BASELINE, "MODEL.LOSS.NAME", "seesaw")
     with pytest.raises(InputError, match="MODEL.LOSS.NAME.*Linear.*lacks losses, common_stride"):
         build_loss(cfg, nn.Linear(1, 1))
-
-
-# -- In several processes
-
-
-def see_half(rank, folder):
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
-    loss = Seesaw(K, IGNORE)
-    logits, labels = pixels()
-    value = loss(logits[rank : rank + 1], labels[rank : rank + 1])
-    torch.save((value.detach(), loss.pixels_seen), f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
-
-
-def test_seesaw_counts_the_pixels_of_all_processes(tmp_path):
-    # Forked, since each new interpreter would spend seconds on imports.
-    processes = mp.start_processes(
-        see_half, (str(tmp_path),), nprocs=2, join=False, start_method="fork"
-    )
-    all_ended = any(processes.join(timeout=60) for _ in range(2))
-    for process in processes.processes:
-        process.kill()
-    assert all_ended
-    logits, labels = pixels()
-    alone = Seesaw(K, IGNORE)
-    alone(logits, labels)
-    for rank in range(2):
-        value, seen = torch.load(tmp_path / f"{rank}.pth")
-        assert torch.equal(seen, alone.pixels_seen)
-        half = slice(rank, rank + 1)
-        factors = alone._log_factors(logits.detach()[half], labels[half].where(labels[half] < K, 0))
-        expected = F.cross_entropy(logits[half] + factors, labels[half], ignore_index=IGNORE)
-        torch.testing.assert_close(value, expected.detach())

@@ -37,7 +37,7 @@ def assert_same_state(found, expected):
 
 
 def test_without_regularizers_training_is_detectron2s_bit_for_bit(small_config, batch):
-    cfg = small_config("configs/CamVid/baseline_sem_fpn_R_18.yaml")
+    cfg = small_config("configs/CamVid/baseline_sem_fpn_R_18.yaml", "MODEL.LOSS.FUSED", "False")
     ours, our_losses = train(cfg, batch)
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     theirs, their_losses = train(cfg, batch)
@@ -186,6 +186,26 @@ def test_a_third_party_head_that_ends_in_a_linear_layer(small_config, batch):
     losses = model(wide)
     assert seen["args"][0].shape == (2, 128, 16, 32)
     sum(losses.values()).backward()
+
+
+def test_a_third_partys_loss_of_ignored_pixels_alone_is_zero(small_config, batch):
+    if "HeadEndingInLinear" not in SEM_SEG_HEADS_REGISTRY:
+        SEM_SEG_HEADS_REGISTRY.register(HeadEndingInLinear)
+    cfg = small_config(
+        "configs/CamVid/baseline_sem_fpn_R_18.yaml",
+        "MODEL.SEM_SEG_HEAD.NAME", "HeadEndingInLinear",
+        "MODEL.AUXILIARY_HEAD.IN_FEATURE", "p3",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    assert model(batch)["loss_sem_seg"] > 0
+    for sample in batch:
+        sample["sem_seg"].fill_(255)
+    losses = model(batch)
+    assert losses == {"loss_sem_seg": 0, "loss_sem_seg_aux": 0}
+    sum(losses.values()).backward()
+    assert all((p.grad == 0).all() for p in model.sem_seg_head.parameters())
+    assert not model.sem_seg_head._forward_hooks
 
 
 def test_deeplab_pools_over_images_of_any_size_where_asked(small_config, batch):

@@ -1,6 +1,7 @@
 """Every config key that the project adds to detectron2's, with its meaning beside it."""
 
 import ast
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -72,6 +73,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # cross_entropy, hard_pixel_mining, logit_adjustment (Menon et al., ICLR 2021) or seesaw (Wang
     # et al., CVPR 2021), in the place of the head's own; "" leaves that alone.
     cfg.MODEL.LOSS.NAME = ""
+    # Never hold the logits at the labels' resolution, for less memory and time; equal to rounding.
+    # Not in seesaw, nor in a third party's own loss. False is detectron2's way, bit for bit.
+    cfg.MODEL.LOSS.FUSED = True
     # For cross_entropy and hard_pixel_mining: inverse_frequency, enet, median_frequency, or "" for
     # none. Pixels are counted in DATASETS.CLASS_FREQUENCY; here and in logit_adjustment.
     cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
@@ -127,11 +131,24 @@ def add_sar_config(cfg: CfgNode) -> None:
     # detectron2's DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" repeats images that show a
     # class which fewer than DATALOADER.REPEAT_THRESHOLD of the images (a share) do.
 
+    # How many images of the training set may be unreadable, as each process counts them from its
+    # start: others, drawn from the seed, take their place, and a warning names the file. One more
+    # stops the run; with 0, the first does. DATASETS.CHECK stops at any, before the first step.
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
+
     # -- Solver: detectron2's keys, and
     # SGD or ADAMW.
     cfg.SOLVER.OPTIMIZER = "SGD"
+    # How many numbered checkpoints stay in OUTPUT_DIR, at least 2, since the newest may be broken;
+    # 0 for all. model_final.pth and model_best.pth always stay.
+    cfg.SOLVER.CHECKPOINTS_KEPT = 5
+    # Of SOLVER.AMP: float16, with scaled gradients, on GPUs; or bfloat16, on the CPU too.
+    cfg.SOLVER.AMP.DTYPE = "float16"
 
     # -- Evaluation
+    # What is highest in the evaluation that model_best.pth is of ("DATA_SET/sem_seg/mIoU" where
+    # DATASETS.TEST has several); "" to keep no such checkpoint.
+    cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # How the network sees a test image: "whole", or "slide" for overlapping windows whose logits
     # are averaged, which takes memory for a window and not for the image.
     cfg.TEST.MODE = "whole"
@@ -161,11 +178,14 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     """
     cfg = get_cfg()
     add_sar_config(cfg)
+    defaults = cfg.clone()
     if config_file:
+        place = f"config {config_file}"
         loaded = _read_yaml(config_file)
-        _refuse_unknown_keys(_leaves(loaded), cfg, f"config {config_file}")
-        with _yacs_errors(f"config {config_file}"):
-            cfg.merge_from_other_cfg(CfgNode(loaded))
+        _refuse_unknown_keys(_leaves(loaded), cfg, place)
+        with _yacs_errors(place):
+            cfg.merge_from_other_cfg(CfgNode(_with_types_of(cfg, loaded)))
+        _refuse_other_types(cfg, defaults, place)
     for word in overrides:
         if word.startswith("--"):
             raise InputError(f"command line: {word} comes after a KEY VALUE pair: put it before")
@@ -179,6 +199,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     values = [_as_type_of(_lookup(cfg, key), word) for key, word in zip(keys, words, strict=True)]
     with _yacs_errors("command line"):
         cfg.merge_from_list([item for pair in zip(keys, values, strict=True) for item in pair])
+    _refuse_other_types(cfg, defaults, "command line")
     return cfg
 
 
@@ -188,12 +209,22 @@ def _lookup(cfg: CfgNode, key: str):
     return cfg
 
 
+def _with_types_of(cfg: CfgNode, tree: dict) -> dict:
+    """The tree of a config file, its texts as `_as_type_of` has them: yacs takes any for Python."""
+    result = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            value = _with_types_of(cfg[key], value)
+        result[key] = _as_type_of(cfg[key], value) if isinstance(value, str) else value
+    return result
+
+
 def _as_type_of(default, word: str):
-    """A word of the command line for a key of that default, where yacs is stricter than it is kind:
-    1 for 1.0, a name for a list of one name, 2024 for "2024"."""
+    """A text for a key of that default, where yacs is stricter than it is kind: 1 for 1.0, a name
+    for a list of one name, 2024 for "2024"."""
     try:
         value = ast.literal_eval(word)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = word
     if isinstance(default, str):
         return word if isinstance(value, str) else repr(word)
@@ -245,6 +276,22 @@ def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
             )
         if key not in known:
             raise InputError(f"{place}: unknown key {key}.{nearest(key, known)}")
+
+
+def _refuse_other_types(cfg: CfgNode, defaults: CfgNode, place: str) -> None:
+    """What yacs lets pass: null for any key, nan for a number, anything in a list."""
+    for key in _leaves(cfg):
+        value, default = _lookup(cfg, key), _lookup(defaults, key)
+        if value is None and default is not None:
+            raise InputError(f"{place}: {key} is null: give it a value, or leave it out")
+        is_list = isinstance(value, (tuple, list))
+        if any(isinstance(v, float) and math.isnan(v) for v in (value if is_list else (value,))):
+            raise InputError(f"{place}: {key} is {value}, but nan is no number")
+        if not is_list or not default:
+            continue
+        for kind, expected in (((int, float), "numbers"), (str, "names")):
+            if isinstance(default[0], kind) and not all(isinstance(v, kind) for v in value):
+                raise InputError(f"{place}: {key} is {value}, expected {expected}")
 
 
 @contextmanager

@@ -4,6 +4,8 @@ Shape shorthands: N images, K classes, h x w the resolution of the head, H x W o
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +13,66 @@ from torch import nn
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, nearest
-from sar.regularizers.functional import sum_over_processes
+from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
+from sar.regularizers.functional import num_processes, sum_over_processes
 
 from detectron2.config import CfgNode
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.projects.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from detectron2.projects.deeplab.loss import DeepLabCE
 
 LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
+_TINY = torch.finfo(torch.float32).tiny  # a divisor in the place of 0
+
+
+def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """What a process gives of the mean loss over the pixels of all processes.
+
+    The mean of what the processes give is that of the whole batch, however its valid pixels are
+    spread over them; so are gradients that DistributedDataParallel averages. One process that has
+    no valid pixel gives 0 with a gradient of 0, where its own mean is 0 / 0.
+
+    Args:
+        loss: scalar, the mean over the valid pixels of this process.
+        weight: scalar, the number of these pixels, or the sum of their weights where they have any.
+    """
+    total = sum_over_processes(weight).clamp(min=_TINY)
+    share = weight * num_processes() / total  # 1 in one process
+    # Not nan_to_num: a training that diverges must still be seen.
+    return torch.where(weight > 0, loss * share, torch.zeros_like(loss))
+
+
+@contextmanager
+def own_losses_over_processes(head: nn.Module) -> Iterator[None]:
+    """Applies `mean_over_processes` to what `head(features, targets)` gives in training.
+
+    For a head whose losses are means over the valid pixels of its process, as a third party's are.
+    A forward hook that exists inside the `with` only.
+    """
+
+    def correct(module, args, kwargs, output):
+        predictions, losses = output
+        targets = args[1] if len(args) > 1 else kwargs["targets"]
+        num_valid = (targets != module.ignore_value).sum()
+        return predictions, {k: mean_over_processes(v, num_valid) for k, v in losses.items()}
+
+    hook = head.register_forward_hook(correct, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class SegmentationLoss(nn.Module):
     """Stands in for `losses(predictions, targets)` of detectron2's semantic heads.
 
-    As these do, it upsamples the logits to the labels' resolution, bilinearly and in float32.
+    As these do, it takes the logits to the labels' resolution, bilinearly and in float32. Where the
+    backbone has rounded a size up, they reach beyond the labels, at the right and at the bottom,
+    and are cropped.
 
     Args:
-        criterion: called with logits (N, K, H, W) and labels (N, H, W), gives a scalar.
-        stride: H / h, the head's `common_stride`.
+        criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride, gives a scalar.
+        stride: H / h rounded up, the head's `common_stride`.
         loss_weight: factor of the loss.
     """
 
@@ -38,33 +84,98 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """{"loss_sem_seg": scalar} of logits (N, K, h, w) and int64 labels (N, H, W)."""
-        logits = F.interpolate(
-            predictions.float(), scale_factor=self.stride, mode="bilinear", align_corners=False
-        )
-        return {"loss_sem_seg": self.criterion(logits, targets) * self.loss_weight}
+        loss = self.criterion(predictions.float(), targets, self.stride)
+        return {"loss_sem_seg": loss * self.loss_weight}
+
+
+def upsample(logits: torch.Tensor, stride: int, targets: torch.Tensor) -> torch.Tensor:
+    """Logits (N, K, H, W) of logits (N, K, h, w) at a stride, bilinearly, for labels (N, H, W)."""
+    if stride > 1:
+        logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+    height, width = targets.shape[-2:]
+    return logits[..., :height, :width]
 
 
 class CrossEntropy(nn.Module):
     """Cross-entropy, class-weighted where weights are given.
 
     sum_i w_(y_i) ce_i / sum_i w_(y_i) over the pixels i that are not ignored, as
-    `F.cross_entropy`. Where all are ignored it is 0 with a gradient of 0; `F.cross_entropy` gives
-    NaN there. The same holds of every loss in this module.
+    `F.cross_entropy`, but over those of all processes (see `mean_over_processes`). Where all are
+    ignored it is 0 with a gradient of 0; `F.cross_entropy` gives NaN there. The same holds of every
+    loss in this module.
 
     Args:
         ignore_value: label of pixels that do not count.
         weights: (K,), of the classes.
+        fused: never hold the upsampled logits (see `upsampled_cross_entropy`). Otherwise it is,
+            in one process, `F.cross_entropy` bit for bit.
     """
 
-    def __init__(self, ignore_value: int, weights: torch.Tensor | None = None):
+    def __init__(
+        self, ignore_value: int, weights: torch.Tensor | None = None, *, fused: bool = False
+    ):
         super().__init__()
         self.ignore_value = ignore_value
+        self.fused = fused
         self.register_buffer("weights", weights, persistent=False)
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(logits, targets, weight=self.weights, ignore_index=self.ignore_value)
-        # Not nan_to_num: a training that diverges must still be seen.
-        return torch.where((targets != self.ignore_value).any(), loss, torch.zeros_like(loss))
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        """Scalar, of logits (N, K, h, w) at a stride and labels (N, H, W)."""
+        weight = self.pixel_weights(targets).sum()
+        if self.fused:
+            mean = self.pixel_losses(logits, targets, stride).sum() / weight.clamp(min=_TINY)
+        else:
+            logits = upsample(logits, stride, targets)
+            mean = F.cross_entropy(logits, targets, self.weights, ignore_index=self.ignore_value)
+        return mean_over_processes(mean, weight)
+
+    def pixel_losses(
+        self, logits: torch.Tensor, targets: torch.Tensor, stride: int
+    ) -> torch.Tensor:
+        """w_(y_i) ce_i, (N, H, W); 0 where it is ignored."""
+        if self.fused:
+            losses = upsampled_cross_entropy(logits, targets, stride, self.ignore_value)
+            return losses if self.weights is None else losses * self.pixel_weights(targets)
+        logits = upsample(logits, stride, targets)
+        return F.cross_entropy(
+            logits, targets, self.weights, ignore_index=self.ignore_value, reduction="none"
+        )
+
+    def pixel_weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """w_(y_i), (N, H, W); 0 where it is ignored."""
+        valid = targets != self.ignore_value
+        return valid if self.weights is None else valid * self.weights[targets.where(valid, 0)]
+
+
+class HardPixelMining(CrossEntropy):
+    """Cross-entropy of the hardest pixels, as detectron2's DeepLabCE.
+
+    The mean of w_(y_i) ce_i over the pixels i where it is highest, a share `top_k` of them. An
+    ignored pixel has a loss of 0, and counts as a pixel. Each process takes the hardest pixels of
+    its own images, as in detectron2: how a batch is spread over processes changes this loss.
+
+    Args:
+        ignore_value: label of pixels that do not count.
+        top_k: share of the pixels that are taken.
+        weights, fused: as in `CrossEntropy`.
+    """
+
+    def __init__(
+        self,
+        ignore_value: int,
+        top_k: float,
+        weights: torch.Tensor | None = None,
+        *,
+        fused: bool = False,
+    ):
+        super().__init__(ignore_value, weights, fused=fused)
+        self.top_k = top_k
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        losses = self.pixel_losses(logits, targets, stride).flatten()
+        if self.top_k < 1:
+            losses = losses.topk(int(self.top_k * losses.numel())).values
+        return losses.mean()
 
 
 class LogitAdjustment(nn.Module):
@@ -78,17 +189,21 @@ class LogitAdjustment(nn.Module):
         pixels: (K,) training pixels of each class.
         ignore_value: label of pixels that do not count.
         tau: strength; 1 is consistent with the balanced error, 0 is plain cross-entropy.
+        fused: as in `CrossEntropy`.
     """
 
-    def __init__(self, pixels: torch.Tensor, ignore_value: int, tau: float = 1.0):
+    def __init__(
+        self, pixels: torch.Tensor, ignore_value: int, tau: float = 1.0, *, fused: bool = False
+    ):
         super().__init__()
-        self.cross_entropy = CrossEntropy(ignore_value)
+        self.cross_entropy = CrossEntropy(ignore_value, fused=fused)
         pixels = pixels.double().clamp(min=1)
         adjustment = (tau * (pixels / pixels.sum()).log()).float()
         self.register_buffer("adjustment", adjustment, persistent=False)
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.cross_entropy(logits + self.adjustment[:, None, None], targets)
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        # The same before the upsampling as after it, whose weights sum to 1.
+        return self.cross_entropy(logits + self.adjustment[:, None, None], targets, stride)
 
 
 class Seesaw(nn.Module):
@@ -128,7 +243,8 @@ class Seesaw(nn.Module):
         self.p, self.q, self.min_score = p, q, min_score
         self.register_buffer("pixels_seen", torch.zeros(num_classes, dtype=torch.int64))
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        logits = upsample(logits, stride, targets)
         valid = targets != self.cross_entropy.ignore_value
         self._count(targets, valid)
         log_factors = self._log_factors(logits.detach(), targets.where(valid, 0))
@@ -228,6 +344,8 @@ def check_loss(cfg: CfgNode) -> None:
 def build_loss(cfg: CfgNode, head: nn.Module) -> SegmentationLoss | None:
     """MODEL.LOSS for a semantic head, or None where the head keeps its own.
 
+    Without a name, the losses of detectron2's heads become the same ones over all processes.
+
     A class-frequency file that is missing or wrong is an InputError in the first training step
     and not here, as inference does without it.
 
@@ -237,7 +355,7 @@ def build_loss(cfg: CfgNode, head: nn.Module) -> SegmentationLoss | None:
     check_loss(cfg)
     name = cfg.MODEL.LOSS.NAME
     if not name:
-        return None
+        return _own_loss(head, fused=cfg.MODEL.LOSS.FUSED)
     needed = ("losses", "common_stride", "loss_weight", "ignore_value")
     lacking = [attribute for attribute in needed if not hasattr(head, attribute)]
     if lacking:
@@ -261,15 +379,25 @@ def _build_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module:
         return Seesaw(num_classes, ignore_value, p=loss.SEESAW_P, q=loss.SEESAW_Q)
     if loss.NAME == "logit_adjustment":
         pixels = torch.tensor(_class_frequency(cfg).pixels)
-        return LogitAdjustment(pixels, ignore_value, loss.TAU)
+        return LogitAdjustment(pixels, ignore_value, loss.TAU, fused=loss.FUSED)
     weights = None
     if loss.CLASS_WEIGHTS:
         weights = CLASS_WEIGHTS[loss.CLASS_WEIGHTS](_class_frequency(cfg)).float()
     if loss.NAME == "cross_entropy":
-        return CrossEntropy(ignore_value, weights)
-    mining = DeepLabCE(ignore_label=ignore_value, top_k_percent_pixels=loss.TOP_K)
-    mining.criterion.register_buffer("weight", weights, persistent=False)
-    return mining
+        return CrossEntropy(ignore_value, weights, fused=loss.FUSED)
+    return HardPixelMining(ignore_value, loss.TOP_K, weights, fused=loss.FUSED)
+
+
+def _own_loss(head: nn.Module, fused: bool) -> SegmentationLoss | None:
+    known = (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead)
+    if getattr(type(head), "losses", None) not in [kind.losses for kind in known]:
+        return None
+    own = getattr(head, "loss", None)  # of DeepLab's heads
+    if isinstance(own, DeepLabCE):
+        criterion = HardPixelMining(head.ignore_value, own.top_k_percent_pixels, fused=fused)
+    else:
+        criterion = CrossEntropy(head.ignore_value, fused=fused)
+    return SegmentationLoss(criterion, stride=head.common_stride, loss_weight=head.loss_weight)
 
 
 def _class_frequency(cfg: CfgNode) -> ClassFrequency:
@@ -297,5 +425,5 @@ class _NotTrainable(nn.Module):
         super().__init__()
         self.error = error
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
         raise self.error

@@ -1,14 +1,15 @@
 """The meta-architectures: detectron2's own, with a regularizing branch in training."""
 
-import torch
+from contextlib import nullcontext
+
 from torch import nn
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
 
 from .embedding_tap import embedding_channels, find_classifier, tap_embeddings
-from .heads import auxiliary_loss, build_auxiliary_head
-from .losses import build_loss
+from .heads import SemanticHead, auxiliary_loss, build_auxiliary_head
+from .losses import build_loss, own_losses_over_processes
 from .regularizers import build_regularizers
 
 
@@ -37,7 +38,8 @@ class RegularizedModel:
             classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor";
                 not needed without regularizers.
             loss: called as `loss(predictions, targets)` in the place of the semantic head's own
-                method `losses`; by default that stays.
+                method `losses`; by default that stays, and is taken to be a mean over the valid
+                pixels of its process.
             auxiliary_head: semantic head of whose losses "loss_sem_seg" joins those of training,
                 as "loss_sem_seg_aux".
             kwargs: what the meta-architecture takes.
@@ -79,21 +81,20 @@ class RegularizedModel:
     def forward(self, batched_inputs):
         """As the meta-architecture; in training, the regularizers' losses join its own.
 
-        Where all pixels of a batch are ignored, the semantic losses are 0; the means over no pixel
-        of detectron2's heads are NaN, and would end the training.
+        The semantic losses are those of the pixels of all processes. Where all are ignored they are
+        0; the means over no pixel of detectron2's heads are NaN, and would end the training.
         """
         if not self.training:
             return super().forward(batched_inputs)
+        head = self.sem_seg_head
         classifier = self.get_submodule(self._classifier) if self.regularizers else None
+        sees_all_processes = self.loss is not None or isinstance(head, SemanticHead)
         with (
-            auxiliary_loss(self.sem_seg_head, self.auxiliary_head),
-            tap_embeddings(self.sem_seg_head, classifier) as step,
+            nullcontext() if sees_all_processes else own_losses_over_processes(head),
+            auxiliary_loss(head, self.auxiliary_head),
+            tap_embeddings(head, classifier) as step,
         ):
             losses = super().forward(batched_inputs)
-        is_labelled = (step.labels != self.sem_seg_head.ignore_value).any()
-        for name, loss in losses.items():
-            if name.startswith("loss_sem_seg"):
-                losses[name] = torch.where(is_labelled, loss, 0.0)
         for regularizer in self.regularizers.values():
             losses.update(regularizer(step.embeddings, step.labels, classifier))
         return losses

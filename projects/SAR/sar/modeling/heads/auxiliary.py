@@ -34,6 +34,7 @@ def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCN
         dropout=head.DROPOUT,
         loss_weight=settings.LOSS_WEIGHT,
         ignore_value=head.IGNORE_VALUE,
+        fused_loss=cfg.MODEL.LOSS.FUSED,
     )
 
 

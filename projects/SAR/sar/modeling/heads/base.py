@@ -12,7 +12,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from sar.errors import InputError, nearest
-from sar.modeling.losses import CrossEntropy
+from sar.modeling.losses import CrossEntropy, SegmentationLoss
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -31,6 +31,7 @@ class SemanticHead(nn.Module):
         dropout: share of the embedding's channels that the predictor does not see in training.
         loss_weight: factor of the loss.
         ignore_value: label of pixels that do not count.
+        fused_loss: see `sar.modeling.losses.CrossEntropy`.
 
     Attributes:
         in_features: names of the features, finest first; `in_channels` are their channels.
@@ -46,6 +47,7 @@ class SemanticHead(nn.Module):
         dropout: float = 0.1,
         loss_weight: float = 1.0,
         ignore_value: int = 255,
+        fused_loss: bool = True,
     ):
         super().__init__()
         shapes = sorted(input_shape.items(), key=lambda item: item[1].stride)
@@ -55,7 +57,8 @@ class SemanticHead(nn.Module):
         self.dropout = dropout
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
-        self.criterion = CrossEntropy(ignore_value)
+        criterion = CrossEntropy(ignore_value, fused=fused_loss)
+        self.loss = SegmentationLoss(criterion, stride=self.common_stride, loss_weight=loss_weight)
         self.predictor = Predictor(embed_dim, num_classes)
 
     @classmethod
@@ -84,6 +87,7 @@ class SemanticHead(nn.Module):
             "dropout": settings.DROPOUT,
             "loss_weight": settings.LOSS_WEIGHT,
             "ignore_value": settings.IGNORE_VALUE,
+            "fused_loss": cfg.MODEL.LOSS.FUSED,
         }
         if settings.CONVS_DIM:
             arguments["conv_dims"] = settings.CONVS_DIM
@@ -120,9 +124,7 @@ class SemanticHead(nn.Module):
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """{"loss_sem_seg": scalar}, cross-entropy of logits (N, K, h, w) and labels (N, H, W)."""
-        height, width = targets.shape[-2:]
-        logits = self.upsample(predictions.float())[..., :height, :width]
-        return {"loss_sem_seg": self.criterion(logits, targets) * self.loss_weight}
+        return self.loss(predictions, targets)
 
     def select(self, features: dict[str, Tensor]) -> list[Tensor]:
         """The features that the head reads, finest first."""

@@ -1,0 +1,160 @@
+"""The losses over processes, against one process with the whole batch, in float64."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sar.modeling.losses import (
+    CrossEntropy,
+    HardPixelMining,
+    LogitAdjustment,
+    Seesaw,
+    own_losses_over_processes,
+)
+
+K, IGNORE = 4, 255
+IMAGES = 6  # for 1, 2 and 3 processes
+
+
+class OwnCrossEntropy(nn.Module):
+    """A third party's head on logits, with a loss of its own."""
+
+    ignore_value = IGNORE
+
+    def forward(self, features, targets=None):
+        return None, {"loss": F.cross_entropy(features, targets, ignore_index=IGNORE)}
+
+
+class Corrected(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = OwnCrossEntropy()
+
+    def forward(self, logits, targets):
+        with own_losses_over_processes(self.head):
+            return self.head(logits, targets=targets)[1]["loss"]
+
+
+CRITERIA = {
+    "cross_entropy": lambda: CrossEntropy(IGNORE),
+    "weighted cross_entropy": lambda: CrossEntropy(IGNORE, torch.tensor([0.1, 3.0, 1.0, 7.0])),
+    "fused cross_entropy": lambda: CrossEntropy(IGNORE, fused=True),
+    "fused weighted cross_entropy": lambda: CrossEntropy(
+        IGNORE, torch.tensor([0.1, 3.0, 1.0, 7.0]), fused=True
+    ),
+    "logit_adjustment": lambda: LogitAdjustment(torch.tensor([500, 30, 2, 0]), IGNORE),
+    "seesaw": lambda: Seesaw(K, IGNORE),
+    "a head's own": Corrected,
+}
+
+
+class Network(nn.Module):
+    def __init__(self, criterion):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, K, 1).double()
+        self.criterion = criterion.double()
+
+    def forward(self, images, labels):
+        return self.criterion(self.layer(images), labels)
+
+
+def batches():
+    """Name -> images (6, 3, 5, 7) and labels."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(IMAGES, 3, 5, 7, generator=generator, dtype=torch.float64)
+    labels = torch.randint(K - 1, (IMAGES, 5, 7), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.3] = IGNORE
+    labels[0, 0] = K - 1  # only one process sees this class
+    empty_process = labels.clone()
+    empty_process[3:] = IGNORE
+    single_pixel = torch.full_like(labels, IGNORE)
+    single_pixel[0, 2, 3] = 1
+    return {
+        "all": (images, labels),
+        "a process with no valid pixel": (images, empty_process),
+        "fewer valid pixels than processes": (images, single_pixel),
+        "no valid pixel at all": (images, torch.full_like(labels, IGNORE)),
+    }
+
+
+def losses_and_gradients(part, wrap=lambda network: network):
+    results = {}
+    for criterion, build in CRITERIA.items():
+        network = wrap(Network(build()))
+        for batch, (images, labels) in batches().items():
+            network.zero_grad()
+            loss = network(images[part], labels[part])
+            loss.backward()
+            gradients = [p.grad.clone() for p in network.parameters()]
+            results[criterion, batch] = (loss.detach(), gradients)
+        if criterion == "seesaw":
+            seen = network.state_dict(keep_vars=False)
+            results["seen"] = next(v for k, v in seen.items() if k.endswith("pixels_seen"))
+    return results
+
+
+def train_on_part(rank, num_processes, folder):
+    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=num_processes,
+        timeout=timedelta(seconds=60),
+    )
+    size = IMAGES // num_processes
+    part = slice(rank * size, (rank + 1) * size)
+    torch.save(losses_and_gradients(part, DistributedDataParallel), f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="a process with autograd's GPU threads cannot be forked"
+)
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_losses_of_several_processes_are_those_of_one(tmp_path, num_processes):
+    # Forked, since each new interpreter would spend seconds on imports.
+    mp.start_processes(
+        train_on_part, (num_processes, str(tmp_path)), nprocs=num_processes, start_method="fork"
+    )
+    results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(num_processes)]
+    wanted = losses_and_gradients(slice(None))
+    seen = wanted.pop("seen")
+    assert all(torch.equal(result.pop("seen"), seen) for result in results)
+    for case, (loss, gradients) in wanted.items():
+        assert (loss == 0) == (case[1] == "no valid pixel at all")
+        mean_loss = torch.stack([result[case][0] for result in results]).mean()
+        torch.testing.assert_close(mean_loss, loss, rtol=1e-6, atol=0, msg=str(case))
+        for result in results:
+            for found, gradient in zip(result[case][1], gradients, strict=True):
+                torch.testing.assert_close(found, gradient, rtol=1e-6, atol=1e-12, msg=str(case))
+
+
+def test_one_process_is_the_plain_loss_bit_for_bit():
+    for images, labels in batches().values():
+        if (labels == IGNORE).all():
+            continue
+        network = Network(Corrected())
+        logits = network.layer(images)
+        assert torch.equal(
+            network.criterion(logits, labels), F.cross_entropy(logits, labels, ignore_index=IGNORE)
+        )
+        weights = torch.tensor([0.1, 3.0, 1.0, 7.0]).double()
+        assert torch.equal(
+            CrossEntropy(IGNORE, weights)(logits, labels),
+            F.cross_entropy(logits, labels, weights, ignore_index=IGNORE),
+        )
+
+
+def test_mining_takes_the_hardest_of_each_process():
+    logits = torch.tensor([[4.0, 0.0, -1.0, -7.0], [0.0, 0.0, 0.0, 0.0]]).T[None, :, None]
+    labels = torch.tensor([[[0, IGNORE]]])
+    value = HardPixelMining(IGNORE, top_k=0.5)(logits, labels)
+    torch.testing.assert_close(value, F.cross_entropy(logits[..., :1], labels[..., :1]))
