@@ -67,9 +67,7 @@ def test_image_is_crop_of_the_resized_whole():
         assert actual.shape == (*transform.shape, 3) and actual.dtype == np.uint8
         # To the very edge of the crop, but for rounding: Pillow keeps the box as 32-bit floats, and
         # rounds to 8 bits after each of its two passes.
-        assert (
-            np.abs(actual.astype(int) - expected).max() <= 2
-        )  # Pillow rounds to 8 bits after each of its two passes
+        assert np.abs(actual.astype(int) - expected).max() <= 2
 
 
 def test_same_size_is_sliced_exactly():
@@ -158,16 +156,33 @@ def test_crops_reach_every_corner():
     assert 150 < sum(t.flip == "horizontal" for t in drawn) < 350
 
 
-def test_category_share_is_limited():
+def test_rows_needed_are_enough():
+    rng = np.random.default_rng(11)
+    fewer = 0
+    for _ in range(300):
+        transform = _random_transform(rng)
+        image = rng.integers(0, 256, (*transform.source_shape, 3), np.uint8)
+        rows = transform.rows_needed
+        fewer += rows < len(image)
+        actual = transform.apply_pillow(Image.fromarray(image[:rows])).astype(int)
+        # The height of what it is given may change the order of Pillow's passes, and rounding.
+        assert np.abs(actual - transform.apply_image(image)).max() <= 1
+    assert fewer > 100
+
+
+@pytest.mark.parametrize("dtype, ignore", [(np.uint8, 255), (np.uint16, 255), (np.uint16, 65535)])
+def test_category_share_is_limited(dtype, ignore):
     # Left half class 0, right half class 1; the top is ignored and must not count as a class.
-    label = np.zeros((60, 200), np.uint8)
+    label = np.zeros((60, 200), dtype)
     label[:, 100:] = 1
-    label[:20] = 255
+    label[:20] = ignore
     rng = np.random.default_rng(9)
     crop = RandomCrop("absolute", (40, 150))
 
     def greatest_shares(max_share):
-        augment = RandomScaleCropFlip((0,), crop=crop, max_category_share=max_share)
+        augment = RandomScaleCropFlip(
+            (0,), crop=crop, max_category_share=max_share, ignore_label=ignore
+        )
         for _ in range(100):
             counts = np.bincount(augment(label, rng).apply_label(label).ravel())[:2]
             yield counts.max() / counts.sum()

@@ -10,6 +10,7 @@ Shape shorthands:
     h, w: height and width of the result
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +48,21 @@ class GeometricTransform:
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (h, w, 3), bilinear (with antialiasing where it shrinks)."""
+        if self.scaled_shape != self.source_shape:
+            return self.apply_pillow(Image.fromarray(image))
+        h, w = self.shape
+        return self._flipped(image[self.top : self.top + h, self.left : self.left + w])
+
+    def apply_pillow(self, image: Image.Image, reduction: int = 1) -> np.ndarray:
+        """As `apply_image`, of an image that Pillow has decoded.
+
+        Args:
+            image: the whole, or its upper `rows_needed` rows, or the whole with blocks of
+                `reduction` x `reduction` pixels made one.
+        """
         h, w = self.shape
         if self.scaled_shape == self.source_shape:
-            crop = image[self.top : self.top + h, self.left : self.left + w]
+            crop = image.crop((self.left, self.top, self.left + w, self.top + h))
         else:
             # Pillow also takes the pixels beside the box that the filter reaches, so that this
             # equals the crop of the resized whole.
@@ -61,8 +74,19 @@ class GeometricTransform:
                 min((self.left + w) * scale_x, source_w),
                 min((self.top + h) * scale_y, source_h),
             )
-            resized = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR, box=box)
-            crop = np.asarray(resized)
+            box = tuple(edge / reduction for edge in box)
+            crop = image.resize((w, h), Image.Resampling.BILINEAR, box=box)
+        return self._flipped(np.asarray(crop))
+
+    @property
+    def rows_needed(self) -> int:
+        """The upper rows of the source that `apply_image` depends on."""
+        scale = self.source_shape[0] / self.scaled_shape[0]
+        bottom = (self.top + self.shape[0]) * scale
+        # The bilinear filter reaches one pixel beyond, of the larger of the two sizes.
+        return min(math.ceil(bottom + max(scale, 1)), self.source_shape[0])
+
+    def _flipped(self, crop: np.ndarray) -> np.ndarray:
         if self.flip == "horizontal":
             return crop[:, ::-1]
         return crop[::-1] if self.flip == "vertical" else crop
@@ -218,8 +242,12 @@ class RandomScaleCropFlip:
         return transform
 
     def _is_mixed(self, label: np.ndarray) -> bool:
-        counts = np.bincount(label.ravel(), minlength=self.ignore_label + 1)
-        counts[self.ignore_label] = 0
+        if label.dtype == np.uint8:  # several times faster than bincount
+            counts = np.array(Image.fromarray(label).histogram())
+        else:
+            counts = np.bincount(label.ravel())
+        if self.ignore_label < len(counts):
+            counts[self.ignore_label] = 0
         return counts.max() < self.max_category_share * counts.sum()
 
 

@@ -44,19 +44,31 @@ def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
     """
     if format not in ("RGB", "BGR"):
         raise InputError(f'Image format "{format}" is not known: INPUT.FORMAT is "RGB" or "BGR".')
-    with _opened(path, "image") as image:
-        image.load()
-        upright = _upright(image)
-        if upright.mode == "I" or upright.mode.startswith("I;16"):
-            grey = _as_uint16(np.asarray(upright), path, "image")
-            upright = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
-        elif upright.mode == "F":
-            raise InputError(
-                f"Image {path} holds floating-point numbers, whose range is unknown: "
-                "convert it to 8 or 16 bits."
-            )
-        pixels = np.asarray(upright.convert("RGB"))
+    with opened(path, "image") as image:
+        pixels = np.asarray(decoded(image, path))
     return pixels if format == "RGB" else pixels[:, :, ::-1]
+
+
+def decoded(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    """An opened image's pixels: upright, RGB of 8 bits, as `read_image` says.
+
+    Args:
+        path: of the file, for errors.
+
+    Raises:
+        InputError: floating-point numbers, or values of more than 16 bits.
+    """
+    image.load()
+    upright = _upright(image)
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        grey = _as_uint16(np.asarray(upright), path, "image")
+        upright = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif upright.mode == "F":
+        raise InputError(
+            f"Image {path} holds floating-point numbers, whose range is unknown: "
+            "convert it to 8 or 16 bits."
+        )
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -65,11 +77,11 @@ def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         InputError: the file is missing or no image.
     """
-    with _opened(path, "image") as image:
+    with opened(path, "image") as image:
         width, height = image.size
         # Asked for EXIF data that the header of a PNG does not have, Pillow decodes the image.
         if image.format != "PNG" or "exif" in image.info:
-            if _orientation(image) in (5, 6, 7, 8):
+            if orientation(image) in (5, 6, 7, 8):
                 width, height = height, width
     return height, width
 
@@ -88,7 +100,7 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
         InputError: the file is missing, truncated, no image, of a lossy format, or has more than
             one channel.
     """
-    with _opened(path, "label") as image:
+    with opened(path, "label") as image:
         if image.format in ("JPEG", "MPO", "WEBP"):
             raise InputError(
                 f"Label {path} is a {image.format} file, whatever its name: lossy compression "
@@ -106,13 +118,21 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
             )
         ids = np.array(upright)
     if mode in ("1", "L", "P"):
-        return ids.astype(np.uint8, copy=False) // np.uint8(stretch)
+        ids = ids.astype(np.uint8, copy=False)
+        return ids if stretch == 1 else ids // np.uint8(stretch)
     return _as_uint16(ids, path, "label")
 
 
 @contextmanager
-def _opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
-    """An image being read; whatever Pillow raises becomes an InputError that names the file."""
+def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet.
+
+    Args:
+        what: "image" or "label".
+
+    Raises:
+        InputError: what Pillow raises, here or within the `with`, naming the file.
+    """
     if not os.path.isfile(path):
         raise InputError(f"The {what} {path} is not there: restore it, or correct its path.")
     try:
@@ -130,7 +150,8 @@ def _opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
         ) from error
 
 
-def _orientation(image: Image.Image) -> int | None:
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation that is still to be applied, 1 to 8; None: none is told."""
     # Pillow itself turns TIFFs upright, size and pixels.
     if image.format == "TIFF":
         return None
@@ -142,7 +163,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    method = _TRANSPOSITIONS.get(_orientation(image))
+    method = _TRANSPOSITIONS.get(orientation(image))
     return image if method is None else image.transpose(method)
 
 

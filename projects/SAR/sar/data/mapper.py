@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 
 from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
+from .crop import read_crop
 from .labels import read_image, read_label
 
 _FORMATS = ("RGB", "BGR")
@@ -120,27 +121,31 @@ class SemanticSegmentationMapper:
             InputError: a file is missing or unreadable, their sizes differ, or a label has ids
                 that are neither classes nor `ignore_label`.
         """
-        # RGB for ColorJitter; the order that the model takes comes with the last copy.
-        image = read_image(dataset_dict["file_name"], "RGB")
-        sample = {**dataset_dict, "height": image.shape[0], "width": image.shape[1]}
+        sample = dict(dataset_dict)
         if self.is_train:
-            label = self._read_label(dataset_dict, image.shape[:2])
-            image, label = self._augment(image, label, rng or np.random.default_rng())
+            label = self._read_label(dataset_dict)
+            sample["height"], sample["width"] = label.shape
+            image, label = self._augment(dataset_dict, label, rng or np.random.default_rng())
             sample["sem_seg"] = torch.from_numpy(label)
         else:
+            image = read_image(dataset_dict["file_name"], self.image_format)
+            sample["height"], sample["width"] = image.shape[:2]
             image = resize_shortest_edge(image.shape[:2], *self.test_size).apply_image(image)
-            image = self._in_format(image)
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return sample
 
     def _augment(
-        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+        self, dataset_dict: dict, label: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
+        # Drawn before the image is read, of which only what the crop shows is decoded.
         transform = self.geometry(label, rng)
-        image, label = transform.apply_image(image), transform.apply_label(label)
+        # RGB for ColorJitter; the order that the model takes comes with the last copy.
+        image = read_crop(dataset_dict["file_name"], transform, dataset_dict["sem_seg_file_name"])
+        label = transform.apply_label(label)
         if self.color_jitter is not None:
             image = self.color_jitter(image, rng)
-        image = self._in_format(image)
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
         # Before the padding: a file of 8 bits cannot hold an ignore id of 16.
         label = label.astype(np.int64)
         if self.pad_shape is not None:
@@ -148,27 +153,18 @@ class SemanticSegmentationMapper:
             label = pad(label, self.pad_shape, self.ignore_label)
         return image, label
 
-    def _in_format(self, image: np.ndarray) -> np.ndarray:
-        return image if self.image_format == "RGB" else image[:, :, ::-1]
-
-    def _read_label(self, dataset_dict: dict, image_shape: tuple[int, int]) -> np.ndarray:
-        file_name = dataset_dict["file_name"]
+    def _read_label(self, dataset_dict: dict) -> np.ndarray:
         label_file_name = dataset_dict.get("sem_seg_file_name")
         if label_file_name is None:
             raise InputError(
-                f'The image {file_name} has no label to train on: add its "sem_seg_file_name" to '
-                "the data set's dict, or remove the image."
+                f"The image {dataset_dict['file_name']} has no label to train on: add its "
+                '"sem_seg_file_name" to the data set\'s dict, or remove the image.'
             )
         label = read_label(label_file_name)
-        if label.shape != image_shape:
-            raise InputError(
-                f"The label {label_file_name} has {label.shape[1]} x {label.shape[0]} pixels, its "
-                f"image {file_name} {image_shape[1]} x {image_shape[0]} (width x height): "
-                "replace the one that is wrong."
-            )
-        outside = label[(label >= self.num_classes) & (label != self.ignore_label)]
-        if outside.size:
-            ids = np.unique(outside)
+        outside = label >= self.num_classes
+        outside &= label != self.ignore_label
+        if outside.any():
+            ids = np.unique(label[outside])
             listed = ", ".join(map(str, ids[:_LISTED_IDS])) + ", ..." * (len(ids) > _LISTED_IDS)
             raise InputError(
                 f"The label {label_file_name} has the ids {listed}, which are neither classes (0 "

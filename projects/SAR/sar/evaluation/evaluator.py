@@ -25,6 +25,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from .argmax import argmax_over_classes
 from .class_groups import class_groups
 from .confusion import iou_metrics, update_confusion
 from .geometry import FeatureGeometry, sum_over_processes
@@ -133,8 +134,7 @@ class LongTailEvaluator(DatasetEvaluator):
                     f"MODEL.SEM_SEG_HEAD.NUM_CLASSES to {len(self._class_names)}, or evaluate on "
                     "the data set that the model was trained for."
                 )
-            # The index that argmax gives (the first of equals), several times faster on the CPU.
-            prediction = logits.max(dim=0).indices
+            prediction = argmax_over_classes(logits)
             truth = self._read_truth(self._truth_file(input), tuple(prediction.shape))
             if self._confusion is None:
                 self._confusion = self._empty_confusion(prediction.device)

@@ -1,0 +1,182 @@
+"""Runs the programs that measure speed and memory, and writes docs/benchmarks.md from the results.
+
+Each program runs in a process of its own; a result replaces the one of the last time, on the same
+machine with as many threads. Those of other machines stay: to have a GPU in the document, add its
+results.jsonl to this machine's, and write the document with --no-run.
+
+The plots need matplotlib (pip install -e .[examples]).
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import matplotlib
+from harness import RESULTS, number, parser, table
+from tabulate import tabulate
+
+from sar.fileio import atomic_path, write_atomically
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
+
+FOLDER = Path(__file__).parent
+PROGRAMS = (
+    "pull_loss",
+    "anchor_branch",
+    "center_collapse",
+    "upsample_cross_entropy",
+    "evaluator",
+    "loader",
+    "inference",
+)
+INTRODUCTION = """# Benchmarks
+
+Written by `python benchmarks/run_all.py`; nothing here is typed by hand.
+
+Ours and its peer take turns in one process, and medians are compared: *peer / ours* says how many
+times less ours takes. The *floor* is what none can be under, such as bytes over the bandwidth that
+was measured on the same machine, and *ours / floor* how far ours is from it.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser(__doc__, example="--threads 2 loader evaluator")
+    arguments.add_argument(
+        "programs", nargs="*", metavar="PROGRAM", help=f"default: all of {', '.join(PROGRAMS)}"
+    )
+    arguments.add_argument("--no-run", action="store_true", help="only write the document")
+    arguments.add_argument(
+        "--docs",
+        metavar="DIR",
+        default=FOLDER.parent / "docs",
+        help="where the document is written (default: docs/)",
+    )
+    args = arguments.parse_args(argv)
+    unknown = set(args.programs) - set(PROGRAMS)
+    if unknown:
+        arguments.error(f"unknown {', '.join(sorted(unknown))}: known are {', '.join(PROGRAMS)}")
+    failed = []
+    for name in () if args.no_run else args.programs or PROGRAMS:
+        print(f"== {name}", flush=True)
+        options = ["--threads", str(args.threads), "--device", args.device, "--output", args.output]
+        if subprocess.run([sys.executable, FOLDER / f"{name}.py", *options]).returncode != 0:
+            failed.append(name)
+    results = Path(args.output) / RESULTS
+    rows = newest(results.read_text().splitlines() if results.exists() else [])
+    write_atomically(results, "".join(json.dumps(row) + "\n" for row in rows))
+    write_document(rows, Path(args.docs))
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def newest(lines: list[str]) -> list[dict]:
+    """The rows of the last run of each program on each machine, in the order of PROGRAMS."""
+    rows = [json.loads(line) for line in lines]
+    last = {run_key(row): row["run"] for row in rows}
+    rows = [row for row in rows if row["run"] == last[run_key(row)]]
+    programs = [f"{name}.py" for name in PROGRAMS]
+    rows = [row for row in rows if row["program"] in programs]
+    return sorted(
+        rows, key=lambda row: (row["device"], row["threads"], programs.index(row["program"]))
+    )
+
+
+def run_key(row: dict) -> tuple:
+    return row["device"], row["threads"], row["program"]
+
+
+def write_document(rows: list[dict], docs: Path) -> None:
+    """benchmarks.md, and a plot for each machine, in `docs`."""
+    parts = [INTRODUCTION]
+    for (device, threads), of_machine in groupby(rows, lambda row: (row["device"], row["threads"])):
+        of_machine = list(of_machine)
+        title = f"{device}, {threads} thread{'s' * (threads > 1)}"
+        versions = list(dict.fromkeys(row["versions"] for row in of_machine))
+        parts += [f"## {title}\n", *(f"{text}\n" for text in versions)]
+        for program, of_program in groupby(of_machine, lambda row: row["program"]):
+            parts.append(program_section(program, threads, list(of_program)))
+        series = growing(of_machine)
+        if series:
+            picture = f"benchmarks-{re.sub('[^a-z0-9]+', '-', title.lower())}.png"
+            plot_growth(series, docs / picture)
+            parts.append(growth_section(series, picture))
+    write_atomically(docs / "benchmarks.md", "\n".join(parts))
+
+
+def program_section(program: str, threads: int, rows: list[dict]) -> str:
+    text = ast.get_docstring(ast.parse((FOLDER / program).read_text()))
+    parts = [f"### {Path(program).stem}\n", f"{text}\n"]
+    parts.append(f"    python benchmarks/{program} --threads {threads}\n")
+    for subject in dict.fromkeys(row["subject"] for row in rows):
+        of_subject = [row for row in rows if row["subject"] == subject]
+        parts.append(f"**{subject}**\n\n{table(of_subject)}\n")
+    return "\n".join(parts)
+
+
+def growing(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """Series of growing sizes, by subject and by what grows."""
+    series: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        if row["growth"]:
+            series.setdefault((row["subject"], row["growth"]["axis"]), []).append(row)
+    for points in series.values():
+        points.sort(key=lambda row: row["growth"]["value"])
+    return {key: points for key, points in series.items() if len(points) > 1}
+
+
+def growth_section(series: dict[tuple[str, str], list[dict]], picture: str) -> str:
+    headers = ["subject", "what grows", "from", "to", "predicted", "ours", "peer"]
+    rows = []
+    for (subject, axis), points in series.items():
+        first, last = points[0], points[-1]
+        start, end = first["growth"], last["growth"]
+        row = [subject, axis, f"{start['value']:,.0f}", f"{end['value']:,.0f}"]
+        factors = [end["predicted"] / start["predicted"]]
+        factors += [last[who] / first[who] if first[who] else None for who in ("ours", "peer")]
+        row += ["" if factor is None else f"x {number(factor)}" for factor in factors]
+        rows.append(row)
+    grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return (
+        "### Growth\n\nHow cost grows with the number of classes and of pixels, and what is "
+        "predicted on paper\n(each program says from what).\n\n"
+        f"{grid}\n\n![Growth]({picture})\n"
+    )
+
+
+def plot_growth(series: dict[tuple[str, str], list[dict]], path: Path) -> None:
+    """A panel for each series: cost over size, each relative to its first point."""
+    columns = 4
+    rows = -(-len(series) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(series) :]:
+        axis.set_visible(False)
+    for axis, ((subject, what), points) in zip(axes.flat, series.items(), strict=False):
+        values = [row["growth"]["value"] for row in points]
+        for name in ("ours", "peer"):
+            if all(row[name] for row in points):
+                costs = [row[name] / points[0][name] for row in points]
+                axis.loglog(values, costs, "o-", label=name)
+        predicted = [row["growth"]["predicted"] for row in points]
+        axis.loglog(values, [cost / predicted[0] for cost in predicted], "k--", label="predicted")
+        # Numbers between the powers of ten would run into each other.
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(subject, fontsize=8, wrap=True)
+        axis.set_xlabel(what)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("cost, relative to the first")
+    axes[0, 0].legend()
+    figure.tight_layout()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=80)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
