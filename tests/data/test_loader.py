@@ -13,7 +13,7 @@ from sar.data.loader import (
     build_train_loader,
     repeat_factors,
 )
-from sar.data.mapper import SemanticSegmentationMapper
+from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 
@@ -294,10 +294,63 @@ def test_bad_input_arrives_as_the_mapper_wrote_it(cfg, dicts, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_others_come_in_the_place_of_what_cannot_be_read(cfg, dicts, workers, caplog):
+    expected = _train_batches(cfg, dicts, 14)
+    for i, content in ((4, b"no image"), (6, b"")):
+        with open(dicts[i]["file_name"], "wb") as file:
+            file.write(content)
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 2
+    batches = _train_batches(cfg, dicts, 14)
+
+    mapper, num_replaced = SemanticSegmentationMapper(cfg, True), 0
+    for position, (sample, before) in enumerate(
+        zip(itertools.chain(*batches), itertools.chain(*expected), strict=True)
+    ):
+        if before["image_id"] in (4, 6):
+            num_replaced += 1
+            assert sample["image_id"] not in (4, 6)
+            rng = np.random.default_rng([11, position])
+            before = mapper(dicts[sample["image_id"]], rng)
+        assert torch.equal(sample["image"], before["image"])
+    assert num_replaced == 12  # two of seven, in six epochs
+    assert caplog.text.count("Unreadable") == 2  # each image once
+    assert "2 of at most 2" in caplog.text and dicts[4]["file_name"] in caplog.text
+
+    _assert_equal(_train_batches(cfg, dicts, 6, start=3 * 8), batches[8:])
+    replacements = {sample["image_id"] for sample in itertools.chain(*batches)}
+    assert len(replacements) == 5
+
+
+def test_more_that_cannot_be_read_than_allowed(cfg, dicts):
+    for i in (1, 4, 6):
+        dicts[i]["file_name"] = f"nowhere{i}.png"
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 2
+    with pytest.raises(InputError, match=r"nowhere\d.png.* number 3, .*MAX_SKIPPED_SAMPLES .* 2$"):
+        _train_batches(cfg, dicts, NUM_IMAGES)
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 3
+    assert len(_train_batches(cfg, dicts, NUM_IMAGES)) == NUM_IMAGES
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 10
+    with pytest.raises(InputError, match="None of the 2 training images can be read"):
+        _train_batches(cfg, [dicts[1], dicts[4]], 1)
+
+
+def test_what_detectron2s_mapper_cannot_read_is_bad_input(cfg, dicts):
+    with open(dicts[4]["file_name"], "wb") as file:
+        file.write(b"no image")
+    mapper = PanopticMapper(cfg)
+    with pytest.raises(InputError, match="sample of .*im4.png cannot be read"):
+        list(itertools.islice(build_train_loader(cfg, mapper, dicts), NUM_IMAGES))
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 1
+    assert len(list(itertools.islice(build_train_loader(cfg, mapper, dicts), 4))) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_bad_input_arrives_from_the_test_loader(cfg, dicts, workers):
     cfg.DATALOADER.NUM_WORKERS = workers
     mapper = SemanticSegmentationMapper(cfg, False)
     dicts[1]["file_name"] = "nowhere.png"
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 3  # of training samples
     with pytest.raises(InputError) as expected:
         mapper(dicts[1])
     with pytest.raises(InputError) as error:

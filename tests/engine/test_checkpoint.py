@@ -1,5 +1,6 @@
 import os
 import pickle
+import resource
 
 import pytest
 import torch
@@ -30,18 +31,18 @@ def test_round_trip(saved, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(saved, tmp_path, monkeypatch):
-    _, path = saved
-
-    def fail(state, file):
-        file.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(InputError, match="model_final.pth cannot be written .No space.* MiB"):
-        Checkpointer(model(), str(tmp_path)).save("model_final")
-    monkeypatch.undo()
-    Checkpointer(model(), require_all=True).load(path)
+@pytest.mark.parametrize("limit", [0, 2000])
+def test_a_full_disk_leaves_the_old_file(saved, tmp_path, limit):
+    original, path = saved
+    before = open(path, "rb").read()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(InputError, match="model_final.pth cannot be written .*File too large"):
+            Checkpointer(model(), str(tmp_path)).save("model_final")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert open(path, "rb").read() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
@@ -94,6 +95,36 @@ def test_broken_files(saved, content, suffix, tmp_path):
         Checkpointer(model()).load(str(broken))
 
 
+@pytest.mark.slow
+def test_a_flipped_bit_is_found_or_harmless(tmp_path):
+    original, damaged = nn.Linear(1, 1), tmp_path / "damaged.pth"
+    Checkpointer(original, str(tmp_path)).save("whole")
+    content = (tmp_path / "whole.pth").read_bytes()
+    num_found = 0
+    for position in range(len(content)):
+        flipped = content[position] ^ (1 << position % 8)
+        damaged.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        other = nn.Linear(1, 1)
+        try:
+            Checkpointer(other).load(str(damaged))
+        except InputError:
+            num_found += 1
+        else:
+            assert torch.equal(other.weight, original.weight), position
+            assert torch.equal(other.bias, original.bias), position
+    assert num_found > len(content) / 3  # the rest is padding, dates and the like
+
+
+def test_a_tensor_that_has_become_a_folder_is_found(saved, tmp_path):
+    content = bytearray((tmp_path / "model_final.pth").read_bytes())
+    directory_entry = content.rfind(b"data/0") - len("archive/") - 46
+    assert content[directory_entry:][:4] == b"PK\x01\x02"
+    content[directory_entry + 38] |= 0x10
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(InputError, match="data/0 is damaged"):
+        Checkpointer(model()).load(str(tmp_path / "damaged.pth"))
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_pickled_arrays_of_the_model_zoo(protocol, tmp_path):
     weights = {key: value.numpy() for key, value in model().state_dict().items()}
@@ -114,15 +145,38 @@ class Exploit:
         return os.mkdir, (str(self.folder),)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "pkl"])
-def test_what_is_planted_in_a_checkpoint_does_not_run(suffix, tmp_path):
+def _write_pth(content, path):
+    torch.save(content, path)
+
+
+def _write_old_pth(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def _write_pickle(protocol):
+    return lambda content, path: path.write_bytes(pickle.dumps(content, protocol=protocol))
+
+
+@pytest.mark.parametrize("place", ["weight", "name", "model", "trainer"])
+@pytest.mark.parametrize(
+    "suffix, write",
+    [
+        ("pth", _write_pth),
+        ("pth", _write_old_pth),
+        *(("pkl", _write_pickle(protocol)) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)),
+    ],
+)
+def test_what_is_planted_in_a_checkpoint_does_not_run(suffix, write, place, tmp_path):
     planted, path = tmp_path / "planted", tmp_path / f"exploit.{suffix}"
-    content = {"model": {"backbone.weight": Exploit(planted)}, "__author__": "zoo"}
-    if suffix == "pth":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    with pytest.raises(InputError, match=f"exploit.{suffix}.*mkdir"):
+    exploit = Exploit(planted)
+    content = {
+        "weight": {"model": {"backbone.weight": exploit}},
+        "name": {"model": {exploit: 0}},
+        "model": {"model": exploit},
+        "trainer": {"model": {}, "trainer": [exploit]},
+    }[place]
+    write({**content, "__author__": "zoo"}, path)
+    with pytest.raises(InputError, match=f"exploit.{suffix}.*refused.* run .*mkdir"):
         Checkpointer(model()).load(str(path))
     assert not planted.exists()
 

@@ -4,11 +4,15 @@ Training samples are numbered by their position in one endless stream, a permuta
 set after the other, in which images may be repeated. A step takes the next SOLVER.IMS_PER_BATCH
 positions, dealt out over the processes; what augmentation draws is a function of seed and position.
 So a run can go on at any position, with other workers or other processes, as if it had never
-stopped.
+stopped. What comes in the place of an image that cannot be read, and may be skipped, is such a
+function, too.
 """
 
 import itertools
 import logging
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,6 +23,7 @@ from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
 
@@ -45,7 +50,7 @@ def build_train_loader(
     Raises:
         InputError: SOLVER.IMS_PER_BATCH cannot be dealt out evenly; a sampler that is unknown, or
             whose threshold repeats nothing; a label that cannot be read; while iterating, whatever
-            `mapper` found wrong with a sample.
+            `mapper` found wrong with a sample, after DATALOADER.MAX_SKIPPED_SAMPLES others.
     """
     check_sampler(cfg)
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
@@ -67,7 +72,9 @@ def build_train_loader(
         rank=comm.get_rank(),
         world_size=world_size,
     )
-    return _SampleLoader(cfg, _TrainDataset(dataset_dicts, mapper, seed), batch_sampler=sampler)
+    max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
+    dataset = _TrainDataset(dataset_dicts, mapper, seed, max_skipped)
+    return _SampleLoader(cfg, dataset, max_skipped=max_skipped, batch_sampler=sampler)
 
 
 def check_sampler(cfg: CfgNode) -> None:
@@ -193,18 +200,38 @@ class TrainBatchSampler(Sampler):
         return rng.permutation(np.repeat(np.arange(len(self.fractions)), self._repeats(epoch)))
 
 
-class _TrainDataset(Dataset):
-    """Samples by (position, index)."""
+# What a dataset makes of a sample: itself, or None where there is none to be had, and what is wrong
+# with the images that were tried before, by index. Errors travel as values: raised in a worker
+# process, torch would put its traceback in the place of the message to the user.
+_Loaded = tuple[dict | None, dict[int, InputError]]
 
-    def __init__(self, dataset_dicts: list[dict], mapper: Callable, seed: int) -> None:
+
+class _TrainDataset(Dataset):
+    """Samples by (position, index), others in the place of up to `max_skipped` unreadable ones."""
+
+    def __init__(
+        self, dataset_dicts: list[dict], mapper: Callable, seed: int, max_skipped: int
+    ) -> None:
         self._dicts = DatasetFromList(dataset_dicts, copy=False)
         self._mapper = mapper
         self._seed = seed
+        self._max_skipped = max_skipped
 
-    def __getitem__(self, position_and_index: tuple[int, int]) -> dict | InputError:
+    def __getitem__(self, position_and_index: tuple[int, int]) -> _Loaded:
         position, index = position_and_index
-        rng = np.random.default_rng([self._seed, position])
-        return _sample_or_error(self._mapper, self._dicts[index], rng)
+        errors = {}
+        candidates = itertools.chain((index,), self._others(position, index))
+        for candidate in itertools.islice(candidates, self._max_skipped + 1):
+            rng = np.random.default_rng([self._seed, position])
+            sample = _sample_or_error(self._mapper, self._dicts[candidate], rng)
+            if not isinstance(sample, InputError):
+                return sample, errors
+            errors[candidate] = sample
+        return None, errors
+
+    def _others(self, position: int, index: int) -> Iterator[int]:
+        rng = np.random.default_rng([self._seed, position, 3])  # 1 and 2 are the sampler's
+        yield from (int(other) for other in rng.permutation(len(self._dicts)) if other != index)
 
 
 class _TestDataset(Dataset):
@@ -217,25 +244,28 @@ class _TestDataset(Dataset):
     def __len__(self) -> int:
         return len(self._dicts)
 
-    def __getitem__(self, index: int) -> dict | InputError:
-        return _sample_or_error(self._mapper, self._dicts[index])
+    def __getitem__(self, index: int) -> _Loaded:
+        sample = _sample_or_error(self._mapper, self._dicts[index])
+        return (None, {index: sample}) if isinstance(sample, InputError) else (sample, {})
 
 
-def _sample_or_error(mapper: Callable, *args) -> dict | InputError:
+def _sample_or_error(mapper: Callable, dataset_dict: dict, *args) -> dict | InputError:
     try:
-        return mapper(*args)
+        return mapper(dataset_dict, *args)
     except InputError as error:
         return error
+    except (OSError, SyntaxError, SizeMismatchError) as error:  # what detectron2's mapper lets pass
+        return InputError(f"The sample of {dataset_dict['file_name']} cannot be read: {error}")
 
 
 class _SampleLoader(DataLoader):
     """Lists of samples, loaded by DATALOADER.NUM_WORKERS processes of one thread each.
 
-    Bad input travels from the workers as a value and is raised here: raised over there, torch
-    would put the worker's traceback in the place of the message to the user.
+    Raises:
+        InputError: while iterating, at the unreadable image after the first `max_skipped` ones.
     """
 
-    def __init__(self, cfg: CfgNode, dataset: Dataset, **kwargs) -> None:
+    def __init__(self, cfg: CfgNode, dataset: Dataset, *, max_skipped: int = 0, **kwargs) -> None:
         super().__init__(
             dataset,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -243,15 +273,48 @@ class _SampleLoader(DataLoader):
             pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
             # torch seeds the workers from it; without, a loader would move the global generator.
             generator=torch.Generator(),
+            worker_init_fn=_take_sigterm_from_parent,
             **kwargs,
         )
+        self._max_skipped = max_skipped
 
     def __iter__(self) -> Iterator[list[dict]]:
+        skipped = set()
         for batch in super().__iter__():
-            for sample in batch:
-                if isinstance(sample, InputError):
-                    raise sample
-            yield batch
+            for sample, errors in batch:
+                for index in errors.keys() - skipped:
+                    skipped.add(index)
+                    self._skip(len(skipped), errors[index])
+                if sample is None:
+                    raise InputError(
+                        f"None of the {len(errors)} training images can be read: mend the files, "
+                        "which the warnings above name"
+                    )
+            yield [sample for sample, _ in batch]
+
+    def _skip(self, number: int, error: InputError) -> None:
+        if number <= self._max_skipped:
+            logger.warning(f"Unreadable, {number} of at most {self._max_skipped} images: {error}")
+        elif self._max_skipped == 0:
+            raise error
+        else:
+            raise InputError(
+                f"{error} It is the unreadable image number {number}, where "
+                f"DATALOADER.MAX_SKIPPED_SAMPLES allows {self._max_skipped}"
+            )
+
+
+def _take_sigterm_from_parent(worker_id: int) -> None:
+    """Clusters send SIGTERM to every process, when the trainer still has a step to make: a worker
+    heeds only that of the process that started it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _as_list(samples: list) -> list:

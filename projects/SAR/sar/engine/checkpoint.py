@@ -1,25 +1,43 @@
 """Checkpoints that are written whole, and read with errors that say what does not fit."""
 
+import math
 import os
 import pickle
 import re
 import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from sar.errors import InputError
-from sar.fileio import atomic_path, write_atomically
+from sar.fileio import atomic_path, remove_leftovers, write_atomically
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
 from .array_pickle import load_arrays
 
 # First parts of the names of what inference does not use.
-TRAINING_ONLY = ("regularizers.", "loss.")
+TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
+# Folder, in that of the checkpoints, for those of an earlier training.
+PREVIOUS = "previous"
+
+_LAST = "last_checkpoint"
+_IS_FOLDER = 0x10  # of a zip's entry
+_FILE_NAME = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, with atomic writes and clear errors.
+    """detectron2's checkpointer, with atomic writes, clear errors, and a way past broken files.
+
+    Only the main process writes; all processes load the same file. Of a training, a folder holds:
+
+    - `model_0000499.pth`, ...: its last states, named by the last iteration that is done;
+    - `model_final.pth`: its end, and `model_best.pth`: where it was best by a metric;
+    - `last_checkpoint`: the name of the last of them, but for model_best.pth. A crash at any time
+      leaves it naming a whole file.
 
     Args:
         model, save_dir, checkpointables: as DetectionCheckpointer.
@@ -27,17 +45,70 @@ class Checkpointer(DetectionCheckpointer):
             of classes, instead of refusing it.
         require_all: refuse a checkpoint that leaves a part of the model at its random
             initialization; but for what inference does not use, regularizers and the loss.
+        kept: how many numbered checkpoints `save_iteration` leaves there; 0 for all.
     """
 
     def __init__(
-        self, model, save_dir="", *, skip_mismatched=False, require_all=False, **checkpointables
+        self,
+        model,
+        save_dir="",
+        *,
+        skip_mismatched=False,
+        require_all=False,
+        kept=0,
+        **checkpointables,
     ):
         super().__init__(model, save_dir, **checkpointables)
         self.skip_mismatched = skip_mismatched
         self.require_all = require_all
+        self.kept = kept
+        self._best: dict | None = None  # "metric" and "value" of model_best.pth
 
-    def save(self, name: str, **kwargs) -> None:
-        """As DetectionCheckpointer, through a temporary file."""
+    def start_run(self, weights: str, *, resume: bool) -> bool:
+        """Loads what a training starts from; every process has to call it.
+
+        Cleans up after a process that was killed while it wrote. A new training moves the
+        checkpoints of an earlier one to the folder `previous`, in the place of what is there: so
+        it is never resumed from those, and they are not lost where --resume was forgotten.
+
+        Args:
+            weights: what a new training starts from, "" for its random initialization.
+            resume: go on from the last checkpoint, with the state of all checkpointables, if
+                there is one. One that is broken is passed over, with a warning.
+
+        Returns:
+            whether there was one.
+
+        Raises:
+            InputError: as `load`; all checkpoints are broken; a process cannot see the file.
+        """
+        if self.save_to_disk:
+            remove_leftovers(self.save_dir)
+        newest = self._find_newest() if resume else ""
+        if newest:
+            self.load(newest)
+            self._best = self._read_best()
+            return True
+        self.load(weights, checkpointables=[])
+        comm.synchronize()  # before a file is moved that another process may be yet to read
+        if self.save_to_disk:
+            self._set_aside()
+        return False
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """As DetectionCheckpointer, past broken files as in `start_run`, but changes no file."""
+        newest = self._find_newest() if resume else ""
+        return self.load(newest or path, checkpointables=None if newest else [])
+
+    def save(self, name: str, *, is_last: bool = True, **kwargs) -> None:
+        """As DetectionCheckpointer, through a temporary file.
+
+        Args:
+            is_last: `last_checkpoint` is to name it.
+
+        Raises:
+            InputError: it cannot be written; what was there before is as it was.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         state = {"model": self.model.state_dict()}
@@ -46,26 +117,50 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         try:
-            with atomic_path(path) as temporary:
-                torch.save(state, temporary)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+            # To a file of Python's: torch's own says nothing of a full disk.
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                torch.save(state, file)
+            if is_last:
+                self.tag_last_checkpoint(f"{name}.pth")
+        except (OSError, RuntimeError) as error:  # torch puts the latter in the place of the former
+            reason = error if isinstance(error, OSError) else error.__context__ or error
             free = shutil.disk_usage(self.save_dir).free
             raise InputError(
-                f"checkpoint {path} cannot be written ({error}); {free / 2**20:.0f} MiB are free "
+                f"checkpoint {path} cannot be written ({reason}); {free / 2**20:.0f} MiB are free "
                 "there. The one before is as it was: make room, and go on with --resume"
             ) from error
-        self.tag_last_checkpoint(os.path.basename(path))
+
+    def save_iteration(self, iteration: int) -> None:
+        """Saves the state after an iteration, and deletes the oldest ones beyond `kept`."""
+        self.save(f"model_{iteration:07d}", iteration=iteration)
+        if not self.kept or not self.save_to_disk:
+            return
+        numbers = {_number(path.name): path for path in self._files()}
+        # Later ones are broken, or of a run that went on from here before.
+        for number in sorted(number for number in numbers if number <= iteration)[: -self.kept]:
+            numbers[number].unlink(missing_ok=True)
+
+    def save_best(self, metric: str, value: float, iteration: int) -> None:
+        """Saves model_best.pth if no value of this metric has been as high; never for NaN."""
+        best = self._best
+        if not math.isfinite(value):
+            return
+        if best and best["metric"] == metric and best["value"] >= value:
+            return
+        best = {"metric": metric, "value": float(value)}
+        self.save("model_best", is_last=False, iteration=iteration, best=best)
+        self._best = best
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """As DetectionCheckpointer, through a temporary file."""
-        write_atomically(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
+        write_atomically(os.path.join(self.save_dir, _LAST), last_filename_basename)
 
     def load(self, path: str, *args, **kwargs) -> dict:
         """As DetectionCheckpointer.
 
         Raises:
-            InputError: a file that is missing, truncated or no checkpoint; weights of other
-                shapes; with `require_all`, weights that are missing.
+            InputError: a file that is missing, broken or no checkpoint; weights of other shapes;
+                with `require_all`, weights that are missing.
         """
         if not path and self.require_all:
             raise InputError("no checkpoint to evaluate: set MODEL.WEIGHTS to one, or use --resume")
@@ -74,11 +169,89 @@ class Checkpointer(DetectionCheckpointer):
         except InputError as error:
             raise InputError(f"checkpoint {path}: {error}") from error
         except Exception as error:  # a broken file fails in any way, and so does a download
-            reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
             raise InputError(
                 f"checkpoint {path} cannot be loaded (missing, truncated, or no checkpoint): "
-                f"{reason}"
+                f"{_first_sentence(error)}"
             ) from error
+
+    def _find_newest(self) -> str:
+        """The newest whole checkpoint of the folder, "" for none, as the main process sees it."""
+        choice = self._choose() if comm.is_main_process() else None
+        path, problems = comm.all_gather(choice)[0]
+        if path and not all(comm.all_gather(os.path.isfile(path))):
+            raise InputError(
+                f"checkpoint {path} is not there for every process: OUTPUT_DIR has to be a folder "
+                "that all machines share"
+            )
+        if problems and not path:
+            raise InputError(
+                f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. Put a "
+                "whole one there, or train anew, without --resume"
+            )
+        if problems:
+            self.logger.warning(f"Going on from {path}, since {'; '.join(problems)}")
+        return path
+
+    def _choose(self) -> tuple[str, list[str]]:
+        """The file to resume from, and what is wrong with those that should come before it."""
+        problems = []
+        for path in dict.fromkeys(self._candidates()):
+            try:
+                content = _load_tensors(path, mmap=True)
+            except Exception as error:
+                problems.append(f"{path} is missing or broken ({_first_sentence(error)})")
+                continue
+            missing = [key for key in ("model", *self.checkpointables) if key not in content]
+            if not missing:
+                return path, problems
+            problems.append(f"{path} has no state of the {' and the '.join(missing)}")
+        return "", problems
+
+    def _candidates(self) -> Iterator[str]:
+        tag = Path(self.save_dir, _LAST)
+        tagged = tag.read_text(errors="replace").strip() if tag.is_file() else ""
+        if tagged:
+            yield os.path.join(self.save_dir, tagged)
+        last = _number(tagged)
+
+        def order(path: Path) -> tuple[bool, int]:
+            iteration = _iteration_of(path)
+            # Later ones are of a run that went on from there before.
+            return iteration <= last, iteration
+
+        yield from map(str, sorted(self._files(), key=order, reverse=True))
+
+    def _read_best(self) -> dict | None:
+        path = Path(self.save_dir, "model_best.pth")
+        if not self.save_to_disk or not path.is_file():
+            return None
+        try:
+            best = _load_tensors(path, mmap=True)["best"]
+            return {"metric": str(best["metric"]), "value": float(best["value"])}
+        except Exception as error:
+            self.logger.warning(f"{path} is broken, and written anew: {_first_sentence(error)}")
+            return None
+
+    def _files(self) -> list[Path]:
+        files = Path(self.save_dir).glob("model_*.pth")
+        return [path for path in files if _FILE_NAME.fullmatch(path.name)]
+
+    def _set_aside(self) -> None:
+        files = [path for path in (*self._files(), Path(self.save_dir, _LAST)) if path.exists()]
+        if not files:
+            return
+        previous = Path(self.save_dir, PREVIOUS)
+        try:
+            shutil.rmtree(previous, ignore_errors=True)
+            previous.mkdir()
+            for path in files:
+                path.replace(previous / path.name)
+        except OSError as error:
+            raise InputError(
+                f"the checkpoints of an earlier training in {self.save_dir} cannot be moved to "
+                f"{previous} ({error.strerror}): choose another OUTPUT_DIR"
+            ) from error
+        self.logger.warning(f"Moved the checkpoints of an earlier training to {previous}")
 
     def _load_file(self, filename: str) -> dict:
         """As DetectionCheckpointer, which lets a file run what it likes: here, nothing runs."""
@@ -107,11 +280,15 @@ class Checkpointer(DetectionCheckpointer):
                 + ". Was it trained with another MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from "
                 "what fits, set MODEL.WEIGHTS_SKIP_MISMATCHED True"
             )
-        if len(incompatible.missing_keys) == len(self.model.state_dict()):
+        # Not by what is missing: batch norms do not miss their counts.
+        if num_entries <= len(incompatible.unexpected_keys) + len(mismatched):
             raise InputError(
                 f"none of its {num_entries} arrays is one of the model's: it is of another model, "
                 "or of another program"
             )
+        if self.require_all:  # not worth a word that inference leaves some of it alone
+            unexpected = incompatible.unexpected_keys
+            unexpected[:] = [key for key in unexpected if not key.startswith(TRAINING_ONLY)]
         missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
         if missing and self.require_all:
             raise InputError(
@@ -121,9 +298,14 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _load_tensors(filename: str) -> dict:
+def _load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
+    """The content of a file of torch.save; with `mmap`, tensors are read as they are needed."""
+    if not os.path.isfile(filename):  # nor a pipe, which would be waited for
+        raise InputError("there is no such file")
+    if zipfile.is_zipfile(filename):  # older files have no checksums
+        _verify(filename)
     try:
-        content = torch.load(filename, map_location="cpu", weights_only=True)
+        content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -133,6 +315,35 @@ def _load_tensors(filename: str) -> dict:
             "only. If you trust its source, save its tensors anew"
         ) from error
     return content if "model" in content else {"model": content}
+
+
+def _verify(path: str | os.PathLike) -> None:
+    """Holds a file of torch.save against the checksums in it, which torch does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        for entry in archive.infolist():
+            if entry.external_attr & _IS_FOLDER:  # torch leaves what memory held in such tensors
+                damaged = entry.filename
+    if damaged is not None:
+        raise InputError(f"its part {damaged} is damaged: get or make the file anew")
+
+
+def _number(file_name: str) -> float:
+    """The iteration in the name of a numbered checkpoint; of others, infinity."""
+    match = _FILE_NAME.fullmatch(file_name)
+    return int(match["iteration"]) if match and match["iteration"].isdecimal() else math.inf
+
+
+def _iteration_of(path: Path) -> int:
+    try:
+        return int(_load_tensors(path, mmap=True)["iteration"])
+    except Exception:
+        return -1
+
+
+def _first_sentence(error: Exception) -> str:
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch's advice
+    return re.split(r"\.\s|\n", text)[0] or type(error).__name__
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -1,0 +1,62 @@
+"""When a training writes its checkpoints."""
+
+import logging
+
+from sar.errors import nearest
+
+from detectron2.engine.train_loop import HookBase
+
+from .checkpoint import Checkpointer
+from .hooks import is_due
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHook(HookBase):
+    """Saves the state every `period` iterations and at the end, and where it was the best.
+
+    The last of the hooks: what is evaluated and logged in an iteration is then on the disk before
+    its checkpoint, and a run that goes on from there repeats none of it and misses none. Only the
+    last evaluation comes after its checkpoint: killed in that, a resumed run has it to do.
+
+    Args:
+        period: in iterations.
+        eval_period: as of EvalHook; 0 for an evaluation at the end only.
+        best_metric: name of a scalar of the evaluation, such as "sem_seg/mIoU", of which more is
+            better; "" to keep no best checkpoint.
+    """
+
+    def __init__(
+        self, checkpointer: Checkpointer, period: int, *, eval_period: int, best_metric: str = ""
+    ) -> None:
+        self.checkpointer = checkpointer
+        self.period = period
+        self.eval_period = eval_period
+        self.best_metric = best_metric
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        if iteration + 1 >= self.trainer.max_iter:
+            self.checkpointer.save("model_final", iteration=iteration)
+            return
+        if is_due(iteration, self.eval_period):
+            self._save_if_best(iteration)
+        if is_due(iteration, self.period):
+            self.checkpointer.save_iteration(iteration)
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # and not ended by an error
+            self._save_if_best(self.trainer.max_iter - 1)
+
+    def _save_if_best(self, iteration: int) -> None:
+        scalars = self.trainer.storage.latest()
+        if self.best_metric in scalars:
+            value, written_at = scalars[self.best_metric]
+            if written_at == self.trainer.storage.iter:
+                self.checkpointer.save_best(self.best_metric, value, iteration)
+        elif self.best_metric and self.checkpointer.save_to_disk:
+            logger.warning(
+                f'No model_best.pth is kept: TEST.BEST_METRIC "{self.best_metric}" is no metric of '
+                f"this evaluation.{nearest(self.best_metric, scalars)}"
+            )
+            self.best_metric = ""

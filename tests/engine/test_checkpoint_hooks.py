@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sar.engine.checkpoint import Checkpointer
+from sar.engine.checkpoint_hooks import CheckpointHook
+
+from detectron2.engine.hooks import EvalHook
+from detectron2.engine.train_loop import TrainerBase
+
+
+class Trainer(TrainerBase):
+    """Counts its steps, and evaluates to the values it is given."""
+
+    def __init__(self, folder, values, *, period, eval_period, metric="sem_seg/mIoU"):
+        super().__init__()
+        self.model = nn.Linear(1, 1)
+        self.checkpointer = Checkpointer(self.model, str(folder), trainer=self)
+        self.values = iter(values)
+        self.register_hooks(
+            [
+                EvalHook(eval_period, lambda: {"sem_seg": {"mIoU": next(self.values)}}),
+                CheckpointHook(
+                    self.checkpointer, period, eval_period=eval_period, best_metric=metric
+                ),
+            ]
+        )
+
+    def run_step(self):
+        nn.init.constant_(self.model.weight, self.iter)
+
+    def state_dict(self):
+        return {"iteration": self.iter}
+
+    def load_state_dict(self, state_dict):
+        self.iter = state_dict["iteration"]
+
+
+def saved(folder):
+    """The iteration that each checkpoint says it is of, and which its weight is of, too."""
+    found = {}
+    for path in folder.glob("*.pth"):
+        content = torch.load(path)
+        assert content["model"]["weight"].item() == content["iteration"]
+        found[path.stem] = content["iteration"]
+    return found
+
+
+def test_states_are_saved_every_period_at_the_end_and_where_they_were_best(tmp_path):
+    Trainer(tmp_path, [30, 50, 40], period=3, eval_period=2).train(0, 6)
+    assert saved(tmp_path) == {"model_0000002": 2, "model_final": 5, "model_best": 3}
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_last_evaluation_can_be_the_best(tmp_path):
+    Trainer(tmp_path, [30, 40, 50], period=3, eval_period=2).train(0, 6)
+    assert saved(tmp_path)["model_best"] == 5
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_evaluation_at_the_end_only(tmp_path):
+    Trainer(tmp_path, [math.nan], period=100, eval_period=0).train(0, 6)
+    assert saved(tmp_path) == {"model_final": 5}
+    Trainer(tmp_path, [1.0], period=100, eval_period=0).train(0, 6)
+    assert saved(tmp_path) == {"model_final": 5, "model_best": 5}
+
+
+def test_a_finished_run_that_is_resumed_is_evaluated_only(tmp_path):
+    Trainer(tmp_path, [30], period=100, eval_period=0, metric="").train(0, 6)
+    resumed = Trainer(tmp_path, [50], period=100, eval_period=0)
+    assert resumed.checkpointer.start_run("", resume=True)
+    resumed.train(resumed.iter + 1, 6)
+    assert saved(tmp_path) == {"model_final": 5, "model_best": 5}
+
+
+def test_a_run_that_fails_saves_nothing_more(tmp_path):
+    trainer = Trainer(tmp_path, [30], period=2, eval_period=0)
+
+    def fail():
+        if trainer.iter == 5:
+            raise RuntimeError
+        Trainer.run_step(trainer)
+
+    trainer.run_step = fail
+    with pytest.raises(RuntimeError):
+        trainer.train(0, 6)
+    assert saved(tmp_path) == {"model_0000001": 1, "model_0000003": 3}
+
+
+def test_a_mistyped_metric_is_said_once_at_the_first_evaluation(tmp_path, caplog):
+    Trainer(tmp_path, [30, 50, 40], period=3, eval_period=2, metric="sem_seg/mIuO").train(0, 6)
+    assert "model_best" not in saved(tmp_path)
+    assert caplog.text.count("No model_best.pth is kept") == 1
+    assert 'Did you mean "sem_seg/mIoU"?' in caplog.text
+
+
+def test_no_best_is_kept_where_none_is_asked_for(tmp_path, caplog):
+    Trainer(tmp_path, [30, 50, 40], period=3, eval_period=2, metric="").train(0, 6)
+    assert "model_best" not in saved(tmp_path) and not caplog.text
