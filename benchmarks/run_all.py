@@ -34,6 +34,7 @@ PROGRAMS = (
     "evaluator",
     "loader",
     "inference",
+    "training",
 )
 INTRODUCTION = """# Benchmarks
 

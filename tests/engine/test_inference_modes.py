@@ -51,10 +51,10 @@ def test_evaluation_during_training_and_after_it(overrides, tmp_path, evaluation
 
 
 def test_metrics_of_one_window_are_those_of_the_whole(overrides):
-    cfg = prepare(arguments(overrides, eval_only=True))
+    cfg = prepare(arguments(overrides, eval_only=False))
     model = Trainer.build_model(cfg).eval()
     whole = Trainer.test(cfg, model)
-    one_window = prepare(arguments([*overrides, "TEST.MODE", "slide"], eval_only=True))
+    one_window = prepare(arguments([*overrides, "TEST.MODE", "slide"], eval_only=False))
     assert repr(Trainer.test(one_window, model)) == repr(whole)
 
 

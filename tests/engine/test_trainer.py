@@ -71,8 +71,39 @@ def test_a_run_goes_on_with_a_larger_max_iter(overrides):
 
 def test_another_optimizer_cannot_resume(overrides):
     train(overrides)
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(InputError, match="set SOLVER.OPTIMIZER to that"):
         train([*overrides, "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.MAX_ITER", "6"], resume=True)
+
+
+def test_bfloat16_on_the_cpu(overrides):
+    words = [*overrides, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
+    trainer, plain = train(words), train(overrides)
+    for name, value in trainer.model.state_dict().items():
+        assert value.dtype is plain.model.state_dict()[name].dtype, name
+    found, wanted = (t.model.sem_seg_head.predictor.weight for t in (trainer, plain))
+    assert not torch.equal(found, wanted)
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.1)
+    with pytest.raises(InputError, match="SOLVER.AMP.DTYPE is float15, expected float16 or bf"):
+        train([*words, "SOLVER.AMP.DTYPE", "float15"])
+
+
+def test_precise_batch_norm_is_a_function_of_the_seed(overrides, tmp_path):
+    words = [
+        *overrides, "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2",
+        "TEST.EVAL_PERIOD", "2",
+    ]  # fmt: skip
+    uninterrupted = train(words).model.state_dict()
+    output = tmp_path / "output"
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    (output / "model_final.pth").unlink()
+    resumed = train(words, resume=True).model.state_dict()
+    for name, value in resumed.items():
+        assert torch.equal(value, uninterrupted[name]), name
+    plain = train(overrides).model.state_dict()
+    assert not torch.equal(
+        plain["backbone.bottom_up.stem.conv1.norm.running_mean"],
+        resumed["backbone.bottom_up.stem.conv1.norm.running_mean"],
+    )
 
 
 def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):
@@ -146,3 +177,17 @@ def test_the_command_line_trains_resumes_and_evaluates(overrides, tmp_path, fold
     done = run("--eval-only", "--resume", *overrides)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_channels_last_is_a_layout_and_nothing_else(overrides):
+    outputs = []
+    for channels_last in (False, True):
+        words = [*overrides, "MODEL.CHANNELS_LAST", str(channels_last)]
+        torch.manual_seed(0)
+        model = Trainer.build_model(prepare(arguments(words))).double().eval()
+        stem = model.backbone.bottom_up.stem.conv1.weight
+        assert stem.is_contiguous(memory_format=torch.channels_last) is channels_last
+        torch.manual_seed(1)
+        image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+        outputs.append(model([{"image": image}])[0]["sem_seg"])
+    torch.testing.assert_close(*outputs)

@@ -29,6 +29,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # DeepLab's heads pool over the whole image, as published. detectron2 pools over windows of
     # INPUT.CROP.SIZE, and refuses images whose sides are no multiples of them.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
+    # Keep channels last in memory, as the convolutions of GPUs want it in half precision.
+    cfg.MODEL.CHANNELS_LAST = False
     # Load what fits from a checkpoint of another number of classes, instead of refusing it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 

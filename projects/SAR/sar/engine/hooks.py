@@ -1,8 +1,40 @@
-"""What is looked at while a model trains."""
+"""What is done between the steps of a training."""
+
+from collections.abc import Callable
+
+import torch
+from torch import distributed, nn
 
 from sar.regularizers import SemanticAnchorRegularizer
 
+from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+
+# Iterations between two lines of metrics.json, each of which waits for the device.
+LOG_PERIOD = 20
+
+
+def is_due(iteration: int, period: int) -> bool:
+    """Whether something is done after this iteration that is done every `period`; 0 is never."""
+    return period > 0 and (iteration + 1) % period == 0
+
+
+class LossRecorder(HookBase):
+    """Puts the losses of the steps into the trainer's storage, when others are going to read it.
+
+    That is every LOG_PERIOD iterations, and where `periods` say so. What is not finite is found
+    there, before anything is evaluated or saved. In all processes.
+    """
+
+    def __init__(self, *periods: int) -> None:
+        self.periods = (LOG_PERIOD, *periods)
+
+    def after_step(self) -> None:
+        iteration, last = self.trainer.iter, self.trainer.max_iter - 1
+        if iteration == last or any(is_due(iteration, period) for period in self.periods):
+            self.trainer.record_losses()
 
 
 class GateLogger(HookBase):
@@ -13,14 +45,106 @@ class GateLogger(HookBase):
         period: iterations between two looks, since each waits for the device.
     """
 
-    def __init__(self, model, period: int = 20):
+    def __init__(self, model: nn.Module, period: int = LOG_PERIOD) -> None:
         self.regularizers = [
             module for module in model.modules() if isinstance(module, SemanticAnchorRegularizer)
         ]
         self.period = period
 
-    def after_step(self):
-        if (self.trainer.iter + 1) % self.period == 0:
+    def after_step(self) -> None:
+        if is_due(self.trainer.iter, self.period):
             for regularizer in self.regularizers:
                 is_open = float(regularizer.gate_is_open)
                 self.trainer.storage.put_scalar("sar/gate_is_open", is_open, smoothing_hint=False)
+
+
+class PreciseBN(hooks.PreciseBN):
+    """detectron2's, on the same images each time, so that a resumed run finds the same.
+
+    Args:
+        build_loader: a loader of training batches, from the first.
+    """
+
+    def __init__(
+        self, period: int, model: nn.Module, build_loader: Callable, num_iter: int
+    ) -> None:
+        super().__init__(period, model, None, num_iter)
+        self._build_loader = build_loader
+
+    def update_stats(self) -> None:
+        self._data_iter = iter(self._build_loader())
+        super().update_stats()
+        self._data_iter = None  # and the loader's workers
+
+
+class StopAtSigterm(HookBase):
+    """After a SIGTERM: saves a checkpoint and ends the program, all processes at one iteration.
+
+    Comes before the hooks that evaluate, write and save, which may take long: a resumed run does
+    for this iteration what they would have done. A vote is cast in each step and counted in the
+    next, when it has long arrived, so that no step waits for it.
+    """
+
+    def before_train(self) -> None:
+        self._vote = None
+        if comm.get_world_size() > 1:
+            self._voters = distributed.new_group(backend="gloo")
+
+    def after_step(self) -> None:
+        if comm.get_world_size() == 1:
+            must_stop = self.trainer.sigterm.is_received
+        else:
+            must_stop = self._count_votes()
+        if must_stop:
+            self.trainer.save_unfinished_step()
+            comm.synchronize()  # who leaves first takes the others with it
+            self.trainer.sigterm.exit()
+
+    def _count_votes(self) -> bool:
+        must_stop = False
+        if self._vote is not None:
+            self._vote.wait()
+            must_stop = bool(self._ballot)
+        self._ballot = torch.tensor(int(self.trainer.sigterm.is_received))
+        self._vote = distributed.all_reduce(
+            self._ballot, distributed.ReduceOp.MAX, group=self._voters, async_op=True
+        )
+        return must_stop
+
+
+class EvalHook(hooks.EvalHook):
+    """detectron2's, which a SIGTERM interrupts: the evaluation is made anew by the resumed run."""
+
+    def _do_eval(self) -> None:
+        try:
+            with self.trainer.sigterm.interrupts():
+                super()._do_eval()
+        except SystemExit:
+            if self.trainer.iter < self.trainer.max_iter:  # else model_final.pth is there
+                self.trainer.save_unfinished_step()
+            raise
+
+
+class PeriodicWriter(hooks.PeriodicWriter):
+    """detectron2's, which opens its files when a run has found out where to start, and also writes
+    after each evaluation, so that a checkpoint of that iteration comes after its results.
+
+    Args:
+        build_writers: what to write with, of this process.
+        eval_period: as TEST.EVAL_PERIOD.
+    """
+
+    def __init__(self, build_writers: Callable[[], list[EventWriter]], eval_period: int) -> None:
+        super().__init__([], LOG_PERIOD)
+        self._build_writers = build_writers
+        self._eval_period = eval_period
+
+    def before_train(self) -> None:
+        self._writers = self._build_writers()
+
+    def after_step(self) -> None:
+        if is_due(self.trainer.iter, self._eval_period):
+            for writer in self._writers:
+                writer.write()
+        else:
+            super().after_step()

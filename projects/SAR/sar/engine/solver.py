@@ -1,5 +1,7 @@
 """Optimizers and schedules: detectron2's, AdamW, and a poly schedule that resumes exactly."""
 
+from functools import partial
+
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
@@ -12,7 +14,6 @@ from detectron2.solver import (
     get_default_optimizer_params,
 )
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
-from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import maybe_add_gradient_clipping
 
 SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
@@ -34,25 +35,32 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     Raises:
         InputError: an unknown optimizer.
     """
-    if cfg.SOLVER.OPTIMIZER == "SGD":
-        return build_sgd(cfg, model)
-    if cfg.SOLVER.OPTIMIZER == "ADAMW":
-        parameters = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    solver = cfg.SOLVER
+    kinds = {
+        "SGD": partial(torch.optim.SGD, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV),
+        "ADAMW": torch.optim.AdamW,
+    }
+    if solver.OPTIMIZER not in kinds:
+        raise InputError(
+            f'unknown SOLVER.OPTIMIZER "{solver.OPTIMIZER}".{nearest(solver.OPTIMIZER, kinds)} '
+            f"Known are {', '.join(kinds)}"
         )
-        optimizer = torch.optim.AdamW(
-            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
-        )
-        return maybe_add_gradient_clipping(cfg, optimizer)
-    known = ("SGD", "ADAMW")
-    raise InputError(
-        f'unknown SOLVER.OPTIMIZER "{cfg.SOLVER.OPTIMIZER}".{nearest(cfg.SOLVER.OPTIMIZER, known)} '
-        f"Known are {', '.join(known)}"
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    optimizer = kinds[solver.OPTIMIZER](
+        parameters,
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        # One kernel, which also leaves the weights alone where scaled gradients overflow; without,
+        # torch waits for the device to see whether they do.
+        fused=next(model.parameters()).is_cuda or None,
+    )
+    return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):

@@ -1,26 +1,95 @@
 """Training and evaluation: detectron2's DefaultTrainer on the project's parts."""
 
+import logging
 import os
+import warnings
 import weakref
+
+import torch
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from sar.data import loader
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
+from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
+from sar.fileio import write_atomically
 from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 
-from .checkpoint import Checkpointer
-from .hooks import GateLogger
+from .checkpoint import PREVIOUS, Checkpointer
+from .checkpoint_hooks import CheckpointHook
+from .history import (
+    METRICS,
+    TensorboardWriter,
+    cut_metrics,
+    restore_storage,
+    set_aside,
+    storage_state,
+)
+from .hooks import (
+    EvalHook,
+    GateLogger,
+    LossRecorder,
+    PeriodicWriter,
+    PreciseBN,
+    StopAtSigterm,
+)
+from .sigterm import Sigterm
 from .solver import build_lr_scheduler, build_optimizer
+from .step import TrainingStep
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
     """detectron2's trainer with the project's mapper, loader, evaluator, schedules, checkpoints."""
+
+    def __init__(self, cfg):
+        """Builds model, optimizer and hooks; `resume_or_load` comes next, then `train`.
+
+        Every process calls it.
+        """
+        TrainerBase.__init__(self)
+        self.cfg = cfg
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.sigterm = Sigterm()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        if comm.get_world_size() > 1:
+            _share_buffers(model)  # such as random anchors; DDP shares the parameters alone
+            device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+            with warnings.catch_warnings():  # its new name is not in all releases of torch
+                warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
+                model = DistributedDataParallel(
+                    model, device_ids=device_ids, broadcast_buffers=False
+                )
+        precision = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self._trainer = TrainingStep(model, optimizer, seed=self.seed, precision=precision)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
+            kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+            trainer=weakref.proxy(self),
+        )
+        # Of the run that is resumed: its latest scalars; was it stopped before it had evaluated,
+        # written and saved what it should after its last step?
+        self._history = {}
+        self._is_step_unfinished = False
+        self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_model(cls, cfg):
@@ -30,6 +99,8 @@ class Trainer(DefaultTrainer):
             InputError: TEST.GEOMETRY, but MODEL.CLASSIFIER is no classifier of the model.
         """
         model = super().build_model(cfg)
+        if cfg.MODEL.CHANNELS_LAST:  # of weights; what convolutions make of images follows them
+            model.to(memory_format=torch.channels_last)
         if cfg.TEST.GEOMETRY:  # looked for again in each evaluation, the first after hours
             find_classifier(model, cfg.MODEL.CLASSIFIER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return model
@@ -43,7 +114,8 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg):
+    def build_train_loader(cls, cfg, start_iter=0):
+        """As DefaultTrainer, from the samples of an iteration on."""
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
         if cfg.MODEL.MASK_ON:
             mapper = PanopticMapper(cfg)
@@ -51,7 +123,8 @@ class Trainer(DefaultTrainer):
             dicts = filter_images_with_only_crowd_annotations(dicts)
         else:
             mapper = SemanticSegmentationMapper(cfg, True)
-        return loader.build_train_loader(cfg, mapper, dicts)
+        start = start_iter * cfg.SOLVER.IMS_PER_BATCH
+        return loader.build_train_loader(cfg, mapper, dicts, start=start)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -99,26 +172,157 @@ class Trainer(DefaultTrainer):
         return model.eval()
 
     def resume_or_load(self, resume=True):
-        """As DefaultTrainer; a resumed run goes on with the samples that come next."""
-        super().resume_or_load(resume)
-        self.data_loader.batch_sampler.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+        """As DefaultTrainer; a resumed run goes on exactly as it would have without the break."""
+        is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if is_resumed:
+            self.start_iter = self.iter + 1
+        if comm.is_main_process():
+            if is_resumed:
+                cut_metrics(self.cfg.OUTPUT_DIR, self._first_logged())
+            else:
+                set_aside(self.cfg.OUTPUT_DIR, PREVIOUS)
+
+    def _first_logged(self):
+        return self.start_iter - self._is_step_unfinished
+
+    def train(self):
+        """As DefaultTrainer.
+
+        Raises:
+            InputError: a sample that cannot be read, a loss that is not finite, a full disk.
+            SystemExit: with code 143, after a SIGTERM, when a checkpoint is written.
+        """
+        logger.info(f"Starting training from iteration {self.start_iter}")
+        if comm.is_main_process():  # not before: what could not start is not what is trained here
+            write_atomically(os.path.join(self.cfg.OUTPUT_DIR, "config.yaml"), self.cfg.dump())
+        self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
+        with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
+            try:
+                self._run_iterations()
+            except InputError:  # it says what is wrong
+                raise
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+        if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+
+    def _run_iterations(self):
+        unwritten = self.start_iter - 1 if self._is_step_unfinished else None
+        restore_storage(self.storage, self._history, unwritten)
+        self.before_train()
+        if self._is_step_unfinished:
+            self._is_step_unfinished = False
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks[self._hooks.index(self._stop_hook) + 1 :]:
+                hook.after_step()
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self._trainer.run(self.iter)
+            self.after_step()
+        self.iter = self.max_iter
+        self.after_train()
+
+    def record_losses(self):
+        """Puts the losses of the steps since the last call into the storage: their means over the
+        processes, all of which have to call it.
+
+        Raises:
+            InputError: a loss, or the model, is not finite.
+        """
+        for step in self._trainer.fetch_losses():
+            self.storage.iter = step[0].iteration
+            losses = {
+                name: sum(seen.losses[name] for seen in step) / len(step) for name in step[0].losses
+            }
+            self.storage.put_scalars(
+                data_time=max(seen.data_time for seen in step),
+                total_loss=sum(losses.values()),
+                **losses,
+            )
+        self.storage.iter = self.iter
+
+    def save_unfinished_step(self):
+        """A checkpoint of this iteration, before what is yet to be evaluated, written and saved."""
+        self.record_losses()
+        self._is_step_unfinished = True
+        self.checkpointer.save_iteration(self.iter)
 
     def state_dict(self):
-        # detectron2 0.6 leaves out the optimizer.
-        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+        """All that a run depends on, beside its config and its data."""
+        return TrainerBase.state_dict(self) | {
+            "iteration": min(self.iter, self.max_iter - 1),
+            "_trainer": self._trainer.state_dict(),
+            "seed": self.seed,
+            "history": storage_state(self.storage),
+            "is_step_unfinished": self._is_step_unfinished,
+        }
 
     def load_state_dict(self, state_dict):
-        super().load_state_dict(state_dict)
+        TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+        if self.cfg.SEED < 0:
+            self.seed = self._trainer.seed = state_dict.get("seed", self.seed)
+        self._history = state_dict.get("history", {})
+        self._is_step_unfinished = state_dict.get("is_step_unfinished", False)
 
     def build_hooks(self):
-        # DefaultTrainer makes its own checkpointer just before, and hands it to the hooks here.
-        self.checkpointer = Checkpointer(
-            self.model,
-            self.cfg.OUTPUT_DIR,
-            skip_mismatched=self.cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
-            trainer=weakref.proxy(self),
-        )
-        hooks = super().build_hooks()
-        hooks.insert(0, GateLogger(self.model))  # before the writer, which comes last
-        return hooks
+        """Those that every process has, in the order in which they come after a step."""
+        cfg = self.cfg
+        precise_bn = []
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            num_iter = cfg.TEST.PRECISE_BN.NUM_ITER
+            precise_bn = [
+                PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self._build_seeded_loader, num_iter)
+            ]
+        self._stop_hook = StopAtSigterm()
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            LossRecorder(cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD),
+            GateLogger(self.model),
+            *precise_bn,
+            self._stop_hook,
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
+            PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD),
+            CheckpointHook(
+                self.checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                eval_period=cfg.TEST.EVAL_PERIOD,
+                best_metric=cfg.TEST.BEST_METRIC,
+            ),
+        ]
+
+    def build_writers(self):
+        """What the main process writes with, once it is known where the run starts."""
+        if not comm.is_main_process():
+            return []
+        output_dir = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(output_dir, METRICS)),
+            TensorboardWriter(output_dir, purge_step=self._first_logged() or None),
+        ]
+
+    def _build_seeded_loader(self, start_iter=0):
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = self.seed
+        return self.build_train_loader(cfg, start_iter)
+
+    def _evaluate(self):
+        model = self.model
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+            _share_buffers(model)  # what is evaluated is what the checkpoint holds
+        self._last_eval_results = self.test(self.cfg, model)
+        return self._last_eval_results
+
+
+@torch.no_grad()
+def _share_buffers(model):
+    """Gives every process the buffers of the first."""
+    for buffer in model.buffers():
+        distributed.broadcast(buffer, 0)

@@ -1,0 +1,129 @@
+#!/usr/bin/env python
+"""Whether a long run needs more and more: memory and open files over thousands of iterations.
+
+Trains a tiny model, with checkpoints and evaluations on the way, and looks at the resident memory
+of the process, and at its open files, as it goes; then evaluates few and many images, and compares
+the peaks. In one process, on the CPU.
+"""
+
+import argparse
+import logging
+import os
+import re
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from sar.data.datasets import longtail_shapes
+from sar.engine import Trainer, prepare
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine.train_loop import HookBase
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
+FEW, MANY = 20, 2000
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example:\n  python benchmarks/soak.py --iterations 2000",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments.add_argument("--iterations", type=int, default=2000, help="default: %(default)s")
+    arguments.add_argument("--seed", type=int, default=0, help="of the training")
+    args = arguments.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        longtail_shapes.generate(Path(folder, "data"), num_train=40, num_val=FEW)
+        cfg = config(Path(folder), args)
+        logging.disable(logging.WARNING)
+        trainer, rows = train(cfg, period=args.iterations // 10)
+        print(
+            tabulate(rows, ["iteration", "resident (MiB)", "of the first", "open files"], "github")
+        )
+        rows = evaluate(cfg, trainer)
+        print()
+        print(tabulate(rows, ["images evaluated", "peak (MiB)", "of the first"], "github"))
+    print(f"\n{args.iterations} iterations, seed {args.seed}, torch {torch.__version__}")
+
+
+def config(folder: Path, args: argparse.Namespace) -> CfgNode:
+    """Of a training of about a tenth of a second per iteration."""
+    tenth = args.iterations // 10
+    words = [
+        "DATASETS.FOLDER", folder / "data", "OUTPUT_DIR", folder / "output", "SEED", args.seed,
+        "INPUT.CROP.SIZE", "(32, 32)", "INPUT.MIN_SIZE_TRAIN", "(32, 64)",
+        "INPUT.MIN_SIZE_TEST", 64, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001,
+        "SOLVER.MAX_ITER", args.iterations, "SOLVER.CHECKPOINT_PERIOD", 2 * tenth,
+        "TEST.EVAL_PERIOD", 2 * tenth, "SOLVER.CHECKPOINTS_KEPT", 2,
+        "DATALOADER.NUM_WORKERS", 1, "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", 1e-9,
+        "MODEL.FPN.OUT_CHANNELS", 16, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16,
+    ]  # fmt: skip
+    return prepare(
+        Namespace(
+            config_file=str(CONFIG),
+            opts=[str(word) for word in words],
+            eval_only=False,
+            resume=False,
+            num_gpus=0,
+            num_machines=1,
+            machine_rank=0,
+        )
+    )
+
+
+class Look(HookBase):
+    """Notes memory and open files every `period` iterations."""
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.rows: list[list] = []
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.period == 0:
+            memory = status("VmRSS")
+            first = self.rows[0][1] if self.rows else memory
+            files = len(os.listdir("/proc/self/fd"))
+            self.rows.append([self.trainer.iter + 1, memory, f"{memory / first:.3f}", files])
+
+
+def train(cfg: CfgNode, period: int) -> tuple[Trainer, list[list]]:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    look = Look(period)
+    trainer.register_hooks([look])
+    trainer.train()
+    return trainer, look.rows
+
+
+def evaluate(cfg: CfgNode, trainer: Trainer) -> list[list]:
+    """Peaks of the resident memory, after an evaluation that none of them counts."""
+    (name,) = cfg.DATASETS.TEST
+    records = DatasetCatalog.get(name)
+    rows = []
+    for count in (FEW, FEW, MANY):
+        repeated = f"soak_{len(rows)}_{count}"
+        DatasetCatalog.register(repeated, lambda count=count: (records * count)[:count])
+        metadata = MetadataCatalog.get(name).as_dict() | {"name": repeated}
+        MetadataCatalog.get(repeated).set(**metadata)
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TEST = (repeated,)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        trainer.test(cfg, trainer.model)
+        rows.append([count, status("VmHWM")])
+    return [[count, peak, f"{peak / rows[1][1]:.3f}"] for count, peak in rows[1:]]
+
+
+def status(name: str) -> float:
+    """A memory size of this process in MiB."""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+if __name__ == "__main__":
+    main()

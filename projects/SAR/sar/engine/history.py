@@ -1,0 +1,75 @@
+"""What OUTPUT_DIR tells of a training: one continuous run, however often it was interrupted."""
+
+import json
+import os
+from pathlib import Path
+
+from sar.fileio import write_atomically
+
+from detectron2.utils.events import EventStorage, TensorboardXWriter
+
+METRICS = "metrics.json"
+# The writers smooth over so many values, which a resumed run has to know.
+_WINDOW = 20
+
+
+def set_aside(output_dir: str, folder: str) -> None:
+    """Moves the metrics of an earlier training to `output_dir`/`folder`."""
+    for path in [Path(output_dir, METRICS), *Path(output_dir).glob("events.out.tfevents.*")]:
+        if path.is_file():
+            Path(output_dir, folder).mkdir(exist_ok=True)
+            os.replace(path, Path(output_dir, folder, path.name))
+
+
+def cut_metrics(output_dir: str, iteration: int) -> None:
+    """Takes out of metrics.json what comes at or after an iteration, and a half line at its end:
+    what a run wrote after its last checkpoint, before it was killed."""
+    path = Path(output_dir, METRICS)
+    if not path.is_file():
+        return
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    kept = "".join(line for line in lines if _is_before(line, iteration))
+    if kept != "".join(lines):
+        write_atomically(path, kept)
+
+
+def _is_before(line: str, iteration: int) -> bool:
+    try:
+        return line.endswith("\n") and json.loads(line)["iteration"] < iteration
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def storage_state(storage: EventStorage) -> dict:
+    """The latest values of every scalar, as plain lists."""
+    return {
+        name: {
+            "values": [[float(value), int(step)] for value, step in history.values()[-_WINDOW:]],
+            "is_smoothed": storage.smoothing_hints()[name],
+        }
+        for name, history in storage.histories().items()
+    }
+
+
+def restore_storage(storage: EventStorage, state: dict, unwritten: int | None) -> None:
+    """Gives a new storage what `storage_state` kept.
+
+    Args:
+        unwritten: the iteration whose scalars no writer has written yet, if there is one.
+    """
+    for name, scalar in state.items():
+        storage.smoothing_hints()[name] = scalar["is_smoothed"]
+        for value, iteration in scalar["values"]:
+            if iteration == unwritten:
+                storage.iter = iteration
+                storage.put_scalar(name, value, smoothing_hint=scalar["is_smoothed"])
+            else:
+                storage.histories()[name].update(value, iteration)
+
+
+class TensorboardWriter(TensorboardXWriter):
+    """detectron2's, which leaves nothing in memory that is lost when the process is killed."""
+
+    def write(self) -> None:
+        super().write()
+        self._writer.flush()

@@ -1,0 +1,182 @@
+"""One training step: a batch forward, backward and into the weights; never waiting for the device.
+
+Losses stay where they are computed until `TrainingStep.fetch_losses` brings those of all steps
+since the last time, of all processes. There it is seen whether they, and the weights, are finite:
+whoever has to rely on that, such as a checkpoint, fetches them first.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from sar.errors import InputError
+
+from detectron2.utils import comm
+
+_LISTED = 8
+
+
+@dataclass
+class StepLosses:
+    """What one process saw in one iteration."""
+
+    iteration: int
+    data_time: float
+    file_names: list[str]
+    losses: dict[str, float]
+
+
+class TrainingStep:
+    """Model and optimizer, and what one iteration does with them.
+
+    Args:
+        model: returns a dict of losses for a batch, the same keys in every step.
+        optimizer: of the model's parameters.
+        seed: with iteration and rank, what torch's generators are seeded from in each step, so that
+            dropout and the like need no state of their own to be resumed.
+        precision: None for float32; torch.bfloat16 or torch.float16 for autocast to it, the latter
+            with scaled gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        precision: torch.dtype | None = None,
+    ) -> None:
+        self.model = model.train()
+        self.optimizer = optimizer
+        self.seed = seed
+        self.precision = precision
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
+        self.data_loader: Iterable[list[dict]] = ()
+        self._batches: Iterator[list[dict]] | None = None
+        self._waiting: list[tuple[int, float, list[str], list[str], torch.Tensor]] = []
+
+    def run(self, iteration: int) -> None:
+        """Takes the next batch of `data_loader` and improves the weights."""
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        start = time.perf_counter()
+        batch = next(self._batches)
+        data_time = time.perf_counter() - start
+        _seed_generators(self.seed, iteration)
+        batch = [_on_device(sample, self.device) for sample in batch]
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            losses = self.model(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(sum(losses.values())).backward()
+        self.scaler.unscale_(self.optimizer)  # gradients are clipped in the optimizer's step
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        file_names = [str(sample.get("file_name")) for sample in batch]
+        self._waiting.append((iteration, data_time, file_names, list(losses), values))
+
+    def fetch_losses(self) -> list[list[StepLosses]]:
+        """What each process saw (in the order of ranks) in each step since the last call.
+
+        Waits for the device, and for the other processes: all have to call it at the same
+        iteration.
+
+        Raises:
+            InputError: a loss, or an array of the model, is not finite; in all processes.
+        """
+        if not self._waiting:
+            return []
+        rows = torch.stack([values for *_, values in self._waiting]).tolist()
+        steps = [
+            StepLosses(iteration, data_time, file_names, dict(zip(names, row, strict=True)))
+            for (iteration, data_time, file_names, names, _), row in zip(
+                self._waiting, rows, strict=True
+            )
+        ]
+        self._waiting.clear()
+        of_processes = comm.all_gather((steps, _not_finite(self.model)))
+        by_step = list(zip(*(steps for steps, _ in of_processes), strict=True))
+        for step in by_step:
+            _require_finite_losses(step)
+        for _, names in of_processes:
+            if names:
+                raise InputError(
+                    f"the weights are no longer finite after iteration {steps[-1].iteration}, "
+                    f"though its losses are ({_listed(steps[-1].losses)}): {', '.join(names[:3])}. "
+                    f"Its batch was {_files(steps[-1])}. {_ADVICE}"
+                )
+        return [list(step) for step in by_step]
+
+    def state_dict(self) -> dict:
+        """Of the optimizer, and of the gradients' scale."""
+        return {"optimizer": self.optimizer.state_dict(), "grad_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for group in state["optimizer"]["param_groups"]:  # torch takes them for its own
+            if ("betas" in group) != ("betas" in self.optimizer.defaults):
+                raise InputError(
+                    "it was trained with another optimizer: set SOLVER.OPTIMIZER to that, or start "
+                    "from it as MODEL.WEIGHTS, without --resume"
+                )
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                "it was trained with another model or solver: give MODEL and SOLVER as they are in "
+                f"the config.yaml beside it ({error})"
+            ) from error
+        if self.scaler.is_enabled() and state.get("grad_scaler"):
+            self.scaler.load_state_dict(state["grad_scaler"])
+
+
+_ADVICE = (
+    "The last good checkpoint is as it was. Look at these images and their labels; lower "
+    "SOLVER.BASE_LR, or set SOLVER.CLIP_GRADIENTS.ENABLED True, and go on with --resume"
+)
+
+
+def _seed_generators(seed: int, iteration: int) -> None:
+    sequence = np.random.SeedSequence([seed, iteration, comm.get_rank()])
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+
+
+def _on_device(sample: dict, device: torch.device) -> dict:
+    """Its tensors there, without waiting for those that the loader has pinned."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in sample.items()
+    }
+
+
+@torch.no_grad()
+def _not_finite(model: nn.Module) -> list[str]:
+    """Names of the model's arrays that are not finite."""
+    arrays = {
+        name: value for name, value in model.state_dict().items() if value.is_floating_point()
+    }
+    sums = torch.stack([value.sum(dtype=torch.float32) for value in arrays.values()])
+    return [name for name, good in zip(arrays, sums.isfinite().tolist(), strict=True) if not good]
+
+
+def _require_finite_losses(step: Iterable[StepLosses]) -> None:
+    bad = [seen for seen in step if not np.isfinite(list(seen.losses.values())).all()]
+    if bad:
+        raise InputError(
+            f"the loss is not finite in iteration {bad[0].iteration}: "
+            + "; ".join(f"{_listed(seen.losses)}, in the batch of {_files(seen)}" for seen in bad)
+            + f". {_ADVICE}"
+        )
+
+
+def _listed(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+
+
+def _files(seen: StepLosses) -> str:
+    more = len(seen.file_names) - _LISTED
+    return ", ".join(seen.file_names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

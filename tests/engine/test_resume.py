@@ -1,0 +1,294 @@
+"""A run that was interrupted, wherever, is the run that was not."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from sar.data.datasets import longtail_shapes
+from sar.engine import Trainer, prepare
+from sar.engine.history import cut_metrics, restore_storage, storage_state
+from sar.errors import InputError
+
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils.events import EventStorage
+
+from .test_prepare import CONFIG, arguments
+
+# How long things took differs from run to run.
+TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+class At(HookBase):
+    """Calls something after the step of an iteration, before other hooks."""
+
+    def __init__(self, iteration, function):
+        self.iteration, self.function = iteration, function
+
+    def after_step(self):
+        if self.trainer.iter == self.iteration:
+            self.function()
+
+
+class Killed(BaseException):
+    """Nothing in the program catches it, as nothing can catch SIGKILL."""
+
+
+def kill():
+    raise Killed
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(overrides, *hooks, resume=False, config=CONFIG):
+    cfg = prepare(arguments(overrides, resume=resume, config_file=config))
+    torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else 0)  # as detectron2's default_setup
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.register_hooks(list(hooks))
+    trainer._hooks.sort(key=lambda hook: hook not in hooks)  # these come first
+    trainer.train()
+    return trainer
+
+
+def metrics(folder):
+    """The lines of metrics.json, without times."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [
+        {key: str(value) for key, value in line.items() if key not in TIMES} for line in lines
+    ]  # str: NaN is not equal to itself
+
+
+def assert_same_run(trainer, uninterrupted, output, expected):
+    state, wanted = trainer.model.state_dict(), uninterrupted.model.state_dict()
+    assert state.keys() == wanted.keys()
+    for name, value in state.items():
+        assert torch.equal(value, wanted[name]), name
+    assert metrics(output) == metrics(expected)
+
+
+@pytest.fixture
+def runs(overrides, tmp_path):
+    """Overrides of a run of 24 iterations, and of one that ends in another folder."""
+    common = [
+        *overrides, "SOLVER.MAX_ITER", "24", "SOLVER.CHECKPOINT_PERIOD", "7",
+        "TEST.EVAL_PERIOD", "9", "SOLVER.CHECKPOINTS_KEPT", "0", "INPUT.CROP.SIZE", "(24, 24)",
+        "MODEL.REGULARIZERS", "['SemanticAnchorRegularizer', 'CenterCollapseRegularizer']",
+        "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "1e-9",
+    ]  # fmt: skip
+    return common, [*common, "OUTPUT_DIR", str(tmp_path / "expected")]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_one_that_was_not(runs, tmp_path):
+    common, expected = runs
+    uninterrupted = train(expected)
+    output = tmp_path / "output"
+    for iteration in (4, 12, 16, 21):  # before and between checkpoints, evaluations and lines
+        with pytest.raises(Killed):
+            train(common, At(iteration, kill), resume=iteration > 4)
+    with (output / "metrics.json").open("a") as file:
+        file.write('{"iteration": 20, "los')
+    workers = ["DATALOADER.NUM_WORKERS", "2"]
+    resumed = train([*common, *workers], resume=True)
+    assert resumed.start_iter == 21
+    assert_same_run(resumed, uninterrupted, output, tmp_path / "expected")
+    iterations = [int(line["iteration"]) for line in metrics(output)]
+    assert iterations == [8, 17, 19, 23, 24]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("iteration", [8, 10, 23])
+def test_sigterm_saves_the_iteration_and_says_so(iteration, runs, tmp_path):
+    common, expected = runs
+    uninterrupted = train(expected)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        train(common, At(iteration, terminate))
+    assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) == handler
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == f"model_{iteration:07d}.pth"
+    resumed = train(common, resume=True)
+    assert resumed.start_iter == iteration + 1
+    assert_same_run(resumed, uninterrupted, output, tmp_path / "expected")
+    best, wanted = (
+        torch.load(folder / "model_best.pth") for folder in (output, tmp_path / "expected")
+    )
+    assert best["iteration"] == wanted["iteration"] and best["best"] == wanted["best"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("evaluation", [1, 3])
+def test_sigterm_interrupts_an_evaluation(evaluation, runs, tmp_path, monkeypatch):
+    common, expected = runs
+    uninterrupted = train(expected)
+    evaluations, images = [], []
+    test = Trainer.test.__func__
+
+    def counted_test(cls, cfg, model, evaluators=None):
+        evaluations.append(model)
+
+        def count(*args):
+            images.append(len(evaluations))
+            if images.count(evaluation) == 2:
+                terminate()
+
+        handle = model.backbone.register_forward_hook(count)
+        try:
+            return test(cls, cfg, model, evaluators)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(Trainer, "test", classmethod(counted_test))
+    with pytest.raises(SystemExit) as stopped:
+        train(common)
+    assert stopped.value.code == 143 and images.count(evaluation) == 2
+    monkeypatch.undo()
+    output = tmp_path / "output"
+    last = {1: "model_0000008.pth", 3: "model_final.pth"}[evaluation]
+    assert (output / "last_checkpoint").read_text() == last
+    resumed = train(common, resume=True)
+    assert_same_run(resumed, uninterrupted, output, tmp_path / "expected")
+
+
+def test_a_seed_that_was_drawn_is_kept(runs, tmp_path):
+    common, expected = ([*words, "SEED", "-1", "SOLVER.MAX_ITER", "12"] for words in runs)
+    uninterrupted = train(expected)
+    output = tmp_path / "output"
+    (tmp_path / "expected").rename(output)
+    for name in ("model_final.pth", "model_best.pth"):
+        (output / name).unlink()
+    (output / "last_checkpoint").write_text("model_0000006.pth")
+    resumed = train(common, resume=True)
+    assert resumed.start_iter == 7 and resumed.seed == uninterrupted.seed
+    for name, value in resumed.model.state_dict().items():
+        assert torch.equal(value, uninterrupted.model.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(runs, tmp_path):
+    common, _ = runs
+
+    def explode():
+        with torch.no_grad():
+            next(trainer_parameters()).mul_(math.inf)
+
+    hook = At(9, explode)
+    trainer_parameters = lambda: hook.trainer.model.parameters()  # noqa: E731
+    with pytest.raises(InputError, match=r"not finite in iteration 10: .*loss_sem_seg.*\.png"):
+        train(common, hook)
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == "model_0000006.pth"
+    for path in output.glob("model_*.pth"):
+        state = torch.load(path)["model"]
+        assert all(value.isfinite().all() for value in state.values()), path.name
+
+
+def test_a_new_run_puts_the_metrics_of_another_aside(overrides, tmp_path):
+    train(overrides)
+    output = tmp_path / "output"
+    before = (output / "metrics.json").read_bytes()
+    train([*overrides, "SOLVER.MAX_ITER", "2"])
+    assert (output / "previous" / "metrics.json").read_bytes() == before
+    assert [line["iteration"] for line in metrics(output)] == ["1", "2"]
+    assert len(list(output.glob("events.out.tfevents.*"))) == 1
+    assert len(list((output / "previous").glob("events.out.tfevents.*"))) == 1
+
+
+def test_lines_from_an_iteration_on_are_cut(tmp_path):
+    lines = [json.dumps({"iteration": i, "loss": 1.0}) for i in (19, 39, 40, 59)]
+    path = tmp_path / "metrics.json"
+    cut_metrics(tmp_path, 3)
+    assert not path.exists()
+    path.write_text("\n".join([*lines, '{"iteration": 20']))
+    cut_metrics(tmp_path, 40)
+    assert path.read_text() == "\n".join([*lines[:2], ""])
+    path.write_text("\n".join([lines[0], "no JSON", "[3]", lines[1], ""]))
+    cut_metrics(tmp_path, 40)
+    assert path.read_text() == "\n".join([*lines[:2], ""])
+
+
+def test_smoothing_goes_on_where_it_was():
+    before = EventStorage()
+    for iteration in range(30):
+        before.iter = iteration
+        before.put_scalar("loss", iteration**2 % 17)
+        if iteration % 10 == 9:
+            before.put_scalar("score", iteration, smoothing_hint=False)
+    state = json.loads(json.dumps(storage_state(before)))
+    after = EventStorage(30)
+    restore_storage(after, state, unwritten=None)
+    assert after.latest() == {}  # nothing is written twice
+    for storage in (before, after):
+        storage.iter = 30
+        storage.put_scalar("loss", 4.0)
+    window = after.latest_with_smoothing_hint(20)
+    assert window["loss"] == before.latest_with_smoothing_hint(20)["loss"]
+    assert set(window) == {"loss"}
+    after = EventStorage(30)
+    restore_storage(after, state, unwritten=29)
+    assert after.latest_with_smoothing_hint(20) == {
+        "loss": (
+            float(torch.tensor([i**2 % 17 for i in range(10, 30)]).double().quantile(0.5)),
+            29,
+        ),
+        "score": (29.0, 29),
+    }
+
+
+@pytest.mark.slow
+def test_panoptic_training_resumes_exactly(tmp_path, monkeypatch):
+    longtail_shapes.generate(tmp_path / "longtail_shapes", num_train=8, num_val=2)
+    monkeypatch.setattr(longtail_shapes, "NUM_TRAIN", 8)
+    monkeypatch.setattr(longtail_shapes, "NUM_VAL", 2)
+    monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "longtail_shapes")
+    common = [
+        "SEED", "3", "INPUT.CROP.SIZE", "(64, 64)", "SOLVER.IMS_PER_BATCH", "2",
+        "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "0",
+        "DATALOADER.NUM_WORKERS", "0",
+    ]  # fmt: skip
+    config = "configs/LongTailShapes/sar_ceco_panoptic_fpn_R_18.yaml"
+    expected = [*common, "OUTPUT_DIR", str(tmp_path / "expected")]
+    uninterrupted = train(expected, config=config)
+    common += ["OUTPUT_DIR", str(tmp_path / "output")]
+    with pytest.raises(Killed):
+        train(common, At(4, kill), config=config)
+    resumed = train(common, resume=True, config=config)
+    assert resumed.start_iter == 3
+    assert_same_run(resumed, uninterrupted, tmp_path / "output", tmp_path / "expected")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_command_line_exits_with_143_and_resumes(processes, overrides, tmp_path):
+    words = [
+        *overrides, "SOLVER.MAX_ITER", "100000", "SOLVER.CHECKPOINT_PERIOD", "100000",
+        "DATALOADER.NUM_WORKERS", "1", "INPUT.CROP.SIZE", "(64, 64)",
+    ]  # fmt: skip
+    command = [sys.executable, "train_net.py", "--config-file", CONFIG, "--num-gpus", "0"]
+    command += ["--num-processes", str(processes)]
+    output = tmp_path / "output"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, *words], stdout=log, stderr=log, start_new_session=True
+        )
+        deadline = time.monotonic() + 240
+        while not (output / "metrics.json").is_file() or not metrics(output):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGTERM)  # the workers of the loader, too
+        assert process.wait(timeout=60) == 143
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    name = (output / "last_checkpoint").read_text()
+    iteration = int(name.removeprefix("model_").removesuffix(".pth"))
+    words[words.index("100000")] = str(iteration + 3)
+    done = subprocess.run([*command, "--resume", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"Starting training from iteration {iteration + 1}" in done.stdout
