@@ -21,7 +21,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.engine.prepare import check_names, choose_device
+from sar.engine.checks import check_buildable, check_names, check_values
+from sar.engine.prepare import choose_device
 from sar.errors import InputError
 
 from detectron2.config import CfgNode
@@ -47,10 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if min(*args.size, args.batch) < 1:
             raise InputError("--size and --batch are numbers from 1 up")
-        rows = [
-            analyze(config, tuple(args.size), args.batch, args.opts)
-            for config in tqdm(args.configs, desc="Counting")
-        ]
+        with tqdm(args.configs, "Counting") as configs:  # ends before an error is printed
+            rows = [analyze(config, tuple(args.size), args.batch, args.opts) for config in configs]
     except InputError as error:
         sys.exit(f"error: {error}")
     align = ("left", *["right"] * (len(rows[0]) - 1))
@@ -90,6 +89,7 @@ def prepare(cfg: CfgNode, config_file: str) -> None:
     """Settles what a model needs that would come from data, weights or several processes."""
     choose_device(cfg, argparse.Namespace(num_gpus=1, num_machines=1))
     check_names(cfg)
+    check_values(cfg)
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
         raise InputError(
@@ -98,6 +98,7 @@ def prepare(cfg: CfgNode, config_file: str) -> None:
         )
     if not cfg.DATASETS.CLASS_FREQUENCY:
         cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # which costs nothing
+    check_buildable(cfg)
 
 
 def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:

@@ -55,14 +55,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         names = register_folder(args.folder) if args.folder is not None else (args.dataset,)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     # Every split is looked at, whatever is wrong with another.
-    return max([check(name, args.output) for name in names])
+    errors = [error for name in names if (error := check(name, args.output))]
+    if errors:
+        print("error:", "\n".join(map(str, errors)), file=sys.stderr)
+    return len(errors) > 0
 
 
-def check(name: str, output: str | None) -> int:
-    """Prints what is in one registered data set, and writes the counts of a training set."""
+def check(name: str, output: str | None) -> InputError | None:
+    """Prints what is in one registered data set, and writes the counts of a training set.
+
+    Returns:
+        what is wrong with it.
+    """
     try:
         dicts = load_dataset(name)
         metadata = MetadataCatalog.get(name)
@@ -76,14 +83,13 @@ def check(name: str, output: str | None) -> int:
         )
         report(name, len(dicts), scan)
         if scan.problems:
-            return 1
+            raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
             path = Path(output or f"output/{name}", "class_frequency.json")
             write_frequency(scan, path)
     except InputError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    return 0
+        return error
+    return None
 
 
 def is_training_set(name: str) -> bool:

@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from sar.config import load_config
+from sar.engine.checks import check_buildable, check_names, check_values
 from sar.errors import InputError
 from sar.fileio import atomic_path
 from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
 
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 
 EXAMPLES = """examples:
   python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
@@ -73,8 +73,11 @@ def convert(args: argparse.Namespace) -> None:
     content = {"model" if args.source else "state_dict": conversion.weights}
     if conversion.unused:
         content["unused"] = conversion.unused
-    with atomic_path(args.output) as temporary:
-        torch.save(content, temporary)
+    try:
+        with atomic_path(args.output) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch puts the latter in the place of the former
+        raise InputError(f"--output {args.output} cannot be written: {error}") from error
     report(conversion, sorted(left))
     if args.source:
         warn_of_settings(cfg, model)
@@ -87,7 +90,9 @@ def model_state(cfg: CfgNode) -> State:
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
         raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
-    return build_model(cfg).state_dict()
+    check_names(cfg)
+    check_values(cfg)
+    return check_buildable(cfg).state_dict()
 
 
 def read(path: str) -> tuple[State, dict]:
@@ -96,6 +101,8 @@ def read(path: str) -> tuple[State, dict]:
     Raises:
         InputError: the file is not there, or no checkpoint.
     """
+    if not Path(path).is_file():  # nor a pipe, which would be waited for
+        raise InputError(f"checkpoint {path} cannot be read: No such file")
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file  # comes with timm
@@ -115,13 +122,19 @@ def read(path: str) -> tuple[State, dict]:
         raise InputError(f"checkpoint {path} holds a {type(content).__name__}, no state dict")
     key = next((key for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
     state = content.pop(key) if key else content
-    strange = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    strange = [name for name, value in state.items() if not is_weight(name, value)]
     if strange or not state:
         raise InputError(
             f"checkpoint {path} holds no state dict, plain or under state_dict or model: "
             f"{', '.join(map(str, strange[:5])) or 'it is empty'}"
         )
     return dict(state), content if key else {}
+
+
+def is_weight(name: object, value: object) -> bool:
+    if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
+        return False
+    return value.layout == torch.strided and not value.is_complex() and not value.is_meta
 
 
 def warn_of_settings(cfg: CfgNode, model: State) -> None:

@@ -140,7 +140,7 @@ def write_found(images: list[Path], target: Path) -> None:
             # Some of the files have a few characters that are not UTF-8, in nobody's class name.
             annotation = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
             names = {o["name_ndx"]: o["name"] for o in annotation["annotation"]["object"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
         unnamed = sorted(present - names.keys() - found.keys())
         if unnamed:

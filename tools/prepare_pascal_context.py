@@ -67,7 +67,7 @@ def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
         for segment in data["annos_segmentation"]:
             annotations[segment["image_id"]].append(segment)
         return data["images"], annotations
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
 
 

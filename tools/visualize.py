@@ -38,8 +38,6 @@ def main(argv: list[str] | None = None) -> None:
         draw(args)
     except InputError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: --output {args.output} cannot be written: {error}")
 
 
 def positive(word: str) -> int:
@@ -59,8 +57,9 @@ def draw(args: argparse.Namespace) -> None:
     dicts = load_dataset(name)[: args.limit]
     batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
     folder = os.path.commonpath([os.path.dirname(record["file_name"]) for record in dicts])
-    with torch.inference_mode():
-        for (sample,) in tqdm(batches, desc=f"Drawing {name}", total=len(dicts)):
+    # The bar ends with the block, before an error is printed.
+    with torch.inference_mode(), tqdm(batches, f"Drawing {name}", len(dicts)) as bar:
+        for (sample,) in bar:
             logits = model([sample])[0]["sem_seg"]
             picture = side_by_side(
                 read_image(sample["file_name"], "RGB"),
@@ -71,8 +70,11 @@ def draw(args: argparse.Namespace) -> None:
             )
             # Images of the same name may lie in several folders.
             name = Path(os.path.relpath(sample["file_name"], folder)).with_suffix(".png")
-            with atomic_path(Path(args.output) / name) as temporary:
-                picture.save(temporary)
+            try:
+                with atomic_path(Path(args.output) / name) as temporary:
+                    picture.save(temporary)
+            except OSError as error:
+                raise InputError(f"--output {args.output} cannot be written: {error}") from error
     print(f"{len(dicts)} pictures in {args.output}")
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +26,7 @@ def test_save_and_load(tmp_path):
         "images": [10, 3],
         "pixels": [900, 7],
         "ignored_pixels": 5,
+        "datasets": [],
     }
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -45,6 +48,8 @@ def test_save_and_load(tmp_path):
         ({"class_names": []}, ['"class_names"', "found []"]),
         ({"class_names": "road"}, ['"class_names"', "found road"]),
         ({"class_names": [1, 2]}, ['"class_names"', "found [1, 2]"]),
+        ({"pixels": [10**400, 1]}, ['"pixels"', "a list of counts"]),
+        ({"datasets": "roads"}, ['"datasets"', "a list of names", "found roads"]),
     ],
 )
 def test_malformed_content_names_file_key_expected_and_found(tmp_path, changes, expected):
@@ -70,7 +75,12 @@ def test_missing_key_is_named(tmp_path, key):
 
 @pytest.mark.parametrize(
     "content, expected",
-    [(b"{", "cannot be read as JSON"), (b"\xff\xfe\xfa", "cannot be read"), (b"[1]", "an object")],
+    [
+        (b"{", "cannot be read as JSON"),
+        (b"\xff\xfe\xfa", "cannot be read"),
+        (b"[" * 200_000, "cannot be read"),
+        (b"[1]", "an object"),
+    ],
 )
 def test_file_that_is_no_object(tmp_path, content, expected):
     (tmp_path / "bad.json").write_bytes(content)
@@ -81,5 +91,14 @@ def test_file_that_is_no_object(tmp_path, content, expected):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.json: it is not there"):
         ClassFrequency.load(tmp_path / "nowhere.json")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="it is no file"):
         ClassFrequency.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is no file"):
+        ClassFrequency.load(tmp_path / "pipe")
+
+
+def test_datasets_are_kept(tmp_path):
+    frequency = replace(FREQUENCY, datasets=("roads_train", "roads_extra"))
+    frequency.save(tmp_path / "frequency.json")
+    assert ClassFrequency.load(tmp_path / "frequency.json") == frequency

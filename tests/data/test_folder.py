@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 
 import pytest
 from PIL import Image
@@ -109,6 +111,7 @@ def test_default_colours_are_pascal_vocs():
         ("# nothing\n\n", "names no class"),
         ("road\n\ncar\nroad 1 2 3\n", r'line 4: the class "road" is named on line 1'),
         ("road 10 20 300\n", r'line 1: the colour of "road" is \[10, 20, 300\]'),
+        ("road 1 2 " + "9" * 5000, r"line 1: the colour of"),
         (b"r\xe4der\n", "cannot be read .*UTF-8"),
         ("\n".join(map(str, range(65536))), "names 65536 classes"),
     ],
@@ -182,3 +185,37 @@ def test_hidden_files_do_not_count(folder):
     (folder / "images/val/._c.jpg").write_bytes(b"of the system")
     dicts = pair_images_and_labels(folder / "images/val", folder / "labels/val", remedy="")
     assert [d["image_id"] for d in dicts] == ["c"]
+
+
+def test_links_in_a_circle_are_refused(folder):
+    (folder / "images" / "train" / "again").symlink_to("..")
+    register_folder(folder)
+    with pytest.raises(InputError, match="train/again leads back to .*/images, which it is in"):
+        load_dataset(f"folder_{folder.name}_train")
+
+
+def test_a_folder_that_leads_to_itself(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="There is no folder .*loop"):
+        register_folder(tmp_path / "loop")
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_empty(folder, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):  # as the rights do, but for root
+        if str(path).endswith("images/train"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    register_folder(folder)
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match="images/train of images cannot be read: .*denied"):
+        load_dataset(f"folder_{folder.name}_train")
+
+
+def test_classes_in_a_pipe(folder):
+    (folder / "classes.txt").unlink()
+    os.mkfifo(folder / "classes.txt")
+    with pytest.raises(InputError, match="classes.txt is no file"):
+        register_folder(folder)

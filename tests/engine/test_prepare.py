@@ -1,5 +1,6 @@
 """What is said before the first training step, and what the config becomes."""
 
+import shutil
 from argparse import Namespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.engine import prepare
+from sar.engine.checks import check_buildable
 from sar.errors import InputError
 
 from detectron2.data import DatasetCatalog
@@ -22,6 +24,12 @@ def arguments(opts, **settings):
         "num_gpus": 1, "num_machines": 1, "machine_rank": 0,
     }  # fmt: skip
     return Namespace(**defaults | settings)
+
+
+def save_checkpoint(cfg, folder):
+    model = check_buildable(cfg)
+    torch.save({"model": model.state_dict(), "iteration": 1}, folder / "model_0000001.pth")
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
 
 
 def test_a_folder_is_all_it_takes(overrides, tmp_path):
@@ -38,17 +46,52 @@ def test_a_folder_is_all_it_takes(overrides, tmp_path):
 def test_without_a_gpu_it_is_the_cpu_with_plain_batch_norm(overrides):
     args = arguments([*overrides, "SOLVER.AMP.ENABLED", "True"], num_gpus=8)
     cfg = prepare(args)
-    assert cfg.MODEL.DEVICE == "cpu" and args.num_gpus == 1
+    assert cfg.MODEL.DEVICE == "cpu" and args.num_gpus == 0 and args.num_processes == 1
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
     assert not cfg.SOLVER.AMP.ENABLED
 
 
+@pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN"])
+def test_several_processes_on_the_cpu_have_batch_norms_of_their_own(overrides, norm):
+    words = [*overrides, "MODEL.RESNETS.NORM", norm]
+    cfg = prepare(arguments(words, num_gpus=0, num_processes=2))
+    assert cfg.MODEL.DEVICE == "cpu"
+    assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_gpus": -1}, "--num-gpus is -1, expected 0 or more"),
+        ({"num_processes": 0}, "--num-processes is 0, expected 1 or more"),
+        ({"num_machines": 0}, "--num-machines is 0, expected 1 or more"),
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank is 2, .* ranks are 0 to 1"),
+        ({"num_machines": 2, "dist_url": "auto"}, "--num-machines 2 without --dist-url"),
+    ],
+)
+def test_numbers_of_processes_that_cannot_be(settings, message, overrides):
+    with pytest.raises(InputError, match=message):
+        prepare(arguments(overrides, **settings))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"num_gpus": 3}, "--num-gpus 3, but this machine has 2"),
+        ({"num_processes": 2}, "--num-processes 2 is for the CPU: add --num-gpus 0"),
+    ],
+)
+def test_numbers_of_gpus_that_cannot_be(settings, message, overrides, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=message):
+        prepare(arguments(overrides, **settings))
+
+
 def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, folder, tmp_path):
-    prepare(arguments(overrides))
-    (tmp_path / "output" / "last_checkpoint").write_text("model_0000001.pth")
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     for file in (folder / "images" / "train").iterdir():
         file.write_bytes(b"broken since")
-    for settings in ({"resume": True}, {"eval_only": True}):
+    for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
         cfg = prepare(arguments(overrides, **settings))
         assert cfg.DATASETS.CLASS_FREQUENCY.startswith(str(tmp_path))
     with pytest.raises(InputError, match="images/train/0.png"):
@@ -56,8 +99,51 @@ def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, f
 
 
 def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path):
-    cfg = prepare(arguments(overrides, eval_only=True))
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    (tmp_path / "output" / "class_frequency.json").unlink()
+    cfg = prepare(arguments(overrides, eval_only=True, resume=True))
     assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 5
+
+
+def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, tmp_path):
+    """Nor of one with the same classes in a folder of the same name."""
+    other = tmp_path / "others" / folder.name
+    shutil.copytree(folder, other)
+    for part in ("images", "labels"):
+        (other / part / "train" / "4.png").unlink()
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    settings = {"eval_only": True, "resume": True}
+    cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", str(other)], **settings))
+    assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 4
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides, tmp_path):
+    output = tmp_path / "output"
+    save_checkpoint(prepare(arguments(overrides)), output)
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "log.txt"}
+    weights = ["MODEL.WEIGHTS", str(output / "model_0000001.pth"), "MODEL.FPN.OUT_CHANNELS", "32"]
+    for settings in ({}, {"resume": True}, {"eval_only": True}):
+        with pytest.raises(InputError, match="model_0000001.pth.* of another shape"):
+            prepare(arguments([*overrides, *weights], **settings))
+    after = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "log.txt"}
+    assert after == before
+
+
+@pytest.mark.parametrize("weights", [{}, {"conv.weight": torch.zeros(3)}])
+def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
+    """Though batch norms do not miss their counts of batches."""
+    torch.save({"model": weights}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=f"none of its {len(weights)} arrays is one of the model"):
+        prepare(arguments([*overrides, "MODEL.WEIGHTS", str(tmp_path / "other.pth")]))
+
+
+@pytest.mark.parametrize("name, is_folder", [("config.yaml", True), ("inference", False)])
+def test_what_is_in_the_way_in_output_dir(name, is_folder, overrides, tmp_path):
+    path = tmp_path / "output" / name
+    path.parent.mkdir()
+    path.mkdir() if is_folder else path.touch()
+    with pytest.raises(InputError, match=f"OUTPUT_DIR .*: {name} is no"):
+        prepare(arguments(overrides))
 
 
 @pytest.mark.parametrize(
@@ -82,11 +168,15 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
             'mean "hrnet_w',
         ),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0, expected 1 or more"),
+        (["SOLVER.CHECKPOINTS_KEPT", "1"], "CHECKPOINTS_KEPT is 1, expected 2 or more, or 0"),
+        (["DATALOADER.MAX_SKIPPED_SAMPLES", "-1"], "MAX_SKIPPED_SAMPLES is -1, expected 0 or more"),
         (["INPUT.MAX_SIZE_TEST", "0"], "INPUT.MAX_SIZE_TEST is 0"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE"),
-        (["MODEL.RESNETS.DEPTH", "19"], "MODEL describes no model"),
-        (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "MODEL describes no model"),
+        (["MODEL.RESNETS.DEPTH", "19"], "MODEL.BACKBONE, with MODEL.RESNETS, .* no model"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "MODEL.SEM_SEG_HEAD describes no model"),
+        (["MODEL.CLASSIFIER", "sem_seg_head.predicter"], "sem_seg_head.predicter"),
+        (["MODEL.FPN.NORM", "GN"], "MODEL.FPN.OUT_CHANNELS is 16, .* multiple of 32, for NORM GN"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"], "has p9, but the backbone gives p2"),
         (["SOLVER.WARMUP_METHOD", "linaer"], "SOLVER describes no schedule"),
         (["SOLVER.MOMENTUM", "-1.0"], "SOLVER describes no optimizer"),

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,9 @@ def test_files_that_are_no_checkpoints(tool, tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Harmful()}, tmp_path / "code.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     torch.save([1], tmp_path / "list.pth")
+    torch.save({1: torch.zeros(1)}, tmp_path / "numbers.pth")
+    torch.save({"a": torch.zeros(1, device="meta")}, tmp_path / "meta.pth")
+    os.mkfifo(tmp_path / "pipe.pth")
     output = tmp_path / "output.pth"
     line = ["--config-file", CONFIG, "--from", "torchvision", "--output", str(output)]
     for name, expected in {
@@ -370,6 +374,9 @@ def test_files_that_are_no_checkpoints(tool, tmp_path, capsys):
         "code": "could run code",
         "epoch": "holds no state dict",
         "list": "holds a list",
+        "numbers": "holds no state dict",
+        "meta": "holds no state dict",
+        "pipe": "No such file",
         "nowhere": "No such file",
     }.items():
         with pytest.raises(SystemExit) as exit:

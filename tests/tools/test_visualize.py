@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from detectron2.modeling import build_model
 CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
 
 
+@pytest.mark.slow
 def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
     settings = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
     norms = [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "SEM_SEG_HEAD")]
@@ -32,6 +34,13 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
     enlarged = image.repeat(4, 0).repeat(4, 1)  # 64 pixels wide, to at least 240
     assert (picture[30 : 30 + 48 * 4, 8 : 8 + 64 * 4] == enlarged).all()
 
-    done = subprocess.run([*command, "nowhere.pth"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: checkpoint nowhere.pth")
+    def error(*words):
+        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        return done.stderr.strip().splitlines()[-1]
+
+    assert error("nowhere.pth").startswith("error: checkpoint nowhere.pth")
+    command[command.index("--output") + 1] = str(tmp_path / "weights.pth")
+    assert error(str(tmp_path / "weights.pth")).startswith("error: --output")
+    (folder / "images" / "val" / "0.png").write_bytes(b"rubbish")
+    assert error(str(tmp_path / "weights.pth")).startswith("error: The image")

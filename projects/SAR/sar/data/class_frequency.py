@@ -18,6 +18,7 @@ class ClassFrequency:
         images: for each class, the number of images that show it.
         pixels: for each class, its number of pixels.
         ignored_pixels: number of pixels with the ignore label.
+        datasets: what was counted: names of data sets, or a folder; () if that was not noted.
     """
 
     class_names: tuple[str, ...]
@@ -25,6 +26,7 @@ class ClassFrequency:
     images: tuple[int, ...]
     pixels: tuple[int, ...]
     ignored_pixels: int
+    datasets: tuple[str, ...] = ()
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the counts as JSON."""
@@ -38,19 +40,23 @@ class ClassFrequency:
             InputError: the file is missing or malformed; names the file, the key, what was
                 expected and what was found.
         """
+        if not os.path.exists(path):
+            raise _malformed(path, "it is not there")
+        if not os.path.isfile(path):  # to open a pipe would wait for ever
+            raise _malformed(path, "it is no file")
         try:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
-        except FileNotFoundError:
-            raise _malformed(path, "it is not there") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise _malformed(path, f"it cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
             raise _malformed(path, f"expected an object, found {_short(content)}")
 
-        names = content.get("class_names")
-        if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
+        names, datasets = content.get("class_names"), content.get("datasets", [])
+        if not (_are_names(names) and names):
             raise _malformed(path, 'key "class_names"', "a list of names", names)
+        if not _are_names(datasets):
+            raise _malformed(path, 'key "datasets"', "a list of names", datasets)
         for key in ("num_images", "ignored_pixels"):
             if not _is_count(content.get(key)):
                 raise _malformed(path, f'key "{key}"', "a count, 0 or more", content.get(key))
@@ -72,11 +78,16 @@ class ClassFrequency:
             images=tuple(content["images"]),
             pixels=tuple(content["pixels"]),
             ignored_pixels=content["ignored_pixels"],
+            datasets=tuple(datasets),
         )
 
 
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _short(value: object) -> str:

@@ -61,7 +61,7 @@ def run(prepare: Callable[[], None]) -> int:
     try:
         prepare()
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. Run it again to go on: what is done is kept.", file=sys.stderr)

@@ -1,9 +1,11 @@
 """What can be seen to be wrong before a run: each check raises an InputError that says what, where
 and what to do."""
 
-import logging
 import os
 import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -22,12 +24,17 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
+    build_backbone,
     build_model,
+    build_sem_seg_head,
 )
 
+from .checkpoint import Checkpointer
 from .solver import build_lr_scheduler, build_optimizer
 
-logger = logging.getLogger(__name__)
+# What a run writes into OUTPUT_DIR.
+_FILES = ("config.yaml", "log.txt", "metrics.json", "class_frequency.json", "last_checkpoint")
+_FOLDERS = ("inference", "previous")
 
 
 def check_output_dir(path: str) -> None:
@@ -36,13 +43,25 @@ def check_output_dir(path: str) -> None:
         raise InputError(
             f"OUTPUT_DIR {path}: detectron2 takes such a name for a log file: change it"
         )
+    for name in (*_FILES, *_FOLDERS):
+        found = os.path.join(path, name)
+        is_one = os.path.isdir(found) if name in _FOLDERS else os.path.isfile(found)
+        if os.path.lexists(found) and not is_one:
+            raise InputError(
+                f"OUTPUT_DIR {path}: {name} is no {'folder' if name in _FOLDERS else 'file'} "
+                "there, as it is in that of a run: move it away"
+            )
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        for name in _FILES:
+            if os.path.exists(os.path.join(path, name)):
+                open(os.path.join(path, name), "r+b").close()
     except OSError as error:
         raise InputError(
-            f"OUTPUT_DIR {path} cannot be written ({error.strerror}): choose another"
+            f"OUTPUT_DIR {path} cannot be written ({error.strerror}: {error.filename}): choose "
+            "another"
         ) from error
 
 
@@ -74,17 +93,43 @@ def check_names(cfg: CfgNode) -> None:
             )
 
 
+# What detectron2's GroupNorm divides into 32 groups.
+_NORMALIZED = (
+    ("RESNETS", "STEM_OUT_CHANNELS"),
+    ("RESNETS", "RES2_OUT_CHANNELS"),
+    ("FPN", "OUT_CHANNELS"),
+    ("SEM_SEG_HEAD", "CONVS_DIM"),
+)
+
+
 def check_values(cfg: CfgNode) -> None:
     """Raises InputError for numbers that no run can have, and that nothing else refuses."""
     solver, inputs, model = cfg.SOLVER, cfg.INPUT, cfg.MODEL
+    groups_of_norm = [
+        (f"MODEL.{group}.{key}", model[group][key] % 32 == 0, f"a multiple of 32, for NORM {norm}")
+        for group, key in _NORMALIZED
+        if (norm := model[group].NORM) == "GN"
+    ]
     for key, is_possible, expected in (
+        *groups_of_norm,
         ("SOLVER.MAX_ITER", solver.MAX_ITER >= 1, "1 or more"),
         ("SOLVER.IMS_PER_BATCH", solver.IMS_PER_BATCH >= 1, "1 or more"),
         ("SOLVER.CHECKPOINT_PERIOD", solver.CHECKPOINT_PERIOD >= 1, "1 or more"),
+        (
+            "SOLVER.CHECKPOINTS_KEPT",
+            solver.CHECKPOINTS_KEPT == 0 or solver.CHECKPOINTS_KEPT >= 2,
+            "2 or more, or 0 for all",
+        ),
         ("SOLVER.WARMUP_ITERS", solver.WARMUP_ITERS >= 0, "0 or more"),
         ("SOLVER.POLY_LR_POWER", solver.POLY_LR_POWER >= 0, "0 or more"),
+        ("SOLVER.AMP.DTYPE", solver.AMP.DTYPE in ("float16", "bfloat16"), "float16 or bfloat16"),
         ("SOLVER.REFERENCE_WORLD_SIZE", solver.REFERENCE_WORLD_SIZE == 0, "0 (not supported)"),
         ("DATALOADER.NUM_WORKERS", cfg.DATALOADER.NUM_WORKERS >= 0, "0 or more"),
+        (
+            "DATALOADER.MAX_SKIPPED_SAMPLES",
+            cfg.DATALOADER.MAX_SKIPPED_SAMPLES >= 0,
+            "0 or more",
+        ),
         ("INPUT.MAX_SIZE_TRAIN", inputs.MAX_SIZE_TRAIN >= 1, "1 or more"),
         ("INPUT.MIN_SIZE_TEST", inputs.MIN_SIZE_TEST >= 0, "0 (not resized) or more"),
         ("INPUT.MAX_SIZE_TEST", inputs.MAX_SIZE_TEST >= 1, "1 or more"),
@@ -99,36 +144,76 @@ def check_values(cfg: CfgNode) -> None:
             raise InputError(f"{key} is {node}, expected {expected}")
 
 
-def check_buildable(cfg: CfgNode) -> None:
+def check_buildable(cfg: CfgNode) -> torch.nn.Module:
     """Builds model, optimizer, schedule and augmentation once, on the CPU, to see that they can be.
+
+    Returns:
+        the model, on the CPU, with random weights.
 
     Raises:
         InputError: what detectron2 or torch has against the config.
     """
     cfg = cfg.clone()
+    cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # the class frequencies come later
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""  # so do the weights
-    for what, keys, build in (
-        ("model", "MODEL", lambda: _check_in_features(cfg, build_model(cfg))),
-        ("optimizer", "SOLVER", lambda: build_optimizer(cfg, torch.nn.Linear(1, 1))),
-        (
-            "schedule",
-            "SOLVER",
-            lambda: build_lr_scheduler(cfg, torch.optim.SGD(torch.nn.Linear(1, 1).parameters())),
-        ),
-        ("augmentation", "INPUT", lambda: SemanticSegmentationMapper(cfg, True)),
-    ):
-        try:
-            build()
-        except InputError:
-            raise
-        except Exception as error:  # detectron2 asserts, and torch raises, whatever comes
-            logger.debug(f"The {what} cannot be built", exc_info=True)
-            reason = str(error).strip().split("\n")[0]
-            raise InputError(
-                f"{keys} describes no {what} that can be built: {type(error).__name__}: {reason}"
-            ) from error
+    with _build_errors("model", lambda: _part_at_fault(cfg)):
+        model = build_model(cfg)
+        _check_in_features(cfg, model)
+    with _build_errors("optimizer", lambda: "SOLVER"):
+        optimizer = build_optimizer(cfg, torch.nn.Linear(1, 1))
+    with _build_errors("schedule", lambda: "SOLVER"):
+        build_lr_scheduler(cfg, optimizer)
+    with _build_errors("augmentation", lambda: "INPUT"):
+        SemanticSegmentationMapper(cfg, True)
+    return model
+
+
+@contextmanager
+def _build_errors(what: str, keys: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # detectron2 asserts, and torch raises, whatever comes
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{keys()} describes no {what} that can be built: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def _part_at_fault(cfg: CfgNode) -> str:
+    """The keys of the part of the model that cannot be built."""
+    try:
+        features = build_backbone(cfg).output_shape()
+    except Exception:
+        return "MODEL.BACKBONE, with MODEL.RESNETS, MODEL.FPN and MODEL.TIMM,"
+    try:
+        build_sem_seg_head(cfg, features)
+    except Exception:
+        return "MODEL.SEM_SEG_HEAD"
+    return "MODEL"
+
+
+def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None:
+    """Loads what the run will start from into the model, to see that it can be.
+
+    So that it is known before the data set is read through, and before anything is written.
+
+    Args:
+        model: of `check_buildable`.
+        args: of the command line, for `eval_only` and `resume`.
+
+    Raises:
+        InputError: a checkpoint that is missing, broken, refused or of another model.
+    """
+    checkpointer = Checkpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
+        require_all=args.eval_only,
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
 
 
 def _check_in_features(cfg: CfgNode, model: torch.nn.Module) -> None:

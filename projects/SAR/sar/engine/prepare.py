@@ -7,6 +7,7 @@ each of eight workers.
 import logging
 import os
 from argparse import Namespace
+from dataclasses import replace
 
 import torch
 
@@ -26,6 +27,7 @@ from .checks import (
     check_names,
     check_output_dir,
     check_values,
+    check_weights,
     metadata_of,
 )
 
@@ -38,16 +40,16 @@ def prepare(args: Namespace) -> CfgNode:
     """The complete, checked and frozen config of a run.
 
     Args:
-        args: of detectron2's `default_argument_parser`; `num_gpus` becomes 1 where there is no GPU.
+        args: of `argument_parser`; see `choose_device` for what becomes of them.
 
     Raises:
         InputError: anything wrong with the config, the output folder or the data sets.
     """
     cfg = load_config(args.config_file, args.opts)
     check_output_dir(cfg.OUTPUT_DIR)
-    first_rank = args.machine_rank * args.num_gpus
+    first_rank = args.machine_rank * max(args.num_gpus, 1)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=first_rank, name="sar")
-    complete_config(cfg, args)
+    check_weights(cfg, complete_config(cfg, args), args)
     is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     find_class_frequency(
         cfg, is_new=not (args.eval_only or is_resumed), needs_training=not args.eval_only
@@ -56,8 +58,11 @@ def prepare(args: Namespace) -> CfgNode:
     return cfg
 
 
-def complete_config(cfg: CfgNode, args: Namespace) -> None:
+def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     """Settles what depends on the machine and on the data sets, and checks the rest.
+
+    Returns:
+        the config's model, on the CPU, with random weights.
 
     Raises:
         InputError: anything wrong with the config, or data sets that are not there.
@@ -69,43 +74,93 @@ def complete_config(cfg: CfgNode, args: Namespace) -> None:
     check_names(cfg)
     check_values(cfg)
     check_datasets(cfg, needs_training=not args.eval_only)
-    check_buildable(cfg)
+    return check_buildable(cfg)
 
 
 def choose_device(cfg: CfgNode, args: Namespace) -> None:
-    """The CPU where there is no GPU; and what only several processes, or only a GPU, can do."""
+    """The CPU where there is no GPU; and what only several processes, or only a GPU, can do.
+
+    `args.num_gpus` becomes 0 on the CPU, and `args.num_processes` how many this machine runs.
+
+    Raises:
+        InputError: MODEL.DEVICE, or numbers of processes, that cannot be.
+    """
     try:
         kind = torch.device(cfg.MODEL.DEVICE).type
     except RuntimeError as error:
         raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is no device of torch') from error
+    _check_processes(args)
     num_found = torch.cuda.device_count()
-    if kind == "cuda" and num_found == 0:
-        logger.warning("No GPU found: running on the CPU, in one process (MODEL.DEVICE cpu)")
+    if kind == "cuda" and args.num_gpus == 0:
+        cfg.MODEL.DEVICE = "cpu"
+    elif kind == "cuda" and num_found == 0:
+        if args.num_machines > 1:
+            raise InputError(
+                f"--num-machines {args.num_machines}, but this one has no GPU: add --num-gpus 0 on "
+                "all machines to train on their CPUs"
+            )
+        logger.warning(
+            f"No GPU found: running on the CPU, in {args.num_processes} process(es) "
+            "(MODEL.DEVICE cpu)"
+        )
         cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL.DEVICE.startswith("cuda"):
-        if args.num_machines > 1:
-            raise InputError(f"--num-machines {args.num_machines}, but this one has no GPU to use")
-        args.num_gpus = min(args.num_gpus, 1)
-        if cfg.SOLVER.AMP.ENABLED:
-            logger.warning("SOLVER.AMP.ENABLED is turned off: detectron2 has it on GPUs only")
+        args.num_gpus = 0
+        if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":
+            logger.warning(
+                "SOLVER.AMP.ENABLED is turned off: on the CPU, SOLVER.AMP.DTYPE has to be bfloat16"
+            )
             cfg.SOLVER.AMP.ENABLED = False
     elif args.num_gpus > num_found:
         raise InputError(f"--num-gpus {args.num_gpus}, but this machine has {num_found}")
-    if args.num_gpus * args.num_machines <= 1:
-        replaced = _replace_sync_bn(cfg)
-        if replaced:
-            logger.warning(f"One process: SyncBN becomes BN in {', '.join(replaced)}")
+    elif args.num_processes not in (1, args.num_gpus):
+        raise InputError(
+            f"--num-processes {args.num_processes} is for the CPU: add --num-gpus 0, or say "
+            f"--num-gpus {args.num_processes} to use as many GPUs"
+        )
+    else:
+        args.num_processes = args.num_gpus
+    if args.num_processes * args.num_machines == 1:
+        _replace_sync_bn(cfg, "One process")
+    elif args.num_gpus == 0:
+        # PyTorch's own takes GPUs only. detectron2's naiveSyncBN does not, but takes the variance
+        # for the difference of two means, which rounding makes negative, and the loss NaN.
+        _replace_sync_bn(cfg, "On the CPU, each process on its own")
 
 
-def _replace_sync_bn(node: CfgNode, prefix: str = "") -> list[str]:
+def _check_processes(args: Namespace) -> None:
+    args.num_processes = getattr(args, "num_processes", 1)  # not in detectron2's own parser
+    args.machine_rank = getattr(args, "machine_rank", 0)
+    for name, least in (("num_gpus", 0), ("num_processes", 1), ("num_machines", 1)):
+        if getattr(args, name) < least:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} is {getattr(args, name)}, expected {least} or more")
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise InputError(
+            f"--machine-rank is {args.machine_rank}, but of --num-machines {args.num_machines} "
+            f"the ranks are 0 to {args.num_machines - 1}"
+        )
+    if args.num_machines > 1 and getattr(args, "dist_url", "") == "auto":
+        raise InputError(
+            f"--num-machines {args.num_machines} without --dist-url: give all of them the address "
+            "of machine 0, such as tcp://10.0.0.1:29500"
+        )
+
+
+def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
     replaced = []
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            replaced += _replace_sync_bn(value, f"{prefix}{key}.")
-        elif value in ("SyncBN", "nnSyncBN", "naiveSyncBN"):
-            node[key] = "BN"
-            replaced.append(f"{prefix}{key}")
-    return replaced
+
+    def visit(node: CfgNode, prefix: str = "") -> None:
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                visit(value, f"{prefix}{key}.")
+            elif value in ("SyncBN", "nnSyncBN", "naiveSyncBN"):
+                node[key] = "BN"
+                replaced.append(f"{prefix}{key}")
+
+    visit(cfg)
+    if replaced:
+        logger.warning(f"{why}: SyncBN becomes BN in {', '.join(replaced)}")
 
 
 def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) -> None:
@@ -113,8 +168,9 @@ def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) ->
 
     A new training (`is_new`) reads every image and label of its data sets, unless DATASETS.CHECK
     is off, so that a bad file is found now and not after hours. What was counted is left in
-    OUTPUT_DIR, for runs that are resumed, or evaluate, there. To evaluate without the training set
-    is possible: then there are no groups of frequent and rare classes.
+    OUTPUT_DIR, for runs on the same data that are resumed, or evaluate, there; an evaluation leaves
+    its own in OUTPUT_DIR/inference. To evaluate without the training set is possible: then there
+    are no groups of frequent and rare classes.
 
     Raises:
         InputError: what is wrong with the files; class frequencies of other classes.
@@ -126,16 +182,31 @@ def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) ->
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
             _scan((name,), check_images=True)
-        _scan(cfg.DATASETS.TRAIN, check_images=True).save(path)
+        _count_training_set(cfg, path, check_images=True)
     elif not given and (is_new or not _goes_with(cfg, path)):
+        if not needs_training:
+            path = os.path.join(cfg.OUTPUT_DIR, "inference", CLASS_FREQUENCY_FILE)
         try:
-            _scan(cfg.DATASETS.TRAIN, check_images=False).save(path)
+            if needs_training or not _goes_with(cfg, path):
+                _count_training_set(cfg, path, check_images=False)
         except InputError as error:
             if needs_training:
                 raise
             logger.warning(f"No groups of frequent and rare classes: {error}")
             return
     cfg.DATASETS.CLASS_FREQUENCY = given or path
+
+
+def _count_training_set(cfg: CfgNode, path: str, *, check_images: bool) -> None:
+    frequency = _scan(cfg.DATASETS.TRAIN, check_images=check_images)
+    replace(frequency, datasets=_training_sets(cfg)).save(path)
+
+
+def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """What tells the training set from others: folders of one name may have different images."""
+    if cfg.DATASETS.FOLDER:
+        return (os.path.realpath(os.path.expanduser(cfg.DATASETS.FOLDER)),)
+    return tuple(cfg.DATASETS.TRAIN)
 
 
 def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
@@ -154,11 +225,12 @@ def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
 
 
 def _goes_with(cfg: CfgNode, path: str) -> bool:
+    """Whether counts of an earlier run are of this one's training set."""
     try:
         _require_same_classes(cfg, path)
     except InputError:
-        return False  # of an earlier run with another data set
-    return True
+        return False
+    return ClassFrequency.load(path).datasets == _training_sets(cfg)
 
 
 def _require_same_classes(cfg: CfgNode, path: str) -> None:

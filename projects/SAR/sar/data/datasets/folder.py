@@ -47,15 +47,15 @@ def register_folder(path: str | os.PathLike) -> tuple[str, str]:
         InputError: the folder, one of its parts or classes.txt is missing, or classes.txt is wrong.
             Loading a split raises it for an empty folder and for images without label.
     """
-    folder = Path(os.path.expanduser(path)).resolve()
-    if not folder.is_dir():
+    folder = Path(os.path.realpath(os.path.expanduser(path)))
+    if not os.path.isdir(folder):
         raise InputError(
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
     class_names, colors = read_classes(folder / "classes.txt")
     for part in ("images", "labels"):
         for split in SPLITS:
-            if not (folder / part / split).is_dir():
+            if not os.path.isdir(folder / part / split):
                 raise InputError(f"There is no folder {folder / part / split}: add it. {_TREE}")
 
     names = []
@@ -89,6 +89,8 @@ def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
         InputError: the file is missing, names no class, names one twice, or has a colour that is
             none.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
+        raise InputError(f"{path} is no file: write it. {_TREE}")
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -125,7 +127,7 @@ def _name_and_color(line: str) -> tuple[str, list[int] | None]:
     if match := re.fullmatch(r"(.+?)\s+#([0-9a-fA-F]{6})", line):
         return match[1], list(bytes.fromhex(match[2]))
     if match := re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)\s+(\d+)", line):
-        return match[1], [int(match[i]) for i in (2, 3, 4)]
+        return match[1], [int(match[i][:9]) for i in (2, 3, 4)]  # Python reads no longer numbers
     return line, None
 
 
@@ -189,8 +191,14 @@ def _files_by_stem(
     """Path of every file under `folder` with one of the suffixes, by its relative path without."""
     if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder} of {what}. {remedy}")
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"The folder {folder} of {what} cannot be read: {error}.") from error
+
     found: dict[str, str] = {}
-    for directory, _, files in os.walk(folder, followlinks=True):
+    for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        for subfolder in subfolders:
+            _refuse_circle(directory, subfolder)
         for file in files:
             stem, suffix = os.path.splitext(file)
             # Names with a leading dot are the systems' own (macOS writes ._NAME.jpg).
@@ -209,6 +217,13 @@ def _files_by_stem(
             f"The folder {folder} holds no {what} ({', '.join(suffixes)}): fill it. {remedy}"
         )
     return found
+
+
+def _refuse_circle(directory: str, subfolder: str) -> None:
+    link = os.path.join(directory, subfolder)
+    target = os.path.realpath(link)
+    if os.path.islink(link) and Path(os.path.realpath(directory)).is_relative_to(target):
+        raise InputError(f"The link {link} leads back to {target}, which it is in: remove it.")
 
 
 def _first(stems: list[str], files: dict[str, str], count: int = 5) -> str:

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/robustness.py: a good run, ways to spoil it, a judge of the end."""

@@ -1,0 +1,31 @@
+"""What each process does first: where it logs to, and with which random numbers it starts."""
+
+import logging
+from argparse import Namespace
+
+import torch
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_process(cfg: CfgNode, args: Namespace) -> None:
+    """As detectron2's `default_setup`, but that it leaves OUTPUT_DIR/config.yaml alone.
+
+    That file says what OUTPUT_DIR was trained with: a training writes it once it has loaded what it
+    starts from, and a run that cannot start, or an evaluation, does not.
+    """
+    rank = comm.get_rank()
+    for name in ("sar", "fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
+    logger.info(f"Command line: {args}")
+    logger.info(f"Config:\n{cfg.dump()}")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

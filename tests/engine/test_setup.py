@@ -1,0 +1,46 @@
+"""Of which run OUTPUT_DIR/config.yaml tells."""
+
+import pytest
+
+from sar.engine import Trainer, prepare
+from sar.engine.setup import set_up_process
+from sar.errors import InputError
+
+from .test_prepare import arguments
+
+
+def start(overrides, **settings):
+    args = arguments(overrides, **settings)
+    cfg = prepare(args)
+    set_up_process(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer
+
+
+def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_path):
+    path = tmp_path / "output" / "config.yaml"
+    trainer = start(overrides)
+    assert not path.exists()
+    trainer.train()
+    assert path.read_text() == trainer.cfg.dump()
+
+    with pytest.raises(InputError, match="set SOLVER.OPTIMIZER to that"):
+        start([*overrides, "SOLVER.OPTIMIZER", "ADAMW"], resume=True)
+    with pytest.raises(InputError, match="as they are in the config.yaml beside it"):
+        start([*overrides, "MODEL.SEM_SEG_HEAD.NORM", ""], resume=True)
+    args = arguments([*overrides, "TEST.MODE", "slide"], eval_only=True, resume=True)
+    set_up_process(prepare(args), args)
+    assert path.read_text() == trainer.cfg.dump()
+
+    resumed = start([*overrides, "SOLVER.MAX_ITER", "5"], resume=True)
+    resumed.train()
+    assert path.read_text() == resumed.cfg.dump() != trainer.cfg.dump()
+
+
+def test_where_each_logger_writes(overrides, tmp_path):
+    args = arguments(overrides)
+    set_up_process(prepare(args), args)
+    log = (tmp_path / "output" / "log.txt").read_text()
+    assert "Process 0 of 1" in log and "Command line: Namespace(" in log
+    assert "IMS_PER_BATCH: 2" in log
