@@ -1,0 +1,221 @@
+"""Training and evaluation in several processes: what one process computes, however they end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sar.config import load_config
+
+from .test_launch import TORCHRUN, finish, wait_for
+from .test_prepare import CONFIG
+
+# Norms of each sample, and nothing drawn at random in a step: all that the number of processes can
+# change is how sums over the batch are rounded.
+DETERMINISTIC = [
+    "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN", "MODEL.SEM_SEG_HEAD.NORM", "GN",
+    "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
+    "MODEL.REGULARIZERS", "('SemanticAnchorRegularizer', 'CenterCollapseRegularizer')",
+    "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "1e-9", "MODEL.CENTER_COLLAPSE.DROPOUT", "0.0",
+    # Crops of which the coarsest feature has several values to be normalized.
+    "INPUT.MIN_SIZE_TRAIN", "(64, 96)", "INPUT.CROP.SIZE", "(64, 64)",
+    "SOLVER.IMS_PER_BATCH", "6", "SOLVER.MAX_ITER", "6",
+]  # fmt: skip
+
+PROGRAM = """
+import itertools, json, os, signal
+import torch
+from pathlib import Path
+from sar.engine import Checkpointer, Trainer, run
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
+
+class AtIteration(HookBase):
+    def after_step(self):
+        if self.trainer.iter == 2:
+            if os.environ.get("END") == "SIGKILL" and comm.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif os.environ.get("END") == "SIGTERM" and comm.is_main_process():
+                os.kill(os.getppid(), signal.SIGTERM)
+
+def count_pixels(cfg):
+    "Per step and process: how many pixels there are of each class."
+    counts = []
+    for batch in itertools.islice(Trainer.build_train_loader(cfg), cfg.SOLVER.MAX_ITER):
+        labels = torch.stack([sample["sem_seg"] for sample in batch])
+        counts.append([int((labels == i).sum()) for i in range(3)])
+    return list(zip(*comm.all_gather(counts)))
+
+def main(cfg, args):
+    if os.environ.get("FLOAT64"):
+        torch.set_default_dtype(torch.float64)
+        torch.Tensor.float = torch.Tensor.double
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    if not args.resume:
+        trainer.register_hooks([AtIteration()])
+    trainer.train()
+    seen = {"pixels": count_pixels(cfg)}
+    seen["losses"] = {
+        name: [value for value, _ in history.values()]
+        for name, history in trainer.storage.histories().items()
+        if "loss" in name
+    }
+    weights = os.environ.get("WEIGHTS")
+    if weights:
+        model = Trainer.build_model(cfg)
+        Checkpointer(model).load(weights)
+        seen["evaluation"] = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        Path(cfg.OUTPUT_DIR, "seen.json").write_text(json.dumps(seen))
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.fixture
+def train(tmp_path, overrides):
+    """Trains in another program: as many processes as asked for, in a folder of this name."""
+
+    def train(name, num_processes, *words, torchrun=(), **environment):
+        program = tmp_path / "program.py"
+        program.write_text(PROGRAM)
+        command = [*torchrun, str(program)] if torchrun else [sys.executable, str(program)]
+        command += ["--config-file", CONFIG, "--num-gpus", "0"]
+        command += [] if torchrun else ["--num-processes", str(num_processes)]
+        process = subprocess.Popen(
+            [*command, *words, *overrides, *DETERMINISTIC, "OUTPUT_DIR", str(tmp_path / name)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+        try:
+            return finish(process), tmp_path / name
+        finally:
+            process.kill()
+
+    return train
+
+
+def weights_of(output):
+    return torch.load(output / "model_final.pth", weights_only=True)["model"]
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_do_the_same(train, folder, tmp_path):
+    # Most images have nothing to learn from, and only one has the third class.
+    for name in "012":
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(folder / f"labels/train/{name}.png")
+    label = np.array(Image.open(folder / "labels/train/3.png"))
+    Image.fromarray(np.where(label == 2, 1, label)).save(folder / "labels/train/3.png")
+
+    # In float64, since rectifiers, in a few steps, amplify what float32 rounds.
+    settings = {"FLOAT64": "1", "WEIGHTS": str(tmp_path / "1" / "model_final.pth")}
+    seen = {}
+    for number in (1, 2, 3):  # neither 2 nor 3 divides the 5 images of the evaluation
+        (code, _, err), output = train(str(number), number, **settings)
+        assert code == 0, err
+        seen[number] = json.loads((output / "seen.json").read_text())
+
+    one, weights = seen[1], weights_of(tmp_path / "1")
+    assert all(len(values) == 6 for values in one["losses"].values())
+    assert one["losses"]["loss_sar_pull"][-1] > 0  # its gate has opened
+    for number in (2, 3):
+        several = seen[number]
+        # That is what was meant: a process without a valid pixel, a class that one alone sees.
+        pixels = np.array(several["pixels"])
+        assert pixels.shape == (6, number, 3)
+        assert (pixels.sum(axis=2) == 0).any()
+        assert ((pixels[..., 2] > 0).sum(axis=1) == 1).any()
+        assert (pixels.sum(axis=1) == np.array(one["pixels"]).sum(axis=1)).all()
+
+        assert several["losses"].keys() == one["losses"].keys()
+        for name, values in several["losses"].items():
+            np.testing.assert_allclose(values, one["losses"][name], rtol=1e-9, err_msg=name)
+        for name, value in weights_of(tmp_path / str(number)).items():
+            torch.testing.assert_close(value, weights[name], rtol=1e-7, atol=1e-9)
+        assert repr(several["evaluation"]) == repr(one["evaluation"])  # repr: of NaN, too
+
+
+@pytest.mark.slow
+def test_ended_processes_resume_to_the_same_weights(train):
+    """A worker killed under torchrun, which restarts all; the launching process told to end."""
+    (code, _, err), output = train("whole", 2)
+    assert code == 0, err
+    expected = weights_of(output)
+
+    torchrun = [*TORCHRUN, "--max-restarts", "1"]
+    (code, out, err), output = train("killed", 2, torchrun=torchrun, END="SIGKILL")
+    assert code == 0, err
+    assert "Starting training from iteration 2" in out  # of the checkpoint after two
+    assert_equal(weights_of(output), expected)
+
+    (code, _, err), output = train("told", 2, END="SIGTERM")
+    assert code == 143, err
+    assert "Traceback" not in err
+    assert not (output / "model_final.pth").exists()
+    (code, out, err), output = train("told", 2, "--resume")
+    assert code == 0, err
+    assert "Starting training from iteration 0" not in out
+    assert_equal(weights_of(output), expected)
+
+
+def assert_equal(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        assert torch.equal(value, expected[name]), name
+
+
+SRUN = """#!/bin/bash
+shift  # an option of its own
+exec "$@"
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$SLURM_LOG"; fi
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_of_the_documentation(tmp_path, overrides):
+    """With stand-ins for SLURM: a job that is told to end is queued again, with a checkpoint."""
+    for name, program in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    script = re.search("```bash\n(.*?)```", Path("docs/cluster.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "train.sh").write_text(script)
+    settings = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    settings |= {"SOLVER.MAX_ITER": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**6}
+    config, output = tmp_path / "config.yaml", tmp_path / "output"
+    cfg = load_config(CONFIG, [str(word) for pair in settings.items() for word in pair])
+    config.write_text(cfg.dump())
+    process = subprocess.Popen(
+        ["bash", str(tmp_path / "train.sh"), str(config), str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {
+            "PATH": os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.defpath]),
+            "SLURM_LOG": str(tmp_path / "log"), "SLURM_JOB_ID": "7", "SLURM_NNODES": "1",
+            "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_NODELIST": "localhost",
+        },
+    )  # fmt: skip
+    try:
+        wait_for(output / "metrics.json", process)
+        process.send_signal(signal.SIGTERM)
+        code, _, err = finish(process)
+    finally:
+        process.kill()
+    assert code != 0
+    assert (tmp_path / "log").read_text() == "requeue 7\n", err
+    assert (output / (output / "last_checkpoint").read_text()).is_file()

@@ -1,0 +1,221 @@
+"""The ways to start several processes, and how they end. What they train is in test_distributed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sar.engine import launch
+
+from .test_prepare import CONFIG
+
+PROGRAM = """
+import os, signal, sys, time
+import torch
+import torch.distributed as dist
+from pathlib import Path
+from sar.engine import run
+from sar.errors import InputError
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
+def main(cfg, args):
+    rank = comm.get_rank()
+{body}
+
+if __name__ == "__main__":
+    run(main)
+"""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ERROR = re.compile("^error: .*$", re.MULTILINE)
+
+
+@pytest.fixture
+def start(tmp_path, overrides):
+    """Starts a program whose `main` has the given body: with the flags, or as torchrun's."""
+    processes = []
+
+    def start(body, *flags, torchrun=()):
+        path = tmp_path / "program.py"
+        body = "\n".join("    " + line for line in body.strip().splitlines())
+        path.write_text(PROGRAM.replace("{body}", body))
+        command = [*torchrun, str(path)] if torchrun else [sys.executable, str(path)]
+        process = subprocess.Popen(
+            [*command, "--config-file", CONFIG, *flags, *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def finish(process):
+    """Exit code and output, within far less time than any time limit of a collective."""
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def wait_for(path, process):
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return path
+
+
+SHOW = """
+images = len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0]))
+line = (f"rank {rank} of {comm.get_world_size()}, local {comm.get_local_rank()} of "
+        f"{comm.get_local_size()}, {dist.get_backend()}, {cfg.MODEL.DEVICE}, "
+        f"{cfg.MODEL.FPN.NORM}, {images} images, {torch.get_num_threads()} threads")
+for line in comm.gather(line):
+    print(line)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torchrun", [(), TORCHRUN], ids=["spawn", "torchrun"])
+def test_two_processes_on_the_cpu(start, tmp_path, torchrun):
+    flags = ["--num-gpus", "0"] + ([] if torchrun else ["--num-processes", "2"])
+    code, out, err = finish(start(SHOW, *flags, torchrun=torchrun))
+    assert code == 0, err
+    # torchrun sets one thread itself.
+    threads = 1 if torchrun else max(1, len(os.sched_getaffinity(0)) // 2)
+    for rank in range(2):
+        assert (
+            f"rank {rank} of 2, local {rank} of 2, gloo, cpu, BN, 5 images, {threads} threads"
+        ) in out
+    # The data set was read by one of them.
+    logs = "".join(file.read_text() for file in (tmp_path / "output").glob("log.txt*"))
+    assert logs.count("Reading folder_mine_train through") == 1
+
+
+@pytest.mark.slow
+def test_two_machines_on_the_cpu(start):
+    flags = ["--num-gpus", "0", "--num-machines", "2"]
+    flags += ["--dist-url", f"tcp://127.0.0.1:{launch._free_port()}"]
+    machines = [start(SHOW, *flags, "--machine-rank", rank) for rank in "01"]
+    (code, out, err), (other_code, _, _) = map(finish, machines)
+    assert code == other_code == 0, err
+    for rank in range(2):
+        assert f"rank {rank} of 2, local 0 of 1, gloo, cpu" in out
+
+
+ALL_RAISE = 'raise InputError("all of us say so")'
+ONE_RAISES = """
+if rank == 1:
+    raise InputError("all of us say so")
+while True:
+    comm.synchronize()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torchrun", [(), TORCHRUN], ids=["spawn", "torchrun"])
+@pytest.mark.parametrize("body", [ALL_RAISE, ONE_RAISES], ids=["all", "one"])
+def test_bad_input_in_a_process_is_said_once_and_ends_all(start, body, torchrun):
+    flags = ["--num-gpus", "0"] + ([] if torchrun else ["--num-processes", "2"])
+    code, out, err = finish(start(body, *flags, torchrun=torchrun))
+    assert code == 1
+    assert ERROR.findall(out + err) == ["error: all of us say so"]
+    if not torchrun:  # which ends with a report and a traceback of its own
+        assert "Traceback" not in out + err
+
+
+@pytest.mark.slow
+def test_bad_input_to_torchrun_is_said_once(start, folder):
+    next((folder / "labels" / "val").iterdir()).write_bytes(b"no image")
+    code, out, err = finish(start("pass", torchrun=TORCHRUN))
+    assert code == 1
+    assert len(ERROR.findall(out + err)) == 1 and "labels/val" in err
+
+
+@pytest.mark.slow
+def test_an_internal_error_keeps_its_traceback(start):
+    code, _, err = finish(start("1 / rank", "--num-gpus", "0", "--num-processes", "2"))
+    assert code == 1 and "ZeroDivisionError" in err
+
+
+KILLED = """
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+while True:
+    comm.synchronize()
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others(start):
+    code, _, err = finish(start(KILLED, "--num-gpus", "0", "--num-processes", "3"))
+    assert code == 128 + signal.SIGKILL
+    (error,) = ERROR.findall(err)
+    assert "process 1 of this machine was ended by SIGKILL" in error and "--resume" in error
+    assert "Traceback" not in err
+
+
+TERMINATED = """
+def exit_soon(signum, frame):
+    time.sleep(rank)  # the last is waited for
+    Path(cfg.OUTPUT_DIR, f"ended{rank}").touch()
+    sys.exit(143)
+if args.resume:
+    signal.signal(signal.SIGTERM, exit_soon)
+comm.synchronize()
+Path(cfg.OUTPUT_DIR, f"ready{rank}").touch()
+time.sleep(100)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--resume"]], ids=["unhandled", "handled"])
+def test_sigterm_reaches_the_processes(start, tmp_path, flags):
+    process = start(TERMINATED, "--num-gpus", "0", "--num-processes", "2", *flags)
+    output = tmp_path / "output"
+    for rank in range(2):
+        wait_for(output / f"ready{rank}", process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 143
+    assert ERROR.findall(err) == [] and "Traceback" not in err
+    assert len(list(output.glob("ended*"))) == (2 if flags else 0)
+
+
+RESTARTED = """
+print(f"resume {args.resume}", flush=True)
+comm.synchronize()
+if rank == 1 and not args.resume:
+    os.kill(os.getpid(), signal.SIGKILL)
+comm.synchronize()
+"""
+
+
+@pytest.mark.slow
+def test_what_torchrun_restarts_is_resumed(start):
+    code, out, err = finish(start(RESTARTED, torchrun=[*TORCHRUN, "--max-restarts", "1"]))
+    assert code == 0, err
+    assert out.count("resume False") == out.count("resume True") == 2
+
+
+def test_gpus_are_left_to_detectron2(monkeypatch):
+    calls = []
+    record = lambda *args, **named: calls.append((args, named))  # noqa: E731
+    monkeypatch.setattr(launch, "launch_on_gpus", record)
+    monkeypatch.setattr(signal, "signal", lambda *args: None)
+    flags = ["--num-gpus", "4", "--num-machines", "2", "--machine-rank", "1"]
+    args = launch.argument_parser().parse_args([*flags, "--dist-url", "tcp://10.0.0.1:29500"])
+    launch._launch(print, None, args)
+    (positional, named) = calls[0]
+    assert positional[1] == 4
+    assert (named["num_machines"], named["machine_rank"]) == (2, 1)
+    assert named["dist_url"] == "tcp://10.0.0.1:29500"
