@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from sar.visualization import colorize, side_by_side
+from sar.visualization import colorize, draw_overlay, side_by_side
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 
@@ -32,3 +32,21 @@ def test_the_legend_of_many_classes_is_wrapped_and_stays_in_the_picture():
     pixels = {tuple(pixel) for pixel in np.asarray(picture)[-400:].reshape(-1, 3).tolist()}
     assert {tuple(color) for color in colors.tolist()} <= pixels
     assert isinstance(picture, Image.Image)
+
+
+def test_an_overlay_is_the_image_under_its_colours_with_the_classes_it_shows():
+    image = np.full((100, 240, 3), 100, np.uint8)
+    labels = np.zeros((100, 240), np.uint8)
+    labels[:, 120:] = 2
+    picture = np.asarray(draw_overlay(image, labels, ["a", "b", "c"], COLORS, opacity=0.4))
+    assert picture[50, 60].tolist() == [162, 60, 60]
+    assert picture[50, 180].tolist() == [60, 60, 162]
+    legend = picture[100:].reshape(-1, 3).tolist()
+    assert [255, 0, 0] in legend and [0, 0, 255] in legend and [0, 255, 0] not in legend
+
+
+def test_a_small_overlay_is_enlarged():
+    labels = np.arange(3, dtype=np.uint8)[None].repeat(2, 0)
+    picture = draw_overlay(np.zeros((2, 3, 3), np.uint8), labels, ["a", "b", "c"], COLORS)
+    assert picture.width == 240 and picture.height > 160
+    assert np.asarray(picture)[159, 239].tolist() == [0, 0, 127]

@@ -2,7 +2,8 @@
 
 from .checkpoint import Checkpointer
 from .launch import run
+from .predictor import Predictor
 from .prepare import complete_config, prepare
 from .trainer import Trainer
 
-__all__ = ["Checkpointer", "Trainer", "complete_config", "prepare", "run"]
+__all__ = ["Checkpointer", "Predictor", "Trainer", "complete_config", "prepare", "run"]

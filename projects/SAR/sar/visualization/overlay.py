@@ -1,4 +1,4 @@
-"""Label maps as colours, and image, truth and prediction side by side.
+"""Label maps as colours: over the image, or image, truth and prediction side by side.
 
 Shape shorthands: H x W pixels, K classes.
 """
@@ -14,6 +14,7 @@ from detectron2.utils.colormap import colormap
 IGNORE_COLOR = (0, 0, 0)
 MARGIN = 8  # pixels around and between the panels
 TITLE_SIZE = 14  # pixels
+LINE = TITLE_SIZE + MARGIN
 # Smaller images are enlarged, so that titles and legend fit.
 MIN_PANEL_WIDTH = 240
 
@@ -30,7 +31,37 @@ def class_colors(metadata: Metadata) -> np.ndarray:
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Label map (H, W) to (H, W, 3) uint8 RGB; ids without a colour, such as 255, are black."""
     table = np.concatenate([colors, np.array([IGNORE_COLOR], dtype=np.uint8)])
-    return table[np.where((labels >= 0) & (labels < len(colors)), labels, len(colors))]
+    known = np.where((labels >= 0) & (labels < len(colors)), labels, len(colors))
+    return np.take(table, known, axis=0)
+
+
+def draw_overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    *,
+    opacity: float = 0.5,
+) -> Image.Image:
+    """The image under the colours of its classes, over a legend of the classes that it shows.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) class ids.
+        class_names: K names.
+        colors: (K, 3) uint8 RGB.
+        opacity: of the colours, 0 to 1.
+    """
+    blended = Image.blend(
+        Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
+    )
+    panel = _enlarged(blended)
+    shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(class_names)))
+    legend = _legend(shown, class_names, colors, panel.width)
+    canvas = Image.new("RGB", (panel.width, panel.height + MARGIN + legend.height), "white")
+    canvas.paste(panel, (0, 0))
+    canvas.paste(legend, (0, panel.height + MARGIN))
+    return canvas
 
 
 def side_by_side(
@@ -49,37 +80,55 @@ def side_by_side(
         class_names: K names.
         colors: (K, 3) uint8 RGB.
     """
-    height, width = truth.shape
-    scale = max(1, -(-MIN_PANEL_WIDTH // width))
     panels = {
         "image": image,
         "truth": colorize(truth, colors),
         "prediction": colorize(prediction, colors),
     }
-    width, height = width * scale, height * scale
-    font = ImageFont.load_default(TITLE_SIZE)
-    line = TITLE_SIZE + MARGIN
+    panels = {title: _enlarged(Image.fromarray(panel)) for title, panel in panels.items()}
+    width, height = panels["image"].size
     shown = [k for k in range(len(class_names)) if (truth == k).any() or (prediction == k).any()]
     canvas_width = len(panels) * (width + MARGIN) + MARGIN
-    rows = _legend_rows([class_names[k] for k in shown], canvas_width - MARGIN, font)
+    legend = _legend(shown, class_names, colors, canvas_width)
 
     canvas = Image.new(
-        "RGB", (canvas_width, MARGIN + line * (1 + len(rows)) + height + MARGIN), "white"
+        "RGB", (canvas_width, MARGIN + LINE + height + MARGIN + legend.height), "white"
     )
     draw = ImageDraw.Draw(canvas)
     for column, (title, panel) in enumerate(panels.items()):
         left = MARGIN + column * (width + MARGIN)
-        draw.text((left, MARGIN), title, fill="black", font=font)
-        enlarged = Image.fromarray(panel).resize((width, height), Image.Resampling.NEAREST)
-        canvas.paste(enlarged, (left, MARGIN + line))
+        draw.text((left, MARGIN), title, fill="black", font=_font())
+        canvas.paste(panel, (left, MARGIN + LINE))
+    canvas.paste(legend, (0, MARGIN + LINE + height + MARGIN))
+    return canvas
+
+
+def _enlarged(panel: Image.Image) -> Image.Image:
+    """A small picture, its pixels repeated until it is wide enough."""
+    scale = max(1, -(-MIN_PANEL_WIDTH // panel.width))
+    size = (panel.width * scale, panel.height * scale)
+    return panel.resize(size, Image.Resampling.NEAREST)
+
+
+def _legend(
+    shown: Sequence[int], class_names: Sequence[str], colors: np.ndarray, width: int
+) -> Image.Image:
+    """Colours and names of the classes `shown`, in rows that are wrapped at `width` pixels."""
+    rows = _legend_rows([class_names[k] for k in shown], width - MARGIN, _font())
+    canvas = Image.new("RGB", (width, len(rows) * LINE), "white")
+    draw = ImageDraw.Draw(canvas)
     ids = iter(shown)
     for number, row in enumerate(rows):
-        top = MARGIN + line + height + MARGIN + number * line
+        top = number * LINE
         for left, name in row:
             color = tuple(int(value) for value in colors[next(ids)])
             draw.rectangle((left, top + 2, left + TITLE_SIZE - 2, top + TITLE_SIZE), fill=color)
-            draw.text((left + TITLE_SIZE + 4, top), name, fill="black", font=font)
+            draw.text((left + TITLE_SIZE + 4, top), name, fill="black", font=_font())
     return canvas
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(TITLE_SIZE)
 
 
 def _legend_rows(names: list[str], width: int, font) -> list[list[tuple[int, str]]]:

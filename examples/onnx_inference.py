@@ -1,0 +1,24 @@
+"""Runs what tools/export.py wrote: ONNX Runtime, NumPy and Pillow, no PyTorch, no detectron2.
+
+python examples/onnx_inference.py model.onnx street.jpg labels.png
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+model_file, image_file, output_file = sys.argv[1:]
+session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
+about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
+image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")
+scale = min(about["min_size"] / min(image.size), about["max_size"] / max(image.size)) or 1
+resized = image.resize([int(side * scale + 0.5) for side in image.size], Image.Resampling.BILINEAR)
+pixels = np.asarray(resized)[:, :, :: 1 if about["image_format"] == "RGB" else -1]
+(logits,) = session.run(None, {"image": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})
+labels = Image.fromarray(logits[0].argmax(axis=0).astype(np.uint8))
+labels.putpalette(np.array(about["colors"], np.uint8).tobytes())
+labels.resize(image.size, Image.Resampling.NEAREST).save(output_file)
+print(", ".join(about["class_names"][k] for k in np.unique(np.asarray(labels))))

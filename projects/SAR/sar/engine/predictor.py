@@ -1,0 +1,277 @@
+"""Prediction on images of any kind, without the data set that the model was trained on.
+
+Shape shorthands: H x W pixels of an image, K classes.
+"""
+
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from sar.config import load_config
+from sar.data.augmentation import resize_shortest_edge
+from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets.folder import default_color, read_classes
+from sar.data.labels import read_image
+from sar.errors import InputError
+from sar.modeling.inference import inference_model
+from sar.threads import map_ahead
+from sar.visualization import class_colors, draw_overlay
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .checks import check_buildable, check_names, check_values
+from .prepare import CLASS_FREQUENCY_FILE, choose_device
+from .trainer import Trainer
+
+# A palette has so many colours; maps of more classes are grey, of 16 bits.
+_PALETTE_SIZE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of an image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) class ids, uint8 (uint16 for more than 256 classes).
+        confidence: (H, W) float32, the probability of each pixel's class; None where not asked for.
+        class_names: K names.
+        colors: (K, 3) uint8 RGB.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    confidence: np.ndarray | None
+    class_names: Sequence[str]
+    colors: np.ndarray
+
+    def overlay(self) -> Image.Image:
+        """The image under the colours of its classes, over a legend."""
+        return draw_overlay(self.image, self.labels, self.class_names, self.colors)
+
+    def label_image(self) -> Image.Image:
+        """The class ids as a picture of one channel, with the classes' colours as its palette."""
+        picture = Image.fromarray(self.labels)
+        if len(self.class_names) <= _PALETTE_SIZE:
+            picture.putpalette(self.colors.tobytes())
+        return picture
+
+    def confidence_image(self) -> Image.Image:
+        """The confidence as grey values, 255 for 1."""
+        return Image.fromarray((self.confidence * 255 + 0.5).astype(np.uint8))
+
+
+class Predictor:
+    """A model with what comes before and after it: from an image to a `Prediction`.
+
+    Example::
+
+        from sar.engine import Predictor
+
+        predictor = Predictor.load("config.yaml", "MODEL.WEIGHTS", "model_final.pth")
+        predictor("street.jpg").overlay().show()
+
+    Args:
+        model: takes and returns what a SemanticSegmentor does; in evaluation mode.
+        class_names: K names.
+        colors: (K, 3) uint8 RGB.
+        image_format: "RGB" or "BGR", the order of the channels that the model takes.
+        test_size: the shorter edge (0: not resized) and the most for the longer one, in pixels, of
+            what the model is given; predictions have the size of the image.
+        gives_probabilities: the model's scores are probabilities, and not logits.
+        num_threads: that read ahead; 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        colors: np.ndarray,
+        *,
+        image_format: str = "RGB",
+        test_size: tuple[int, int] = (0, 0),
+        gives_probabilities: bool = False,
+        num_threads: int = 0,
+    ) -> None:
+        self.model = model
+        self.class_names = class_names
+        self.colors = colors
+        self.image_format = image_format
+        self.test_size = test_size
+        self.gives_probabilities = gives_probabilities
+        self.num_threads = num_threads
+
+    @classmethod
+    def load(cls, config_file: str, *overrides: str) -> "Predictor":
+        """The predictor of a config, with pairs of KEY, VALUE as on the command line.
+
+        TEST.MODE and TEST.AUG say how it sees an image, MODEL.DEVICE where it runs, and
+        DATALOADER.NUM_WORKERS how many threads read ahead.
+
+        Raises:
+            InputError: as `load_for_inference`.
+        """
+        cfg = load_config(config_file, overrides)
+        model, class_names, colors = load_for_inference(cfg)
+        augments = cfg.TEST.AUG.ENABLED  # it resizes the images itself
+        return cls(
+            inference_model(cfg, model),
+            class_names,
+            colors,
+            image_format=cfg.INPUT.FORMAT,
+            test_size=(0, 0) if augments else (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+            gives_probabilities=augments,
+            num_threads=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    def __call__(
+        self, image: str | os.PathLike | np.ndarray, *, with_confidence: bool = False
+    ) -> Prediction:
+        """The prediction of one image, a file or (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: a file that cannot be read, an array that is no image, or one that the model
+                cannot take.
+        """
+        return self._predict(self._read(image), with_confidence)
+
+    def predict_all(
+        self,
+        images: Iterable[str | os.PathLike | np.ndarray],
+        *,
+        with_confidence: bool = False,
+    ) -> Iterator[Prediction | InputError]:
+        """The prediction of each image, in order, or what is wrong with it.
+
+        Images are read ahead in threads, two a thread at most.
+        """
+        for sample in map_ahead(self._read_or_error, images, self.num_threads):
+            if isinstance(sample, InputError):
+                yield sample
+                continue
+            try:
+                yield self._predict(sample, with_confidence)
+            except InputError as error:
+                yield error
+
+    def _read_or_error(self, image: str | os.PathLike | np.ndarray) -> dict | InputError:
+        try:
+            return self._read(image)
+        except InputError as error:
+            return error
+
+    def _read(self, image: str | os.PathLike | np.ndarray) -> dict:
+        """What the model takes, with the image itself as "pixels" and its "name"."""
+        name = "the array"
+        if not isinstance(image, np.ndarray):
+            name, image = str(image), read_image(image)
+        elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InputError(
+                f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 "
+                "(H, W, 3), RGB"
+            )
+        resized = resize_shortest_edge(image.shape[:2], *self.test_size).apply_image(image)
+        if self.image_format == "BGR":
+            resized = resized[:, :, ::-1]
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))),
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "pixels": image,
+            "name": name,
+        }
+
+    @torch.inference_mode()
+    def _predict(self, sample: dict, with_confidence: bool) -> Prediction:
+        try:
+            scores = self.model([sample])[0]["sem_seg"]
+        except (RuntimeError, ValueError) as error:  # out of memory, or a size it is not made for
+            height, width = sample["image"].shape[1:]
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"{sample['name']}: the model cannot take {width} x {height} pixels: {reason}. "
+                "Where memory is short, set INPUT.MIN_SIZE_TEST lower, or TEST.MODE slide"
+            ) from error
+        best, labels = scores.max(dim=0)
+        confidence = None
+        if with_confidence:
+            if not self.gives_probabilities:
+                best = (best - scores.logsumexp(dim=0)).exp()
+            confidence = best.float().cpu().numpy()
+        dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
+        labels = labels.cpu().numpy().astype(dtype)
+        return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
+
+
+def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
+    """The config's model in evaluation mode, without its training branch, and its classes.
+
+    No data set has to be there, nor what only training needs: regularizers, losses, frequencies.
+    `cfg` is completed: the device, the number of classes.
+
+    Returns:
+        the model, the K names, and (K, 3) uint8 colours.
+
+    Raises:
+        InputError: anything wrong with the config; MODEL.WEIGHTS is missing, broken or not of this
+            model; the classes are not known.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and a checkpoint's path")
+    choose_device(cfg, Namespace(num_gpus=1, num_machines=1))
+    cfg.MODEL.REGULARIZERS = ()
+    cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
+    cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
+    cfg.TEST.GEOMETRY = False
+    names, colors = find_classes(cfg)
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if head.NUM_CLASSES not in (0, len(names)):
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but {len(names)} classes are "
+            f"named ({', '.join(names[:5])}, ...): is DATASETS.TEST or DATASETS.FOLDER another "
+            "data set's?"
+        )
+    head.NUM_CLASSES = len(names)
+    check_names(cfg)
+    check_values(cfg)
+    check_buildable(cfg)
+    return Trainer.load_for_evaluation(cfg), names, colors
+
+
+def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
+    """Names and (K, 3) uint8 colours of the classes, from what is there of the data set.
+
+    That is classes.txt of DATASETS.FOLDER; or the first of DATASETS.TEST and TRAIN that is
+    registered; or the class_frequency.json that training leaves beside its checkpoints.
+
+    Raises:
+        InputError: none of them is there, or one is malformed.
+    """
+    folder = cfg.DATASETS.FOLDER
+    if folder:
+        path = Path(folder).expanduser() / "classes.txt"
+        if path.is_file():
+            names, colors = read_classes(path)
+            return names, np.array(colors, dtype=np.uint8)
+    else:
+        for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+            metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+            if metadata is not None and metadata.get("stuff_classes"):
+                return list(metadata.stuff_classes), class_colors(metadata)
+    path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY_FILE)
+    if path.is_file():
+        names = list(ClassFrequency.load(path).class_names)
+        return names, np.array([default_color(i) for i in range(len(names))], dtype=np.uint8)
+    raise InputError(
+        f"the names of the classes are not known: there is neither {CLASS_FREQUENCY_FILE} beside "
+        f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}, nor classes.txt in DATASETS.FOLDER, nor a registered "
+        "data set in DATASETS.TEST. Copy the first from the training's OUTPUT_DIR"
+    )

@@ -1,0 +1,182 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
+from sar.data.labels import read_label
+from sar.engine import Predictor, Trainer
+from sar.engine.predictor import Prediction
+from sar.errors import InputError
+from sar.modeling.inference import inference_model
+
+from detectron2.modeling import build_model
+
+CONFIG = "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
+SMALL = [
+    "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "2", "INPUT.MIN_SIZE_TEST", "32",
+    "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN",
+]  # fmt: skip
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint of three classes, with the training branch in it."""
+    overrides = [*SMALL, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
+    torch.manual_seed(0)
+    model = build_model(load_config(CONFIG, overrides))
+    path = tmp_path / "output" / "weights.pth"
+    path.parent.mkdir()
+    torch.save({"model": model.state_dict()}, path)
+    return str(path)
+
+
+@pytest.fixture
+def load(folder, weights):
+    def load(*more):
+        return Predictor.load(
+            CONFIG, *SMALL, "DATASETS.FOLDER", str(folder), "MODEL.WEIGHTS", weights, *more
+        )
+
+    return load
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_it_predicts_as_evaluation_does(load, folder, weights, image_format, mode):
+    more = ["INPUT.FORMAT", image_format, "TEST.MODE", mode]
+    more += ["TEST.CROP_SIZE", "(32, 32)", "TEST.CROP_STRIDE", "(16, 16)"]
+    path = folder / "images" / "val" / "1.png"
+    prediction = load(*more)(path, with_confidence=True)
+
+    cfg = load_config(CONFIG, [*SMALL, *more, "MODEL.WEIGHTS", weights, "MODEL.REGULARIZERS", "()"])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
+    with torch.no_grad():
+        logits = model([Trainer.build_test_mapper(cfg)({"file_name": str(path)})])[0]["sem_seg"]
+    assert prediction.labels.dtype == np.uint8
+    assert (prediction.labels == logits.argmax(0).numpy()).all()
+    expected = logits.double().softmax(0).amax(0).numpy()
+    np.testing.assert_allclose(prediction.confidence, expected, atol=1e-6)
+    assert (prediction.image == np.asarray(Image.open(path))).all()
+
+
+def test_augmented_scores_are_probabilities_already(load, folder):
+    more = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(0, 32)"]
+    predictor = load(*more)
+    image = np.asarray(Image.open(folder / "images" / "val" / "1.png"))
+    prediction = predictor(image, with_confidence=True)
+    # The augmenting model resizes the image itself.
+    sample = {"image": torch.tensor(image).permute(2, 0, 1)}
+    scores = predictor.model([sample])[0]["sem_seg"]
+    assert (prediction.confidence == scores.amax(0).numpy()).all()
+    assert (prediction.labels == scores.argmax(0).numpy()).all()
+
+
+def test_the_training_branch_is_left_out_without_a_word(load, caplog):
+    with caplog.at_level(logging.WARNING):
+        predictor = load("MODEL.AUXILIARY_HEAD.IN_FEATURE", "p2", "MODEL.LOSS.NAME", "seesaw")
+    assert len(predictor.model.regularizers) == 0
+    assert predictor.model.auxiliary_head is None and "Seesaw" not in repr(predictor.model)
+    assert "not used" not in caplog.text
+    # Of the user's own training program, and not known here.
+    load("MODEL.REGULARIZERS", "OfMyTrainNetRegularizer")
+
+
+def test_classes_are_found_without_the_data(load, folder, weights, tmp_path, monkeypatch):
+    def names_and_colors(*more):
+        predictor = load(*more)
+        return list(predictor.class_names), predictor.colors.tolist()
+
+    for part in ("images", "labels"):
+        (folder / part).rename(tmp_path / part)
+    (folder / "classes.txt").write_text("ground 1 2 3\nblock #040506\ndot\n")
+    names, colors = names_and_colors()
+    assert names == ["ground", "block", "dot"] and colors[:2] == [[1, 2, 3], [4, 5, 6]]
+
+    (folder / "classes.txt").unlink()
+    with pytest.raises(InputError, match="class_frequency.json beside MODEL.WEIGHTS"):
+        load()
+    frequency = ClassFrequency(("a", "b", "c"), 1, (1, 1, 1), (5, 5, 5), 0)
+    frequency.save(tmp_path / "output" / "class_frequency.json")
+    names, colors = names_and_colors()
+    assert names == ["a", "b", "c"] and len(set(map(tuple, colors))) == 3
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="NUM_CLASSES is 3, but 11 classes"):
+        load(
+            "DATASETS.FOLDER", "", "DATASETS.TEST", "camvid_val",
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
+        )  # fmt: skip
+
+
+def test_weights_have_to_be_given(folder):
+    with pytest.raises(InputError, match="MODEL.WEIGHTS is empty"):
+        Predictor.load(CONFIG, *SMALL, "DATASETS.FOLDER", str(folder))
+
+
+def test_one_bad_image_is_told_and_the_rest_done(load, folder, tmp_path):
+    predictor = load()
+    good = sorted((folder / "images" / "val").iterdir())
+    truncated = tmp_path / "truncated.png"
+    truncated.write_bytes(good[0].read_bytes()[:200])
+    images = [good[0], truncated, good[1], tmp_path / "missing.png", good[2]]
+    results = list(predictor.predict_all(images))
+    for index, path in ((1, "truncated.png"), (3, "missing.png")):
+        assert isinstance(results[index], InputError) and path in str(results[index])
+    for index in (0, 2, 4):
+        assert (results[index].labels == predictor(images[index]).labels).all()
+        assert results[index].confidence is None
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((5, 5)), np.zeros((5, 5, 4), np.uint8), np.zeros((0, 5, 3), np.uint8)]
+)
+def test_arrays_that_are_no_images(array):
+    predictor = Predictor(nn.Identity(), ["a"], np.zeros((1, 3), np.uint8))
+    with pytest.raises(InputError, match="expected an image"):
+        predictor(array)
+
+
+def test_an_image_that_the_model_cannot_take_is_named(folder):
+    class Failing(nn.Module):
+        def forward(self, batch):
+            raise RuntimeError("out of memory\nin some place")
+
+    predictor = Predictor(Failing(), ["a"], np.zeros((1, 3), np.uint8))
+    path = folder / "images" / "val" / "0.png"
+    with pytest.raises(InputError, match="0.png: .* 64 x 48 pixels: out of memory[.]"):
+        predictor(path)
+    assert isinstance(next(predictor.predict_all([path])), InputError)
+
+
+@pytest.mark.parametrize("num_classes, mode", [(3, "P"), (256, "P"), (300, "I;16")])
+def test_label_images_hold_the_ids(tmp_path, num_classes, mode):
+    dtype = np.uint8 if num_classes <= 256 else np.uint16
+    labels = np.arange(num_classes, dtype=dtype).reshape(-1, 1).repeat(2, 1)
+    colors = np.random.default_rng(0).integers(0, 256, (num_classes, 3), dtype=np.uint8)
+    image = np.zeros((num_classes, 2, 3), np.uint8)
+    names = [str(k) for k in range(num_classes)]
+    picture = Prediction(image, labels, None, names, colors).label_image()
+    picture.save(tmp_path / "labels.png")
+    assert (read_label(tmp_path / "labels.png") == labels).all()
+    with Image.open(tmp_path / "labels.png") as saved:
+        assert saved.mode == mode
+        if mode == "P":
+            assert (np.asarray(saved.convert("RGB"))[:, 0] == colors).all()
+
+
+def test_confidence_images_round():
+    prediction = Prediction(
+        np.zeros((1, 3, 3), np.uint8),
+        np.zeros((1, 3), np.uint8),
+        np.array([[0.0, 0.5, 1.0]], np.float32),
+        ["a"],
+        np.zeros((1, 3), np.uint8),
+    )
+    assert np.asarray(prediction.confidence_image()).tolist() == [[0, 128, 255]]

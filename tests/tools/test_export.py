@@ -1,0 +1,163 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sar.config import load_config
+from sar.engine import Predictor
+
+from detectron2.modeling import build_model
+
+ROOT = Path(__file__).parents[2]
+CONFIG, BASELINE = (f"configs/CamVid/{name}_sem_fpn_R_18.yaml" for name in ("sar", "baseline"))
+SMALL = [
+    "MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", "0", "MODEL.FPN.OUT_CHANNELS", "16",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16", "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.NORM", "BN",
+    "MODEL.SEM_SEG_HEAD.NORM", "BN",
+]  # fmt: skip
+# Runs a program, or a line, in which nothing of ours can be imported.
+ALONE = "import sys, runpy; sys.modules.update(dict.fromkeys({}));"
+
+
+@pytest.fixture
+def tool():
+    spec = importlib.util.spec_from_file_location("export", ROOT / "tools" / "export.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    model = build_model(load_config(CONFIG, SMALL))
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    return ["MODEL.WEIGHTS", str(tmp_path / "weights.pth")]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def run_alone(blocked, code):
+    command = [sys.executable, "-c", ALONE.format(blocked) + code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_onnx(tool, weights, photo, tmp_path, capsys):
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    path = tmp_path / "model.onnx"
+    words = ["--output", str(path), *SMALL, *weights]
+    assert tool.main(["--config-file", CONFIG, *words]) == 0
+    report = capsys.readouterr().out
+    assert "max difference" in report and f"Written: {path}" in report
+
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (image.name, image.type, image.shape) == (
+        "image", "tensor(uint8)", [1, 3, "height", "width"],
+    )  # fmt: skip
+    assert (logits.name, logits.shape) == ("logits", [1, 11, "height", "width"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"])[:2] == ["sky", "building"]
+    assert json.loads(about["image_format"]) == "RGB" and json.loads(about["min_size"]) == 0
+
+    # The example, without PyTorch and detectron2, gives the labels of the predictor.
+    labels = tmp_path / "labels.png"
+    argv = ["onnx_inference.py", str(path), str(photo), str(labels)]
+    blocked = ["torch", "torchvision", "detectron2", "sar"]
+    run_alone(
+        blocked,
+        f"sys.argv = {argv!r}; runpy.run_path({str(ROOT / 'examples' / 'onnx_inference.py')!r})",
+    )
+    expected = Predictor.load(CONFIG, *SMALL, *weights)(photo)
+    assert (np.asarray(Image.open(labels)) == expected.labels).mean() > 0.999
+    assert Image.open(labels).getpalette()[:6] == expected.colors.ravel()[:6].tolist()
+
+    # Of the training branch there is nothing: it is the graph of the plain model.
+    graph = onnx.load(path).graph
+    assert tool.main(["--config-file", BASELINE, *words]) == 0
+    plain = onnx.load(path).graph
+    assert [node.op_type for node in graph.node] == [node.op_type for node in plain.node]
+    arrays, plain_arrays = (
+        [onnx.numpy_helper.to_array(tensor) for tensor in g.initializer] for g in (graph, plain)
+    )
+    assert len(arrays) == len(plain_arrays) > 40
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, plain_arrays, strict=True))
+
+
+@pytest.mark.slow
+def test_pt2(tool, weights, photo, tmp_path):
+    path = tmp_path / "model.pt2"
+    words = ["--config-file", CONFIG, "--quiet", "--output", str(path), *SMALL, *weights]
+    assert tool.main(words) == 0
+    run_alone(
+        ["detectron2", "sar"],
+        "import torch, numpy as np; from PIL import Image\n"
+        f"image = torch.tensor(np.asarray(Image.open({str(photo)!r}))).permute(2, 0, 1)[None]\n"
+        f"labels = torch.export.load({str(path)!r}).module()(image)[0].argmax(0)\n"
+        f"np.save({str(tmp_path / 'labels.npy')!r}, labels.numpy())",
+    )
+    expected = Predictor.load(CONFIG, *SMALL, *weights)(photo).labels
+    assert (np.load(tmp_path / "labels.npy") == expected).all()
+
+
+def test_a_file_that_is_not_the_model_is_never_left(tool, weights, tmp_path, capsys, monkeypatch):
+    class Wrong(torch.nn.Module):
+        def forward(self, image):
+            return torch.zeros(1, 11, *image.shape[-2:])
+
+    monkeypatch.setattr(tool, "trace", lambda graph: None)
+    monkeypatch.setattr(tool, "write_pt2", lambda program, path, about: path.touch())
+    monkeypatch.setattr(tool, "load_pt2", lambda path: lambda image: Wrong()(image).numpy())
+    path = tmp_path / "model.pt2"
+    words = ["--config-file", CONFIG, "--output", str(path), *SMALL, *weights]
+    assert tool.main(words) == 1
+    assert "error: what was exported is not the model" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
+
+
+@pytest.mark.parametrize(
+    "more, expected",
+    [
+        (["TEST.MODE", "slide"], "TEST.MODE slide cannot be exported"),
+        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True cannot be exported"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+        ([], "MODEL.WEIGHTS is empty"),
+    ],
+)
+def test_errors_are_one_line(tool, tmp_path, capsys, more, expected):
+    words = ["--config-file", CONFIG, "--quiet", "--output", str(tmp_path / "model.onnx"), *SMALL]
+    assert tool.main([*words, *more]) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("error: ") and expected in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_packages_that_are_missing_are_named(tool, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(tool.InputError, match=r"onnxruntime is not installed: .*\[export\]"):
+        tool.write_onnx(None, tmp_path / "model.onnx", {})
+
+
+@pytest.mark.parametrize(
+    "words, code", [(["--help"], 0), (["--config-file", "C", "--output", "model.pb"], 2)]
+)
+def test_command_line(tool, capsys, words, code):
+    with pytest.raises(SystemExit) as exit:
+        tool.main(words)
+    assert exit.value.code == code
+    if code == 0:
+        assert "python tools/export.py --config-file" in capsys.readouterr().out

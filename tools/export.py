@@ -1,0 +1,196 @@
+#!/usr/bin/env python
+"""Exports a trained model: a file that runs without this project, without detectron2.
+
+The suffix of --output says which:
+
+  .onnx    ONNX, for ONNX Runtime and others; no PyTorch is needed to run it
+  .pt2     PyTorch's own, read by torch.export.load
+
+The graph takes "image", uint8 (1, 3, H, W) of any H and W, channels in the order of INPUT.FORMAT,
+and gives "logits", float32 (1, K, H, W). Normalisation, padding to the network's strides and the
+upsampling are in it, resizing is not; of the branch that is there in training, nothing. The file
+says as JSON what goes with it: class_names, colors, image_format, min_size and max_size (of the
+shorter and the longer edge in evaluation; 0: not resized). examples/onnx_inference.py reads that.
+
+What was written is run at several sizes and compared with the model. Refused, with the reason, are
+panoptic models, TEST.MODE slide, TEST.AUG, and heads that take certain image sizes only.
+
+The exit code is 0 when the file is there and right, 1 for an error, 2 for a wrong command line.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torch import nn
+from torch.export import ExportedProgram
+
+from sar.config import load_config
+from sar.engine.predictor import load_for_inference
+from sar.errors import InputError
+from sar.fileio import atomic_path
+from sar.modeling.export import SegmentationGraph, check_exportable, trace
+
+EXAMPLES = """example:
+  python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
+      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+  python examples/onnx_inference.py camvid.onnx street.jpg labels.png
+"""
+# (height, width): multiples of the strides and others, small and large.
+SIZES = ((33, 47), (128, 160), (97, 161), (360, 480))
+# Greatest difference that rounding explains, as a share of the greatest logit.
+TOLERANCE = 1e-3
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
+    talk.add_argument("--verbose", action="store_true", help="say what is done")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, last"
+    )
+    args = parser.parse_args(argv)
+    if Path(args.output).suffix not in (".onnx", ".pt2"):
+        parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exports what the command line names; the exit code."""
+    args = parse_args(argv)
+    logging.basicConfig(
+        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
+        format="%(levelname)s: %(message)s",
+    )
+    if not args.verbose:  # torch's, about itself
+        warnings.filterwarnings("ignore", module="torch")
+        logging.getLogger("torch").setLevel("ERROR")
+    try:
+        rows = export(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not args.quiet:
+        size = Path(args.output).stat().st_size / 2**20
+        print(tabulate(rows, "keys", tablefmt="pipe"))
+        print(f"Written: {args.output}, {size:.1f} MiB")
+    return 0
+
+
+def export(args: argparse.Namespace) -> list[dict]:
+    """Writes the file, runs and compares it; what was found at each size.
+
+    Raises:
+        InputError: a config that is wrong or cannot be exported; a package that is missing; what
+            was exported is not the model. The file is not there then.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    cfg.MODEL.DEVICE = "cpu"
+    check_exportable(cfg)
+    write, load = (
+        (write_onnx, load_onnx) if args.output.endswith(".onnx") else (write_pt2, load_pt2)
+    )
+    model, class_names, colors = load_for_inference(cfg)
+    description = {
+        "class_names": class_names,
+        "colors": colors.tolist(),
+        "image_format": cfg.INPUT.FORMAT,
+        "min_size": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size": cfg.INPUT.MAX_SIZE_TEST,
+    }
+    program = trace(SegmentationGraph(model))
+    try:
+        with atomic_path(args.output) as temporary:
+            write(program, temporary, {key: json.dumps(x) for key, x in description.items()})
+            return compare(model, load(temporary))
+    except OSError as error:
+        raise InputError(f"--output {args.output} cannot be written: {error}") from error
+
+
+def write_onnx(program: ExportedProgram, path: Path, description: dict[str, str]) -> None:
+    try:
+        import onnx_ir
+        import onnxruntime  # noqa: F401  for the comparison
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed: pip install -e .[export]") from error
+
+    exported = torch.onnx.export(
+        program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
+    )
+    graph = exported.model.graph
+    for value in (graph.inputs[0], graph.outputs[0]):
+        value.shape = onnx_ir.Shape([*value.shape[:2], "height", "width"])
+    exported.model.metadata_props.update(description)
+    exported.save(path, external_data=False)
+
+
+def load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"image": image})[0]
+
+
+def write_pt2(program: ExportedProgram, path: Path, description: dict[str, str]) -> None:
+    torch.export.save(program, path, extra_files=description)
+
+
+def load_pt2(path: Path) -> Run:
+    module = torch.export.load(path).module()
+    return lambda image: module(torch.from_numpy(image)).numpy()
+
+
+@torch.no_grad()
+def compare(model: nn.Module, run: Run) -> list[dict]:
+    """Logits of the exported model beside those of the model as it is used everywhere else.
+
+    Raises:
+        InputError: it does not run at a size, or gives other logits.
+    """
+    generator = np.random.default_rng(0)
+    rows = []
+    for height, width in SIZES:
+        image = generator.integers(256, size=(1, 3, height, width), dtype=np.uint8)
+        expected = model([{"image": torch.from_numpy(image[0])}])[0]["sem_seg"].numpy()
+        try:
+            found = run(image)[0]
+        except Exception as error:  # each runtime has its own
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"what was exported does not run on images of {width} x {height} pixels: {reason}. "
+                "Take the other format"
+            ) from error
+        difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
+        if not difference <= TOLERANCE * scale:
+            raise InputError(
+                f"what was exported is not the model: logits of {width} x {height} pixels differ "
+                f"by {difference:.3g}, where the greatest is {scale:.3g}. Take the other format"
+            )
+        rows.append(
+            {
+                "height x width": f"{height} x {width}",
+                "greatest logit": f"{scale:.4g}",
+                "max difference": f"{difference:.2e}",
+                "pixels of another class": int((found.argmax(0) != expected.argmax(0)).sum()),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
