@@ -163,6 +163,12 @@ def test_size_is_that_of_the_upright_image(make, check_images):
     assert scan(dicts, check_images=check_images).problems == []
 
 
+def test_unknown_ids_are_an_error_however_many_files_may_be_skipped(make):
+    result = scan(make([np.full((4, 4), 7, np.uint8), np.zeros((4, 4), np.uint8)]))
+    with pytest.raises(InputError, match="ids out of range"):
+        result.raise_for_problems(max_skipped=5)
+
+
 def test_summary_shows_five_files_of_each_kind(make):
     dicts = make(random_labels(9, ids=(0, 77)))
     for record in dicts[:2]:

@@ -98,6 +98,20 @@ def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, f
         prepare(arguments(overrides))
 
 
+def test_training_images_that_may_be_skipped_are_counted_before_the_training(
+    overrides, folder, caplog
+):
+    for name in ("1.png", "3.png"):
+        (folder / "images" / "train" / name).write_bytes(b"no image")
+    with pytest.raises(InputError, match="2 problems in the data set"):
+        prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "1"]))
+    prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "2"]))
+    assert "2 images will be skipped, of at most 2" in caplog.text and "1.png" in caplog.text
+    (folder / "images" / "val" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="val/0.png"):
+        prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "9"]))
+
+
 def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path):
     save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     (tmp_path / "output" / "class_frequency.json").unlink()

@@ -135,7 +135,7 @@ def add_sar_config(cfg: CfgNode) -> None:
 
     # How many images of the training set may be unreadable, as each process counts them from its
     # start: others, drawn from the seed, take their place, and a warning names the file. One more
-    # stops the run; with 0, the first does. DATASETS.CHECK stops at any, before the first step.
+    # stops the run; with 0, the first does.
     cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
 
     # -- Solver: detectron2's keys, and

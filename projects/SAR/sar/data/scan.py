@@ -30,6 +30,14 @@ KINDS = (
     IDS_OUT_OF_RANGE,
     NOTHING_LABELLED,
 )
+# What a training may pass over; the others tell of a data set that is not what the config says.
+_MAY_BE_SKIPPED = (
+    MISSING_IMAGE,
+    UNREADABLE_IMAGE,
+    MISSING_LABEL,
+    UNREADABLE_LABEL,
+    SIZE_DIFFERS,
+)
 _NUM_IDS = 65536  # what 16 bits can hold
 
 
@@ -93,9 +101,14 @@ class DatasetScan:
             "correct the metadata's ignore_label (and MODEL.SEM_SEG_HEAD.IGNORE_VALUE).",
         ]
 
-    def raise_for_problems(self) -> None:
-        """Raises one InputError that shows the first few problems of each kind; none, no error."""
-        if self.problems:
+    def raise_for_problems(self, max_skipped: int = 0) -> None:
+        """Raises one InputError that shows the first few problems of each kind; none, no error.
+
+        Args:
+            max_skipped: so many files that are missing, unreadable or of another size are no error.
+        """
+        can_be_skipped = all(problem.kind in _MAY_BE_SKIPPED for problem in self.problems)
+        if not can_be_skipped or len(self.problems) > max_skipped:
             raise InputError(
                 f"{len(self.problems)} problems in the data set.\n"
                 f"{self.describe_problems(max_files=5)}\n"

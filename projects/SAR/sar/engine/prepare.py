@@ -198,7 +198,8 @@ def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) ->
 
 
 def _count_training_set(cfg: CfgNode, path: str, *, check_images: bool) -> None:
-    frequency = _scan(cfg.DATASETS.TRAIN, check_images=check_images)
+    max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
+    frequency = _scan(cfg.DATASETS.TRAIN, check_images=check_images, max_skipped=max_skipped)
     replace(frequency, datasets=_training_sets(cfg)).save(path)
 
 
@@ -209,7 +210,7 @@ def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(cfg.DATASETS.TRAIN)
 
 
-def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
+def _scan(names: tuple[str, ...], *, check_images: bool, max_skipped: int = 0) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
     logger.info(f"Reading {', '.join(names)} through")
@@ -220,7 +221,12 @@ def _scan(names: tuple[str, ...], *, check_images: bool) -> ClassFrequency:
         metadata.ignore_label,
         check_images=check_images,
     )
-    scan.raise_for_problems()
+    scan.raise_for_problems(max_skipped)
+    if scan.problems:
+        logger.warning(
+            f"{len(scan.problems)} images will be skipped, of at most {max_skipped} "
+            f"(DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems(max_files=5)}"
+        )
     return scan.frequency
 
 
