@@ -194,7 +194,11 @@ def test_the_slurm_script_of_the_documentation(tmp_path, overrides):
     script = re.search("```bash\n(.*?)```", Path("docs/cluster.md").read_text(), re.DOTALL)[1]
     (tmp_path / "train.sh").write_text(script)
     settings = dict(zip(overrides[::2], overrides[1::2], strict=True))
-    settings |= {"SOLVER.MAX_ITER": 10**6, "SOLVER.CHECKPOINT_PERIOD": 10**6}
+    settings |= {
+        "INPUT.CROP.SIZE": "(64, 64)",
+        "SOLVER.MAX_ITER": 10**6,
+        "SOLVER.CHECKPOINT_PERIOD": 10**6,
+    }
     config, output = tmp_path / "config.yaml", tmp_path / "output"
     cfg = load_config(CONFIG, [str(word) for pair in settings.items() for word in pair])
     config.write_text(cfg.dump())

@@ -7,6 +7,7 @@ from PIL import Image
 
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -171,6 +172,42 @@ def test_data_set_without_stuff_classes(tool, capsys):
 )
 def test_training_sets_are_known_by_name(tool, name, expected):
     assert tool.is_training_set(name) is expected
+
+
+def test_pictures_of_both_splits(tool, folder, tmp_path, capsys):
+    # Rules that hold for a sample that cannot be read: it is left out of the pictures.
+    (folder / "labels/train/3.png").write_bytes(b"")
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--pictures"]
+    assert tool.main(args) == 1
+    out = capsys.readouterr().out
+    for split, number in (("train", 3), ("val", 2)):
+        name = f"folder_roads_val_{split}"
+        with Image.open(tmp_path / "out" / f"{name}_classes.png") as chart:
+            colors = {color for _, color in chart.convert("RGB").getcolors(2**24)}
+        assert (GROUP_COLORS["f"] in colors) == (split == "train")
+        with Image.open(tmp_path / "out" / f"{name}_samples.jpg") as sheet:
+            assert sheet.width == MARGIN + number * (TILE_WIDTH + MARGIN)
+        assert f"Written: {tmp_path / 'out' / name}_samples.jpg" in out
+    assert len(list((tmp_path / "out").iterdir())) == 4  # and no class_frequency.json
+
+
+def test_pictures_where_nothing_can_be_drawn(tool, folder, tmp_path):
+    for file in (folder / "labels").rglob("*.png"):
+        file.write_bytes(b"")
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--pictures"]
+    assert tool.main(args) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_quiet_says_only_what_is_wrong(tool, folder, tmp_path, capsys):
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--pictures", "--quiet"]
+    assert tool.main(args) == 0
+    assert tuple(capsys.readouterr()) == ("", "")
+    (folder / "labels/train/3.png").write_bytes(b"")
+    assert tool.main(args) == 1
+    captured = capsys.readouterr()
+    assert "unreadable label (1)" in captured.out and "val: 2 images" not in captured.out
+    assert captured.err.startswith("error: ")
 
 
 def test_help_shows_an_example(tool, capsys):
