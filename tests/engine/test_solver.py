@@ -86,3 +86,22 @@ def test_unknown_names():
     with pytest.raises(InputError, match='Did you mean "WarmupPolyLR"'):
         cfg = config("SOLVER.LR_SCHEDULER_NAME", "WarmupPoly")
         build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(2, 2)))
+
+
+def test_momentum_starts_at_zero_and_changes_no_step():
+    """A GPU's fused SGD makes it in the first step, and leaves it unset where that overflows."""
+    layer, plain = nn.Linear(3, 2), nn.Linear(3, 2)
+    plain.load_state_dict(layer.state_dict())
+    optimizer = build_optimizer(config("SOLVER.WEIGHT_DECAY", "0.1"), layer)
+    for parameter in layer.parameters():
+        assert not optimizer.state[parameter]["momentum_buffer"].any()
+    optimizers = {
+        layer: optimizer,
+        plain: torch.optim.SGD(plain.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1),
+    }
+    for step in range(3):
+        for module, its_optimizer in optimizers.items():
+            its_optimizer.zero_grad()
+            module(torch.full((1, 3), 1.0 + step)).square().sum().backward()
+            its_optimizer.step()
+        assert torch.equal(layer.weight, plain.weight) and torch.equal(layer.bias, plain.bias)

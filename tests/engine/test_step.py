@@ -180,6 +180,37 @@ def test_weights_that_are_not_finite_are_found_though_the_loss_is():
         step.fetch_losses()
 
 
+def test_arrays_that_are_never_finite_are_let_be():
+    model = Regression()
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    step = build_step(model)
+    step.run(0)
+    assert len(step.fetch_losses()) == 1
+
+
+def test_losses_may_change_from_step_to_step():
+    class Changing(Regression):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return losses if batch[0]["file_name"] == "0-0.png" else {"loss_b": losses["loss_b"]}
+
+    step = build_step(Changing())
+    step.run(0)
+    step.run(1)
+    names = [list(seen.losses) for (seen,) in step.fetch_losses()]
+    assert names == [["loss_a", "loss_b"], ["loss_b"]]
+
+
+def test_a_resumed_optimizer_is_fused_as_it_was_built():
+    saved = build_step()
+    saved.run(0)
+    step = build_step()
+    step.optimizer = torch.optim.SGD(step.model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    step.load_state_dict(saved.state_dict())
+    assert [group["fused"] for group in step.optimizer.param_groups] == [True]
+    step.run(1)
+
+
 def test_precision_is_that_of_autocast():
     dtypes = []
 
@@ -229,6 +260,8 @@ def train_one_of_two(rank, folder):
         step.fetch_losses()
     except InputError as error:
         (folder / f"error{rank}").write_text(str(error))
+    distributed.barrier()  # who leaves first takes the other with it
+    distributed.destroy_process_group()
 
 
 @pytest.mark.slow

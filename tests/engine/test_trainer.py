@@ -10,6 +10,8 @@ import torch
 from sar.engine import Trainer, prepare
 from sar.errors import InputError
 
+from detectron2.engine.train_loop import HookBase
+
 from .test_prepare import CONFIG, arguments
 
 
@@ -191,3 +193,35 @@ def test_channels_last_is_a_layout_and_nothing_else(overrides):
         image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
         outputs.append(model([{"image": image}])[0]["sem_seg"])
     torch.testing.assert_close(*outputs)
+
+
+def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):
+    """As detectron2's users write them: before the last hook, and of the config alone."""
+
+    class Validation(HookBase):
+        def after_step(self):
+            self.trainer.storage.put_scalar("validation_loss", self.trainer.iter)
+
+    class Own(Trainer):
+        steps = 0
+
+        @classmethod
+        def build_train_loader(cls, cfg):
+            return super().build_train_loader(cfg)
+
+        def build_hooks(self):
+            hooks = super().build_hooks()
+            hooks.insert(-1, Validation())
+            return hooks
+
+        def run_step(self):
+            self.steps += 1
+            super().run_step()
+
+    trainer = Own(prepare(arguments([*overrides, "TEST.EVAL_PERIOD", "2"])))
+    trainer.checkpointer.save("before")  # without a storage yet
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert trainer.steps == 4
+    lines = [line for line in read_metrics(tmp_path / "output") if "validation_loss" in line]
+    assert lines and all("total_loss" in line for line in lines)

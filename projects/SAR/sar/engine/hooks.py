@@ -21,20 +21,24 @@ def is_due(iteration: int, period: int) -> bool:
     return period > 0 and (iteration + 1) % period == 0
 
 
-class LossRecorder(HookBase):
-    """Puts the losses of the steps into the trainer's storage, when others are going to read it.
+class HookSequence(HookBase):
+    """Several hooks as one, in order."""
 
-    That is every LOG_PERIOD iterations, and where `periods` say so. What is not finite is found
-    there, before anything is evaluated or saved. In all processes.
-    """
+    def __init__(self, *sequence: HookBase) -> None:
+        self.sequence = sequence
 
-    def __init__(self, *periods: int) -> None:
-        self.periods = (LOG_PERIOD, *periods)
+    def before_train(self) -> None:
+        for hook in self.sequence:
+            hook.trainer = self.trainer
+            hook.before_train()
 
     def after_step(self) -> None:
-        iteration, last = self.trainer.iter, self.trainer.max_iter - 1
-        if iteration == last or any(is_due(iteration, period) for period in self.periods):
-            self.trainer.record_losses()
+        for hook in self.sequence:
+            hook.after_step()
+
+    def after_train(self) -> None:
+        for hook in self.sequence:
+            hook.after_train()
 
 
 class GateLogger(HookBase):
@@ -140,7 +144,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
         self._eval_period = eval_period
 
     def before_train(self) -> None:
-        self._writers = self._build_writers()
+        self._writers = self._build_writers() if comm.is_main_process() else []
 
     def after_step(self) -> None:
         if is_due(self.trainer.iter, self._eval_period):

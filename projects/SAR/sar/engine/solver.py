@@ -60,6 +60,10 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         # torch waits for the device to see whether they do.
         fused=next(model.parameters()).is_cuda or None,
     )
+    if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
+        # torch makes them in the first step, and leaves them unset on a GPU if that overflows.
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 

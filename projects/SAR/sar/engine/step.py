@@ -59,6 +59,8 @@ class TrainingStep:
         self.data_loader: Iterable[list[dict]] = ()
         self._batches: Iterator[list[dict]] | None = None
         self._waiting: list[tuple[int, float, list[str], list[str], torch.Tensor]] = []
+        # Not those that are never finite, such as masks of attention.
+        self._is_watched = _finite(model)
 
     def run(self, iteration: int) -> None:
         """Takes the next batch of `data_loader` and improves the weights."""
@@ -69,9 +71,9 @@ class TrainingStep:
         data_time = time.perf_counter() - start
         _seed_generators(self.seed, iteration)
         batch = [_on_device(sample, self.device) for sample in batch]
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             losses = self.model(batch)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(sum(losses.values())).backward()
         self.scaler.unscale_(self.optimizer)  # gradients are clipped in the optimizer's step
         self.scaler.step(self.optimizer)
@@ -91,17 +93,21 @@ class TrainingStep:
         """
         if not self._waiting:
             return []
-        rows = torch.stack([values for *_, values in self._waiting]).tolist()
+        values = iter(torch.cat([values for *_, values in self._waiting]).tolist())
         steps = [
-            StepLosses(iteration, data_time, file_names, dict(zip(names, row, strict=True)))
-            for (iteration, data_time, file_names, names, _), row in zip(
-                self._waiting, rows, strict=True
-            )
+            StepLosses(iteration, data_time, file_names, {name: next(values) for name in names})
+            for iteration, data_time, file_names, names, _ in self._waiting
         ]
         self._waiting.clear()
-        of_processes = comm.all_gather((steps, _not_finite(self.model)))
+        broken = [
+            name
+            for name, is_finite in _finite(self.model).items()
+            if self._is_watched[name] and not is_finite
+        ]
+        of_processes = comm.all_gather((steps, broken))
         by_step = list(zip(*(steps for steps, _ in of_processes), strict=True))
         for step in by_step:
+            _require_same_losses(step)
             _require_finite_losses(step)
         for _, names in of_processes:
             if names:
@@ -130,6 +136,8 @@ class TrainingStep:
                 "it was trained with another model or solver: give MODEL and SOLVER as they are in "
                 f"the config.yaml beside it ({error})"
             ) from error
+        for group in self.optimizer.param_groups:  # of this device, not of the one it was saved on
+            group["fused"] = self.optimizer.defaults["fused"]
         if self.scaler.is_enabled() and state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
 
@@ -154,13 +162,25 @@ def _on_device(sample: dict, device: torch.device) -> dict:
 
 
 @torch.no_grad()
-def _not_finite(model: nn.Module) -> list[str]:
-    """Names of the model's arrays that are not finite."""
+def _finite(model: nn.Module) -> dict[str, bool]:
+    """Whether each of the model's arrays, by name, is finite."""
     arrays = {
-        name: value for name, value in model.state_dict().items() if value.is_floating_point()
+        name: value
+        for name, value in (*model.named_parameters(), *model.named_buffers())
+        if value.is_floating_point()
     }
     sums = torch.stack([value.sum(dtype=torch.float32) for value in arrays.values()])
-    return [name for name, good in zip(arrays, sums.isfinite().tolist(), strict=True) if not good]
+    return dict(zip(arrays, sums.isfinite().tolist(), strict=True))
+
+
+def _require_same_losses(step: Iterable[StepLosses]) -> None:
+    names = [list(seen.losses) for seen in step]
+    if any(others != names[0] for others in names):
+        raise InputError(
+            f"in iteration {step[0].iteration} the processes have different losses "
+            f"({'; '.join(', '.join(each) for each in names)}): a model has to return all of its "
+            "losses in every step, 0 where one has nothing to say"
+        )
 
 
 def _require_finite_losses(step: Iterable[StepLosses]) -> None:

@@ -38,12 +38,14 @@ from .history import (
     storage_state,
 )
 from .hooks import (
+    LOG_PERIOD,
     EvalHook,
     GateLogger,
-    LossRecorder,
+    HookSequence,
     PeriodicWriter,
     PreciseBN,
     StopAtSigterm,
+    is_due,
 )
 from .sigterm import Sigterm
 from .solver import build_lr_scheduler, build_optimizer
@@ -114,8 +116,7 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg, start_iter=0):
-        """As DefaultTrainer, from the samples of an iteration on."""
+    def build_train_loader(cls, cfg):
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
         if cfg.MODEL.MASK_ON:
             mapper = PanopticMapper(cfg)
@@ -123,8 +124,7 @@ class Trainer(DefaultTrainer):
             dicts = filter_images_with_only_crowd_annotations(dicts)
         else:
             mapper = SemanticSegmentationMapper(cfg, True)
-        start = start_iter * cfg.SOLVER.IMS_PER_BATCH
-        return loader.build_train_loader(cfg, mapper, dicts, start=start)
+        return loader.build_train_loader(cfg, mapper, dicts)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
@@ -156,7 +156,7 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, inference_model(cfg, model), evaluators)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
-            evaluators = [cls.build_evaluator(cfg, name, tap) for name in cfg.DATASETS.TEST]
+            evaluators = [cls.build_evaluator(cfg, name, tap=tap) for name in cfg.DATASETS.TEST]
             return super().test(cfg, model, evaluators)
 
     @classmethod
@@ -202,7 +202,8 @@ class Trainer(DefaultTrainer):
             except InputError:  # it says what is wrong
                 raise
             except Exception:
-                logger.exception("Exception during training:")
+                if comm.get_world_size() == 1:  # of several, it may be but the end of another
+                    logger.exception("Exception during training:")
                 raise
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
@@ -220,14 +221,25 @@ class Trainer(DefaultTrainer):
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
-            self._trainer.run(self.iter)
+            self.run_step()
             self.after_step()
         self.iter = self.max_iter
         self.after_train()
 
+    def run_step(self):
+        self._trainer.run(self.iter)
+
+    def after_step(self):
+        """As DefaultTrainer. Losses come into the storage every LOG_PERIOD iterations, and before
+        something is evaluated or saved, so that what is not finite is found there."""
+        periods = (LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        if self.iter == self.max_iter - 1 or any(is_due(self.iter, each) for each in periods):
+            self.record_losses()
+        super().after_step()
+
     def record_losses(self):
         """Puts the losses of the steps since the last call into the storage: their means over the
-        processes, all of which have to call it.
+        processes, all of which have to call it. So does a hook that reads them in other iterations.
 
         Raises:
             InputError: a loss, or the model, is not finite.
@@ -256,7 +268,7 @@ class Trainer(DefaultTrainer):
             "iteration": min(self.iter, self.max_iter - 1),
             "_trainer": self._trainer.state_dict(),
             "seed": self.seed,
-            "history": storage_state(self.storage),
+            "history": storage_state(self.storage) if hasattr(self, "storage") else self._history,
             "is_step_unfinished": self._is_step_unfinished,
         }
 
@@ -281,24 +293,24 @@ class Trainer(DefaultTrainer):
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
-            LossRecorder(cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD),
             GateLogger(self.model),
             *precise_bn,
             self._stop_hook,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD),
-            CheckpointHook(
-                self.checkpointer,
-                cfg.SOLVER.CHECKPOINT_PERIOD,
-                eval_period=cfg.TEST.EVAL_PERIOD,
-                best_metric=cfg.TEST.BEST_METRIC,
+            # One hook, since hooks of one's own are inserted before the last.
+            HookSequence(
+                PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD),
+                CheckpointHook(
+                    self.checkpointer,
+                    cfg.SOLVER.CHECKPOINT_PERIOD,
+                    eval_period=cfg.TEST.EVAL_PERIOD,
+                    best_metric=cfg.TEST.BEST_METRIC if cfg.DATASETS.TEST else "",
+                ),
             ),
         ]
 
     def build_writers(self):
         """What the main process writes with, once it is known where the run starts."""
-        if not comm.is_main_process():
-            return []
         output_dir = self.cfg.OUTPUT_DIR
         return [
             CommonMetricPrinter(self.max_iter),
@@ -310,7 +322,13 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.SEED = self.seed
-        return self.build_train_loader(cfg, start_iter)
+        data_loader = self.build_train_loader(cfg)
+        sampler = getattr(data_loader, "batch_sampler", None)
+        if isinstance(sampler, loader.TrainBatchSampler):
+            sampler.start = start_iter * cfg.SOLVER.IMS_PER_BATCH
+        elif start_iter > 0:
+            logger.warning("This build_train_loader is not resumed: its samples begin anew")
+        return data_loader
 
     def _evaluate(self):
         model = self.model
