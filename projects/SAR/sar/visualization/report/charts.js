@@ -1,0 +1,154 @@
+// Plots of a few lines each: elements from a name, attributes and children.
+
+const SVG = "http://www.w3.org/2000/svg";
+const SHAPES = [ // within a circle of radius 5, so that methods are told apart without colour
+  "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z",
+  "M0,5L5,-4H-5z", "M-5,-1.5h3.5v-3.5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5z",
+];
+
+function element(name, attributes = {}, ...children) {
+  const isSvg = ["svg", "g", "path", "line", "circle", "text", "title"].includes(name);
+  const node = isSvg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+const methodColor = (index) => `var(--method-${index % 6})`;
+
+function format(value, digits = 2) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits);
+}
+
+// Round numbers from low to high, about `count` of them.
+function ticks(low, high, count = 5) {
+  const raw = (high - low || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  const values = [];
+  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-6; i++) values.push(i * step);
+  return values;
+}
+
+function tickLabel(value) {
+  return value === 0 ? "0" : Number(value.toPrecision(3)).toString();
+}
+
+// Horizontal grid with numbers at the left; y maps a value to pixels.
+function grid(values, y, left, right) {
+  return values.map((value) => element("g", {},
+    element("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }),
+    element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, tickLabel(value))));
+}
+
+// IoU of each class, the methods beside each other, with a line of one spread up and down.
+function classPlot(classes, methods) {
+  const wide = Math.max(18, 9 * methods.length + 8, 600 / classes.length);
+  const [left, top, bottom] = [40, 10, 210];
+  const right = left + wide * classes.length;
+  const y = (value) => bottom - (bottom - top) * value / 100;
+  const longest = Math.min(Math.max(...classes.map((one) => one.name.length)), 22);
+  const height = bottom + 20 + 6 * longest;
+  const marks = classes.flatMap((one, column) => {
+    const centre = left + wide * (column + 0.5);
+    const label = element("text", { transform: `translate(${centre},${bottom + 12})rotate(60)` },
+      one.name.length > 22 ? one.name.slice(0, 21) + "…" : one.name);
+    return [label, ...methods.flatMap((method, index) => {
+      const { mean, spread } = method.summary[`IoU-${one.name}`];
+      if (mean === null) return [];
+      const x = centre + 9 * (index - (methods.length - 1) / 2);
+      const color = methodColor(index);
+      const [low, high] = [Math.max(mean - spread, 0), Math.min(mean + spread, 100)];
+      return [
+        element("line", { x1: x, x2: x, y1: y(low), y2: y(high), stroke: color }),
+        element("path",
+          { d: SHAPES[index % 6], fill: color, transform: `translate(${x},${y(mean)})` },
+          element("title", {}, `${one.name}, ${method.name}: ${format(mean)}`)),
+      ];
+    })];
+  });
+  return element("svg", { width: right + 70, height, role: "img",
+    "aria-label": "IoU of each class; the numbers are in the table below" },
+  ...grid([0, 20, 40, 60, 80, 100], y, left, right), ...marks);
+}
+
+// Values over iterations, a line a run; [{name, color, dashed, points: [[iteration, value], ...]}].
+function linePlot(lines, label, width) {
+  const points = lines.flatMap((line) => line.points);
+  const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
+  const [first, last] = [Math.min(...xs), Math.max(...xs)];
+  const [low, high] = [Math.min(...ys), Math.max(...ys)];
+  const [left, right, top, bottom] = [60, width - 20, 10, 250];
+  const x = (value) => left + 6 + (right - left - 12) * (value - first) / (last - first || 1);
+  const y = (value) => bottom - 6 - (bottom - top - 12) * (value - low) / (high - low || 1);
+  const drawn = lines.flatMap((line) => {
+    const path = line.points.map(([iteration, value], index) =>
+      `${index ? "L" : "M"}${x(iteration).toFixed(1)},${y(value).toFixed(1)}`);
+    const [lastX, lastY] = line.points[line.points.length - 1];
+    return [
+      element("path", { d: path.join(""), fill: "none", stroke: line.color, "stroke-width": 1.8,
+        "stroke-dasharray": line.dashed ? "5 3" : "none" }, element("title", {}, line.name)),
+      element("circle", { cx: x(lastX), cy: y(lastY), r: 3, fill: line.color },
+        element("title", {}, `${line.name}: ${lastY} at iteration ${lastX}`)),
+    ];
+  });
+  const below = ticks(first, last, width / 100).filter(Number.isInteger).map((value) =>
+    element("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
+  return element("svg", { width, height: 290, role: "img",
+    "aria-label": `${label} over iterations, a line a run` },
+  ...grid(ticks(low, high), y, left, right), ...below,
+  element("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" }, "iteration"),
+  ...drawn);
+}
+
+// Cosines of classes in the order given: blue below 0, red above, clear at 0, in any theme.
+function heatmap(matrix, names, label) {
+  const size = names.length;
+  const canvas = element("canvas", { width: size, height: size, tabindex: 0, role: "img",
+    "aria-label": `${label}: arrow keys read the cells` });
+  const context = canvas.getContext("2d");
+  matrix.forEach((row, i) => row.forEach((value, j) => {
+    const color = value > 0 ? "203, 59, 38" : "33, 102, 196";
+    context.fillStyle = value === null
+      ? "rgba(128, 128, 128, .25)" : `rgba(${color}, ${Math.abs(value)})`;
+    context.fillRect(j, i, 1, 1);
+  }));
+  const output = element("output");
+  const name = (value) => (value === null ? "not known" : format(value, 3));
+  const cell = [0, 0];
+  const show = () => {
+    const [i, j] = cell;
+    output.textContent = `${names[i]} and ${names[j]}: ${name(matrix[i][j])}`;
+  };
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const at = (share) => Math.min(size - 1, Math.max(0, Math.floor(size * share)));
+    cell[0] = at((event.clientY - box.top) / box.height);
+    cell[1] = at((event.clientX - box.left) / box.width);
+    show();
+  });
+  const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+  canvas.addEventListener("keydown", (event) => {
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    for (const axis of [0, 1]) {
+      cell[axis] = Math.min(size - 1, Math.max(0, cell[axis] + steps[event.key][axis]));
+    }
+    show();
+  });
+  canvas.addEventListener("focus", show);
+  const rows = size > 30 ? [] : names.map((name) => element("li", {}, name));
+  const rowNames = element("ol", { "aria-hidden": "true" }, ...rows);
+  return [element("div", { class: "heatmap" }, rowNames, canvas), output];
+}
+
+// Points in the unit square, coloured by class.
+function scatter(points, classes, label) {
+  const circles = points.map(([x, y, k]) => {
+    const [cx, cy] = [(4 + 312 * x).toFixed(1), (316 - 312 * y).toFixed(1)];
+    return element("circle", { cx, cy, r: 2.2, fill: classes[k].color, "data-class": k },
+      element("title", {}, classes[k].name));
+  });
+  return element("svg",
+    { class: "scatter", viewBox: "0 0 320 320", role: "img", "aria-label": label }, ...circles);
+}

@@ -1,0 +1,283 @@
+"""From runs to all that their comparison shows, as what JSON can hold.
+
+Shape shorthands: K classes, C embedding channels, P points.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets.folder import default_color
+from sar.errors import InputError
+from sar.evaluation.class_groups import class_groups
+from sar.evaluation.geometry import GEOMETRY_METRICS
+from sar.evaluation.table import GROUP_NAMES, HEADLINE
+from sar.visualization import colorize
+
+from .runs import Run
+from .views import Images, View, look_at
+
+# Images of the test set that the page shows.
+_NUM_PICTURES = 8
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    num_images: int = 32,
+    show_progress: Callable[..., Sequence] = lambda batches, run: batches,
+) -> dict:
+    """What the page shows.
+
+    The first run of each method, or all runs of a single one, is looked at with its model.
+
+    Args:
+        runs: at least one, of one data set. The first one's method is what others are compared to.
+        num_images: that the models are shown; 0 for none.
+        show_progress: called with an iterable and a run, gives the iterable.
+
+    Raises:
+        InputError: runs of different data sets or classes; a malformed class_frequency.json.
+    """
+    dataset, class_names = _common_ground(runs)
+    evaluations = [run.evaluations[dataset] for run in runs]
+    frequency = next(filter(None, (_frequency(run, class_names) for run in runs)), None)
+    groups = next(filter(None, (evaluation.get("groups") for evaluation in evaluations)), {})
+    if frequency and not groups:
+        groups = class_groups(frequency.images)
+
+    methods = list(dict.fromkeys(run.method for run in runs))
+    first_runs = [next(run for run in runs if run.method == method) for method in methods]
+    names = {run.folder: _name(run, runs) for run in runs}
+    views, images = {}, None
+    for run in first_runs if len(methods) > 1 else runs:
+        if num_images == 0:
+            view = View(reasons={"model": "Left out: no images were asked for (--images 0)."})
+        else:
+            view, found = look_at(run, dataset, num_images, partial(show_progress, run=run))
+            images = images or found
+        views[names[run.folder]] = view
+
+    colors = next((view.colors for view in views.values() if view.colors is not None), None)
+    if colors is None:
+        colors = np.array([default_color(i) for i in range(len(class_names))], dtype=np.uint8)
+    return {
+        "dataset": dataset,
+        "num_evaluated": evaluations[0]["num_images"],
+        "classes": _describe_classes(class_names, colors, frequency, groups),
+        "order": _order(groups, len(class_names)),
+        "is_ordered": bool(groups),
+        "metrics": [
+            name
+            for name in (*HEADLINE, *GEOMETRY_METRICS)
+            if any(name in _metrics(evaluation) for evaluation in evaluations)
+        ],
+        "methods": _summaries(runs, evaluations, methods),
+        "runs": [
+            {
+                "name": names[run.folder],
+                "method": methods.index(run.method),
+                "folder": str(run.folder),
+                "curves": run.curves(),
+            }
+            for run in runs
+        ],
+        "views": [_describe_view(name, view) for name, view in views.items()],
+        "pictures": _pictures(views, images, colors),
+    }
+
+
+def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
+    """The data set that all runs were evaluated on, and its classes."""
+    shared = [name for name in runs[0].evaluations if all(name in r.evaluations for r in runs)]
+    if not shared:
+        found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
+        raise InputError(
+            f"there is no data set that all runs were evaluated on ({found}): compare runs of one, "
+            "or evaluate them on one with train_net.py --eval-only"
+        )
+    dataset = shared[0]
+    first = runs[0].evaluations[dataset]["class_names"]
+    for run in runs:
+        names = run.evaluations[dataset]["class_names"]
+        if names != first:
+            raise InputError(
+                f"{run.folder} has other classes of {dataset} ({', '.join(names[:5])}, ...) than "
+                f"{runs[0].folder} ({', '.join(first[:5])}, ...): compare runs of the same classes"
+            )
+    return dataset, first
+
+
+def _frequency(run: Run, class_names: list[str]) -> ClassFrequency | None:
+    frequency = run.class_frequency()
+    return frequency if frequency and list(frequency.class_names) == class_names else None
+
+
+def _name(run: Run, runs: Sequence[Run]) -> str:
+    """The method, numbered where there are several runs of it."""
+    alike = [other for other in runs if other.method == run.method]
+    return run.method if len(alike) == 1 else f"{run.method} ({alike.index(run) + 1})"
+
+
+def _metrics(evaluation: dict) -> dict[str, float | None]:
+    return evaluation["metrics"] | evaluation.get("geometry", {})
+
+
+def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:
+    """Class ids, the most frequent in training first."""
+    ids = [class_id for name in GROUP_NAMES for class_id in groups.get(name, [])]
+    return ids or list(range(num_classes))
+
+
+def _describe_classes(class_names, colors, frequency, groups) -> list[dict]:
+    group_of = {k: GROUP_NAMES[name] for name in GROUP_NAMES for k in groups.get(name, [])}
+    return [
+        {
+            "name": name,
+            "color": "#" + bytes(colors[k].tolist()).hex(),
+            "group": group_of.get(k),
+            "images": frequency and 100 * frequency.images[k] / max(frequency.num_images, 1),
+            "pixels": frequency and 100 * frequency.pixels[k] / sum(frequency.pixels),
+        }
+        for k, name in enumerate(class_names)
+    ]
+
+
+def _summaries(runs, evaluations, methods) -> list[dict]:
+    """Of each method: mean and spread over its runs of each metric, and how far the mean is from
+    that of the first method."""
+    class_names = evaluations[0]["class_names"]
+    wanted = [*HEADLINE, *GEOMETRY_METRICS, *(f"IoU-{name}" for name in class_names)]
+    summaries = []
+    for method in methods:
+        found = [_metrics(e) for r, e in zip(runs, evaluations, strict=True) if r.method == method]
+        summary = {name: _mean_and_spread([one.get(name) for one in found]) for name in wanted}
+        for name, numbers in summary.items():
+            first = (summaries[0]["summary"] if summaries else summary)[name]["mean"]
+            is_known = first is not None and numbers["mean"] is not None
+            numbers["difference"] = numbers["mean"] - first if is_known else None
+        summaries.append({"name": method, "num_runs": len(found), "summary": summary})
+    return summaries
+
+
+def _mean_and_spread(values: list[float | None]) -> dict[str, float | None]:
+    """Mean, and the standard deviation of a sample (divided by n - 1) where there are two."""
+    if None in values:  # no ground truth, or not measured by all
+        return {"mean": None, "spread": None}
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "spread": spread}
+
+
+def _describe_view(name: str, view: View) -> dict:
+    return {
+        "name": name,
+        "reasons": view.reasons,
+        "anchors": cosines(view.anchors),
+        "centres": cosines(view.centres),
+        "projections": _projections(view.points, view.point_classes),
+    }
+
+
+def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
+    """The cosines (K, K) between vectors (K, C) about their mean; None where one is NaN.
+
+    About the mean, as in NC2 of `sar.evaluation.geometry`: only then can they be a simplex, whose
+    cosines are all -1 / (K - 1).
+    """
+    if vectors is None:
+        return None
+    is_known = ~np.isnan(vectors).any(axis=1)
+    if is_known.sum() < 2:
+        return None
+    centred = vectors - vectors[is_known].mean(axis=0)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = centred / np.where(lengths > 0, lengths, np.nan)
+    return [
+        [None if np.isnan(value) else round(float(value), 3) for value in row]
+        for row in unit @ unit.T
+    ]
+
+
+def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[dict]:
+    """Maps of the points to two dimensions, as [x, y, class id]."""
+    if points is None or len(points) < 3:
+        return []
+    flat, share = principal_components(points)
+    maps = {f"PCA, {100 * share:.0f}% of the variance": flat}
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        pass  # an extra: PCA does without
+    else:
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        tsne = TSNE(init="pca", random_state=0, perplexity=perplexity)
+        maps["t-SNE"] = tsne.fit_transform(np.asarray(points, dtype=np.float32))
+    projections = []
+    for name, positions in maps.items():
+        low, high = positions.min(axis=0), positions.max(axis=0)
+        scaled = 0.5 + (positions - (low + high) / 2) / max((high - low).max(), 1e-12)
+        rows = zip(scaled.round(3).tolist(), classes.tolist(), strict=True)
+        projections.append({"name": name, "points": [[x, y, k] for (x, y), k in rows]})
+    return projections
+
+
+def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """(P, C) points on their first two principal axes, (P, 2); their share of the variance."""
+    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    positions = left[:, :2] * sizes[:2]
+    if positions.shape[1] == 1:
+        positions = np.pad(positions, ((0, 0), (0, 1)))
+    return positions, float((sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-300))
+
+
+def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray) -> dict:
+    """The images on which the predictions of several models differ most."""
+    predictions = {name: view.predictions for name, view in views.items() if view.predictions}
+    # Folders of one name may lie in several places, with different images.
+    seen_by_all = set.intersection(*map(set, predictions.values())) if predictions else set()
+    if len(predictions) < 2 or not seen_by_all:
+        reason = "Needs two runs whose models could be shown the same images of the data set."
+        return {"names": [], "images": [], "reason": reason}
+    shares = {}
+    for file_name in seen_by_all:
+        first, *others = (of_run[file_name] for of_run in predictions.values())
+        is_counted = images.truth(file_name) < len(colors)
+        differs = np.any([first != other for other in others], axis=0) & is_counted
+        shares[file_name] = differs.sum() / max(is_counted.sum(), 1)
+    most = sorted(shares, key=lambda name: (-shares[name], name))[:_NUM_PICTURES]
+    described = []
+    for file_name in most:
+        maps = [images.truth(file_name), *(of_run[file_name] for of_run in predictions.values())]
+        described.append(
+            {
+                "name": file_name.replace("\\", "/").rsplit("/", 1)[-1],
+                "share": 100 * float(shares[file_name]),
+                "image": _data_uri(Image.fromarray(images.picture(file_name)), "JPEG"),
+                "maps": [_data_uri(_in_colors(labels, colors), "PNG") for labels in maps],
+                "classes": sorted({int(k) for m in maps for k in np.unique(m) if k < len(colors)}),
+            }
+        )
+    names = ["truth", *predictions]
+    return {"names": names, "images": described, "num_images": len(shares), "reason": ""}
+
+
+def _in_colors(labels: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """A label map as a picture, with a palette, which makes it small, where one can hold it."""
+    if len(colors) > 255:
+        return Image.fromarray(colorize(labels, colors))
+    picture = Image.fromarray(np.where(labels < len(colors), labels, 255).astype(np.uint8))
+    picture.putpalette(colors.tobytes() + bytes(3 * (256 - len(colors))))
+    return picture
+
+
+def _data_uri(picture: Image.Image, format: str) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, format, quality=80, optimize=True)
+    encoded = base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/{format.lower()};base64,{encoded}"

@@ -1,0 +1,251 @@
+// Fills the sections of the page from the data.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const section = (id) => document.getElementById(id);
+const classesInOrder = data.order.map((k) => data.classes[k]);
+const say = (text, name = "p") => element("p", { class: name === "p" ? "" : name }, text);
+
+// A table whose columns sort: cells are {text, value, parts}; value null goes last.
+function sortableTable(caption, headers, rows) {
+  const body = element("tbody");
+  const fill = () => body.replaceChildren(...rows.map(([name, ...cells]) => element("tr", {},
+    element("th", { scope: "row" }, element("span", { class: "name" }, name.text)),
+    ...cells.map((cell) => element("td", {}, ...(cell.parts ?? [cell.text]))))));
+  const head = element("tr", {}, ...headers.map((title, column) => {
+    const button = element("button", { type: "button" }, title);
+    const header = element("th", { scope: "col" }, button);
+    button.addEventListener("click", () => {
+      // The greatest number first, but names from A on.
+      const first = typeof rows[0][column].value === "string" ? "ascending" : "descending";
+      const other = first === "ascending" ? "descending" : "ascending";
+      const direction = header.getAttribute("aria-sort") === first ? other : first;
+      for (const sibling of head.children) sibling.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", direction);
+      const sign = direction === "ascending" ? 1 : -1;
+      rows.sort((a, b) => {
+        const [x, y] = [a[column].value, b[column].value];
+        if (x === null || y === null) return (x === null) - (y === null);
+        return sign * (typeof x === "string" ? x.localeCompare(y) : x - y);
+      });
+      fill();
+    });
+    return header;
+  }));
+  fill();
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    element("table", {}, element("caption", {}, caption), element("thead", {}, head), body));
+}
+
+// A mean with its spread, and its difference to the first method.
+function metricCell({ mean, spread, difference }, index, isGeometry) {
+  const digits = isGeometry ? 4 : 2;
+  const parts = [format(mean, digits) + (spread === null ? "" : ` ± ${format(spread, digits)}`)];
+  if (index && difference !== null) {
+    const isBetter = isGeometry ? difference < 0 : difference > 0;
+    const color = difference === 0 ? "faint" : isBetter ? "better" : "worse";
+    const sign = difference > 0 ? "+" : "";
+    parts.push(" ", element("span", { class: color }, `(${sign}${format(difference, digits)})`));
+  }
+  return { value: mean, parts };
+}
+
+const textCell = (text) => ({ text: text ?? "–", value: text ?? null });
+const numberCell = (value) => ({ text: format(value), value: value ?? null });
+
+function methodKey() {
+  return element("ul", { class: "key" }, ...data.methods.map((method, index) => element("li", {},
+    element("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" },
+      element("path", { d: SHAPES[index % 6], fill: methodColor(index) })), method.name)));
+}
+
+function swatch(color) {
+  const node = element("span", { class: "swatch", "aria-hidden": "true" });
+  node.style.background = color;
+  return node;
+}
+
+function fillMetrics() {
+  const rows = data.methods.map((method, index) => [
+    textCell(method.name), { text: String(method.num_runs), value: method.num_runs },
+    ...data.metrics.map((name) => metricCell(method.summary[name], index, name.startsWith("NC"))),
+  ]);
+  const compared = data.methods.length > 1
+    ? ` In brackets: the difference to ${data.methods[0].name}.` : "";
+  section("metrics").append(
+    sortableTable("Metrics of each method", ["method", "runs", ...data.metrics], rows),
+    say("In percent: mean over the runs of a method ± the standard deviation of one run (n − 1)."
+      + compared + (data.is_ordered ? " @f, @c, @r: frequent, common and rare classes, by training images"
+        + " (60, 20 and 20% of the classes)." : "")
+      + (data.metrics.includes("NC1")
+        ? " NC1 to NC3, no percentages: 0 is full neural collapse." : ""), "faint"));
+}
+
+function fillClasses() {
+  const headers = [
+    "class", ...data.methods.map((method) => method.name),
+    "group", "train images %", "train pixels %",
+  ];
+  const rows = classesInOrder.map((one) => [
+    textCell(one.name),
+    ...data.methods.map((method, index) =>
+      metricCell(method.summary[`IoU-${one.name}`], index, false)),
+    textCell(one.group), numberCell(one.images), numberCell(one.pixels),
+  ]);
+  section("classes").append(
+    say("IoU in percent, " + (data.is_ordered ? "the most frequent class in training first."
+      : "in the order of ids: no run has left class_frequency.json."), "faint"),
+    methodKey(),
+    element("div",
+      { class: "scroll", tabindex: 0, role: "region", "aria-label": "IoU by class, plot" },
+      classPlot(classesInOrder, data.methods)),
+    sortableTable("IoU of each class, in percent", headers, rows));
+}
+
+function fillTraining() {
+  const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))].sort();
+  if (!names.length) {
+    section("training").append(say("Left out: no run has a metrics.json.", "reason"));
+    return;
+  }
+  const select = element("select", { id: "curve" },
+    ...names.map((name) => element("option", {}, name)));
+  select.value = names.includes("total_loss") ? "total_loss" : names[0];
+  const place = element("div");
+  const draw = () => {
+    const lines = data.runs.filter((run) => select.value in run.curves).map((run) => ({
+      name: run.name, color: methodColor(run.method), points: run.curves[select.value],
+      dashed: data.runs.find((other) => other.method === run.method) !== run,
+    }));
+    const width = Math.min(section("training").clientWidth, 720);
+    place.replaceChildren(linePlot(lines, select.value, width));
+  };
+  select.addEventListener("change", draw);
+  addEventListener("resize", draw);
+  draw();
+  const without = data.runs.filter((run) => !Object.keys(run.curves).length).map((run) => run.name);
+  section("training").append(
+    element("label", { for: "curve" }, "Curve: "), select, methodKey(), place,
+    say("Full lines: the first run of a method; dashed: its others."
+      + (without.length ? ` Without metrics.json: ${without.join(", ")}.` : ""), "faint"));
+}
+
+function fillCosines() {
+  const names = classesInOrder.map((one) => one.name);
+  section("cosines").append(say("Cosines between classes, about the mean of all, in the order of"
+    + " training frequency: red alike, blue opposed, grey not known. Spread out evenly, all are"
+    + ` ${format(-1 / (names.length - 1), 3)}.`, "faint"));
+  const panels = element("div", { class: "panels" });
+  for (const [kind, title] of [["centres", "class centres"], ["anchors", "semantic anchors"]]) {
+    for (const view of data.views) {
+      const figure = element("figure", {}, element("h3", {}, `${view.name}: ${title}`));
+      const matrix = view[kind];
+      if (matrix) {
+        const sorted = data.order.map((i) => data.order.map((j) => matrix[i][j]));
+        figure.append(...heatmap(sorted, names, `${view.name}: cosines of ${title}`));
+      } else {
+        figure.append(say(`Left out. ${reasonFor(view, kind)}`, "reason"));
+      }
+      panels.append(figure);
+    }
+  }
+  section("cosines").append(panels);
+}
+
+function reasonFor(view, kind) {
+  if (view.reasons.model) return view.reasons.model;
+  if (kind === "anchors") return view.reasons.anchors ?? "They are all alike.";
+  return view.reasons.images ?? "There is no labelled pixel of two classes in the images.";
+}
+
+function fillEmbeddings() {
+  const place = element("div", { class: "panels" });
+  const kinds = Math.max(0, ...data.views.map((view) => view.projections.length));
+  let chosen = null;
+  const select = element("select", { id: "projection" },
+    ...["PCA", "t-SNE"].slice(0, kinds).map((name) => element("option", {}, name)));
+  const highlight = () => {
+    for (const circle of place.querySelectorAll("circle")) {
+      circle.classList.toggle("away", chosen !== null && circle.dataset.class !== chosen);
+    }
+  };
+  const draw = () => {
+    place.replaceChildren(...data.views.map((view) => {
+      const projection = view.projections[select.selectedIndex];
+      return element("figure", {}, element("h3", {}, view.name), ...(projection ? [
+        scatter(projection.points, data.classes, `${view.name}: embeddings by class`),
+        element("figcaption", {}, `${projection.name}; ${projection.points.length} pixels`),
+      ] : [say(`Left out. ${reasonFor(view, "points")}`, "reason")]));
+    }));
+    highlight();
+  };
+  const buttons = data.order.map((k) => {
+    const button = element("button", { type: "button", "aria-pressed": "false" },
+      swatch(data.classes[k].color), data.classes[k].name);
+    button.addEventListener("click", () => {
+      chosen = chosen === String(k) ? null : String(k);
+      for (const other of buttons) {
+        other.setAttribute("aria-pressed", String(other === button && chosen !== null));
+      }
+      highlight();
+    });
+    return button;
+  });
+  select.addEventListener("change", draw);
+  draw();
+  section("embeddings").append(say("What the classifier is fed, for pixels of validation images: as"
+    + " many of a rare class as of a frequent one, where there are so many.", "faint"));
+  if (kinds) {
+    section("embeddings").append(element("label", { for: "projection" }, "Projection: "), select,
+      element("div", { class: "key", role: "group", "aria-label": "Show one class" }, ...buttons));
+  }
+  section("embeddings").append(place);
+}
+
+function fillPictures() {
+  const { names, images, reason, num_images: numImages } = data.pictures;
+  if (!images.length) {
+    section("pictures").append(say(`Left out. ${reason}`, "reason"));
+    return;
+  }
+  section("pictures").append(say(`Of ${numImages} validation images, those where the predictions of`
+    + ` ${names.slice(1).join(", ")} differ in most pixels. Black is ignored.`, "faint"));
+  for (const one of images) {
+    const panels = ["image", ...names].map((name, index) => {
+      const source = index ? one.maps[index - 1] : one.image;
+      return element("figure", {}, element("figcaption", {}, name),
+        element("img", { src: source, alt: `${name} of ${one.name}`, loading: "lazy" }));
+    });
+    const key = one.classes.map((k) =>
+      element("li", {}, swatch(data.classes[k].color), data.classes[k].name));
+    section("pictures").append(element("h3", {}, `${one.name}: ${format(one.share, 1)}% differ`),
+      element("div", { class: "strip" }, ...panels), element("ul", { class: "key" }, ...key));
+  }
+}
+
+function fillRuns() {
+  section("runs").append(element("ul", {}, ...data.runs.map((run) =>
+    element("li", {}, `${run.name}: `, element("span", { class: "faint" }, run.folder)))));
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+}
+
+const system = matchMedia("(prefers-color-scheme: dark)");
+setTheme(system.matches ? "dark" : "light");
+system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
+section("theme").addEventListener("click", () =>
+  setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+
+section("summary").textContent = `${data.dataset}, ${data.num_evaluated} images: `
+  + data.methods.map(({ name, num_runs: count }) => name + (count > 1 ? ` (${count} runs)` : ""))
+    .join(", ");
+document.querySelector("nav").append(...[...document.querySelectorAll("section")].map((one) =>
+  element("a", { href: `#${one.id}` }, one.querySelector("h2").textContent)));
+fillMetrics();
+fillClasses();
+fillTraining();
+fillCosines();
+fillEmbeddings();
+fillPictures();
+fillRuns();

@@ -1,0 +1,214 @@
+"""What a run's model makes of validation images: predictions, embeddings, centres, anchors.
+
+Shape shorthands: H x W pixels, K classes, C embedding channels, P points.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sar.config import load_config
+from sar.data import loader
+from sar.data.datasets import load_dataset
+from sar.data.datasets.folder import register_folder
+from sar.data.labels import read_image, read_label
+from sar.engine import Trainer
+from sar.engine.predictor import load_for_inference
+from sar.errors import InputError
+from sar.evaluation.tap import tap_evaluation
+from sar.regularizers.functional import match_labels
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .runs import Run
+
+# Of the longer edge of what is kept of an image: enough to look at, and to see differences.
+PICTURE_SIZE = 384
+# Embeddings in a projection, of all classes alike.
+_NUM_POINTS = 900
+_MIN_POINTS_OF_A_CLASS = 6
+
+
+@dataclass
+class View:
+    """What a model makes of the images. What could not be found out is None, or empty.
+
+    Attributes:
+        reasons: by what is missing ("model", "anchors", "images"), why.
+        colors: (K, 3) uint8 of the classes.
+        anchors: (K, C) the semantic anchors in the checkpoint.
+        centres: (K, C) mean embeddings; NaN for classes that were not met.
+        points: (P, C) embeddings, and `point_classes` (P,) their classes.
+        predictions: by file name, (H, W) class ids, at most PICTURE_SIZE wide and high.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    colors: np.ndarray | None = None
+    anchors: np.ndarray | None = None
+    centres: np.ndarray | None = None
+    points: np.ndarray | None = None
+    point_classes: np.ndarray | None = None
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Images:
+    """Evenly chosen images of a data set: what all runs are shown."""
+
+    def __init__(self, name: str, num_images: int):
+        """
+        Raises:
+            InputError: the data set is not there.
+        """
+        records = load_dataset(name)
+        chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round()
+        self.records = [records[int(index)] for index in chosen]
+        self.label_files = {r["file_name"]: r["sem_seg_file_name"] for r in self.records}
+        self.metadata = MetadataCatalog.get(name)
+
+    def picture(self, file_name: str) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, as small as the predictions."""
+        return reduced(read_image(file_name, "RGB"))
+
+    def truth(self, file_name: str) -> np.ndarray:
+        """(H, W) class ids, as small as the predictions."""
+        return reduced(read_label(self.label_files[file_name]))
+
+
+def look_at(
+    run: Run,
+    dataset: str,
+    num_images: int,
+    show_progress: Callable[[Sequence], Sequence],
+) -> tuple[View, Images | None]:
+    """Runs a run's model on some images of the data set that it was evaluated on.
+
+    Images are seen whole and once, whatever TEST.MODE and TEST.AUG say: so there is one embedding.
+
+    Args:
+        show_progress: wraps the iterable of images.
+    """
+    view = View()
+    try:
+        cfg = _config_of(run)
+        model, class_names, view.colors = load_for_inference(cfg)
+        if list(class_names) != run.evaluations[dataset]["class_names"]:
+            raise InputError("The classes of its model are not those of its evaluation.")
+    except InputError as error:
+        view.reasons["model"] = str(error)
+        return view, None
+    view.anchors = _read_anchors(cfg.MODEL.WEIGHTS)
+    if view.anchors is None:
+        view.reasons["anchors"] = (
+            "Its checkpoint holds no semantic anchors: it was trained without SAR, or the gate "
+            "never opened."
+        )
+    try:
+        if cfg.DATASETS.FOLDER:
+            register_folder(cfg.DATASETS.FOLDER)
+        images = Images(dataset, num_images)
+        if list(images.metadata.stuff_classes) != list(class_names):
+            raise InputError(f'The data set "{dataset}" here has other classes than the run.')
+        _show(images, model, cfg, view, show_progress)
+    except InputError as error:
+        view.reasons["images"] = str(error)
+        return view, None
+    return view, images
+
+
+def _show(
+    images: Images,
+    model: nn.Module,
+    cfg: CfgNode,
+    view: View,
+    show_progress: Callable[[Sequence], Sequence],
+) -> None:
+    """Shows the model the images, and notes in the view what it makes of them."""
+    num_classes = len(view.colors)
+    predictions = {}
+    samples = _Samples(num_classes)
+    batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), images.records)
+    with (
+        torch.inference_mode(),
+        tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap,
+    ):
+        for (sample,), record in zip(show_progress(batches), images.records, strict=True):
+            labels = model([sample])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+            truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
+            if truth.shape != labels.shape:
+                raise InputError(f"{record['sem_seg_file_name']} has not the size of its image.")
+            predictions[record["file_name"]] = reduced(labels.astype(np.uint16))
+            size = tuple(sample["image"].shape[-2:])
+            samples.add(*tap.take([truth], [size], images.metadata.ignore_label))
+    view.centres = samples.centres()
+    view.points, view.point_classes = samples.points()
+    view.predictions = predictions
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, ...) at most PICTURE_SIZE in each direction, by leaving out pixels."""
+    step = max(1, -(-max(pixels.shape[:2]) // PICTURE_SIZE))
+    return pixels[step // 2 :: step, step // 2 :: step]
+
+
+def _config_of(run: Run) -> CfgNode:
+    config_file, checkpoint = run.folder / "config.yaml", run.checkpoint()
+    if not config_file.is_file():
+        raise InputError(f"There is no {config_file}.")
+    if checkpoint is None:
+        raise InputError(f"There is neither model_best.pth nor model_final.pth in {run.folder}.")
+    cfg = load_config(str(config_file))
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(run.folder), str(checkpoint)
+    cfg.TEST.MODE, cfg.TEST.AUG.ENABLED = "whole", False
+    return cfg
+
+
+def _read_anchors(path: str) -> np.ndarray | None:
+    """The memory of SAR in a checkpoint that was loaded before, once its gate has opened."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for key, value in content.get("model", content).items():
+        if key.startswith("regularizers.") and key.endswith(".semantic_anchors") and value.any():
+            return value.double().numpy()
+    return None
+
+
+class _Samples:
+    """Sums of embeddings by class, and some of them, as many of a rare class as of a frequent."""
+
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
+        self.per_class = max(_MIN_POINTS_OF_A_CLASS, _NUM_POINTS // num_classes)
+        self.sums: Tensor | float = 0.0
+        self.counts: Tensor | float = 0.0
+        self.kept: list[list[Tensor]] = [[] for _ in range(num_classes)]
+        self.generator = torch.Generator().manual_seed(0)
+
+    def add(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Of one image: embeddings (1, C, ...) and labels (1, ...), those of no class ignored."""
+        labels = match_labels(embeddings, labels).flatten().cpu()
+        embeddings = embeddings.float().flatten(2)[0].T.cpu()
+        is_valid = labels < self.num_classes
+        labels, embeddings = labels[is_valid], embeddings[is_valid].double()
+        one_hot = F.one_hot(labels, self.num_classes).double()
+        self.sums = self.sums + one_hot.T @ embeddings
+        self.counts = self.counts + one_hot.sum(0)
+        for class_id in labels.unique().tolist():
+            self.kept[class_id].append(self._some(embeddings[labels == class_id]).float())
+
+    def centres(self) -> np.ndarray:
+        """(K, C) means, NaN for classes that were not met."""
+        return (self.sums / self.counts[:, None]).numpy()
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """(P, C) embeddings and (P,) their classes."""
+        kept = [self._some(torch.cat(parts)) if parts else torch.empty(0) for parts in self.kept]
+        classes = np.repeat(np.arange(self.num_classes), [len(part) for part in kept])
+        return torch.cat(kept).numpy(), classes
+
+    def _some(self, embeddings: Tensor) -> Tensor:
+        order = torch.randperm(len(embeddings), generator=self.generator)
+        return embeddings[order[: self.per_class]]

@@ -1,0 +1,260 @@
+import html
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError
+from sar.visualization.report import compare, find_runs, render
+from sar.visualization.report.compare import cosines, principal_components
+from sar.visualization.report.views import _Samples
+
+CLASSES = ("ground", "</script><b>bold", "dot")
+# Ids by how many training images show them: 1, 0, 2.
+FREQUENCY = ClassFrequency(CLASSES, 10, images=(5, 9, 1), pixels=(50, 45, 5), ignored_pixels=0)
+
+
+def make_run(folder, ious, dataset="roads_val", classes=CLASSES, lines=()):
+    """An OUTPUT_DIR with as much as an evaluation needs."""
+    metrics = {f"IoU-{name}": iou for name, iou in zip(classes, ious, strict=True)}
+    known = [iou for iou in ious if iou is not None]
+    metrics |= {"mIoU": sum(known) / len(known), "mIoU@f": ious[0], "pACC": 50.0}
+    evaluation = {
+        "dataset": dataset, "num_images": 7, "metrics": metrics, "class_names": classes,
+        "groups": {"f": [1, 0], "c": [], "r": [2]},
+    }  # fmt: skip
+    path = folder / "inference" / dataset / "sem_seg_evaluation.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(evaluation))
+    (folder / "metrics.json").write_text("\n".join(lines))
+    FREQUENCY.save(folder / "class_frequency.json")
+    return str(folder)
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Two runs of a plain model and three of another, on the command line."""
+    lines = [json.dumps({"iteration": i, "total_loss": 1 / (i + 1), "time": 1}) for i in range(999)]
+    # Of an earlier training, which got further.
+    lines = ['{"iteration": 500, "total_loss": 9}', '{"iteration": 2000, "total_loss": 9}', *lines]
+    lines += ['{"iteration": 999, "total_loss": 5.0, "nan": NaN, "sem_seg/IoU-dot": 1.0}', '{"iter']
+    make_run(tmp_path / "plain_0", (60, 40, None), lines=lines)
+    make_run(tmp_path / "plain_1", (70, 50, None))
+    for seed, shift in enumerate((1, 2, 6)):
+        make_run(tmp_path / f"sar_{seed}", (60 + shift, 60 - shift, 10))
+    return [f"plain={tmp_path}/plain_?", f"sar={tmp_path}/sar_*"]
+
+
+@pytest.fixture
+def content(words):
+    return compare(find_runs(words), num_images=0)
+
+
+def test_runs_are_named_and_found(tmp_path, words):
+    runs = find_runs([*words, make_run(tmp_path / "odd=name", (1, 2, 3))])
+    assert [run.method for run in runs] == ["plain"] * 2 + ["sar"] * 3 + ["odd=name"]
+    assert [run.folder.name for run in runs[:3]] == ["plain_0", "plain_1", "sar_0"]
+
+
+def test_what_is_no_run_is_an_error(tmp_path):
+    folder = make_run(tmp_path / "a", (1, 2, 3))
+    (tmp_path / "empty").mkdir()
+
+    def message(*words):
+        with pytest.raises(InputError) as error:
+            compare(find_runs(words), num_images=0)
+        return str(error.value)
+
+    assert "there is no folder" in message("x=nowhere/*")
+    assert "empty is no run" in message(str(tmp_path / "empty"))
+    assert "given twice" in message(folder, f"again={folder}")
+    other = make_run(tmp_path / "b", (1, 2, 3), dataset="fields_val")
+    assert "no data set that all runs" in message(folder, other)
+    other = make_run(tmp_path / "c", (1, 2), classes=("ground", "dot"))
+    assert "has other classes" in message(folder, other)
+    path = tmp_path / "a" / "inference" / "roads_val" / "sem_seg_evaluation.json"
+    for broken in ("{", "[]", '{"class_names": ["x"], "metrics": {"mIoU": 1}}'):
+        path.write_text(broken)
+        assert f"{path}" in message(folder)
+
+
+def test_mean_spread_and_difference(content):
+    plain, sar = content["methods"]
+    assert (plain["name"], plain["num_runs"], sar["num_runs"]) == ("plain", 2, 3)
+    ground = sar["summary"]["IoU-ground"]
+    assert ground["mean"] == pytest.approx(63)
+    assert ground["spread"] == pytest.approx(7**0.5)  # ((-2)^2 + (-1)^2 + 3^2) / 2
+    assert ground["difference"] == pytest.approx(63 - 65)
+    assert plain["summary"]["IoU-ground"]["difference"] == 0
+    assert plain["summary"]["IoU-dot"] == {"mean": None, "spread": None, "difference": None}
+    assert sar["summary"]["IoU-dot"] == {"mean": 10, "spread": 0, "difference": None}
+    assert content["metrics"] == ["mIoU", "mIoU@f", "pACC"]
+
+
+def test_one_run_has_no_spread(words):
+    (method,) = compare(find_runs([words[0].replace("?", "0")]), num_images=0)["methods"]
+    assert method["summary"]["mIoU"] == {"mean": 50, "spread": None, "difference": 0}
+
+
+def test_classes_come_by_training_frequency(content):
+    assert content["order"] == [1, 0, 2]
+    dot = content["classes"][2]
+    assert (dot["group"], dot["images"], dot["pixels"]) == ("rare", 10, 5)
+
+
+def test_curves_are_thinned_and_hold_what_was_learnt(content):
+    curves = content["runs"][0]["curves"]
+    assert list(curves) == ["total_loss"]
+    points = curves["total_loss"]
+    assert len(points) == 400
+    assert points[0] == (0, 1) and points[-1] == (999, 5)
+    assert all(value == float(f"{1 / (i + 1):.5g}") for i, value in points[:-1])
+    assert content["runs"][1]["curves"] == {}
+
+
+def test_cosines_are_about_the_mean_of_the_known_classes():
+    vectors = torch.randn(5, 7, dtype=torch.float64)
+    vectors[3] = torch.nan
+    known = vectors[[0, 1, 2, 4]]
+    centred = known - known.mean(0)
+    expected = F.cosine_similarity(centred[:, None], centred[None], dim=-1)
+    found = cosines(vectors.numpy())
+    assert found[3] == [None] * 5 and found[0][3] is None
+    found = np.array(found, dtype=float)[[0, 1, 2, 4]][:, [0, 1, 2, 4]]
+    assert np.abs(found - expected.numpy()).max() <= 5e-4
+    simplex = np.array(cosines(10 + np.eye(4, 9)))
+    assert np.allclose(simplex[~np.eye(4, dtype=bool)], -1 / 3, atol=5e-4)
+
+
+def test_principal_components():
+    points = np.random.default_rng(0).normal(size=(50, 6)) * [9, 1, 5, 1, 1, 1] + 100
+    positions, share = principal_components(points)
+    variances, axes = np.linalg.eigh(np.cov(points.T))
+    expected = (points - points.mean(0)) @ axes[:, ::-1][:, :2]
+    assert np.allclose(np.abs(positions), np.abs(expected))
+    assert share == pytest.approx(variances[-2:].sum() / variances.sum())
+
+
+def test_centres_and_points_of_embeddings():
+    samples = _Samples(num_classes=4)
+    samples.per_class = 3
+    generator = torch.Generator().manual_seed(0)
+    seen = []
+    for _ in range(3):
+        embeddings = torch.randn(1, 5, 4, 6, generator=generator)
+        labels = torch.randint(0, 3, (1, 8, 12), generator=generator)
+        labels[0, :2] = 255
+        samples.add(embeddings, labels)
+        seen.append((embeddings[0].flatten(1).T, labels[0, ::2, ::2].flatten()))
+    embeddings, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    centres = samples.centres()
+    assert np.isnan(centres[3]).all()
+    for k in range(3):
+        assert np.allclose(centres[k], embeddings[labels == k].double().mean(0))
+    points, classes = samples.points()
+    assert classes.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    for point, k in zip(points, classes, strict=True):
+        of_class = embeddings[labels == k].numpy()
+        assert (of_class == point).all(axis=1).any()
+
+
+def test_the_page_holds_its_data_and_loads_nothing(content):
+    page = render(content)
+    assert page.count("</script>") == 2
+    assert "Content-Security-Policy" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(data) == json.loads(json.dumps(content))
+
+
+# In the browser: what a user would do, and what there is to see then.
+SCRIPT = """<script>
+const seen = { errors };
+const [metrics, classes] = document.querySelectorAll("table");
+const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+const heads = (table) => [...table.tHead.rows[0].cells];
+const sorts = (table) => heads(table).map((cell) => cell.getAttribute("aria-sort"));
+seen.before = names(classes);
+const click = (column) => {
+  const button = heads(classes)[column].firstChild;
+  button.focus();
+  button.click();
+  return [names(classes), sorts(classes)[column], document.activeElement === button];
+};
+seen.byName = click(0);
+seen.byPlain = click(1);
+seen.byPlainAgain = click(1);
+seen.sorts = sorts(classes);
+seen.difference = metrics.tBodies[0].rows[1].cells[2].textContent;
+seen.theme = [document.documentElement.dataset.theme];
+document.getElementById("theme").click();
+seen.theme.push(document.documentElement.dataset.theme);
+const press = (target, key) =>
+  target.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+const canvas = document.querySelector("canvas");
+canvas.focus();
+const output = document.querySelector("output");
+press(canvas, "ArrowUp");
+press(canvas, "ArrowRight");
+seen.cells = [output.textContent];
+press(canvas, "ArrowDown");
+press(canvas, "ArrowRight");
+seen.cells.push(output.textContent);
+const [toggle] = [...document.querySelectorAll("[aria-pressed]")].slice(-1);
+const away = () => document.querySelectorAll("circle.away").length;
+toggle.click();
+seen.highlight = [toggle.textContent, toggle.ariaPressed, away()];
+toggle.click();
+seen.highlight.push(toggle.ariaPressed, away());
+seen.marks = document.querySelectorAll("#classes > .scroll > svg > path").length;
+seen.lines = document.querySelectorAll("#training path[fill=none]").length;
+seen.reasons = document.querySelectorAll(".reason").length;
+seen.width = document.documentElement.scrollWidth <= innerWidth;
+document.body.replaceChildren(JSON.stringify(seen));
+</script></body>"""
+LISTENER = """<script>const errors = [];
+addEventListener("error", (event) => errors.push(event.message));
+addEventListener("securitypolicyviolation", (event) => errors.push(event.violatedDirective));
+</script><title>"""
+
+
+def test_the_page_in_a_browser(content, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed (Debian's package chromium)")
+    content["views"][0] |= {
+        "centres": [[1, 0.5, None], [0.5, 1, -0.25], [None, -0.25, 1]],
+        "projections": [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 0, 2], [0.5, 1, 2]]}],
+    }
+    page = tmp_path / "page.html"
+    text = render(content).replace("<title>", LISTENER, 1)
+    page.write_text(text.replace("</body>", SCRIPT), encoding="utf-8")
+    # --no-sandbox: root, in a container, has none.
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    body = done.stdout.split("<body>")[1].split("</body>")[0]
+    seen = json.loads(html.unescape(body))
+    assert seen["errors"] == []
+    bold = CLASSES[1]
+    assert seen["before"] == [bold, "ground", "dot"]
+    # A name without a letter first; what is not known, last, both ways.
+    assert seen["byName"] == [[bold, "dot", "ground"], "ascending", True]
+    assert seen["byPlain"] == [["ground", bold, "dot"], "descending", True]
+    assert seen["byPlainAgain"] == [[bold, "ground", "dot"], "ascending", True]
+    assert seen["sorts"] == [None, "ascending"] + [None] * 4
+    assert seen["difference"] == "43.33 ± 0.00 (-11.67)"
+    assert sorted(seen["theme"]) == ["dark", "light"]
+    assert seen["marks"] == 5  # three classes, two methods, one of them without the dot's IoU
+    assert seen["lines"] == 1
+    # By training frequency: bold, ground, dot.
+    assert seen["cells"] == [f"{bold} and ground: 0.500", "ground and dot: not known"]
+    assert seen["highlight"] == ["dot", "true", 1, "false", 0]
+    assert seen["reasons"] == 3 + 1 + 1  # cosines of two kinds, two methods; embeddings; pictures
+    assert seen["width"]

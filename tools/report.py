@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Compares runs in one HTML page, which loads nothing: metrics, classes, curves, features, images.
+
+A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER, where FOLDER may be a
+quoted pattern. Runs of one NAME are those of one method with other seeds: the page has their mean
+and spread. Without NAME it is the folder's own name. Differences are to the method named first.
+
+The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
+else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of
+its class centres, a map of its embeddings (PCA; t-SNE where scikit-learn is installed), and the
+images where predictions differ most. Where checkpoint or data set are missing, the page says so and
+has the rest.
+
+The exit code is 0 when the page is written, 1 for an error, 2 for a wrong command line.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from sar.errors import InputError
+from sar.fileio import write_atomically
+from sar.visualization.report import Run, compare, find_runs, render
+
+EXAMPLES = """examples:
+  python tools/report.py output/CamVid/baseline_sem_fpn_R_18 output/CamVid/sar_sem_fpn_R_18 \\
+      --output report.html
+  python tools/report.py 'baseline=output/baseline_seed_*' 'SAR=output/sar_seed_*' \\
+      --output report.html --images 100
+"""
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the page, NAME.html")
+    parser.add_argument(
+        "--images", type=count, default=32, metavar="N", help="shown to each model (32; 0: none)"
+    )
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
+    talk.add_argument("--verbose", action="store_true", help="say what is done")
+    return parser.parse_args(argv)
+
+
+def count(word: str) -> int:
+    if int(word) < 0:
+        raise ValueError
+    return int(word)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes the page that the command line asks for; the exit code."""
+    args = parse_args(argv)
+    logging.basicConfig(
+        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
+        format="%(levelname)s: %(message)s",
+    )
+
+    def show_progress(batches: Sequence, run: Run) -> Sequence:
+        return tqdm(batches, f"Looking at {run.folder.name}", unit="image", disable=args.quiet)
+
+    try:
+        runs = find_runs(args.runs)
+        content = compare(runs, num_images=args.images, show_progress=show_progress)
+        try:
+            write_atomically(args.output, render(content))
+        except OSError as error:
+            raise InputError(f"--output {args.output} cannot be written: {error}") from error
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not args.quiet:
+        print(f"Comparison of {len(runs)} runs in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
