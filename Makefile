@@ -33,6 +33,10 @@ test-slow: $(READY) ## run the slow tests
 test-all: $(READY) ## run all tests
 	$(BIN)/python -m pytest -m ""
 
+.PHONY: docs
+docs: $(READY) ## build the pages of docs/ into output/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -n docs output/docs
+
 .PHONY: lint
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check .

@@ -5,29 +5,40 @@ For each split: the number of images, their sizes, the share of ignored pixels, 
 each class with its group (f frequent, c common, r rare), the ids found, and every problem: files
 that are missing or cannot be read, sizes that differ, ids that are no class. The counts of a
 training set without problems are written to class_frequency.json, for DATASETS.CLASS_FREQUENCY.
+With --pictures there are also, of each split,
 
-The exit code is 0 for a clean data set, and 1 for one with problems.
+  NAME_classes.png    bars of the images and pixels of each class
+  NAME_samples.jpg    a dozen images under their labels, among them the rarest classes
+
+The exit code is 0 for a clean data set, 1 for one with problems, 2 for a wrong command line.
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tabulate import tabulate
 
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
-from sar.data.scan import DatasetScan, scan_dataset
+from sar.data.labels import read_image, read_label
+from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
+from sar.fileio import atomic_path
+from sar.visualization import class_colors
+from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train
-  python tools/check_dataset.py --folder ~/my_roads --output output/my_roads
+  python tools/check_dataset.py --folder ~/my_roads --output output/my_roads --pictures
 """
+NUM_SAMPLES = 12  # on a contact sheet
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -44,8 +55,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="where class_frequency.json is written (default: output/NAME of the training set)",
+        help="where class_frequency.json and pictures go (default: output/NAME of the data set)",
     )
+    parser.add_argument("--pictures", action="store_true", help="also draw classes and samples")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but what is wrong")
     return parser.parse_args(argv)
 
 
@@ -58,18 +71,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # Every split is looked at, whatever is wrong with another.
-    errors = [error for name in names if (error := check(name, args.output))]
+    errors = [error for name in names if (error := check(name, args))]
     if errors:
         print("error:", "\n".join(map(str, errors)), file=sys.stderr)
     return len(errors) > 0
 
 
-def check(name: str, output: str | None) -> InputError | None:
+def check(name: str, args: argparse.Namespace) -> InputError | None:
     """Prints what is in one registered data set, and writes the counts of a training set.
 
     Returns:
         what is wrong with it.
     """
+    folder = Path(args.output or f"output/{name}")
     try:
         dicts = load_dataset(name)
         metadata = MetadataCatalog.get(name)
@@ -79,17 +93,69 @@ def check(name: str, output: str | None) -> InputError | None:
                 "semantic segmentation."
             )
         scan = scan_dataset(
-            dicts, metadata.stuff_classes, metadata.get("ignore_label", 255), check_images=True
+            dicts,
+            metadata.stuff_classes,
+            metadata.get("ignore_label", 255),
+            check_images=True,
+            progress=not args.quiet,
         )
-        report(name, len(dicts), scan)
+        if not args.quiet:
+            report(name, len(dicts), scan)
+        elif scan.problems:
+            print(scan.describe_problems())
+        if args.pictures:
+            draw(name, dicts, metadata, scan, folder, quiet=args.quiet)
         if scan.problems:
             raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
-            path = Path(output or f"output/{name}", "class_frequency.json")
+            path = folder / "class_frequency.json"
             write_frequency(scan, path)
+            if not args.quiet:
+                print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
     except InputError as error:
         return error
     return None
+
+
+def draw(
+    name: str,
+    dicts: list[dict],
+    metadata: Metadata,
+    scan: DatasetScan,
+    folder: Path,
+    *,
+    quiet: bool,
+) -> None:
+    """Draws what can be drawn of a data set, also of one with problems.
+
+    Raises:
+        InputError: one cannot be.
+    """
+    if not any(scan.frequency.pixels):
+        return
+    pictures = {
+        folder / f"{name}_classes.png": plot_class_frequency(
+            scan.frequency, with_groups=is_training_set(name)
+        )
+    }
+    broken = {problem.file for problem in scan.problems}
+    sound = [d for d in dicts if not {d["file_name"], d.get("sem_seg_file_name")} & broken]
+    if sound:
+        num_classes = len(metadata.stuff_classes)
+        classes = classes_shown(sound, num_classes, scan.ignore_label, progress=not quiet)
+        chosen = select_samples(classes, scan.frequency.images, NUM_SAMPLES)
+        samples = []
+        for record in (sound[i] for i in chosen):
+            image, label = record["file_name"], record["sem_seg_file_name"]
+            samples.append((Path(image).name, read_image(image), read_label(label)))
+        pictures[folder / f"{name}_samples.jpg"] = contact_sheet(
+            samples, metadata.stuff_classes, class_colors(metadata)
+        )
+    for path, picture in pictures.items():
+        with writing(path), atomic_path(path) as temporary:
+            picture.save(temporary)
+        if not quiet:
+            print(f"Written: {path}")
 
 
 def is_training_set(name: str) -> bool:
@@ -156,13 +222,19 @@ def class_table(scan: DatasetScan, with_groups: bool) -> str:
 
 
 def write_frequency(scan: DatasetScan, path: Path) -> None:
-    try:
+    with writing(path):
         scan.frequency.save(path)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises an InputError where the path cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error}): name another folder with --output."
         ) from error
-    print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def add_sar_config(cfg: CfgNode) -> None:
     add_deeplab_config(cfg)
 
     # -- Model
+    # RegularizedSemanticSegmentor, or RegularizedPanopticFPN in the place of PanopticFPN.
     cfg.MODEL.META_ARCHITECTURE = "RegularizedSemanticSegmentor"
     # Names of the regularizers of the training-only branch; () is the plain model.
     cfg.MODEL.REGULARIZERS = ()
@@ -34,9 +35,11 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Load what fits from a checkpoint of another number of classes, instead of refusing it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
-    # -- FCNHead, UPerNetHead, OCRHead, SegFormerHead and NonLocalHead, beside detectron2's keys:
-    # COMMON_STRIDE is the stride of the finest of IN_FEATURES; CONVS_DIM 0 is what was published
-    # (FCNHead: as many channels as all features have; SegFormerHead: 256; the others: 512).
+    # -- FCNHead, UPerNetHead, OCRHead, SegFormerHead and NonLocalHead
+    # Beside detectron2's keys, of which COMMON_STRIDE is the stride of the finest of IN_FEATURES,
+    # and CONVS_DIM 0 what was published (FCNHead: as many channels as all features have;
+    # SegFormerHead: 256; the others: 512).
+
     # Share of the embedding's channels that the predictor does not see in training.
     cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
     # Of OCRHead: factor of the loss of its object regions.
@@ -51,11 +54,13 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Factor of its loss, loss_sem_seg_aux.
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
 
-    # -- build_timm_backbone: features res2 (stride 4) to res5 (stride 32) of any pyramid of timm,
-    # of which MODEL.BACKBONE.FREEZE_AT stages are frozen, the stem being the first
+    # -- Backbones of timm
+    # build_timm_backbone: features res2 (stride 4) to res5 (stride 32) of any pyramid of timm, of
+    # which MODEL.BACKBONE.FREEZE_AT stages are frozen, the stem being the first.
     cfg.MODEL.TIMM = CfgNode()
     # As timm names it: hrnet_w48, swin_tiny_patch4_window7_224, ...; with a tag, certain weights.
     cfg.MODEL.TIMM.NAME = "hrnet_w48"
+    # Those of the features that heads are given.
     cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
     # Start from timm's weights, downloaded, or from a file of them. Neither is read where
     # MODEL.WEIGHTS is given.
@@ -138,7 +143,7 @@ def add_sar_config(cfg: CfgNode) -> None:
     # stops the run; with 0, the first does.
     cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
 
-    # -- Solver: detectron2's keys, and
+    # -- Solver
     # SGD or ADAMW.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # How many numbered checkpoints stay in OUTPUT_DIR, at least 2, since the newest may be broken;
@@ -163,6 +168,7 @@ def add_sar_config(cfg: CfgNode) -> None:
     # resized from its file to each of MIN_SIZES (its shorter edge; 0: not resized; the longer at
     # most MAX_SIZE), in the place of INPUT.MIN_SIZE_TEST, with FLIP also flipped from left to
     # right, and the probabilities are averaged.
+
     # Also write predictions as COCO's run-length JSON, as detectron2 does.
     cfg.TEST.SAVE_JSON = False
     # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3), as

@@ -47,7 +47,7 @@ def draw_overlay(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class ids.
+        labels: (H, W) class ids; others are ignored pixels.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
         opacity: of the colours, 0 to 1.
@@ -56,7 +56,7 @@ def draw_overlay(
         Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
     )
     panel = _enlarged(blended)
-    shown = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(class_names)))
+    shown = np.flatnonzero(np.bincount(labels.ravel())[: len(class_names)])
     legend = _legend(shown, class_names, colors, panel.width)
     canvas = Image.new("RGB", (panel.width, panel.height + MARGIN + legend.height), "white")
     canvas.paste(panel, (0, 0))

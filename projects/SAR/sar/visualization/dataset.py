@@ -1,0 +1,166 @@
+"""A data set in two pictures: how often its classes occur, and some of its images with labels.
+
+Shape shorthands: H x W pixels, K classes.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from sar.data.class_frequency import ClassFrequency
+from sar.evaluation.class_groups import class_groups
+
+from .overlay import draw_overlay
+
+GROUP_COLORS = {"f": (44, 110, 160), "c": (222, 150, 40), "r": (190, 50, 50)}
+GROUP_NAMES = {"f": "frequent", "c": "common", "r": "rare"}
+UNGROUPED_COLOR = (110, 110, 110)
+GRID_COLOR = (225, 225, 225)
+MARGIN = 12  # pixels, as all below
+TEXT_SIZE = 13
+ROW = 18
+PANEL_WIDTH = 360
+NUMBER_WIDTH = 90
+TILE_WIDTH = 320
+
+
+def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True) -> Image.Image:
+    """Bars of the images and of the pixels of each class, on logarithmic axes.
+
+    The class that most images show is at the top. A class that is not there has no bar.
+
+    Args:
+        frequency: of K classes, at least one of which has a pixel.
+        with_groups: colours tell the frequent, common and rare classes, by images and by pixels;
+            they are those of a training set.
+    """
+    order = sorted(range(len(frequency.class_names)), key=lambda k: -frequency.images[k])
+    font = ImageFont.load_default(TEXT_SIZE)
+    longest = max(font.getlength(name) for name in frequency.class_names)
+    names_width = int(longest) + 2 * MARGIN
+    panel = PANEL_WIDTH + NUMBER_WIDTH
+    top = MARGIN + (3 if with_groups else 2) * ROW
+    canvas = Image.new(
+        "RGB", (names_width + 2 * panel, top + len(order) * ROW + 2 * MARGIN), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    if with_groups:
+        left = names_width
+        for group, name in GROUP_NAMES.items():
+            draw.rectangle((left, MARGIN + 2, left + 12, MARGIN + 14), fill=GROUP_COLORS[group])
+            draw.text((left + 18, MARGIN), name, fill="black", font=font)
+            left += 40 + int(font.getlength(name))
+    for row, k in enumerate(order):
+        name = frequency.class_names[k]
+        left = names_width - MARGIN - font.getlength(name)
+        draw.text((left, top + row * ROW), name, fill="black", font=font)
+    for number, (what, counts) in enumerate(
+        (("images", frequency.images), ("pixels", frequency.pixels))
+    ):
+        left = names_width + number * panel
+        draw.text((left, top - 2 * ROW), f"{what} of each class", fill="black", font=font)
+        group_of = {}
+        if with_groups:
+            group_of = {k: group for group, ids in class_groups(counts).items() for k in ids}
+        bars = [(counts[k], GROUP_COLORS.get(group_of.get(k), UNGROUPED_COLOR)) for k in order]
+        _draw_bars(draw, bars, (left, top), font)
+    return canvas
+
+
+def _draw_bars(
+    draw: ImageDraw.ImageDraw,
+    bars: Sequence[tuple[int, tuple[int, int, int]]],
+    corner: tuple[int, int],
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    """Bars of counts and colours, one below the other, with a grid of powers of ten behind."""
+    left, top = corner
+    # Half a power below 1, so that a count of 1 has a bar.
+    start, decades = 0.5, max(math.ceil(math.log10(max(count for count, _ in bars))), 1)
+    unit = PANEL_WIDTH / (decades + start)
+    for power in range(decades + 1):
+        x = left + (power + start) * unit
+        draw.line((x, top, x, top + len(bars) * ROW), fill=GRID_COLOR)
+        text = f"{10**power}" if power < 4 else f"1e{power}"
+        draw.text((x, top - ROW), text, fill="black", font=font, anchor="ma")
+    for row, (count, color) in enumerate(bars):
+        y = top + row * ROW
+        x = left
+        if count:
+            x += (math.log10(count) + start) * unit
+            draw.rectangle((left, y + 2, x, y + ROW - 4), fill=color)
+        draw.text((x + 6, y), f"{count:,}", fill="black", font=font)
+
+
+def select_samples(classes: Sequence[Sequence[int]], counts: Sequence[int], number: int) -> list:
+    """Which images to look at: of each class one, the rarest class first, then any others.
+
+    Args:
+        classes: the classes that each image shows.
+        counts: (K,) number of images that show each class.
+        number: of images, at most.
+
+    Returns:
+        Indices of images, in ascending order.
+    """
+    chosen: set[int] = set()
+    seen: set[int] = set()
+    for k in sorted(range(len(counts)), key=lambda k: counts[k]):
+        index = next((i for i, shown in enumerate(classes) if k in shown), None)
+        if k not in seen and index is not None and len(chosen) < number:
+            chosen.add(index)
+            seen.update(classes[index])
+    rest = [i for i in range(len(classes)) if i not in chosen]
+    missing = min(number - len(chosen), len(rest))
+    chosen.update(rest[i * len(rest) // missing] for i in range(missing))
+    return sorted(chosen)
+
+
+def contact_sheet(
+    samples: Iterable[tuple[str, np.ndarray, np.ndarray]],
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    *,
+    columns: int = 4,
+) -> Image.Image:
+    """Images under the colours of their labels, each with its name and a legend, in rows.
+
+    Args:
+        samples: name, image (H, W, 3) uint8 RGB, and label (H, W) of each; at least one.
+        class_names: K names.
+        colors: (K, 3) uint8 RGB.
+        columns: tiles in a row.
+    """
+    tiles = [_tile(*sample, class_names, colors) for sample in samples]
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) + MARGIN for row in rows]
+    width = min(columns, len(tiles)) * (TILE_WIDTH + MARGIN) + MARGIN
+    canvas = Image.new("RGB", (width, sum(heights) + MARGIN), "white")
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            canvas.paste(tile, (MARGIN + column * (TILE_WIDTH + MARGIN), top))
+        top += height
+    return canvas
+
+
+def _tile(
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+) -> Image.Image:
+    size = (TILE_WIDTH, max(round(image.shape[0] * TILE_WIDTH / image.shape[1]), 1))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    ids = Image.fromarray(label.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    overlay = draw_overlay(np.asarray(small), np.asarray(ids), class_names, colors)
+    tile = Image.new("RGB", (TILE_WIDTH, ROW + overlay.height), "white")
+    font = ImageFont.load_default(TEXT_SIZE)
+    while font.getlength(name) > TILE_WIDTH:
+        name = "…" + name[2:]
+    ImageDraw.Draw(tile).text((0, 0), name, fill="black", font=font)
+    tile.paste(overlay, (0, ROW))
+    return tile

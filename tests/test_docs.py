@@ -1,0 +1,300 @@
+"""What the pages in docs/ say is there, is there; their Python runs; the site is built."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sar.config import add_sar_config, load_config
+from sar.engine.launch import argument_parser
+
+from detectron2.config import get_cfg
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.projects.deeplab import add_deeplab_config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+# benchmarks.md is written by a program, and tested with it.
+PAGES = sorted(path for path in DOCS.glob("*.md") if path.stem != "benchmarks")
+KEY = re.compile(r"\b(?:MODEL|DATASETS|DATALOADER|INPUT|SOLVER|TEST)(?:\.[A-Z0-9_]+)+\b")
+
+
+def blocks(page, language):
+    return [
+        re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+        for indent, text in re.findall(
+            rf"^( *)```{language}\n(.*?)^ *```$",
+            (DOCS / page).read_text(),
+            re.DOTALL | re.MULTILINE,
+        )
+    ]
+
+
+def commands(text):
+    """The command lines of a page that start a program of the project, as words."""
+    joined = re.sub(r" *\\\n\s*", " ", text)
+    lines = [line.strip() for line in joined.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if is_command(line)]
+
+
+def is_command(line):
+    return re.match(r"(python|torchrun|srun) .*\w\.py\b", line.strip()) is not None
+
+
+@pytest.fixture(scope="module")
+def config_keys():
+    spec = importlib.util.spec_from_file_location("config_keys", DOCS / "config_keys.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["config_keys"] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["config_keys"]
+
+
+def leaves(node, prefix=""):
+    keys = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys.update(leaves(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return keys
+
+
+def test_every_config_key_is_listed_with_its_default(config_keys):
+    """Of the keys that are there, not of the text that is parsed."""
+    theirs = get_cfg()
+    add_deeplab_config(theirs)
+    theirs = leaves(theirs)
+    ours = get_cfg()
+    add_sar_config(ours)
+    expected = {k: v for k, v in leaves(ours).items() if k not in theirs or theirs[k] != v}
+    entries = [entry for section in config_keys.read_sections() for entry in section.entries]
+    listed = {key: default for entry in entries for key, default in entry.defaults.items()}
+    assert {key: eval(default) for key, default in listed.items()} == expected
+    assert len(listed) > 40
+    for entry in entries:
+        assert len(entry.meaning) > 10 and "# " not in entry.meaning, entry
+
+
+def test_config_keys_are_read_as_described(config_keys):
+    source = '''
+def add_sar_config(cfg):
+    """Adds."""
+    # -- First
+    # A note on MODEL.A,
+    # of two lines.
+
+    # Of both.
+    cfg.MODEL.A = 1
+    cfg.MODEL.B = "b"
+    # -- Second
+    # On the group.
+    cfg.MODEL.C = CfgNode()
+    # Of C.
+    cfg.MODEL.C.D = (
+        1,
+        2,
+    )
+'''
+    first, second = config_keys.read_sections(source)
+    assert (first.title, second.title) == ("First", "Second")
+    note, both = first.entries
+    assert (note.meaning, note.defaults) == ("A note on MODEL.A, of two lines.", {})
+    assert (both.meaning, both.defaults) == ("Of both.", {"MODEL.A": "1", "MODEL.B": '"b"'})
+    assert [entry.defaults for entry in second.entries] == [{}, {"MODEL.C.D": "(1, 2)"}]
+    markdown = config_keys.as_markdown([first])
+    assert markdown == (
+        "## First\n\nA note on `MODEL.A`, of two lines.\n\n"
+        '`MODEL.A` = `1`, `MODEL.B` = `"b"`\n: Of both.\n'
+    )
+    with pytest.raises(ValueError, match="line 11: MODEL.B has no comment"):
+        config_keys.read_sections(source.replace('cfg.MODEL.B = "b"', '\n    cfg.MODEL.B = "b"'))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_keys_that_are_named_exist(page):
+    known = leaves(load_config())
+    for key in KEY.findall(page.read_text()):
+        assert any(name == key or name.startswith(f"{key}.") for name in known), key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_commands_are_of_programs_flags_and_keys_that_exist(page):
+    found = commands(page.read_text())
+    assert found or page.stem not in ("your-data", "papers", "cluster")
+    known = set(leaves(load_config()))
+    for words in found:
+        place = next(i for i, word in enumerate(words) if word.endswith(".py"))
+        program = ROOT / words[place]
+        assert program.exists(), words
+        if program.name == "train_net.py":
+            flags = set(argument_parser()._option_string_actions)
+        else:
+            flags = set(re.findall(r'"(--[a-z-]+)"', program.read_text()))
+        used = words[place + 1 :]
+        assert {word for word in used if word.startswith("--")} <= flags, words
+        for flag, value in zip(used, used[1:], strict=False):
+            if flag == "--config-file" and value.startswith("configs/"):
+                assert (ROOT / value).exists(), value
+        keys = [word for word in used if re.fullmatch(r"[A-Z][A-Z0-9_]+(\.[A-Z0-9_]+)+|SEED", word)]
+        assert set(keys) <= known, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_lines_of_commands_hang_together(page):
+    """A line is a command, or goes on one that ends in a backslash."""
+    for block in blocks(page.name, "sh"):
+        for line in re.sub(r" *\\\n\s*", " ", block).splitlines():
+            assert not line or re.match(r"(python|pip|torchrun) ", line), line
+
+
+def test_files_that_are_named_exist():
+    names = re.compile(r"`((?:docs|datasets|tools|configs|benchmarks|examples)/[\w./*-]+)`")
+    found = [(page, name) for page in PAGES for name in names.findall(page.read_text())]
+    assert len(found) >= 5
+    for page, name in found:
+        assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"
+
+
+def test_papers_states_what_the_configs_hold():
+    rows = re.findall(
+        r"^\| `(\w+)/\*_(\w+)` \|.*\| ([\d,]+) \| (\d+) \| (\d+) x (\d+) \|$",
+        (DOCS / "papers.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 5
+    for folder, model, steps, batch, height, width in rows:
+        for kind in ("baseline", "sar", "ceco", "sar_ceco"):
+            cfg = load_config(str(ROOT / "configs" / folder / f"{kind}_{model}.yaml"))
+            assert cfg.SOLVER.MAX_ITER == int(steps.replace(",", ""))
+            assert cfg.SOLVER.IMS_PER_BATCH == int(batch)
+            assert list(cfg.INPUT.CROP.SIZE) == [int(height), int(width)]
+
+
+def test_code_of_your_head_runs_in_one_go(capsys, monkeypatch):
+    (config,) = (yaml.safe_load(text) for text in blocks("your-head.md", "yaml"))
+    namespace = {"__name__": "docs"}
+    monkeypatch.setattr(SEM_SEG_HEADS_REGISTRY, "_obj_map", dict(SEM_SEG_HEADS_REGISTRY._obj_map))
+    monkeypatch.chdir(ROOT)
+    code = blocks("your-head.md", "python")
+    assert len(code) == 4
+    for block in code:
+        exec(compile(block, "your-head.md", "exec"), namespace)
+    names = ["loss_sar_anchor", "loss_sar_pull", "loss_sem_seg"]
+    assert capsys.readouterr().out == f"{names}\n"
+    assert all(loss.isfinite() for loss in namespace["losses"].values())
+    # What the page sets in YAML is what it sets in Python.
+    cfg = namespace["cfg"]
+    assert config["MODEL"].pop("REGULARIZERS") == list(cfg.MODEL.REGULARIZERS)
+    head = config["MODEL"].pop("SEM_SEG_HEAD")
+    assert config["MODEL"] == {"CLASSIFIER": cfg.MODEL.CLASSIFIER}
+    assert head == {key: cfg.MODEL.SEM_SEG_HEAD[key] for key in head}
+    assert Path(config["_BASE_"]).exists()
+
+
+def test_no_other_page_has_code_that_is_not_run():
+    pages = {page.name for page in PAGES if blocks(page.name, "python")}
+    assert pages == {"your-head.md", "your-data.md"}
+
+
+@pytest.mark.slow
+def test_your_data_can_be_followed(tmp_path):
+    """Every command of the page, in its order, with fewer images and steps."""
+    for name in ("configs", "tools", "train_net.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    paths = [str(ROOT / "projects" / "SAR"), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }  # fmt: skip
+
+    def run(words):
+        result = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert result.returncode == 0, f"{words}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+
+    text = "\n".join(blocks("your-data.md", "sh"))
+    lines = [line for line in re.sub(r" *\\\n\s*", " ", text).splitlines() if line]
+    assert len(lines) == 8
+    for line in lines:
+        if line.startswith("python train_net.py"):
+            line += " SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0"
+        run(shlex.split(line))
+    (code,) = blocks("your-data.md", "python")
+    run([sys.executable, "-c", code])
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {
+        "output/folder_mine_train/folder_mine_train_classes.png",
+        "output/folder_mine_train/folder_mine_train_samples.jpg",
+        "output/Folder/sar_sem_fpn_R_18/model_final.pth",
+        "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
+        "predictions/overlays/0000.jpg",
+        "overlay.png",
+        "report.html",
+    } <= written
+
+
+def sphinx(tmp_path, source=DOCS):
+    pytest.importorskip("furo", reason="needs pip install -e .[docs]")
+    pytest.importorskip("myst_parser", reason="needs pip install -e .[docs]")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-qn"]
+    command += ["-d", tmp_path / "doctrees", source, tmp_path / "site"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_the_site_is_built_without_warnings(tmp_path):
+    result = sphinx(tmp_path)
+    assert result.returncode == 0, result.stderr
+    site = tmp_path / "site"
+    assert {path.stem for path in PAGES} <= {path.stem for path in site.glob("*.html")}
+    html = re.sub(r"<[^>]+>", "", (site / "config.html").read_text())
+    assert "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE = 0.8" in html
+    methods = (site / "methods.html").read_text()
+    assert methods.count("<math") > 20 and "\\frac" not in methods
+    # Nothing is fetched from elsewhere.
+    for path in site.glob("*.html"):
+        assert not re.search(
+            r'(?:<script|<img|stylesheet)[^>]*(?:src|href)="http', path.read_text()
+        )
+
+
+def test_a_broken_link_is_found(tmp_path):
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text('extensions = ["myst_parser"]\nmyst_heading_anchors = 3\n')
+    (source / "index.md").write_text("# Title\n\n[link](nowhere.md), [link](#no-heading)\n")
+    result = sphinx(tmp_path, source)
+    assert result.returncode != 0
+    assert "nowhere.md" in result.stderr and "no-heading" in result.stderr
+
+
+@pytest.mark.slow
+def test_figures_are_drawn_from_the_package(tmp_path):
+    pytest.importorskip("matplotlib", reason="needs pip install -e .[docs]")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects" / "SAR"), "MPLBACKEND": "agg"}
+    code = f"""
+import sys
+sys.path.insert(0, {str(DOCS)!r})
+import figures
+figures.main(["--output", {str(tmp_path)!r}])
+history = figures.semantic_anchors()
+opened = int(history["gate"].int().argmax())
+assert 0 < opened < figures.NUM_STEPS and history["probability"][opened] > 0.8
+assert not history["pull"][:opened].any() and history["pull"][opened] > history["pull"][-1] > 0
+shares = figures.gradient_shares()
+assert shares["cross-entropy"][-1] < 0.01 and shares["CeCo"].min() > 0.1
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (DOCS / "figures").glob("*.svg")}
+    used = set(re.findall(r"\]\(figures/([\w.]+)\)", (DOCS / "methods.md").read_text()))
+    assert used == drawn
