@@ -1,4 +1,5 @@
 import itertools
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import sar  # noqa: F401
 from sar.config import add_sar_config
 from sar.data.loader import (
     TrainBatchSampler,
+    _take_sigterm_from_parent,
     build_test_loader,
     build_train_loader,
     repeat_factors,
@@ -371,3 +373,13 @@ def test_test_loader_shows_every_image_once(cfg, dicts, monkeypatch, workers, wo
         assert len(loader) == len(batches) and all(len(batch) == 1 for batch in batches)
         shown += [batch[0]["image_id"] for batch in batches]
     assert shown == list(range(NUM_IMAGES))
+
+
+def test_where_no_signal_says_who_sent_it_a_worker_heeds_all(monkeypatch):
+    monkeypatch.delattr(signal, "sigwaitinfo", raising=False)  # as on macOS
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        _take_sigterm_from_parent(0)
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

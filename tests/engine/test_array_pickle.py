@@ -115,3 +115,9 @@ def test_shapes_that_the_bytes_do_not_fill_are_refused(shape, load):
 def test_functions_are_refused_by_name(function, protocol, load):
     with pytest.raises(InputError, match="refused, since it would run"):
         load(pickle.dumps({"weights": function}, protocol=protocol))
+
+
+def test_a_size_never_becomes_that_many_bytes(load):
+    size = pickle.dumps(4_000_000_000, 2)[2:-1]
+    with pytest.raises(TypeError):
+        load(b"\x80\x02c__builtin__\nbytes\n" + size + b"\x85R.")

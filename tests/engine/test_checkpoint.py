@@ -46,6 +46,16 @@ def test_a_full_disk_leaves_the_old_file(saved, tmp_path, limit):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
+def test_an_error_that_is_not_of_writing_is_not_said_to_be(saved, tmp_path, monkeypatch):
+    def fail(state, file):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        Checkpointer(model(), str(tmp_path)).save("model_final")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
 def test_another_number_of_classes_is_refused_with_what_fits(saved):
     _, path = saved
     with pytest.raises(InputError) as error:

@@ -243,6 +243,29 @@ def test_a_new_run_sets_an_earlier_one_aside(tmp_path):
     ]
 
 
+def test_what_a_run_starts_from_may_be_set_aside(tmp_path, caplog):
+    weights = str(tmp_path / "model_final.pth")
+    Run(tmp_path).save(3).save(9, name="model_final")
+    assert not Run(tmp_path).checkpointer.start_run(weights, resume=False)  # killed soon after
+    moved = tmp_path / "previous" / "model_final.pth"
+    for resume in (True, False):
+        again = Run(tmp_path)
+        again.checkpointer.resume_or_load(weights, resume=resume)  # as it is checked before
+        assert not again.checkpointer.start_run(weights, resume=resume)
+        assert again.model.weight.item() == 9 and again.state.iteration == -1
+    assert f"{weights} was moved to {moved}" in caplog.text
+
+    Run(tmp_path).save(1)  # forgotten by who starts anew
+    assert not Run(tmp_path).checkpointer.start_run(weights, resume=False)
+    expected = ["last_checkpoint", "model_0000001.pth", "model_final.pth"]
+    assert names(tmp_path) == ["previous"] and names(tmp_path / "previous") == expected
+    assert torch.load(moved)["iteration"] == 9
+
+    evaluated = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True)
+    with pytest.raises(InputError, match="model_final.pth cannot be loaded"):  # but this one
+        evaluated.resume_or_load(weights, resume=False)
+
+
 def test_what_cannot_be_set_aside_is_an_error(tmp_path):
     Run(tmp_path).save(3)
     (tmp_path / "previous").write_text("a file")
@@ -314,12 +337,16 @@ def _exit_at(call, moment):
 def test_processes_agree_on_the_file(tmp_path):
     run = Run(tmp_path).save(3, 7)
     truncate(tmp_path / "model_0000007.pth")
+    torch.save(run.model.state_dict(), tmp_path / "model_mine.pth")
     context = multiprocessing.spawn(_resume, (str(tmp_path),), nprocs=2, join=False)
     while not context.join():
         pass
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "3"
     assert (tmp_path / "error0").read_text() == (tmp_path / "error1").read_text()
-    assert "folder that all machines share" in (tmp_path / "error0").read_text()
+    errors = (tmp_path / "error0").read_text().splitlines()
+    assert "model_0000003.pth is not there" in errors[0]
+    assert "folder that all machines share" in errors[0]
+    assert "model_mine.pth is not there" in errors[1] and "MODEL.WEIGHTS" in errors[1]
     assert run.checkpointer.save_to_disk
 
 
@@ -328,11 +355,15 @@ def _resume(rank, folder):
     store = f"file://{folder}/store"
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     (folder / str(rank)).write_text(str(Run(folder).resume()))
-    try:  # as on two machines with a folder each
-        mine = folder if rank == 0 else folder / "elsewhere"
-        isfile = os.path.isfile
-        os.path.isfile = lambda path: isfile(path) and mine == folder
-        Run(folder).resume()
-    except InputError as error:
-        (folder / f"error{rank}").write_text(str(error))
+    if rank == 1:  # as on two machines with a folder each
+        os.path.isfile = lambda path: False
+    errors = []
+    for resume in (True, False):
+        model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
+        checkpointer = Checkpointer(model, str(folder), trainer=State())
+        try:
+            checkpointer.start_run(str(folder / "model_mine.pth"), resume=resume)
+        except InputError as error:
+            errors.append(str(error))
+    (folder / f"error{rank}").write_text("\n".join(errors))
     comm.synchronize()

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from sar.engine import launch
+from sar.errors import InputError
 
 from .test_prepare import CONFIG
 
@@ -205,6 +206,19 @@ def test_what_torchrun_restarts_is_resumed(start):
     code, out, err = finish(start(RESTARTED, torchrun=[*TORCHRUN, "--max-restarts", "1"]))
     assert code == 0, err
     assert out.count("resume False") == out.count("resume True") == 2
+
+
+def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch):
+    def stop(args):
+        raise InputError("one process")
+
+    monkeypatch.setattr(launch, "prepare", stop)
+    monkeypatch.setattr(sys, "argv", ["train_net.py"])
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    with pytest.raises(SystemExit, match="error: one process"):
+        launch.run(print)
 
 
 def test_gpus_are_left_to_detectron2(monkeypatch):

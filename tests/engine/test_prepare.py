@@ -87,6 +87,19 @@ def test_numbers_of_gpus_that_cannot_be(settings, message, overrides, monkeypatc
         prepare(arguments(overrides, **settings))
 
 
+@pytest.mark.parametrize("settings", [{"num_gpus": 2}, {"num_machines": 2}], ids=str)
+def test_several_processes_do_not_share_one_gpu(settings, overrides, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match='MODEL.DEVICE "cuda:0" is one GPU, .* 2 processes'):
+        prepare(arguments([*overrides, "MODEL.DEVICE", "cuda:0"], **settings))
+
+
+def test_each_machine_logs_under_the_rank_of_its_first_process(overrides, tmp_path):
+    settings = {"num_processes": 2, "num_machines": 2, "machine_rank": 1}
+    prepare(arguments(overrides, num_gpus=0, **settings))
+    assert [path.name for path in (tmp_path / "output").glob("log.txt*")] == ["log.txt.rank2"]
+
+
 def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, folder, tmp_path):
     save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     for file in (folder / "images" / "train").iterdir():

@@ -1,6 +1,5 @@
 """The fused function against PyTorch's interpolation and cross-entropy, one after the other."""
 
-import logging
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sar.backend import choose_backend
 from sar.modeling import upsampled_cross_entropy as module
 from sar.modeling import upsampled_cross_entropy_pytorch as pytorch
 from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
@@ -153,26 +153,13 @@ def test_the_upsampled_logits_are_nowhere_in_memory():
 @pytest.mark.parametrize("shape, stride, size", [*SIZES, ((2, 150, 40, 40), 4, (160, 157))])
 def test_on_a_gpu(shape, stride, size, triton, monkeypatch):
     if not triton:
-        monkeypatch.setattr(module, "_backend", lambda device: pytorch)
+        monkeypatch.setattr(module, "choose_backend", lambda name, device: pytorch)
     elif not find_spec("triton"):
         pytest.skip("Triton is not installed")
     else:
-        assert module._backend(torch.device("cuda:0")) is not pytorch
+        assert choose_backend(module.__name__, torch.device("cuda:0")) is not pytorch
     inputs = draw(shape, size, torch.float32, "cuda")
     assert_equal_to_plain(*inputs, stride, rtol=1e-5, atol=1e-5)
-
-
-def test_pytorch_stands_in_where_triton_does_not_work(monkeypatch, caplog):
-    def no_compiler(*args, **kwargs):
-        raise RuntimeError("Failed to find C compiler")
-
-    monkeypatch.setattr(module, "import_module", no_compiler)
-    monkeypatch.setattr(module, "find_spec", lambda name: True)
-    logger = logging.getLogger(module.__name__)
-    logger.addHandler(caplog.handler)
-    backend = module._backend.__wrapped__(torch.device("cuda"))
-    logger.removeHandler(caplog.handler)
-    assert backend is pytorch and "Failed to find C compiler" in caplog.text
 
 
 INTERPRETED = """
@@ -203,6 +190,7 @@ for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
 labels[0, 1, 1] = shape[1]
 losses, _ = kernels.forward(logits, labels, stride, IGNORE)
 assert losses.isinf().sum() == 1 and losses[0, 1, 1] == float("inf")
+kernels.try_out(torch.device("cpu"))
 print("equal")
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sar.regularizers import squared_distance
+from sar.regularizers import squared_distance, squared_distance_pytorch
 from sar.regularizers.squared_distance import mean_squared_distance
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,7 +129,33 @@ def test_counts_of_more_labels_than_blocks_hold(triton_everywhere):
     from sar.regularizers.squared_distance_triton import count_valid
 
     labels = torch.randint(4, (3, 50_001), device=DEVICE)
-    assert count_valid(labels, 2).sum() == (labels != 2).sum()
+    count = count_valid(labels, 2)
+    assert count == (labels != 2).sum()
+    # Of processes whose backends differ, counts are added up.
+    plain = squared_distance_pytorch.count_valid(labels, 2)
+    assert count.shape == plain.shape and count.dtype == plain.dtype
+
+
+@runs_kernels
+def test_kernels_are_launched_on_the_device_of_their_tensors(triton_everywhere, monkeypatch):
+    embeddings, labels, anchors = batch((2, 5, 3, 7), 4, torch.float32)
+    guarded, device_of = [], torch.cuda.device_of
+    monkeypatch.setattr(
+        torch.cuda, "device_of", lambda tensor: guarded.append(tensor) or device_of(tensor)
+    )
+    mean_squared_distance(embeddings, labels, anchors, 255).backward()
+    assert [tensor.numel() for tensor in guarded] == [
+        labels.numel(),
+        embeddings.numel(),
+        embeddings.numel(),
+    ]
+
+
+@runs_kernels
+def test_the_trial_launches(triton_everywhere):
+    from sar.regularizers import squared_distance_triton
+
+    squared_distance_triton.try_out(torch.device(DEVICE))
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="needs a GPU")

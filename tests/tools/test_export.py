@@ -132,6 +132,10 @@ def test_a_file_that_is_not_the_model_is_never_left(tool, weights, tmp_path, cap
 @pytest.mark.parametrize(
     "more, expected",
     [
+        (
+            ["MODEL.META_ARCHITECTURE", "Foo", "MODEL.WEIGHTS", "nowhere.pth"],
+            'MODEL.META_ARCHITECTURE: nothing is registered as "Foo"',
+        ),
         (["TEST.MODE", "slide"], "TEST.MODE slide cannot be exported"),
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True cannot be exported"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),

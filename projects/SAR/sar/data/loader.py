@@ -306,7 +306,9 @@ class _SampleLoader(DataLoader):
 
 def _take_sigterm_from_parent(worker_id: int) -> None:
     """Clusters send SIGTERM to every process, when the trainer still has a step to make: a worker
-    heeds only that of the process that started it."""
+    heeds only that of the process that started it. (Not so on macOS.)"""
+    if not hasattr(signal, "sigwaitinfo"):
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait() -> None:

@@ -77,11 +77,15 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")  # pickle uses no other
 
 
+def _no_bytes() -> bytes:
+    return b""  # of an empty array, in old protocols; `bytes` would take a size
+
+
 # In the place of what NumPy pickles arrays, dtypes and scalars with.
 _STAND_INS = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): bytes,  # of an empty array, in old protocols
+    ("__builtin__", "bytes"): _no_bytes,
     ("numpy", "ndarray"): "of _reconstruct, which takes no notice of it",
     ("numpy", "dtype"): _Dtype,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,

@@ -89,16 +89,19 @@ class Checkpointer(DetectionCheckpointer):
             self.load(newest)
             self._best = self._read_best()
             return True
+        weights = self._find_weights(weights)
         self.load(weights, checkpointables=[])
         comm.synchronize()  # before a file is moved that another process may be yet to read
         if self.save_to_disk:
-            self._set_aside()
+            self._set_aside(Path(weights))
         return False
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """As DetectionCheckpointer, past broken files as in `start_run`, but changes no file."""
         newest = self._find_newest() if resume else ""
-        return self.load(newest or path, checkpointables=None if newest else [])
+        if newest:
+            return self.load(newest)
+        return self.load(self._find_weights(path), checkpointables=[])
 
     def save(self, name: str, *, is_last: bool = True, **kwargs) -> None:
         """As DetectionCheckpointer, through a temporary file.
@@ -122,8 +125,11 @@ class Checkpointer(DetectionCheckpointer):
                 torch.save(state, file)
             if is_last:
                 self.tag_last_checkpoint(f"{name}.pth")
-        except (OSError, RuntimeError) as error:  # torch puts the latter in the place of the former
-            reason = error if isinstance(error, OSError) else error.__context__ or error
+        except (OSError, RuntimeError) as error:
+            # torch puts the latter in the place of the former; others have nothing to do with disks
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
             free = shutil.disk_usage(self.save_dir).free
             raise InputError(
                 f"checkpoint {path} cannot be written ({reason}); {free / 2**20:.0f} MiB are free "
@@ -178,11 +184,8 @@ class Checkpointer(DetectionCheckpointer):
         """The newest whole checkpoint of the folder, "" for none, as the main process sees it."""
         choice = self._choose() if comm.is_main_process() else None
         path, problems = comm.all_gather(choice)[0]
-        if path and not all(comm.all_gather(os.path.isfile(path))):
-            raise InputError(
-                f"checkpoint {path} is not there for every process: OUTPUT_DIR has to be a folder "
-                "that all machines share"
-            )
+        if path:
+            _require_everywhere(path, "OUTPUT_DIR has to be a folder that all machines share")
         if problems and not path:
             raise InputError(
                 f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. Put a "
@@ -190,6 +193,18 @@ class Checkpointer(DetectionCheckpointer):
             )
         if problems:
             self.logger.warning(f"Going on from {path}, since {'; '.join(problems)}")
+        return path
+
+    def _find_weights(self, path: str) -> str:
+        """The file to start from: it may be set aside, where a run starts once more."""
+        if self.require_all or not path or "://" in path:
+            return path
+        moved = Path(self.save_dir, PREVIOUS, os.path.basename(path))
+        is_of_folder = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.save_dir)
+        if is_of_folder and not os.path.isfile(path) and moved.is_file():
+            self.logger.warning(f"{path} was moved to {moved}, and is taken from there")
+            path = str(moved)
+        _require_everywhere(path, "copy what MODEL.WEIGHTS names to all machines")
         return path
 
     def _choose(self) -> tuple[str, list[str]]:
@@ -236,14 +251,16 @@ class Checkpointer(DetectionCheckpointer):
         files = Path(self.save_dir).glob("model_*.pth")
         return [path for path in files if _FILE_NAME.fullmatch(path.name)]
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, start: Path) -> None:
         files = [path for path in (*self._files(), Path(self.save_dir, _LAST)) if path.exists()]
         if not files:
             return
         previous = Path(self.save_dir, PREVIOUS)
         try:
-            shutil.rmtree(previous, ignore_errors=True)
-            previous.mkdir()
+            previous.mkdir(exist_ok=True)
+            for path in previous.iterdir():
+                if path.is_file() and path.resolve() != start.resolve():
+                    path.unlink()
             for path in files:
                 path.replace(previous / path.name)
         except OSError as error:
@@ -326,6 +343,12 @@ def _verify(path: str | os.PathLike) -> None:
                 damaged = entry.filename
     if damaged is not None:
         raise InputError(f"its part {damaged} is damaged: get or make the file anew")
+
+
+def _require_everywhere(path: str, remedy: str) -> None:
+    found = comm.all_gather(os.path.isfile(path))
+    if any(found) and not all(found):
+        raise InputError(f"checkpoint {path} is not there for every process: {remedy}")
 
 
 def _number(file_name: str) -> float:

@@ -64,7 +64,7 @@ def run(main: Callable[[CfgNode, Namespace], object]) -> None:
     with 143, so does the program.
     """
     args = argument_parser().parse_args()
-    if "RANK" in os.environ and "LOCAL_RANK" in os.environ:
+    if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
         _run_under_torchrun(main, args)
         return
     try:

@@ -47,7 +47,8 @@ def prepare(args: Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     check_output_dir(cfg.OUTPUT_DIR)
-    first_rank = args.machine_rank * max(args.num_gpus, 1)
+    # detectron2's own parser has no --num-processes.
+    first_rank = args.machine_rank * max(args.num_gpus, getattr(args, "num_processes", 1))
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=first_rank, name="sar")
     check_weights(cfg, complete_config(cfg, args), args)
     is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
@@ -86,9 +87,10 @@ def choose_device(cfg: CfgNode, args: Namespace) -> None:
         InputError: MODEL.DEVICE, or numbers of processes, that cannot be.
     """
     try:
-        kind = torch.device(cfg.MODEL.DEVICE).type
+        device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is no device of torch') from error
+    kind = device.type
     _check_processes(args)
     num_found = torch.cuda.device_count()
     if kind == "cuda" and args.num_gpus == 0:
@@ -117,6 +119,12 @@ def choose_device(cfg: CfgNode, args: Namespace) -> None:
         raise InputError(
             f"--num-processes {args.num_processes} is for the CPU: add --num-gpus 0, or say "
             f"--num-gpus {args.num_processes} to use as many GPUs"
+        )
+    elif device.index is not None and args.num_gpus * args.num_machines > 1:
+        raise InputError(
+            f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is one GPU, which '
+            f"{args.num_gpus * args.num_machines} processes would share: set it to cuda, so that "
+            "each has its own"
         )
     else:
         args.num_processes = args.num_gpus

@@ -25,7 +25,10 @@ _EXAMPLE_SIZE = (97, 161)
 def check_exportable(cfg: CfgNode) -> None:
     """Raises InputError for what one graph cannot hold, with the key that asks for it."""
     name = cfg.MODEL.META_ARCHITECTURE
-    if not issubclass(META_ARCH_REGISTRY.get(name), SemanticSegmentor):
+    # One that is unknown is refused where the model is built.
+    if name in META_ARCH_REGISTRY and not issubclass(
+        META_ARCH_REGISTRY.get(name), SemanticSegmentor
+    ):
         raise InputError(
             f"MODEL.META_ARCHITECTURE {name} cannot be exported: a graph of logits is a "
             "SemanticSegmentor's, and this one's instances are merged outside of the network"

@@ -12,17 +12,11 @@ floats, where the plain way moves about 10 P * K.
 Shape shorthands: N images, K classes, h x w the resolution of the logits, H x W of the labels.
 """
 
-import logging
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import upsampled_cross_entropy_pytorch as pytorch
+from sar.backend import choose_backend
 
 
 def upsampled_cross_entropy(
@@ -66,7 +60,9 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     def forward(ctx, logits, labels, stride, ignore_value):
         logits, labels = logits.contiguous(), labels.contiguous()
         ctx.settings = (stride, ignore_value)
-        losses, *others = _backend(logits.device).forward(logits, labels, *ctx.settings)
+        losses, *others = choose_backend(__name__, logits.device).forward(
+            logits, labels, *ctx.settings
+        )
         ctx.save_for_backward(logits, labels, *others)
         return losses
 
@@ -74,24 +70,5 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output):
         logits, *others = ctx.saved_tensors
-        backward = _backend(logits.device).backward
+        backward = choose_backend(__name__, logits.device).backward
         return backward(logits, *others, grad_output, *ctx.settings), None, None, None
-
-
-@cache
-def _backend(device: torch.device) -> ModuleType:
-    """The module that computes: Triton's where it works."""
-    if device.type != "cuda" or not find_spec("triton"):
-        return pytorch
-    try:
-        triton = import_module(".upsampled_cross_entropy_triton", __package__)
-        logits, pixels = torch.zeros(1, 2, 2, 2, device=device), torch.zeros(1, 8, 8, device=device)
-        losses, log_sums = triton.forward(logits, pixels.long(), 4, -1)
-        triton.backward(logits, pixels.long(), log_sums, losses, 4, -1)
-    except Exception as error:  # it needs a C compiler, a driver and a GPU that it knows
-        logging.getLogger(__name__).warning(
-            "Triton does not work here, so that PyTorch computes the loss, which takes longer: %s",
-            error,
-        )
-        return pytorch
-    return triton

@@ -25,7 +25,7 @@ def forward(
     losses, log_sums = (logits.new_empty(labels.shape) for _ in range(2))
     block_pixels, block_classes = 128, 16
     grid = (label_height * triton.cdiv(label_width, block_pixels), num_images)
-    with _device_of(logits):
+    with torch.cuda.device_of(logits):  # launches are on the current device, which may be another
         _forward_kernel[grid](
             logits, labels, losses, log_sums,
             num_classes, height, width, label_height, label_width, stride, ignore_value,
@@ -52,7 +52,7 @@ def backward(
         triton.cdiv(num_classes, block_classes),
         num_images,
     )
-    with _device_of(logits):
+    with torch.cuda.device_of(logits):
         _backward_kernel[grid](
             logits, labels, log_sums, grad_output.contiguous(), gradient,
             num_classes, height, width, label_height, label_width, stride, ignore_value,
@@ -61,9 +61,12 @@ def backward(
     return gradient
 
 
-def _device_of(tensor: Tensor):
-    # Triton launches on the current device, which need not be that of the tensor.
-    return torch.cuda.device_of(tensor)
+def try_out(device: torch.device) -> None:
+    """Launches each kernel."""
+    logits = torch.zeros(1, 2, 2, 2, device=device)
+    labels = torch.zeros(1, 8, 8, dtype=torch.int64, device=device)
+    losses, log_sums = forward(logits, labels, 4, -1)
+    backward(logits, labels, log_sums, losses, 4, -1)
 
 
 @triton.jit

@@ -10,12 +10,12 @@ is made, their gradient; all else stays in the cache (`squared_distance_pytorch`
 (`squared_distance_triton`).
 """
 
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from sar.backend import choose_backend
 
 from . import squared_distance_pytorch
 from .functional import num_processes, sum_over_processes
@@ -35,7 +35,7 @@ def mean_squared_distance(
     the mean of the processes' values is that of the whole batch, and so are gradients averaged over
     processes.
 
-    On a GPU the host waits for nothing, and Triton computes where it is installed.
+    On a GPU the host waits for nothing, and Triton computes where it works.
 
     Args:
         embeddings: (N, C, *) float.
@@ -53,25 +53,25 @@ def mean_squared_distance(
     if not (embeddings.is_contiguous() or _channels_are_last(embeddings)):
         embeddings = embeddings.contiguous()
     labels = labels.reshape(as_vectors(embeddings).shape[::2]).contiguous()
-    counts = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
-    counts = sum_over_processes(counts)
+    count = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
+    count = sum_over_processes(count)
     weight = weight * num_processes() / embeddings.shape[1]
-    return _SquaredDistance.apply(embeddings, labels, anchors, ignore_value, counts, weight)
+    return _SquaredDistance.apply(embeddings, labels, anchors, ignore_value, count, weight)
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """The sum of squares * weight / sum of counts. The gradient is written in the forward pass."""
+    """The sum of squares * weight / count. The gradient is written in the forward pass."""
 
     @staticmethod
-    def forward(ctx, embeddings, labels, anchors, ignore_value, counts, weight):
+    def forward(ctx, embeddings, labels, anchors, ignore_value, count, weight):
         anchors = anchors.clone()  # the caller's may have moved on before the backward pass
-        ctx.save_for_backward(embeddings, labels, anchors, counts)
+        ctx.save_for_backward(embeddings, labels, anchors, count)
         ctx.constants = {"ignore_value": ignore_value, "weight": weight}
         # Divided by the number of pixels and not yet multiplied by a loss scale, a gradient is too
         # small for float16: that one waits for the backward pass.
         is_early = ctx.needs_input_grad[0] and embeddings.dtype != torch.float16
         ctx.gradient = torch.empty_like(embeddings) if is_early else None
-        return _compute(embeddings, labels, anchors, counts, ctx.gradient, **ctx.constants)
+        return _compute(embeddings, labels, anchors, count, ctx.gradient, **ctx.constants)
 
     @staticmethod
     @once_differentiable
@@ -87,11 +87,11 @@ class _SquaredDistance(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _compute(embeddings, labels, anchors, counts, gradient, **others) -> torch.Tensor:
+def _compute(embeddings, labels, anchors, count, gradient, **others) -> torch.Tensor:
     if gradient is not None:
         gradient = as_vectors(gradient)
     return _backend(embeddings.device, anchors.dtype).squared_distance(
-        as_vectors(embeddings), labels, anchors, counts, gradient, **others
+        as_vectors(embeddings), labels, anchors, count, gradient, **others
     )
 
 
@@ -106,9 +106,7 @@ def _channels_are_last(tensor: torch.Tensor) -> bool:
     return tensor.movedim(1, -1).is_contiguous()
 
 
-@cache
-def _backend(device: torch.device, precision: torch.dtype):
-    """The module that computes: Triton's where it can."""
-    if device.type == "cuda" and precision == torch.float32 and find_spec("triton"):
-        return import_module(".squared_distance_triton", __package__)
+def _backend(device: torch.device, precision: torch.dtype) -> ModuleType:
+    if precision == torch.float32:  # the kernels'
+        return choose_backend(__name__, device)
     return squared_distance_pytorch

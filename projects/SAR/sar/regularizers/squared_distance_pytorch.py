@@ -17,26 +17,26 @@ def squared_distance(
     vectors: torch.Tensor,
     labels: torch.Tensor,
     anchors: torch.Tensor,
-    counts: torch.Tensor,
+    count: torch.Tensor,
     gradient: torch.Tensor | None,
     *,
     ignore_value: int,
     weight: float,
     grad_output: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Sum over valid pixels and channels of (e - anchor of its class)^2, * weight / sum of counts.
+    """Sum over valid pixels and channels of (e - anchor of its class)^2, * weight / count.
 
     Args:
         vectors: (N, C, L) embeddings; either L or C is last in memory.
         labels: (N, L) int64 class ids or `ignore_value`.
         anchors: (K, C), in the precision of the computation.
-        counts: (P,) int64 numbers of valid pixels.
+        count: (1,) int64 number of valid pixels.
         gradient: laid out as `vectors`; where given, the gradient times `grad_output` goes here.
 
     Returns:
         Scalar in the anchors' precision.
     """
-    scale = weight / counts.sum().clamp(min=1).to(anchors.dtype)
+    scale = weight / count.squeeze().clamp(min=1).to(anchors.dtype)
     factor = 2 * scale * grad_output
     channels_last = vectors.stride(1) == 1
     # As a sample lies in memory: its rows are pixels where channels lie last, else channels.

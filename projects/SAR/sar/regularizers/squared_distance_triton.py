@@ -1,32 +1,33 @@
 """What `squared_distance` computes, in Triton: see `squared_distance_pytorch` for the meaning.
 
-Three launches: a count of the valid labels, one pass over the embeddings that gives value and
-gradient, and a sum over what the blocks of that pass found. On paper, at (2, 720, 128, 128) in
-float32 on an H200 (4.8 TB/s): the pass moves 2 x 94 MB, 39 us, labels included 40; the table of
-anchors (0.4 MB) and the labels of a block, read anew for each block of channels, come from the L2
-cache. A block has 4096 values, 32 a thread, so that enough reads are in flight; its longer side is
-along the memory, so that a warp reads whole lines. Beside coalesced embeddings the anchors are
-gathered: where pixels lie last, from a table that is transposed, in which the few classes of
-neighbouring pixels, or all of them, share a line; where channels lie last, a row an embedding.
+A count of the valid labels, one pass over the embeddings that gives value and gradient, and after
+both a sum over what the blocks found. On paper, at (2, 720, 128, 128) in float32 on an H200 (4.8
+TB/s): the pass moves 2 x 94 MB, 39 us, labels included 40; the table of anchors (0.4 MB) and the
+labels of a block, read anew for each block of channels, come from the L2 cache. A block has 4096
+values, 32 a thread, so that enough reads are in flight; its longer side is along the memory, so
+that a warp reads whole lines. Beside coalesced embeddings the anchors are gathered: where pixels
+lie last, from a table that is transposed, in which the few classes of neighbouring pixels, or all
+of them, share a line; where channels lie last, a row an embedding.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-NUM_COUNTS = 128  # blocks that count, the same number in all processes
+NUM_COUNTS = 128  # blocks that count
 BLOCK_LABELS = 1024
 LONG_SIDE, SHORT_SIDE = 128, 32
 NUM_WARPS = 4
 
 
 def count_valid(labels: torch.Tensor, ignore_value: int) -> torch.Tensor:
-    """(NUM_COUNTS,) int64 numbers of labels that count, whose sum is all."""
+    """(1,) int64 number of labels that count."""
     counts = torch.empty(NUM_COUNTS, dtype=torch.int64, device=labels.device)
-    _count_kernel[(NUM_COUNTS,)](
-        labels, counts, labels.numel(), ignore_value, NUM_COUNTS, BLOCK_LABELS
-    )
-    return counts
+    with torch.cuda.device_of(labels):  # launches are on the current device, which may be another
+        _count_kernel[(NUM_COUNTS,)](
+            labels, counts, labels.numel(), ignore_value, NUM_COUNTS, BLOCK_LABELS
+        )
+    return counts.sum()[None]
 
 
 @triton.jit
@@ -45,7 +46,7 @@ def squared_distance(
     vectors: torch.Tensor,
     labels: torch.Tensor,
     anchors: torch.Tensor,
-    counts: torch.Tensor,
+    count: torch.Tensor,
     gradient: torch.Tensor | None,
     *,
     ignore_value: int,
@@ -60,26 +61,26 @@ def squared_distance(
         block_c, block_l, table = SHORT_SIDE, LONG_SIDE, anchors.T.contiguous().T
     grid = (triton.cdiv(length, block_l), triton.cdiv(channels, block_c), num_samples)
     values = anchors.new_empty(grid)
-    _distance_kernel[grid](
-        vectors,
-        *vectors.stride(),
-        labels,
-        table,
-        *table.stride(),
-        counts,
-        len(counts),
-        gradient,
-        grad_output,
-        values,
-        channels,
-        length,
-        len(anchors),
-        ignore_value,
-        weight,
-        block_c,
-        block_l,
-        num_warps=NUM_WARPS,
-    )
+    with torch.cuda.device_of(vectors):
+        _distance_kernel[grid](
+            vectors,
+            *vectors.stride(),
+            labels,
+            table,
+            *table.stride(),
+            count,
+            gradient,
+            grad_output,
+            values,
+            channels,
+            length,
+            len(anchors),
+            ignore_value,
+            weight,
+            block_c,
+            block_l,
+            num_warps=NUM_WARPS,
+        )
     return values.sum()
 
 
@@ -93,8 +94,7 @@ def _distance_kernel(
     table,
     stride_k,
     stride_tc,
-    counts,
-    num_counts: tl.constexpr,
+    count,
     gradient,
     grad_output,
     values,
@@ -126,8 +126,7 @@ def _distance_kernel(
         other=float("nan"),
     )
     difference = tl.where(is_valid, vector - anchor, 0.0)
-    count = tl.sum(tl.load(counts + tl.arange(0, num_counts)))
-    scale = weight / tl.maximum(count, 1).to(tl.float32)
+    scale = weight / tl.maximum(tl.load(count), 1).to(tl.float32)
     value = tl.sum(tl.sum(difference * difference, axis=1), axis=0) * scale
     block = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2)
     tl.store(values + block + tl.program_id(2), value)
@@ -142,9 +141,10 @@ def multiply_(gradient: torch.Tensor, grad_output: torch.Tensor) -> None:
     """In place. No pass is made for a 1, and the host need not know it."""
     size = gradient.numel()
     block = LONG_SIDE * SHORT_SIDE
-    _multiply_kernel[(triton.cdiv(size, block),)](
-        gradient, grad_output, size, block, num_warps=NUM_WARPS
-    )
+    with torch.cuda.device_of(gradient):
+        _multiply_kernel[(triton.cdiv(size, block),)](
+            gradient, grad_output, size, block, num_warps=NUM_WARPS
+        )
 
 
 @triton.jit
@@ -155,3 +155,12 @@ def _multiply_kernel(gradient, grad_output, size, BLOCK: tl.constexpr):
         # A closed gate is a 0: nothing need be read.
         value = tl.load(gradient + at, mask=at < tl.where(factor == 0, 0, size), other=0.0)
         tl.store(gradient + at, value * factor, mask=at < size)
+
+
+def try_out(device: torch.device) -> None:
+    """Launches each kernel."""
+    vectors, anchors = torch.zeros(1, 2, 8, device=device), torch.zeros(2, 2, device=device)
+    labels, gradient = vectors.new_zeros(1, 8, dtype=torch.int64), torch.empty_like(vectors)
+    count = count_valid(labels, -1)
+    value = squared_distance(vectors, labels, anchors, count, gradient, ignore_value=-1, weight=1.0)
+    multiply_(gradient, value)
