@@ -2,9 +2,10 @@
 
 The peer is the dense formulation of the method's released code: 128 projected channels are
 upsampled to the label's size, and a one-hot matrix times them gives the sums. Ours brings the
-labels to the embedding's size and adds each vector to its class. On paper ours has a term
-N L C P (the projection, P = 128), one in N L P (the sums) and one in K P, where the peer has
-16 N L P and 16 N L K P.
+labels to the embedding's size and adds each vector to its class. On paper ours multiplies N L C P
+times (the projection, P = 128), adds N L P times, and has K D (P + K) for the centres and their
+logits in D = 1024 dimensions; it holds N L (C + P) + 3 K (D + K) numbers. The peer has 16 N L P and
+16 N L K P.
 """
 
 from collections.abc import Iterator
@@ -47,7 +48,18 @@ class DenseCenterCollapse(nn.Module):
         return self.ours.weight * F.cross_entropy(logits, present.nonzero()[:, 0])
 
 
-def compare(size, device, growth=None) -> Iterator[Measurement]:
+def predict(samples, channels, side, num_classes) -> dict[str, float]:
+    """Operations and numbers held, on paper."""
+    pixels = samples * side**2
+    centres = num_classes * ETF_DIM * (PROJECTED + num_classes)
+    logits = 3 * num_classes * (ETF_DIM + num_classes)
+    return {
+        "time": PROJECTED * pixels * (channels + 1) + centres,
+        "memory": pixels * (channels + PROJECTED) + logits,
+    }
+
+
+def compare(size, device, axis=None) -> Iterator[Measurement]:
     samples, channels, side, num_classes = size
     ours = CenterCollapseRegularizer(
         num_classes, channels, projection_dim=ETF_DIM, dropout=0.0, ignore_value=IGNORE
@@ -66,24 +78,25 @@ def compare(size, device, growth=None) -> Iterator[Measurement]:
         "peer": lambda: step(peer(embeddings, labels)),
     }
     name = f"{samples}x{channels}x{side}x{side}, K = {num_classes}"
-    subject = f"CeCo, {growth.axis} growing, " if growth else "CeCo, "
+    subject, growth = "CeCo, ", {"time": None, "memory": None}
+    if axis:
+        subject += f"{axis} growing, "
+        grown = {"classes": num_classes, "pixels": samples * side**2}[axis]
+        growth = {what: Growth(axis, grown, cost) for what, cost in predict(*size).items()}
     seconds = time_alternately(steps, seconds=10)
     yield Measurement(
-        subject + "time", name, *(1e3 * value for value in seconds.values()), growth=growth
+        subject + "time", name, *(1e3 * value for value in seconds.values()), growth=growth["time"]
     )
     memory = [peak_memory(function, device) / 2**20 for function in steps.values()]
-    yield Measurement(subject + "memory", name, *memory, unit="MiB", growth=growth)
+    yield Measurement(subject + "memory", name, *memory, unit="MiB", growth=growth["memory"])
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
     for size in SIZES:
         yield from compare(size, device)
     for axis, sizes in (("classes", CLASSES), ("pixels", PIXELS)):
-        for samples, channels, side, num_classes in sizes:
-            pixels = samples * side**2
-            predicted = PROJECTED * (pixels * (channels + 1) + num_classes)
-            growth = Growth(axis, num_classes if axis == "classes" else pixels, predicted)
-            yield from compare((samples, channels, side, num_classes), device, growth)
+        for size in sizes:
+            yield from compare(size, device, axis)
 
 
 if __name__ == "__main__":
