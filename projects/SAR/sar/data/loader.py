@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -280,7 +281,9 @@ class _SampleLoader(DataLoader):
 
     def __iter__(self) -> Iterator[list[dict]]:
         skipped = set()
-        for batch in super().__iter__():
+        with _sigterm_blocked():
+            batches = super().__iter__()
+        for batch in batches:
             for sample, errors in batch:
                 for index in errors.keys() - skipped:
                     skipped.add(index)
@@ -304,12 +307,25 @@ class _SampleLoader(DataLoader):
             )
 
 
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """What is started meanwhile begins with SIGTERM blocked, as do all of its threads: libraries
+    start theirs before `_take_sigterm_from_parent` could block it."""
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _take_sigterm_from_parent(worker_id: int) -> None:
     """Clusters send SIGTERM to every process, when the trainer still has a step to make: a worker
     heeds only that of the process that started it. (Not so on macOS.)"""
     if not hasattr(signal, "sigwaitinfo"):
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait() -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
