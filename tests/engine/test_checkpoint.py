@@ -1,6 +1,7 @@
 import os
 import pickle
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,3 +195,24 @@ def test_what_is_planted_in_a_checkpoint_does_not_run(suffix, write, place, tmp_
 def test_a_file_that_is_not_there():
     with pytest.raises(InputError, match="nowhere.pth cannot be loaded"):
         Checkpointer(model()).load("nowhere.pth")
+
+
+def test_what_is_resumed_is_read_and_no_other(tmp_path, monkeypatch):
+    """Each is as large as the model, and is held against its checksums."""
+    read, load = [], torch.load
+
+    def recording_load(path, **kwargs):
+        read.append(Path(path).name)
+        return load(path, **kwargs)
+
+    monkeypatch.setattr(torch, "load", recording_load)
+    checkpointer = Checkpointer(model(), f"{tmp_path}/")
+    for iteration in (3, 7, 11):
+        checkpointer.save_iteration(iteration)
+    assert checkpointer.start_run("", resume=True)
+    assert read == ["model_0000011.pth"] * 2  # to choose it, and for its content
+
+    read.clear()
+    (tmp_path / "model_0000011.pth").write_bytes(b"broken")
+    assert checkpointer.start_run("", resume=True)
+    assert read.count("model_0000011.pth") == 1 and read[-1] == "model_0000007.pth"

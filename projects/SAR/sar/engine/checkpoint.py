@@ -210,7 +210,7 @@ class Checkpointer(DetectionCheckpointer):
     def _choose(self) -> tuple[str, list[str]]:
         """The file to resume from, and what is wrong with those that should come before it."""
         problems = []
-        for path in dict.fromkeys(self._candidates()):
+        for path in self._candidates():
             try:
                 content = _load_tensors(path, mmap=True)
             except Exception as error:
@@ -223,6 +223,7 @@ class Checkpointer(DetectionCheckpointer):
         return "", problems
 
     def _candidates(self) -> Iterator[str]:
+        """What to resume from, the first choice first; to order the others, all have to be read."""
         tag = Path(self.save_dir, _LAST)
         tagged = tag.read_text(errors="replace").strip() if tag.is_file() else ""
         if tagged:
@@ -234,7 +235,8 @@ class Checkpointer(DetectionCheckpointer):
             # Later ones are of a run that went on from there before.
             return iteration <= last, iteration
 
-        yield from map(str, sorted(self._files(), key=order, reverse=True))
+        others = [path for path in self._files() if path.name != tagged]
+        yield from map(str, sorted(others, key=order, reverse=True))
 
     def _read_best(self) -> dict | None:
         path = Path(self.save_dir, "model_best.pth")
