@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.data.scan import _map_in_threads, classes_shown, scan_dataset
+from sar.data.labels import read_label
+from sar.data.scan import classes_shown, scan_dataset
 from sar.errors import InputError
 
 NAMES = ("road", "car", "pothole")
@@ -193,20 +194,30 @@ def test_nothing_readable_is_reported_not_raised(make):
     assert result.frequency.num_images == sum(result.frequency.pixels) == 0
 
 
-def test_few_files_are_under_way_at_once():
+@pytest.mark.parametrize(
+    "function",
+    [scan, lambda dicts: classes_shown(dicts, 3, IGNORE, progress=False)],
+    ids=["scan_dataset", "classes_shown"],
+)
+def test_few_files_are_under_way_at_once(make, function, monkeypatch):
     """Memory does not grow with the data set: results are taken before more files are read."""
-    taken = 0
+    num_read = 0
 
-    def items():
-        nonlocal taken
-        for item in range(100):
-            taken += 1
-            yield item
+    def counting_read(path):
+        nonlocal num_read
+        num_read += 1
+        return read_label(path)
 
-    for number, result in enumerate(_map_in_threads(lambda item: 10 * item, items(), 2)):
-        assert result == 10 * number
-        assert taken - number <= 4 * 2 + 1
-    assert taken == 100
+    class Records(list):
+        def __iter__(self):
+            for taken, record in enumerate(super().__iter__(), start=1):
+                assert taken - num_read <= 3  # the one whose turn it is, and two ahead
+                yield record
+
+    monkeypatch.setattr("sar.data.scan.read_label", counting_read)
+    monkeypatch.setattr("sar.data.scan._NUM_THREADS", 1)
+    function(Records(make(random_labels(40))))
+    assert num_read == 40
 
 
 def test_classes_shown(make):

@@ -1,15 +1,15 @@
 """One pass over a data set's files: counts its classes and finds what would stop a training."""
 
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from sar.errors import InputError
+from sar.threads import map_ahead
 
 from .class_frequency import ClassFrequency
 from .labels import read_image, read_image_size, read_label
@@ -39,6 +39,8 @@ _MAY_BE_SKIPPED = (
     SIZE_DIFFERS,
 )
 _NUM_IDS = 65536  # what 16 bits can hold
+# That read: more than cores, since some wait for the disk.
+_NUM_THREADS = min(16, (os.cpu_count() or 1) + 4)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def scan_dataset(
     def examine(record: dict) -> "_Examined":
         return _examine(record, num_classes, ignore_label, check_images)
 
-    results = _map_in_threads(examine, dicts, num_threads)
+    results = map_ahead(examine, dicts, num_threads or _NUM_THREADS)
     for result in tqdm(
         results, total=len(dicts), desc="Checking files", unit="image", disable=not progress
     ):
@@ -200,7 +202,7 @@ def classes_shown(
         counts = np.bincount(read_label(label_file).reshape(-1))
         return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
 
-    results = _map_in_threads(examine, dicts)
+    results = map_ahead(examine, dicts, _NUM_THREADS)
     return list(
         tqdm(results, total=len(dicts), desc="Reading labels", unit="image", disable=not progress)
     )
@@ -211,21 +213,6 @@ class _Examined:
     problems: list[Problem]
     counts: np.ndarray | None = None  # pixels of each id, up to the highest
     size: tuple[int, int] | None = None
-
-
-def _map_in_threads(
-    function: Callable, items: Iterable, num_threads: int | None = None
-) -> Iterator:
-    """Results in the order of the items; unlike Executor.map, few items are under way at once."""
-    num_threads = num_threads or min(16, (os.cpu_count() or 1) + 4)
-    with ThreadPoolExecutor(num_threads) as pool:
-        under_way = deque()
-        for item in items:
-            under_way.append(pool.submit(function, item))
-            if len(under_way) > 4 * num_threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
