@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sar.config import load_config
@@ -19,8 +18,9 @@ from sar.data.labels import read_image, read_label
 from sar.engine import Trainer
 from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
+from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.tap import tap_evaluation
-from sar.regularizers.functional import match_labels
+from sar.regularizers.functional import class_sums, match_labels
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -137,7 +137,7 @@ def _show(
         tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap,
     ):
         for (sample,), record in zip(show_progress(batches), images.records, strict=True):
-            labels = model([sample])[0]["sem_seg"].argmax(dim=0).cpu().numpy()
+            labels = argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
                 raise InputError(f"{record['sem_seg_file_name']} has not the size of its image.")
@@ -189,15 +189,14 @@ class _Samples:
 
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
         """Of one image: embeddings (1, C, ...) and labels (1, ...), those of no class ignored."""
-        labels = match_labels(embeddings, labels).flatten().cpu()
-        embeddings = embeddings.float().flatten(2)[0].T.cpu()
-        is_valid = labels < self.num_classes
-        labels, embeddings = labels[is_valid], embeddings[is_valid].double()
-        one_hot = F.one_hot(labels, self.num_classes).double()
-        self.sums = self.sums + one_hot.T @ embeddings
-        self.counts = self.counts + one_hot.sum(0)
-        for class_id in labels.unique().tolist():
-            self.kept[class_id].append(self._some(embeddings[labels == class_id]).float())
+        none = self.num_classes  # for all ids that are no class
+        labels = match_labels(embeddings, labels).cpu().clamp(max=none)
+        embeddings = embeddings.float().flatten(2).cpu()
+        sums, counts = class_sums(embeddings.double(), labels, self.num_classes, ignore_value=none)
+        self.sums = self.sums + sums
+        self.counts = self.counts + counts
+        for class_id in counts.nonzero().flatten().tolist():
+            self.kept[class_id].append(self._some(embeddings[0].T[labels[0] == class_id]))
 
     def centres(self) -> np.ndarray:
         """(K, C) means, NaN for classes that were not met."""
