@@ -154,6 +154,21 @@ def test_test_sample_is_resized_and_keeps_the_files_size(cfg, write):
     assert (sample["height"], sample["width"]) == (40, 50)
 
 
+@pytest.mark.parametrize("format", ["RGB", "BGR"])
+def test_pixels_in_memory_are_taken_as_a_file_is(cfg, write, format):
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = format, 80, 90
+    mapper = SemanticSegmentationMapper(cfg, is_train=False)
+    image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), np.uint8)
+    sample = mapper.map_pixels(image)
+    resized = np.asarray(Image.fromarray(image).resize((90, 72), Image.Resampling.BILINEAR))
+    channels = resized if format == "RGB" else resized[:, :, ::-1]
+    np.testing.assert_array_equal(sample["image"].numpy(), channels.transpose(2, 0, 1))
+    assert sample["image"].is_contiguous()
+    assert (sample["height"], sample["width"]) == (40, 50)
+    from_file = mapper(write(image))
+    assert torch.equal(from_file["image"], sample["image"])
+
+
 def test_unknown_format(cfg):
     cfg.INPUT.FORMAT = "YUV-BT.601"
     with pytest.raises(InputError, match="INPUT.FORMAT"):

@@ -127,12 +127,24 @@ class SemanticSegmentationMapper:
             sample["height"], sample["width"] = label.shape
             image, label = self._augment(dataset_dict, label, rng or np.random.default_rng())
             sample["sem_seg"] = torch.from_numpy(label)
+            sample["image"] = _channels_first(image)
         else:
-            image = read_image(dataset_dict["file_name"], self.image_format)
-            sample["height"], sample["width"] = image.shape[:2]
-            image = resize_shortest_edge(image.shape[:2], *self.test_size).apply_image(image)
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+            sample.update(self.map_pixels(read_image(dataset_dict["file_name"])))
         return sample
+
+    def map_pixels(self, image: np.ndarray) -> dict:
+        """The test sample of an image that is in memory.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            "image" (3, h, w) uint8, and "height" and "width" of the image as it came (H, W).
+        """
+        height, width = image.shape[:2]
+        resized = resize_shortest_edge((height, width), *self.test_size).apply_image(image)
+        image = _channels_first(self._in_format(resized))
+        return {"image": image, "height": height, "width": width}
 
     def _augment(
         self, dataset_dict: dict, label: np.ndarray, rng: np.random.Generator
@@ -144,14 +156,16 @@ class SemanticSegmentationMapper:
         label = transform.apply_label(label)
         if self.color_jitter is not None:
             image = self.color_jitter(image, rng)
-        if self.image_format == "BGR":
-            image = image[:, :, ::-1]
+        image = self._in_format(image)
         # Before the padding: a file of 8 bits cannot hold an ignore id of 16.
         label = label.astype(np.int64)
         if self.pad_shape is not None:
             image = pad(image, self.pad_shape, self.pixel_mean)
             label = pad(label, self.pad_shape, self.ignore_label)
         return image, label
+
+    def _in_format(self, image: np.ndarray) -> np.ndarray:
+        return image if self.image_format == "RGB" else image[:, :, ::-1]
 
     def _read_label(self, dataset_dict: dict) -> np.ndarray:
         label_file_name = dataset_dict.get("sem_seg_file_name")
@@ -191,3 +205,7 @@ class PanopticMapper:
         """As detectron2's DatasetMapper: "image", "sem_seg" and "instances"."""
         np.random.seed(rng.integers(2**32))
         return self._mapper(dataset_dict)
+
+
+def _channels_first(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

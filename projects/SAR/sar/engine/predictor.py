@@ -15,10 +15,10 @@ from PIL import Image
 from torch import nn
 
 from sar.config import load_config
-from sar.data.augmentation import resize_shortest_edge
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_color, read_classes
 from sar.data.labels import read_image
+from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
 from sar.threads import map_ahead
@@ -83,9 +83,8 @@ class Predictor:
         model: takes and returns what a SemanticSegmentor does; in evaluation mode.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        image_format: "RGB" or "BGR", the order of the channels that the model takes.
-        test_size: the shorter edge (0: not resized) and the most for the longer one, in pixels, of
-            what the model is given; predictions have the size of the image.
+        mapper: from pixels to what the model is given, whatever the size: predictions have that of
+            the image; None: RGB, not resized.
         gives_probabilities: the model's scores are probabilities, and not logits.
         num_threads: that read ahead; 0 for none.
     """
@@ -96,16 +95,16 @@ class Predictor:
         class_names: Sequence[str],
         colors: np.ndarray,
         *,
-        image_format: str = "RGB",
-        test_size: tuple[int, int] = (0, 0),
+        mapper: SemanticSegmentationMapper | None = None,
         gives_probabilities: bool = False,
         num_threads: int = 0,
     ) -> None:
         self.model = model
         self.class_names = class_names
         self.colors = colors
-        self.image_format = image_format
-        self.test_size = test_size
+        self.mapper = mapper or SemanticSegmentationMapper(
+            False, image_format="RGB", num_classes=len(class_names), ignore_label=255
+        )
         self.gives_probabilities = gives_probabilities
         self.num_threads = num_threads
 
@@ -121,14 +120,12 @@ class Predictor:
         """
         cfg = load_config(config_file, overrides)
         model, class_names, colors = load_for_inference(cfg)
-        augments = cfg.TEST.AUG.ENABLED  # it resizes the images itself
         return cls(
             inference_model(cfg, model),
             class_names,
             colors,
-            image_format=cfg.INPUT.FORMAT,
-            test_size=(0, 0) if augments else (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
-            gives_probabilities=augments,
+            mapper=Trainer.build_test_mapper(cfg),
+            gives_probabilities=cfg.TEST.AUG.ENABLED,
             num_threads=cfg.DATALOADER.NUM_WORKERS,
         )
 
@@ -178,16 +175,7 @@ class Predictor:
                 f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 "
                 "(H, W, 3), RGB"
             )
-        resized = resize_shortest_edge(image.shape[:2], *self.test_size).apply_image(image)
-        if self.image_format == "BGR":
-            resized = resized[:, :, ::-1]
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))),
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "pixels": image,
-            "name": name,
-        }
+        return {**self.mapper.map_pixels(image), "pixels": image, "name": name}
 
     @torch.inference_mode()
     def _predict(self, sample: dict, with_confidence: bool) -> Prediction:
