@@ -32,8 +32,6 @@ from sklearn.datasets import load_digits
 from torch import nn
 from tqdm import tqdm
 
-from sar.fileio import atomic_path
-
 NUM_CLASSES = 10
 TRAIN_COUNTS = np.geomspace(100, 2, NUM_CLASSES).round().astype(int).tolist()  # of each class
 NUM_TEST = 70  # of each class
@@ -145,13 +143,14 @@ def project(embeddings: torch.Tensor) -> torch.Tensor:
     return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
 
 
-def draw(outcomes: dict[str, list[Outcome]], labels: torch.Tensor) -> Figure:
+def draw(outcomes: dict[str, list[Outcome]], data: Digits) -> Figure:
     """The first seed's test embeddings in two dimensions, over the accuracy of each class."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels, bars = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     colors = colormaps["tab10"](np.arange(NUM_CLASSES))
+    point_colors = colors[data.test_labels]
     for axes, method in zip(panels.subplots(1, len(METHODS)), METHODS, strict=True):
-        axes.scatter(*project(outcomes[method][0].picture).T, c=colors[labels], s=6, linewidths=0)
+        axes.scatter(*project(outcomes[method][0].picture).T, c=point_colors, s=6, linewidths=0)
         axes.set_title(method)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -173,11 +172,7 @@ def draw(outcomes: dict[str, list[Outcome]], labels: torch.Tensor) -> Figure:
 def main(argv: list[str] | None = None) -> int:
     """Trains, prints the table and writes it and the picture; the exit code."""
     args = parse_args(argv, __doc__, "classification", seeds=5, steps=800)
-    table_path, picture_path = (args.output / f"classification.{end}" for end in ("md", "png"))
-    outcomes = compare(args, long_tailed_digits, run, table_path)
-    with atomic_path(picture_path) as temporary:
-        draw(outcomes, long_tailed_digits(seed=0).test_labels).savefig(temporary, dpi=110)
-    print(f"Written: {table_path}, {picture_path}")
+    compare(args, long_tailed_digits, run, draw)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the examples share: the methods, the command line, the runs, the table and the bars.
+"""What the examples share: the methods, the command line, the runs, what they write, the bars.
 
 Shape shorthands: K classes, S seeds.
 """
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from sar.fileio import write_atomically
+from sar.fileio import atomic_path, write_atomically
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 METHODS = ("plain", "SAR", "CeCo", "SAR + CeCo")
@@ -58,6 +59,7 @@ def parse_args(
         "--quick", action="store_true", help="one seed and a quarter of the steps: a first look"
     )
     args = parser.parse_args(argv)
+    args.name = name
     args.seeds = args.seeds or (1 if args.quick else seeds)
     args.steps = args.steps or (steps // 4 if args.quick else steps)
     return args
@@ -87,17 +89,15 @@ def compare(
     args: argparse.Namespace,
     make_data: Callable[[int], Any],
     run: Callable[[str, int, Any, int, tqdm], Outcome],
-    table_path: Path,
-) -> dict[str, list[Outcome]]:
-    """Runs every method with every seed, prints the table and writes it.
+    draw: Callable[[dict[str, list[Outcome]], Any], Figure],
+) -> None:
+    """Runs every method with every seed, prints the table, and writes it and the picture.
 
     Args:
+        args: of `parse_args`.
         make_data: from a seed.
         run: one run, from method, seed, data, number of steps and the progress bar to update.
-        table_path: of the Markdown file that gets the table.
-
-    Returns:
-        Of each method, the outcome of each seed.
+        draw: the picture, from the outcomes of each method and the data of the first seed.
     """
     torch.set_num_threads(1)  # the tensors are small: more threads get into each other's way
     start = time.perf_counter()
@@ -111,8 +111,11 @@ def compare(
     table = format_table(outcomes)
     seeds = f"mean ± standard deviation of {args.seeds} seeds" if args.seeds > 1 else "one seed"
     print(f"\nTest set, in percent, {seeds} ({time.perf_counter() - start:.0f} s):\n\n{table}\n")
+    table_path, picture_path = (args.output / f"{args.name}.{end}" for end in ("md", "png"))
     write_atomically(table_path, table + "\n")
-    return outcomes
+    with atomic_path(picture_path) as temporary:
+        draw(outcomes, make_data(0)).savefig(temporary, dpi=110)
+    print(f"Written: {table_path}, {picture_path}")
 
 
 def group_means(scores: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:

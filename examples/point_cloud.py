@@ -31,8 +31,6 @@ from matplotlib.lines import Line2D
 from torch import nn
 from tqdm import tqdm
 
-from sar.fileio import atomic_path
-
 CLASSES = {
     "floor": "#d9cfbc",
     "wall": "#b3c3cf",
@@ -337,11 +335,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
 def main(argv: list[str] | None = None) -> int:
     """Trains, prints the table and writes it and the picture; the exit code."""
     args = parse_args(argv, __doc__, "point_cloud", seeds=3, steps=350)
-    table_path, picture_path = (args.output / f"point_cloud.{end}" for end in ("md", "png"))
-    outcomes = compare(args, make_data, run, table_path)
-    with atomic_path(picture_path) as temporary:
-        draw(outcomes, make_data(seed=0)).savefig(temporary, dpi=110)
-    print(f"Written: {table_path}, {picture_path}")
+    compare(args, make_data, run, draw)
     return 0
 
 

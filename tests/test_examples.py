@@ -82,3 +82,16 @@ def test_impossible_options_are_refused():
     result = run("import classification; classification.main(['--seeds', '0'])")
     assert result.returncode == 2
     assert "--seeds: expected a whole number of at least 1, found '0'" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["classification", "point_cloud"])
+def test_help_has_a_command_that_works(name):
+    result = run(f"import {name}; {name}.main(['--help'])")
+    assert result.returncode == 0, result.stderr
+    _, _, command = result.stdout.partition("example:\n  python ")
+    program, *words = command.split()
+    assert program == f"examples/{name}.py" and (ROOT / program).is_file()
+    result = run(
+        f"import comparison; print(comparison.parse_args({words}, '', '', seeds=1, steps=9))"
+    )
+    assert "seeds=10, steps=9" in result.stdout, result.stderr
