@@ -1,5 +1,11 @@
 import itertools
+import multiprocessing
+import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +27,8 @@ from sar.errors import InputError
 
 from detectron2.config import get_cfg
 from detectron2.utils import comm
+
+from ..distributed import run_processes
 
 NUM_IMAGES = 7
 
@@ -293,6 +301,7 @@ def test_bad_input_arrives_as_the_mapper_wrote_it(cfg, dicts, workers):
     with pytest.raises(InputError) as error:
         _train_batches(cfg, dicts, NUM_IMAGES)
     assert str(error.value) == str(expected.value) and "the ids 9" in str(error.value)
+    assert not multiprocessing.active_children()  # its traceback, kept here, keeps no worker
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -383,3 +392,34 @@ def test_where_no_signal_says_who_sent_it_a_worker_heeds_all(monkeypatch):
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _terminated_at_image_1(record):
+    if record["image_id"] == 1:
+        send = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
+        subprocess.run([sys.executable, "-c", send], check=True)
+        time.sleep(0.5)  # in which any thread that is open to it takes it
+    return record
+
+
+def _load_with_a_worker_of_several_threads(rank, cfg):
+    def start_thread():  # as libraries do, before `worker_init_fn` is called
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+    os.register_at_fork(after_in_child=start_thread)
+    records = [{"image_id": i} for i in range(9)]
+    batches = iter(build_test_loader(cfg, _terminated_at_image_1, records))
+    assert [next(batches)[0]["image_id"] for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(timeout=30)
+    assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no signal says who sent it")
+def test_a_worker_of_several_threads_heeds_its_parents_sigterm_alone(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    # In a process of its own: what is registered for forks stays.
+    run_processes(_load_with_a_worker_of_several_threads, 1, cfg)

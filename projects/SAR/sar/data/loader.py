@@ -281,9 +281,8 @@ class _SampleLoader(DataLoader):
 
     def __iter__(self) -> Iterator[list[dict]]:
         skipped = set()
-        with _sigterm_blocked():
-            batches = super().__iter__()
-        for batch in batches:
+        # Not in a variable, which an error's traceback would keep, and the workers with it.
+        for batch in self._start_workers():
             for sample, errors in batch:
                 for index in errors.keys() - skipped:
                     skipped.add(index)
@@ -294,6 +293,10 @@ class _SampleLoader(DataLoader):
                         "which the warnings above name"
                     )
             yield [sample for sample, _ in batch]
+
+    def _start_workers(self) -> Iterator[list[_Loaded]]:
+        with _sigterm_blocked():
+            return super().__iter__()
 
     def _skip(self, number: int, error: InputError) -> None:
         if number <= self._max_skipped:
