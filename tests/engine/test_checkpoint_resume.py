@@ -1,16 +1,15 @@
 """What a training finds in its folder when it starts, after whatever happened there before."""
 
 import os
-from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 
 from sar.engine.checkpoint import Checkpointer
 from sar.errors import InputError
 
-from detectron2.utils import comm
+from ..distributed import run_processes
 
 
 class State:
@@ -333,14 +332,11 @@ def _exit_at(call, moment):
         setattr(os, call, exiting(getattr(os, call)))
 
 
-@pytest.mark.slow
 def test_processes_agree_on_the_file(tmp_path):
     run = Run(tmp_path).save(3, 7)
     truncate(tmp_path / "model_0000007.pth")
     torch.save(run.model.state_dict(), tmp_path / "model_mine.pth")
-    context = multiprocessing.spawn(_resume, (str(tmp_path),), nprocs=2, join=False)
-    while not context.join():
-        pass
+    run_processes(_resume, 2, tmp_path)
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "3"
     assert (tmp_path / "error0").read_text() == (tmp_path / "error1").read_text()
     errors = (tmp_path / "error0").read_text().splitlines()
@@ -351,9 +347,6 @@ def test_processes_agree_on_the_file(tmp_path):
 
 
 def _resume(rank, folder):
-    folder = Path(folder)
-    store = f"file://{folder}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     (folder / str(rank)).write_text(str(Run(folder).resume()))
     if rank == 1:  # as on two machines with a folder each
         os.path.isfile = lambda path: False
@@ -366,4 +359,3 @@ def _resume(rank, folder):
         except InputError as error:
             errors.append(str(error))
     (folder / f"error{rank}").write_text("\n".join(errors))
-    comm.synchronize()

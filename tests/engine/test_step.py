@@ -6,8 +6,7 @@ import traceback
 
 import pytest
 import torch
-from torch import distributed, nn
-from torch.multiprocessing import spawn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sar.config import load_config
@@ -16,6 +15,8 @@ from sar.engine.step import TrainingStep
 from sar.errors import InputError
 
 from detectron2.modeling import build_model
+
+from ..distributed import run_processes
 
 
 class Regression(nn.Module):
@@ -243,9 +244,6 @@ def test_an_overflow_of_half_precision_skips_the_step_and_its_scale_is_resumed()
 
 
 def train_one_of_two(rank, folder):
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
     data = batches(4, seed=rank)
     if rank == 1:
         data[2][0]["target"][:] = math.nan
@@ -260,13 +258,10 @@ def train_one_of_two(rank, folder):
         step.fetch_losses()
     except InputError as error:
         (folder / f"error{rank}").write_text(str(error))
-    distributed.barrier()  # who leaves first takes the other with it
-    distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_all_processes_stop_where_one_sees_a_loss_that_is_not_finite(tmp_path):
-    spawn(train_one_of_two, (tmp_path,), nprocs=2)
+    run_processes(train_one_of_two, 2, tmp_path)
     losses = [json.loads((tmp_path / f"losses{rank}").read_text()) for rank in range(2)]
     assert losses[0] == losses[1] and losses[0][0][0] != losses[0][0][1]
     alone = build_step(data=batches(4, seed=1))

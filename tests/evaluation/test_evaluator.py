@@ -5,14 +5,11 @@ import math
 import os
 import pickle
 import warnings
-from datetime import timedelta
 
 import sar  # noqa: F401  # isort: skip  (before detectron2)
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
@@ -22,6 +19,8 @@ from sar.evaluation import LongTailEvaluator
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import SemSegEvaluator
+
+from ..distributed import run_processes
 
 NAMES = ["road", "sky", "car", "pole", "sign"]
 K = len(NAMES)
@@ -60,19 +59,23 @@ def logits_for(index, num_classes=K, never=()):
     return {"sem_seg": logits}
 
 
+def register_data_set(records, name="evaluator_test", **metadata):
+    DatasetCatalog.register(name, lambda: records)
+    metadata = {"stuff_classes": NAMES, "ignore_label": 255} | metadata
+    MetadataCatalog.get(name).set(
+        **{key: value for key, value in metadata.items() if value is not None}
+    )
+    return name
+
+
 @pytest.fixture
 def register():
     """Registers data sets, and forgets them after the test."""
     registered = []
 
-    def register(records, name="evaluator_test", **metadata):
-        DatasetCatalog.register(name, lambda: records)
-        registered.append(name)
-        metadata = {"stuff_classes": NAMES, "ignore_label": 255} | metadata
-        MetadataCatalog.get(name).set(
-            **{key: value for key, value in metadata.items() if value is not None}
-        )
-        return name
+    def register(*args, **kwargs):
+        registered.append(register_data_set(*args, **kwargs))
+        return registered[-1]
 
     yield register
     for name in registered:
@@ -281,24 +284,14 @@ def test_all_pixels_ignored_is_nan_and_no_warning(tmp_path, register):
 # Several processes
 
 
-def evaluate_shares(rank, folder, dataset_name, records):
-    """Evaluates each of CASES, whose first `world_size` processes share the images."""
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
-    for world_size, num_images in CASES:
-        if rank >= world_size:
-            continue
-        case = f"{world_size}_{num_images}"
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/rendezvous{case}",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=60),
-        )
+def evaluate_shares(rank, folder, records, cases):
+    """Evaluates as many images as each of the cases says, which the processes share."""
+    register_data_set(records)
+    for num_images in cases:
         evaluator = LongTailEvaluator(
-            dataset_name,
+            "evaluator_test",
             class_frequency=FREQUENCY,
-            output_dir=os.path.join(folder, case),
+            output_dir=str(folder / f"together{num_images}"),
             save_json=True,
         )
         for _ in range(2):  # twice in a row, as for two data sets or two evaluations in training
@@ -311,34 +304,21 @@ def evaluate_shares(rank, folder, dataset_name, records):
         evaluator.reset()
         with pytest.raises(InputError, match="No image"):
             evaluator.evaluate()
-        dist.destroy_process_group()
 
 
-# (processes, images): shares that are equal, unequal, and none at all.
-CASES = [(2, 1), (2, 5), (2, 6), (3, 1), (3, 2), (3, 5), (3, 7)]
-
-
-def test_one_two_three_processes_give_the_same(tmp_path, register):
+# Numbers of images: shares that are equal, unequal, and none at all.
+@pytest.mark.parametrize("num_processes, cases", [(2, (1, 5, 6)), (3, (1, 2, 5, 7))])
+def test_several_processes_give_the_same_as_one(tmp_path, register, num_processes, cases):
     records = write_labels(tmp_path, 7)
+    run_processes(evaluate_shares, num_processes, tmp_path, records, cases)
     name = register(records)
-    # Forked, since each new interpreter would spend seconds on imports.
-    processes = mp.start_processes(
-        evaluate_shares, (str(tmp_path), name, records), nprocs=3, join=False, start_method="fork"
-    )
-    # A call returns when one process has ended.
-    all_ended = any(processes.join(timeout=60) for _ in range(3))
-    for process in processes.processes:
-        process.kill()
-    assert all_ended
-    for world_size, num_images in CASES:
-        alone = tmp_path / f"1_{num_images}"
-        together = tmp_path / f"{world_size}_{num_images}"
+    for num_images in cases:
+        alone, together = tmp_path / f"alone{num_images}", tmp_path / f"together{num_images}"
         evaluator = LongTailEvaluator(
             name, class_frequency=FREQUENCY, output_dir=str(alone), save_json=True
         )
         run(evaluator, records[:num_images])
-        expected = ["sem_seg_evaluation.json", "sem_seg_predictions.json"]
-        for file_name in expected:
+        for file_name in ("sem_seg_evaluation.json", "sem_seg_predictions.json"):
             assert (together / file_name).read_text() == (alone / file_name).read_text()
 
 

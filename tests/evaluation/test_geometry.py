@@ -1,15 +1,15 @@
 import math
-from datetime import timedelta
 
 import sar  # noqa: F401  # isort: skip  (before detectron2)
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from sar.evaluation import FeatureGeometry
 from sar.evaluation.geometry import GEOMETRY_METRICS
+
+from ..distributed import run_processes
 
 K, C = 6, 9
 
@@ -246,50 +246,30 @@ def test_no_features_are_kept():
 
 # Several processes
 
-# (processes, images): shares that are equal, unequal, and none at all.
-CASES = [(2, 1), (2, 6), (3, 2), (3, 7)]
 
-
-def measure_shares(rank, folder):
-    """Measures each of CASES, whose first `world_size` processes share the images."""
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
-    for world_size, num_images in CASES:
-        if rank >= world_size:
-            continue
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/rendezvous{world_size}_{num_images}",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=60),
-        )
+def measure_shares(rank, folder, cases):
+    """Measures as many images as each of the cases says, which the processes share."""
+    for num_images in cases:
         embeddings, labels, weight = sample(num_images=num_images)
         geometry = FeatureGeometry(K, C)
-        for i in range(rank, num_images, world_size):
+        for i in range(rank, num_images, dist.get_world_size()):
             geometry.update(embeddings[i : i + 1], labels[i : i + 1])
         own = repr(geometry.compute(weight))  # repr: NaN where there is no image
         total = geometry.reduce().compute(weight)
         assert repr(geometry.compute(weight)) == own
-        torch.save(total, f"{folder}/{world_size}_{num_images}_{rank}")
-        dist.destroy_process_group()
+        torch.save(total, folder / f"{num_images}_{rank}")
 
 
-def test_one_two_three_processes_give_the_same(tmp_path):
-    # Forked, since each new interpreter would spend seconds on imports.
-    processes = mp.start_processes(
-        measure_shares, (str(tmp_path),), nprocs=3, join=False, start_method="fork"
-    )
-    # A call returns when one process has ended.
-    all_ended = any(processes.join(timeout=60) for _ in range(3))
-    for process in processes.processes:
-        process.kill()
-    assert all_ended
-    for world_size, num_images in CASES:
+# Numbers of images: shares that are equal, unequal, and none at all.
+@pytest.mark.parametrize("num_processes, cases", [(2, (1, 6)), (3, (2, 7))])
+def test_several_processes_give_the_same_as_one(tmp_path, num_processes, cases):
+    run_processes(measure_shares, num_processes, tmp_path, cases)
+    for num_images in cases:
         embeddings, labels, weight = sample(num_images=num_images)
         alone = measure(embeddings, labels, weight)
         assert_close(alone, direct(*flat(embeddings, labels), weight))
-        for rank in range(world_size):
-            assert_close(torch.load(tmp_path / f"{world_size}_{num_images}_{rank}"), alone)
+        for rank in range(num_processes):
+            assert_close(torch.load(tmp_path / f"{num_images}_{rank}"), alone)
 
 
 def test_reduce_of_one_process_is_itself():

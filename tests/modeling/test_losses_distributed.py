@@ -1,11 +1,8 @@
 """The losses over processes, against one process with the whole batch, in float64."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,6 +14,8 @@ from sar.modeling.losses import (
     Seesaw,
     own_losses_over_processes,
 )
+
+from ..distributed import run_processes
 
 K, IGNORE = 4, 255
 IMAGES = 6  # for 1, 2 and 3 processes
@@ -100,30 +99,15 @@ def losses_and_gradients(part, wrap=lambda network: network):
     return results
 
 
-def train_on_part(rank, num_processes, folder):
-    torch.set_num_threads(1)  # the threads of the parent are not there after a fork
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=num_processes,
-        timeout=timedelta(seconds=60),
-    )
-    size = IMAGES // num_processes
+def train_on_part(rank, folder):
+    size = IMAGES // dist.get_world_size()
     part = slice(rank * size, (rank + 1) * size)
-    torch.save(losses_and_gradients(part, DistributedDataParallel), f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    torch.save(losses_and_gradients(part, DistributedDataParallel), folder / f"{rank}.pth")
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available(), reason="a process with autograd's GPU threads cannot be forked"
-)
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_losses_of_several_processes_are_those_of_one(tmp_path, num_processes):
-    # Forked, since each new interpreter would spend seconds on imports.
-    mp.start_processes(
-        train_on_part, (num_processes, str(tmp_path)), nprocs=num_processes, start_method="fork"
-    )
+    run_processes(train_on_part, num_processes, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(num_processes)]
     wanted = losses_and_gradients(slice(None))
     seen = wanted.pop("seen")

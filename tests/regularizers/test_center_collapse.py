@@ -1,16 +1,15 @@
 """CeCo against an independent float64 computation, in one process and in two."""
 
 import copy
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.regularizers import CenterCollapseRegularizer, simplex_etf
+
+from ..distributed import run_processes
 
 K, C, D = 6, 16, 24
 FREQUENCIES = [100, 50, 20, 5, 1, 0]
@@ -333,13 +332,6 @@ def distributed_cases():
 
 
 def train_on_half(rank, folder):
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=60),
-    )
     results = {}
     half = slice(2 * rank, 2 * rank + 2)
     for projection_dim in FORMS:
@@ -352,15 +344,11 @@ def train_on_half(rank, folder):
             gradients = {key: p.grad.clone() for key, p in model.module.layer.named_parameters()}
             results[projection_dim, name] = (loss.detach(), gradients)
         results[projection_dim] = model.module.state_dict()
-    torch.save(results, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    torch.save(results, folder / f"{rank}.pth")
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available(), reason="a process with autograd's GPU threads cannot be forked"
-)
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path):
-    mp.start_processes(train_on_half, (str(tmp_path),), nprocs=2, start_method="fork")
+    run_processes(train_on_half, 2, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     for projection_dim in FORMS:
         model = Network(projection_dim)

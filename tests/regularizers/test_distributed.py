@@ -1,15 +1,14 @@
 """The pull loss of SAR over processes, against one process with the whole batch."""
 
-from datetime import timedelta
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.regularizers import SemanticAnchorRegularizer
+
+from ..distributed import run_processes
 
 K, C = 4, 8
 IMAGES = 6  # for 1, 2 and 3 processes
@@ -59,30 +58,17 @@ def losses_and_gradients(network, part):
     return results
 
 
-def train_on_part(rank, num_processes, folder):
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=num_processes,
-        timeout=timedelta(seconds=60),
-    )
-    size = IMAGES // num_processes
+def train_on_part(rank, folder):
+    size = IMAGES // dist.get_world_size()
     # The pull reaches the first layer only.
     network = DistributedDataParallel(Network(), find_unused_parameters=True)
     results = losses_and_gradients(network, slice(rank * size, (rank + 1) * size))
-    torch.save(results, f"{folder}/{rank}.pth")
-    dist.destroy_process_group()
+    torch.save(results, folder / f"{rank}.pth")
 
 
-@pytest.mark.skipif(
-    torch.cuda.is_available(), reason="a process with autograd's GPU threads cannot be forked"
-)
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_pull_of_several_processes_equals_that_of_one(tmp_path, num_processes):
-    mp.start_processes(
-        train_on_part, (num_processes, str(tmp_path)), nprocs=num_processes, start_method="fork"
-    )
+    run_processes(train_on_part, num_processes, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(num_processes)]
     wanted = losses_and_gradients(Network(), slice(None))
     for name, (loss, gradients) in wanted.items():
