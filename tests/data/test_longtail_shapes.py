@@ -20,8 +20,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import annotations_to_instances
 
 IGNORE = 255
-FILES = ["class_frequency.json", "classes.txt", "images", "instances_train.json"]
-FILES += ["instances_val.json", "labels", "recipe.json"]
+FILES = ["class_frequency.json", "classes.txt", "images", "instances_test.json"]
+FILES += ["instances_train.json", "instances_val.json", "labels", "recipe.json"]
+FEW = {"train": 3, "val": 2, "test": 1}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def labels(shapes_root):
             ]
         )
 
-    return {split: read(split) for split in ("train", "val")}
+    return {split: read(split) for split in ("train", "val", "test")}
 
 
 def pixels_of(folder):
@@ -67,7 +68,7 @@ def assert_complete(folder, num_images):
 
 
 def test_dicts_and_metadata(shapes_root):
-    for split, count in (("train", 600), ("val", 150)):
+    for split, count in (("train", 600), ("val", 150), ("test", 300)):
         dicts = DatasetCatalog.get(f"longtail_shapes_{split}")
         assert len(dicts) == count
         assert len({record["image_id"] for record in dicts}) == count
@@ -95,7 +96,7 @@ def test_unknown_split():
 
 
 def test_long_tail(labels):
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         images, pixels = class_counts(labels[split])
         assert max(pixels) >= 100 * min(pixels)
         assert min(images) >= 10
@@ -111,7 +112,7 @@ def test_long_tail(labels):
 
 
 def test_labels_are_ids_or_ignored(labels):
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         assert np.unique(labels[split]).tolist() == [*range(len(CLASSES)), IGNORE]
         assert 0.005 < (labels[split] == IGNORE).mean() < 0.05
 
@@ -166,7 +167,7 @@ def test_instances_file_is_coco(shapes_root):
 
 def test_same_seed_same_pixels(tmp_path):
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
-        generate(tmp_path / name, seed=seed, num_train=10, num_val=10)
+        generate(tmp_path / name, seed=seed, num_images={"train": 10, "val": 10, "test": 1})
     one, two, other = (pixels_of(tmp_path / name) for name in ("one", "two", "other"))
     assert one.keys() == two.keys() == other.keys()
     assert all(np.array_equal(one[path], two[path]) for path in one)
@@ -176,14 +177,14 @@ def test_same_seed_same_pixels(tmp_path):
 
 
 def test_images_differ(tmp_path):
-    generate(tmp_path / "shapes", num_train=10, num_val=10)
+    generate(tmp_path / "shapes", num_images={"train": 10, "val": 10, "test": 1})
     pictures = [a.tobytes() for path, a in pixels_of(tmp_path / "shapes").items() if a.ndim == 3]
-    assert len(set(pictures)) == len(pictures) == 20
+    assert len(set(pictures)) == len(pictures) == 21
 
 
 def test_pixels_are_those_of_the_recipe(tmp_path):
     """Other pixels, other data set: raise RECIPE_VERSION together with this digest."""
-    generate(tmp_path / "shapes", num_train=20, num_val=20)
+    generate(tmp_path / "shapes", num_images={"train": 20, "val": 20, "test": 0})
     digest = hashlib.sha256()
     for _, array in sorted(pixels_of(tmp_path / "shapes").items()):
         digest.update(array.tobytes())
@@ -195,14 +196,14 @@ def test_pixels_are_those_of_the_recipe(tmp_path):
 
 def test_generated_once_and_anew_when_the_recipe_changes(tmp_path, monkeypatch):
     folder = tmp_path / "shapes"
-    generate(folder, num_train=3, num_val=2)
+    generate(folder, num_images=FEW)
     first = (folder / "recipe.json").stat()
-    generate(folder, num_train=3, num_val=2)
+    generate(folder, num_images=FEW)
     assert (folder / "recipe.json").stat().st_ino == first.st_ino
-    generate(folder, num_train=4, num_val=2)
-    assert_complete(folder, 6)
+    generate(folder, num_images={"train": 4, "val": 2, "test": 1})
+    assert_complete(folder, 7)
     monkeypatch.setattr(longtail_shapes, "RECIPE_VERSION", -1)
-    generate(folder, num_train=4, num_val=2)
+    generate(folder, num_images={"train": 4, "val": 2, "test": 1})
     assert json.loads((folder / "recipe.json").read_text())["version"] == -1
 
 
@@ -219,10 +220,10 @@ def test_interrupted_generation_leaves_nothing_and_is_redone(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(longtail_shapes, "draw_scene", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            generate(folder, num_train=3, num_val=2)
+            generate(folder, num_images=FEW)
     assert list(tmp_path.iterdir()) == []
-    generate(folder, num_train=3, num_val=2)
-    assert_complete(folder, 5)
+    generate(folder, num_images=FEW)
+    assert_complete(folder, 6)
 
 
 def test_half_a_data_set_is_replaced(tmp_path):
@@ -231,10 +232,10 @@ def test_half_a_data_set_is_replaced(tmp_path):
     (folder / "images" / "train" / "0000.png").write_bytes(b"half a pic")
     killed = tmp_path / ".shapes.0123abcd"  # what a killed process leaves
     (killed / "images").mkdir(parents=True)
-    generate(folder, num_train=3, num_val=2)
+    generate(folder, num_images=FEW)
     (killed / "images").rmdir()
     killed.rmdir()
-    assert_complete(folder, 5)
+    assert_complete(folder, 6)
     assert all(array.size for array in pixels_of(folder).values())
 
 
@@ -243,7 +244,7 @@ def test_somebody_elses_folder_is_not_replaced(tmp_path):
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"shapes holds \"thesis.tex\""):
-        generate(folder, num_train=3, num_val=2)
+        generate(folder, num_images=FEW)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
 
@@ -251,7 +252,7 @@ def test_somebody_elses_folder_is_not_replaced(tmp_path):
 def test_generation_at_the_same_time(tmp_path, monkeypatch, outdated):
     folder = tmp_path / "shapes"
     if outdated:
-        generate(folder, seed=1, num_train=3, num_val=2)
+        generate(folder, seed=1, num_images=FEW)
     move, barrier = longtail_shapes._move_into_place, threading.Barrier(4, timeout=60)
 
     def all_at_once(*args):
@@ -260,16 +261,16 @@ def test_generation_at_the_same_time(tmp_path, monkeypatch, outdated):
 
     monkeypatch.setattr(longtail_shapes, "_move_into_place", all_at_once)
     with ThreadPoolExecutor(4) as pool:
-        runs = [pool.submit(generate, folder, num_train=3, num_val=2) for _ in range(4)]
+        runs = [pool.submit(generate, folder, num_images=FEW) for _ in range(4)]
     assert [run.result() for run in runs] == [None] * 4
-    assert_complete(folder, 5)
+    assert_complete(folder, 6)
     assert json.loads((folder / "recipe.json").read_text())["seed"] == longtail_shapes.SEED
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Lets first use generate a few images only."""
-    few = partial(generate, num_train=3, num_val=2)
+    few = partial(generate, num_images=FEW)
     monkeypatch.setattr(longtail_shapes, "generate", few)
 
 
@@ -281,7 +282,7 @@ def test_read_only_root_falls_back_to_the_working_directory(small, tmp_path, mon
         dicts = longtail_shapes.load_longtail_shapes("val")
     assert str(tmp_path / "file" / "datasets") in caplog.text
     assert Image.open(dicts[0]["file_name"]).size == (128, 96)
-    assert_complete(tmp_path / "datasets" / "longtail_shapes", 5)
+    assert_complete(tmp_path / "datasets" / "longtail_shapes", 6)
 
 
 def test_nowhere_to_write(small, tmp_path, monkeypatch):

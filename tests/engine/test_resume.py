@@ -245,9 +245,10 @@ def test_smoothing_goes_on_where_it_was():
 
 @pytest.mark.slow
 def test_panoptic_training_resumes_exactly(tmp_path, monkeypatch):
-    longtail_shapes.generate(tmp_path / "longtail_shapes", num_train=8, num_val=2)
-    monkeypatch.setattr(longtail_shapes, "NUM_TRAIN", 8)
-    monkeypatch.setattr(longtail_shapes, "NUM_VAL", 2)
+    longtail_shapes.generate(
+        tmp_path / "longtail_shapes", num_images={"train": 8, "val": 2, "test": 1}
+    )
+    monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", {"train": 8, "val": 2, "test": 1})
     monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "longtail_shapes")
     common = [
         "SEED", "3", "INPUT.CROP.SIZE", "(64, 64)", "SOLVER.IMS_PER_BATCH", "2",

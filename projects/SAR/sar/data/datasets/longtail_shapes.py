@@ -1,4 +1,4 @@
-"""longtail_shapes_{train,val}: a small generated data set whose classes have a long tail.
+"""longtail_shapes_{train,val,test}: a small generated data set whose classes have a long tail.
 
 Landscapes with a wall and nine shapes. Their frequency falls like a power law, in pixels and in
 images, and each rare shape stands beside or on a frequent one that has its colours and textures.
@@ -6,11 +6,11 @@ Everything follows from the seed, pixel for pixel, on any machine. The data set 
 first use, in seconds, under the folder of the data sets:
 
     longtail_shapes/
-        images/{train,val}/NAME.png   labels/{train,val}/NAME.png   8 bit, 255 is ignored
-        classes.txt                   a name a line
-        class_frequency.json          of the training labels
-        instances_{train,val}.json    the shapes in COCO's format, visible parts as RLE
-        recipe.json                   what it was generated from
+        images/{train,val,test}/NAME.png  labels/{train,val,test}/NAME.png  8 bit, 255 is ignored
+        classes.txt                       a name a line
+        class_frequency.json              of the training labels
+        instances_{train,val,test}.json   the shapes in COCO's format, visible parts as RLE
+        recipe.json                       what it was generated from
 """
 
 import errno
@@ -19,6 +19,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from detectron2.utils import comm
 from .longtail_shapes_drawing import BACKGROUNDS, HEIGHT, IGNORE, SHAPES, WIDTH, draw_scene
 
 NAME = "longtail_shapes"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 CLASSES = BACKGROUNDS + tuple(SHAPES)
 THING_CLASSES = tuple(SHAPES)
 COLORS = (
@@ -57,9 +58,10 @@ COLORS = (
 )
 # To be raised whenever other pixels come out: data sets on disk are then generated anew.
 RECIPE_VERSION = 1
-SEED, NUM_TRAIN, NUM_VAL = 0, 600, 150
-# With fewer pictures of a class than this its validation IoU would be a matter of chance.
-MIN_VAL_IMAGES = 10
+SEED = 0
+NUM_IMAGES = {"train": 600, "val": 150, "test": 300}
+# With fewer pictures of a class than this its IoU would be a matter of chance.
+MIN_IMAGES_OF_CLASS = {"train": 1, "val": 10, "test": 20}
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +70,7 @@ def generate(
     folder: str | os.PathLike,
     *,
     seed: int = SEED,
-    num_train: int = NUM_TRAIN,
-    num_val: int = NUM_VAL,
+    num_images: Mapping[str, int] = NUM_IMAGES,
 ) -> None:
     """Generates the data set as `folder`, unless it is there from the same recipe already.
 
@@ -81,7 +82,6 @@ def generate(
         OSError: `folder` cannot be written.
     """
     folder = Path(folder).resolve()
-    num_images = {"train": num_train, "val": num_val}
     recipe = {"version": RECIPE_VERSION, "seed": seed, **num_images}
     if _recorded_recipe(folder) == recipe:
         return
@@ -99,7 +99,7 @@ def generate(
 
 
 def load_longtail_shapes(split: str) -> list[dict]:
-    """The images of a split ("train" or "val") as detectron2 data set dicts; generated if need be.
+    """The images of a split (of SPLITS) as detectron2 data set dicts; generated if need be.
 
     Raises:
         InputError: unknown split, or no place to write the data set to.
@@ -110,7 +110,6 @@ def load_longtail_shapes(split: str) -> list[dict]:
             f"{', '.join(SPLITS)}."
         )
     folder = _generated_folder()
-    num_images = {"train": NUM_TRAIN, "val": NUM_VAL}[split]
     return [
         {
             "file_name": str(folder / "images" / split / _file_name(index)),
@@ -119,7 +118,7 @@ def load_longtail_shapes(split: str) -> list[dict]:
             "height": HEIGHT,
             "width": WIDTH,
         }
-        for index in range(num_images)
+        for index in range(NUM_IMAGES[split])
     ]
 
 
@@ -146,7 +145,7 @@ def load_longtail_shapes_instances(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers longtail_shapes_{train,val} and, with instances, longtail_shapes_panoptic_...
+    """Registers longtail_shapes_{train,val,test} and, with instances, longtail_shapes_panoptic_...
 
     Nothing is generated before one of them is loaded.
     """
@@ -191,7 +190,7 @@ def _rng(seed: int, split: str, stream: int) -> np.random.Generator:
 def _plan(split: str, num_images: int, seed: int) -> list[set[str]]:
     """The shapes to draw in each image of a split: each in its share of them, with its leader."""
     rng = _rng(seed, split, 0)
-    at_least = MIN_VAL_IMAGES if split == "val" else 1
+    at_least = MIN_IMAGES_OF_CLASS[split]
     names: list[set[str]] = [set() for _ in range(num_images)]
     for name, shape in SHAPES.items():
         order = np.argsort(rng.random(num_images), kind="stable")
