@@ -24,6 +24,22 @@ def test_side_by_side_shows_all_three_and_names_what_they_show():
     assert [255, 0, 0] in legend and [0, 255, 0] in legend and [0, 0, 255] not in legend
 
 
+def test_ignored_pixels_are_in_the_legend_and_a_truth_need_not_be_there():
+    image = np.full((100, 240, 3), 77, np.uint8)
+    truth = np.zeros((100, 240), np.uint16)
+    prediction = np.ones((100, 240), np.int64)
+    names = ["a", "b", "c"]
+    plain = np.asarray(side_by_side(image, truth, prediction, names, COLORS))
+    truth[5, 5] = 65535
+    picture = np.asarray(side_by_side(image, truth, prediction, names, COLORS))
+    ends = [np.flatnonzero((each[-22:] < 255).any(axis=(0, 2))).max() for each in (plain, picture)]
+    assert ends[1] > ends[0] + 40 and picture.shape == plain.shape
+    without = np.asarray(side_by_side(image, None, prediction, names, COLORS))
+    assert without.shape == (len(plain), len(plain[0]) - 248, 3)
+    assert without[80, 350].tolist() == [0, 255, 0]
+    assert [255, 0, 0] not in without.reshape(-1, 3).tolist()
+
+
 def test_the_legend_of_many_classes_is_wrapped_and_stays_in_the_picture():
     names = [f"a class with a long name {number}" for number in range(40)]
     colors = np.random.default_rng(0).integers(1, 255, (40, 3), dtype=np.uint8)

@@ -169,6 +169,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # most MAX_SIZE), in the place of INPUT.MIN_SIZE_TEST, with FLIP also flipped from left to
     # right, and the probabilities are averaged.
 
+    # How many images of the first test set are drawn into TensorBoard after each evaluation, beside
+    # truth and prediction, with the cosines between class vectors; 0 for no pictures.
+    cfg.TEST.PICTURES = 4
     # Also write predictions as COCO's run-length JSON, as detectron2 does.
     cfg.TEST.SAVE_JSON = False
     # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3), as

@@ -135,6 +135,7 @@ def check_values(cfg: CfgNode) -> None:
         ("INPUT.MAX_SIZE_TEST", inputs.MAX_SIZE_TEST >= 1, "1 or more"),
         ("MODEL.PIXEL_MEAN", len(model.PIXEL_MEAN) == 3, "three numbers"),
         ("MODEL.PIXEL_STD", len(model.PIXEL_STD) == 3 and 0 not in model.PIXEL_STD, "three, not 0"),
+        ("TEST.PICTURES", cfg.TEST.PICTURES >= 0, "0 or more"),
         ("SEED", cfg.SEED < 2**32, "less than 2^32"),
     ):
         if not is_possible:

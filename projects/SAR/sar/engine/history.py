@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from sar.errors import InputError
 from sar.fileio import write_atomically
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
@@ -68,7 +69,21 @@ def restore_storage(storage: EventStorage, state: dict, unwritten: int | None) -
 
 
 class TensorboardWriter(TensorboardXWriter):
-    """detectron2's, which leaves nothing in memory that is lost when the process is killed."""
+    """detectron2's, which leaves nothing in memory that is lost when the process is killed.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+
+    def __init__(self, log_dir: str, **kwargs) -> None:
+        try:
+            import torch.utils.tensorboard  # noqa: F401  newer releases do when they write
+        except ImportError as error:
+            raise InputError(
+                f"TensorBoard cannot be imported ({error}): pip install tensorboard, or leave "
+                "TensorboardWriter out in build_writers of a Trainer of your own"
+            ) from error
+        super().__init__(log_dir, **kwargs)
 
     def write(self) -> None:
         super().write()

@@ -10,7 +10,7 @@ from sar.regularizers import SemanticAnchorRegularizer
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 
 # Iterations between two lines of metrics.json, each of which waits for the device.
 LOG_PERIOD = 20
@@ -145,6 +145,11 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     def before_train(self) -> None:
         self._writers = self._build_writers() if comm.is_main_process() else []
+
+    @property
+    def writes_images(self) -> bool:
+        """Whether a writer of this process takes the storage's images, which else stay there."""
+        return any(isinstance(writer, TensorboardXWriter) for writer in self._writers)
 
     def after_step(self) -> None:
         if is_due(self.trainer.iter, self._eval_period):

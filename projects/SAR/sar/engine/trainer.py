@@ -47,6 +47,7 @@ from .hooks import (
     StopAtSigterm,
     is_due,
 )
+from .pictures import Pictures
 from .sigterm import Sigterm
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainingStep
@@ -91,6 +92,7 @@ class Trainer(DefaultTrainer):
         # written and saved what it should after its last step?
         self._history = {}
         self._is_step_unfinished = False
+        self._pictures = Pictures(cfg, self.build_test_mapper)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -290,6 +292,7 @@ class Trainer(DefaultTrainer):
                 PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self._build_seeded_loader, num_iter)
             ]
         self._stop_hook = StopAtSigterm()
+        self._writer_hook = PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD)
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
@@ -299,7 +302,7 @@ class Trainer(DefaultTrainer):
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             # One hook, since hooks of one's own are inserted before the last.
             HookSequence(
-                PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD),
+                self._writer_hook,
                 CheckpointHook(
                     self.checkpointer,
                     cfg.SOLVER.CHECKPOINT_PERIOD,
@@ -336,6 +339,8 @@ class Trainer(DefaultTrainer):
             model = model.module
             _share_buffers(model)  # what is evaluated is what the checkpoint holds
         self._last_eval_results = self.test(self.cfg, model)
+        if self._writer_hook.writes_images:  # in the main process
+            self._pictures.put(model, self.storage)
         return self._last_eval_results
 
 

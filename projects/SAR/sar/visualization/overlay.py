@@ -66,30 +66,35 @@ def draw_overlay(
 
 def side_by_side(
     image: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | None,
     prediction: np.ndarray,
     class_names: Sequence[str],
     colors: np.ndarray,
 ) -> Image.Image:
-    """Image, truth and prediction in a row, over a legend of the classes that they show.
+    """Image, truth and prediction in a row, over a legend of what they show.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) class ids; others are ignored pixels.
+        truth: (H, W) class ids; others are ignored pixels. None for no such panel.
         prediction: (H, W) class ids.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
     """
-    panels = {
-        "image": image,
-        "truth": colorize(truth, colors),
-        "prediction": colorize(prediction, colors),
-    }
+    labels = {"prediction": prediction}
+    if truth is not None:
+        labels = {"truth": truth} | labels
+    panels = {"image": image} | {title: colorize(ids, colors) for title, ids in labels.items()}
     panels = {title: _enlarged(Image.fromarray(panel)) for title, panel in panels.items()}
     width, height = panels["image"].size
-    shown = [k for k in range(len(class_names)) if (truth == k).any() or (prediction == k).any()]
+    num_classes = len(class_names)
+    ids = np.unique(np.concatenate([ids.ravel() for ids in labels.values()]))
+    shown = [int(k) for k in ids if 0 <= k < num_classes]
+    if len(shown) < len(ids):
+        shown.append(num_classes)
     canvas_width = len(panels) * (width + MARGIN) + MARGIN
-    legend = _legend(shown, class_names, colors, canvas_width)
+    legend = _legend(
+        shown, [*class_names, "ignored"], [*colors[:num_classes], IGNORE_COLOR], canvas_width
+    )
 
     canvas = Image.new(
         "RGB", (canvas_width, MARGIN + LINE + height + MARGIN + legend.height), "white"
@@ -111,7 +116,10 @@ def _enlarged(panel: Image.Image) -> Image.Image:
 
 
 def _legend(
-    shown: Sequence[int], class_names: Sequence[str], colors: np.ndarray, width: int
+    shown: Sequence[int],
+    class_names: Sequence[str],
+    colors: Sequence[Sequence[int]],
+    width: int,
 ) -> Image.Image:
     """Colours and names of the classes `shown`, in rows that are wrapped at `width` pixels."""
     rows = _legend_rows([class_names[k] for k in shown], width - MARGIN, _font())

@@ -1,0 +1,179 @@
+"""Pictures of a training for TensorBoard: what the model predicts, which classes it tells apart.
+
+Shape shorthands: H x W pixels, K classes, C embedding channels.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets import load_dataset
+from sar.data.labels import read_image, read_label
+from sar.data.scan import classes_shown
+from sar.errors import InputError
+from sar.evaluation.argmax import argmax_over_classes
+from sar.modeling.embedding_tap import find_classifier
+from sar.modeling.inference import inference_model
+from sar.regularizers import SemanticAnchorRegularizer
+from sar.visualization import class_colors, side_by_side
+from sar.visualization.cosines import centred_cosines, plot_cosines
+from sar.visualization.dataset import select_samples
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+# Of the longer edge of an image in a picture, in pixels.
+MAX_SIZE = 512
+# Labels that are read to find images of rare classes: seconds, however large the data set is.
+_NUM_CANDIDATES = 64
+
+
+class Pictures:
+    """Draws, after an evaluation, what its numbers do not tell:
+
+    * `predictions/FILE`: image, truth and prediction of TEST.PICTURES images of the first test set,
+      the same each time, those that show rare classes before others;
+    * `cosines/LAYER`: the cosines between the classifier's class vectors, and between the semantic
+      anchors of SAR once its gate has opened.
+
+    The model and every random generator are left as they are. What goes wrong is logged, and is no
+    reason to end a training.
+
+    Args:
+        cfg: complete, as `prepare` returns it.
+        build_mapper: what reads the images for `inference_model`, as Trainer.build_test_mapper.
+    """
+
+    def __init__(self, cfg: CfgNode, build_mapper: Callable[[CfgNode], Callable]) -> None:
+        self.cfg = cfg
+        self._build_mapper = build_mapper
+        self._records: dict[str, dict] | None = None
+
+    def put(self, model: nn.Module, storage: EventStorage) -> None:
+        """Leaves the pictures in the storage, for the next writing of TensorBoard's.
+
+        Args:
+            model: not wrapped, since one process draws while the others wait.
+        """
+        if self.cfg.TEST.PICTURES == 0:
+            return
+        try:
+            with torch.no_grad():
+                pictures = self._draw_predictions(model) | self._draw_cosines(model)
+            for name, picture in pictures.items():
+                storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))
+        except Exception:
+            logger.exception(
+                f"There are no pictures of iteration {storage.iter}. The training goes on; "
+                "TEST.PICTURES 0 is without them. What went wrong:"
+            )
+
+    def _draw_predictions(self, model: nn.Module) -> dict[str, Image.Image]:
+        if not self.cfg.DATASETS.TEST:
+            return {}
+        if self._records is None:
+            self._records = self._choose_records()
+        metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
+        colors = class_colors(metadata)
+        mapper = self._build_mapper(self.cfg)
+        pictures = {}
+        is_training = model.training
+        try:
+            predictor = inference_model(self.cfg, model.eval())
+            for name, record in self._records.items():
+                scores = predictor([mapper(record)])[0]["sem_seg"]
+                prediction = argmax_over_classes(scores).cpu().numpy()
+                image = read_image(record["file_name"])
+                label_file = record.get("sem_seg_file_name")
+                truth = None if label_file is None else reduced(read_label(label_file))
+                pictures[f"predictions/{name}"] = side_by_side(
+                    reduced(image), truth, reduced(prediction), metadata.stuff_classes, colors
+                )
+        finally:
+            model.train(is_training)
+        return pictures
+
+    def _choose_records(self) -> dict[str, dict]:
+        """The images that are drawn, by the name of their file.
+
+        Evenly spaced ones, of which those are taken whose labels show the rarest classes: to look
+        for them in all labels would take as long as an evaluation.
+        """
+        name, number = self.cfg.DATASETS.TEST[0], self.cfg.TEST.PICTURES
+        records = load_dataset(name)
+        if all("sem_seg_file_name" in record for record in records):
+            records = _evenly_spaced(records, max(_NUM_CANDIDATES, number))
+            num_classes = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+            ignore_label = self.cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+            shown = classes_shown(records, num_classes, ignore_label, progress=False)
+            counts = self._training_counts()
+            if counts is None:
+                counts = np.bincount([k for ids in shown for k in ids], minlength=num_classes)
+            records = [records[i] for i in select_samples(shown, counts, number)]
+        else:
+            records = _evenly_spaced(records, number)
+        paths = [os.path.abspath(record["file_name"]) for record in records]
+        # Images of the same name may lie in several folders.
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+        names = [os.path.relpath(path, folder) for path in paths]
+        logger.info(f'Drawn for TensorBoard, of "{name}": {", ".join(names)}')
+        return dict(zip(names, records, strict=True))
+
+    def _draw_cosines(self, model: nn.Module) -> dict[str, Image.Image]:
+        pictures = {}
+        path, num_classes = self.cfg.MODEL.CLASSIFIER, self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        try:
+            weight = find_classifier(model, path, num_classes).weight.flatten(1)
+        except InputError:
+            pass  # a plain model does without
+        else:
+            pictures[f"cosines/{path}"] = self._plot_cosines(weight, "class vectors")
+        for name, module in model.named_modules():
+            # Before, the anchors are zero.
+            if isinstance(module, SemanticAnchorRegularizer) and module.gate_has_opened:
+                anchors = module.semantic_anchors
+                pictures[f"cosines/{name}"] = self._plot_cosines(anchors, "semantic anchors")
+        return pictures
+
+    def _plot_cosines(self, vectors: torch.Tensor, what: str) -> Image.Image:
+        """Of vectors (K, C); the most frequent class first, where that is known."""
+        names = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).stuff_classes
+        titles = [f"{what}: cosines about their mean"]
+        order, counts = np.arange(len(vectors)), self._training_counts()
+        if counts is not None:
+            order = np.argsort(-counts, kind="stable")
+            titles.append("from the most frequent to the rarest class")
+        cosines = centred_cosines(vectors.double().cpu().numpy()[order])
+        return plot_cosines(cosines, [names[k] for k in order], titles)
+
+    def _training_counts(self) -> np.ndarray | None:
+        """(K,) how many training images show each class."""
+        path = self.cfg.DATASETS.CLASS_FREQUENCY
+        return np.array(ClassFrequency.load(path).images) if path else None
+
+
+def _evenly_spaced(records: list[dict], number: int) -> list[dict]:
+    chosen = np.linspace(0, len(records) - 1, min(number, len(records))).round()
+    return [records[int(index)] for index in chosen]
+
+
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) or class ids (H, W), made smaller where it is larger than MAX_SIZE."""
+    height, width = pixels.shape[:2]
+    scale = MAX_SIZE / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    if pixels.ndim == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    ids = Image.fromarray(pixels.astype(np.int32))
+    return np.asarray(ids.resize(size, Image.Resampling.NEAREST))
