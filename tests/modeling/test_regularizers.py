@@ -33,7 +33,7 @@ def test_every_key_reaches_the_regularizer(small_config):
         SAR,
         prefix + "ANCHOR_WEIGHT", "2.0", prefix + "PULL_WEIGHT", "0.3",
         prefix + "HARD_ANCHOR_CONFIDENCE", "0.7", prefix + "GATE_CONFIDENCE", "0.6",
-        prefix + "MOMENTUM", "0.5", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
+        prefix + "MOMENTUM", "0.5", prefix + "PULL_OVER", "classes", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
     )  # fmt: skip
     regularizer = build_regularizers(cfg, 5, 8)["SemanticAnchorRegularizer"]
     assert regularizer.anchor_weight == 2.0
@@ -41,6 +41,7 @@ def test_every_key_reaches_the_regularizer(small_config):
     assert regularizer.hard_anchor_confidence == 0.7
     assert regularizer.gate_confidence == 0.6
     assert regularizer.momentum == 0.5
+    assert regularizer.pull_over == "classes"
     assert regularizer.ignore_value == 254
     assert regularizer.anchors.shape == (5, 8)
 

@@ -15,15 +15,16 @@ IMAGES = 6  # for 1, 2 and 3 processes
 
 
 class Network(nn.Module):
-    """A layer to be trained, and SAR of what it gives, its gate held open."""
+    """A layer to be trained, and SAR of what it gives, its gate always open."""
 
-    def __init__(self):
+    def __init__(self, over):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Conv2d(3, C, 1).double()
         self.classifier = nn.Conv2d(C, K, 1).double()
-        self.regularizer = SemanticAnchorRegularizer(K, C).double()
-        self.regularizer._gate = lambda *_: torch.tensor(True)
+        self.regularizer = SemanticAnchorRegularizer(
+            K, C, gate_confidence=0, pull_over=over
+        ).double()
 
     def forward(self, images, labels):
         return self.regularizer(self.layer(images), labels, self.classifier)["loss_sar_pull"]
@@ -58,19 +59,20 @@ def losses_and_gradients(network, part):
     return results
 
 
-def train_on_part(rank, folder):
+def train_on_part(rank, folder, over):
     size = IMAGES // dist.get_world_size()
     # The pull reaches the first layer only.
-    network = DistributedDataParallel(Network(), find_unused_parameters=True)
+    network = DistributedDataParallel(Network(over), find_unused_parameters=True)
     results = losses_and_gradients(network, slice(rank * size, (rank + 1) * size))
     torch.save(results, folder / f"{rank}.pth")
 
 
+@pytest.mark.parametrize("over", ["pixels", "classes"])
 @pytest.mark.parametrize("num_processes", [2, 3])
-def test_pull_of_several_processes_equals_that_of_one(tmp_path, num_processes):
-    run_processes(train_on_part, num_processes, tmp_path)
+def test_pull_of_several_processes_equals_that_of_one(tmp_path, num_processes, over):
+    run_processes(train_on_part, num_processes, tmp_path, over)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(num_processes)]
-    wanted = losses_and_gradients(Network(), slice(None))
+    wanted = losses_and_gradients(Network(over), slice(None))
     for name, (loss, gradients) in wanted.items():
         assert (loss == 0) == (name == "no valid pixel at all")
         mean_loss = torch.stack([result[name][0] for result in results]).mean()

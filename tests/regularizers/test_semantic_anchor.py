@@ -336,12 +336,23 @@ def test_the_random_numbers_are_drawn_in_the_order_of_the_paper():
     assert torch.equal(regularizer.projector[6].weight, nn.Linear(C, C, bias=False).weight)
 
 
+def test_without_a_gate_the_pull_works_from_the_first_step_whatever_the_anchors_are_taken_for():
+    regularizer, classifier = build(gate_confidence=0)
+    embeddings, labels = batch()
+    projected = regularizer.projector(regularizer.anchors)
+    assert (classifier(projected[..., None, None]).flatten(1).argmax(1) != torch.arange(K)).any()
+    losses = regularizer(embeddings, labels, classifier)
+    assert regularizer.gate_is_open and losses["loss_sar_pull"] > 0
+    torch.testing.assert_close(regularizer.semantic_anchors, projected)
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"num_classes": 1}, "at least 2 classes"),
         ({"momentum": 1.5}, "momentum"),
-        ({"gate_confidence": 0}, "gate_confidence"),
+        ({"gate_confidence": -0.1}, "gate_confidence"),
+        ({"pull_over": "class"}, '"pixels" or "classes", got "class"'),
         ({"hard_anchor_confidence": 2}, "hard_anchor_confidence"),
         ({"anchors": torch.zeros(C, K)}, r"\(6, 16\), found \(16, 6\)"),
         ({"anchors": torch.full((K, C), float("nan"))}, "NaN"),

@@ -19,12 +19,15 @@ def batch(shape=(2, 5, 3, 7), dtype=torch.float64):
     return embeddings.requires_grad_(), labels, anchors
 
 
-def plain_value_and_gradient(embeddings, labels, anchors, weight=1.0):
+def plain_value_and_gradient(embeddings, labels, anchors, weight=1.0, over="pixels"):
     embeddings = embeddings.detach().double().requires_grad_()
-    valid = labels != 9
-    targets = anchors.double()[labels.where(valid, 0)].movedim(-1, 1)
-    squares = (embeddings - targets).square() * valid.unsqueeze(1)
-    value = weight * squares.sum() / (embeddings.shape[1] * valid.sum())
+    means = embeddings.movedim(1, -1)[labels != 9]
+    targets = anchors.double()[labels[labels != 9]]
+    means = (means - targets).square().mean(dim=1)
+    if over == "classes":
+        present = labels[labels != 9].unique()
+        means = torch.stack([means[labels[labels != 9] == k].mean() for k in present])
+    value = weight * means.mean()
     return value.detach(), *torch.autograd.grad(value, embeddings)
 
 
@@ -33,11 +36,13 @@ def tile(request, monkeypatch):
     monkeypatch.setattr(squared_distance_pytorch, "CPU_TILE", request.param)
 
 
+@pytest.mark.parametrize("over", ["pixels", "classes"])
 @pytest.mark.parametrize("shape", [(2, 5, 3, 7), (2, 5, 40), (30, 5)], ids=str)
-def test_equals_the_plain_expression_with_its_gradient(tile, shape):
+def test_equals_the_plain_expression_with_its_gradient(tile, shape, over):
     embeddings, labels, anchors = batch(shape)
-    value = mean_squared_distance(embeddings, labels, anchors, 9, weight=0.1)
-    wanted_value, wanted = plain_value_and_gradient(embeddings, labels, anchors, 0.1)
+    labels[labels == 2] = 0  # a class that is absent, and one of twice the pixels
+    value = mean_squared_distance(embeddings, labels, anchors, 9, weight=0.1, over=over)
+    wanted_value, wanted = plain_value_and_gradient(embeddings, labels, anchors, 0.1, over)
     torch.testing.assert_close(value.detach(), wanted_value, rtol=1e-12, atol=0)
     (found,) = torch.autograd.grad(3 * value, embeddings)
     torch.testing.assert_close(found, 3 * wanted, rtol=1e-12, atol=0)
@@ -60,14 +65,15 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("over", ["pixels", "classes"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layouts_agree(tile, layout):
+def test_memory_layouts_agree(tile, layout, over):
     embeddings, labels, anchors = batch()
     laid_out = LAYOUTS[layout](embeddings.detach()).requires_grad_()
     assert not laid_out.is_contiguous()
-    value = mean_squared_distance(laid_out, labels, anchors, 9)
+    value = mean_squared_distance(laid_out, labels, anchors, 9, over=over)
     (found,) = torch.autograd.grad(value, laid_out)
-    wanted_value, wanted = plain_value_and_gradient(embeddings, labels, anchors)
+    wanted_value, wanted = plain_value_and_gradient(embeddings, labels, anchors, over=over)
     torch.testing.assert_close(value.detach(), wanted_value, rtol=1e-12, atol=0)
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
     if layout == "channels_last":
@@ -135,17 +141,32 @@ def test_float32_sums_over_many_pixels_keep_their_precision():
     assert abs(found.item() / exact.item() - 1) < 1e-6
 
 
-def test_no_valid_pixel_gives_zero():
+def test_over_classes_a_rare_one_is_pulled_as_much_as_a_frequent_one():
+    labels = torch.tensor([[0] * 99 + [1]])
+    embeddings = torch.zeros(1, 2, 100, dtype=torch.float64, requires_grad=True)
+    anchors = torch.ones(2, 2, dtype=torch.float64)
+    sums = {}
+    for over in ("pixels", "classes"):
+        value = mean_squared_distance(embeddings, labels, anchors, 9, over=over)
+        (gradient,) = torch.autograd.grad(value, embeddings)
+        sums[over] = gradient[0, :, :99].sum(), gradient[0, :, 99].sum()
+    torch.testing.assert_close(sums["pixels"][0], 99 * sums["pixels"][1])
+    torch.testing.assert_close(*sums["classes"])
+
+
+@pytest.mark.parametrize("over", ["pixels", "classes"])
+def test_no_valid_pixel_gives_zero(over):
     embeddings, labels, anchors = batch()
-    value = mean_squared_distance(embeddings, torch.full_like(labels, 9), anchors, 9)
+    value = mean_squared_distance(embeddings, torch.full_like(labels, 9), anchors, 9, over=over)
     (gradient,) = torch.autograd.grad(value, embeddings)
     assert value == 0 and (gradient == 0).all()
 
 
+@pytest.mark.parametrize("over", ["pixels", "classes"])
 @pytest.mark.parametrize("unknown", [-1, K, 255])
 @pytest.mark.parametrize("shape", [(2, 5, 3, 7), (30, 5)], ids=str)
-def test_unknown_class_id_is_an_error_and_not_a_wrong_number(shape, unknown):
+def test_unknown_class_id_is_an_error_and_not_a_wrong_number(shape, unknown, over):
     embeddings, labels, anchors = batch(shape)
     labels.view(-1)[0] = unknown
     with pytest.raises((IndexError, RuntimeError)):
-        mean_squared_distance(embeddings, labels, anchors, 9)
+        mean_squared_distance(embeddings, labels, anchors, 9, over=over)

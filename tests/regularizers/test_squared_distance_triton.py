@@ -63,12 +63,14 @@ def batch(shape, num_classes, dtype, layout="contiguous"):
     return embeddings, labels.to(DEVICE), anchors.to(DEVICE, torch.float32)
 
 
-def exact_value_and_gradient(embeddings, labels, anchors, weight):
+def exact_value_and_gradient(embeddings, labels, anchors, weight, over="pixels"):
     embeddings = embeddings.detach().double().requires_grad_()
-    valid = labels != 255
-    targets = anchors.double()[labels.where(valid, 0)].movedim(-1, 1)
-    squares = (embeddings - targets).square() * valid.unsqueeze(1)
-    value = weight * squares.sum() / (embeddings.shape[1] * valid.sum())
+    classes = labels[labels != 255]
+    targets = anchors.double()[classes]
+    means = (embeddings.movedim(1, -1)[labels != 255] - targets).square().mean(dim=1)
+    if over == "classes":
+        means = torch.stack([means[classes == k].mean() for k in classes.unique()])
+    value = weight * means.mean()
     return value.detach(), *torch.autograd.grad(value, embeddings)
 
 
@@ -76,6 +78,7 @@ SHAPES = [(2, 5, 3, 7), (1, 33, 9, 15), (3, 130, 1, 129), (2, 40, 70), (150, 24)
 
 
 @runs_kernels
+@pytest.mark.parametrize("over", ["pixels", "classes"])
 @pytest.mark.parametrize(
     "shape, dtype, layout",
     [
@@ -84,10 +87,10 @@ SHAPES = [(2, 5, 3, 7), (1, 33, 9, 15), (3, 130, 1, 129), (2, 40, 70), (150, 24)
     ],
     ids=str,
 )
-def test_kernels_equal_the_plain_expression(triton_everywhere, shape, dtype, layout):
+def test_kernels_equal_the_plain_expression(triton_everywhere, shape, dtype, layout, over):
     embeddings, labels, anchors = batch(shape, 11, dtype, layout)
-    value = mean_squared_distance(embeddings, labels, anchors, 255, 0.1)
-    wanted_value, wanted = exact_value_and_gradient(embeddings, labels, anchors, 0.1)
+    value = mean_squared_distance(embeddings, labels, anchors, 255, 0.1, over)
+    wanted_value, wanted = exact_value_and_gradient(embeddings, labels, anchors, 0.1, over)
     assert value.dtype == anchors.dtype
     assert abs(value / wanted_value - 1) < 1e-5
     for grad_output in (1.0, 0.0, 8192.0):

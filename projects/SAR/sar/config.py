@@ -99,9 +99,12 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Weights of the anchors' classification loss and of the pull on the embeddings.
     cfg.MODEL.SEMANTIC_ANCHOR.ANCHOR_WEIGHT = 1.0
     cfg.MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT = 0.1
+    # What the pull is the mean over: pixels, as in the paper; or classes, of the means over their
+    # pixels, so that rare classes are pulled as much as frequent ones.
+    cfg.MODEL.SEMANTIC_ANCHOR.PULL_OVER = "pixels"
     # Anchors classified with more than this probability are left out of the anchor loss.
     cfg.MODEL.SEMANTIC_ANCHOR.HARD_ANCHOR_CONFIDENCE = 0.9
-    # The pull works in steps where every anchor's probability is above this.
+    # The pull works in steps where every anchor's probability is above this; 0: in all steps.
     cfg.MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE = 0.8
     # Of the slow average of semantic anchors that the embeddings are pulled to.
     cfg.MODEL.SEMANTIC_ANCHOR.MOMENTUM = 0.999

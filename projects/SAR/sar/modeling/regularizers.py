@@ -57,6 +57,7 @@ def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
         hard_anchor_confidence=settings.HARD_ANCHOR_CONFIDENCE,
         gate_confidence=settings.GATE_CONFIDENCE,
         momentum=settings.MOMENTUM,
+        pull_over=settings.PULL_OVER,
         ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         anchors=_build_anchors(settings.ANCHORS, num_classes, embed_dim),
     )

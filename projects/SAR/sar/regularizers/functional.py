@@ -43,6 +43,23 @@ def classify(classifier, vectors: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
+def class_counts(labels: torch.Tensor, num_classes: int, ignore_value: int) -> torch.Tensor:
+    """(K,) int64 number of labels (any shape) of each class, in [0, K) or `ignore_value`."""
+    return _count(_index(labels, num_classes, ignore_value), num_classes)
+
+
+def _index(labels: torch.Tensor, num_classes: int, ignore_value: int) -> torch.Tensor:
+    # Ignored pixels get a row of their own after the last class. An unknown id must not fall into
+    # it: pushed beyond, it is out of bounds, and so an error.
+    return torch.where(labels == ignore_value, num_classes, labels + (labels >= num_classes))
+
+
+def _count(index: torch.Tensor, num_classes: int) -> torch.Tensor:
+    counts = index.new_zeros(num_classes + 1)
+    counts.scatter_add_(0, index.flatten(), index.new_ones(()).expand(index.numel()))
+    return counts[:-1]
+
+
 def class_sums(
     vectors: torch.Tensor, labels: torch.Tensor, num_classes: int, ignore_value: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,15 +76,11 @@ def class_sums(
     Returns:
         (K, C) sums in the vectors' precision, (K,) int64 counts.
     """
-    # Ignored pixels get a row of their own after the last class. An unknown id must not fall into
-    # it: pushed beyond, it is out of bounds, and so an error.
-    index = torch.where(labels == ignore_value, num_classes, labels + (labels >= num_classes))
-    counts = index.new_zeros(num_classes + 1)
-    counts.scatter_add_(0, index.flatten(), index.new_ones(()).expand(index.numel()))
+    index = _index(labels, num_classes, ignore_value)
     # Channel by channel, as the vectors lie in memory: nothing of their size is made.
     sums = vectors.new_zeros(*vectors.shape[:2], num_classes + 1)
     sums = sums.scatter_add(2, index[:, None, :].expand(-1, vectors.shape[1], -1), vectors)
-    return sums[..., :-1].sum(dim=0).T, counts[:-1]
+    return sums[..., :-1].sum(dim=0).T, _count(index, num_classes)
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -11,7 +11,7 @@ from torch import nn
 
 from .anchors import gaussian_anchors
 from .functional import classify, match_labels
-from .squared_distance import mean_squared_distance
+from .squared_distance import CLASSES, PIXELS, mean_squared_distance
 
 
 class SemanticAnchorRegularizer(nn.Module):
@@ -31,6 +31,9 @@ class SemanticAnchorRegularizer(nn.Module):
       all k; then M = S the first time, M = momentum * M + (1 - momentum) * S later;
     * `loss_sar_pull` = pull_weight * mean_i |e_i - M_{y_i}|^2 / C while the gate is open, else 0.
 
+    Not of the paper, where frequent classes outweigh rare ones in the pull as they do in the
+    cross-entropy: `pull_over` "classes", the mean over the classes present of their means.
+
     No decision waits for the device: the graph is the same in every step.
 
     Args:
@@ -38,14 +41,16 @@ class SemanticAnchorRegularizer(nn.Module):
         embed_dim: C, channels of the embedding that the classifier reads.
         anchor_weight, pull_weight: weights of the two losses.
         hard_anchor_confidence: anchors classified with more than this are left out of the loss.
-        gate_confidence: probability that all anchors must reach for the gate to open.
+        gate_confidence: probability that all anchors must reach for the gate to open; 0: it always
+            is.
         momentum: of the memory of semantic anchors.
+        pull_over: "pixels" or "classes", what the pull is the mean over.
         ignore_value: label of pixels that do not count.
         anchors: (K, C) pre-defined anchors; drawn from N(0, 1) where not given.
 
     Raises:
         ValueError: K < 2, anchors of another shape or not finite, momentum or a confidence
-            out of range.
+            out of range, another `pull_over`.
 
     Example::
 
@@ -67,6 +72,7 @@ class SemanticAnchorRegularizer(nn.Module):
         hard_anchor_confidence: float = 0.9,
         gate_confidence: float = 0.8,
         momentum: float = 0.999,
+        pull_over: str = PIXELS,
         ignore_value: int = 255,
         anchors: torch.Tensor | None = None,
     ):
@@ -75,12 +81,14 @@ class SemanticAnchorRegularizer(nn.Module):
             raise ValueError(f"SAR needs at least 2 classes, got num_classes={num_classes}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
-        for name, confidence in (
-            ("hard_anchor_confidence", hard_anchor_confidence),
-            ("gate_confidence", gate_confidence),
-        ):
-            if not 0 < confidence <= 1:
-                raise ValueError(f"{name} must lie in (0, 1], got {confidence}")
+        if not 0 < hard_anchor_confidence <= 1:
+            raise ValueError(
+                f"hard_anchor_confidence must lie in (0, 1], got {hard_anchor_confidence}"
+            )
+        if not 0 <= gate_confidence <= 1:
+            raise ValueError(f"gate_confidence must lie in [0, 1], got {gate_confidence}")
+        if pull_over not in (PIXELS, CLASSES):
+            raise ValueError(f'pull_over must be "{PIXELS}" or "{CLASSES}", got "{pull_over}"')
         if anchors is None:
             anchors = gaussian_anchors(num_classes, embed_dim)
         else:
@@ -99,6 +107,7 @@ class SemanticAnchorRegularizer(nn.Module):
         self.hard_anchor_confidence = hard_anchor_confidence
         self.gate_confidence = gate_confidence
         self.momentum = momentum
+        self.pull_over = pull_over
         self.ignore_value = ignore_value
 
         self.register_buffer("anchors", anchors)
@@ -157,7 +166,12 @@ class SemanticAnchorRegularizer(nn.Module):
             if self.training:
                 self._update_memory(gate, projected.detach())
             pull = mean_squared_distance(
-                embeddings, labels, self.semantic_anchors, self.ignore_value, self.pull_weight
+                embeddings,
+                labels,
+                self.semantic_anchors,
+                self.ignore_value,
+                self.pull_weight,
+                self.pull_over,
             )
             return {
                 "loss_sar_anchor": self.anchor_weight * self._anchor_loss(cross_entropy),
@@ -172,6 +186,8 @@ class SemanticAnchorRegularizer(nn.Module):
         return (weights * cross_entropy).sum()
 
     def _gate(self, logits, cross_entropy, targets) -> torch.Tensor:
+        if self.gate_confidence == 0:
+            return torch.ones_like(self.gate_has_opened)
         is_right = logits.argmax(dim=1) == targets
         is_confident = cross_entropy < -math.log(self.gate_confidence)
         return (is_right & is_confident).all()

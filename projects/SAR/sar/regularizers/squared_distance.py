@@ -18,7 +18,10 @@ from torch.autograd.function import once_differentiable
 from sar.backend import choose_backend
 
 from . import squared_distance_pytorch
-from .functional import num_processes, sum_over_processes
+from .functional import class_counts, num_processes, sum_over_processes
+
+# What the distance is averaged over.
+PIXELS, CLASSES = "pixels", "classes"
 
 
 def mean_squared_distance(
@@ -27,13 +30,14 @@ def mean_squared_distance(
     anchors: torch.Tensor,
     ignore_value: int,
     weight: float = 1.0,
+    over: str = PIXELS,
 ) -> torch.Tensor:
     """`weight` times the mean over valid pixels and channels of (e - anchor of its class)^2.
 
-    0 with no valid pixel. Differentiable in the embeddings only. Where training is distributed,
-    the sum of this process is divided by the valid pixels that a process has on average, so that
-    the mean of the processes' values is that of the whole batch, and so are gradients averaged over
-    processes.
+    Over CLASSES, it is the mean over the classes present of their means over pixels. 0 with no
+    valid pixel. Differentiable in the embeddings only. Where training is distributed, what the sum
+    of this process is divided by is of the whole batch, and what a process has on average: the mean
+    of the processes' values is that of the whole batch, and so are gradients averaged over them.
 
     On a GPU the host waits for nothing, and Triton computes where it works.
 
@@ -43,9 +47,11 @@ def mean_squared_distance(
         anchors: (K, C), in float32 or float64: the precision of the computation.
         ignore_value: label of pixels that do not count.
         weight: given here, it costs no pass over the gradient.
+        over: PIXELS or CLASSES.
 
     Returns:
-        Scalar in the anchors' precision. With an unknown label it is NaN, where Triton computes it.
+        Scalar in the anchors' precision. With an unknown label, over PIXELS, it is NaN where Triton
+        computes it.
 
     Raises:
         RuntimeError: an unknown label, where PyTorch computes it.
@@ -53,25 +59,31 @@ def mean_squared_distance(
     if not (embeddings.is_contiguous() or _channels_are_last(embeddings)):
         embeddings = embeddings.contiguous()
     labels = labels.reshape(as_vectors(embeddings).shape[::2]).contiguous()
-    count = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
-    count = sum_over_processes(count)
+    if over == CLASSES:
+        counts = sum_over_processes(class_counts(labels, len(anchors), ignore_value))
+        num_present = (counts > 0).sum().clamp(min=1)
+        divisors = counts.clamp(min=1) * num_present
+    else:
+        count = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
+        divisors = sum_over_processes(count).clamp(min=1).repeat(len(anchors))
     weight = weight * num_processes() / embeddings.shape[1]
-    return _SquaredDistance.apply(embeddings, labels, anchors, ignore_value, count, weight)
+    shares = 1 / divisors.to(anchors.dtype)
+    return _SquaredDistance.apply(embeddings, labels, anchors, ignore_value, shares, weight)
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """The sum of squares * weight / count. The gradient is written in the forward pass."""
+    """As `squared_distance_pytorch`. The gradient is written in the forward pass."""
 
     @staticmethod
-    def forward(ctx, embeddings, labels, anchors, ignore_value, count, weight):
+    def forward(ctx, embeddings, labels, anchors, ignore_value, shares, weight):
         anchors = anchors.clone()  # the caller's may have moved on before the backward pass
-        ctx.save_for_backward(embeddings, labels, anchors, count)
+        ctx.save_for_backward(embeddings, labels, anchors, shares)
         ctx.constants = {"ignore_value": ignore_value, "weight": weight}
         # Divided by the number of pixels and not yet multiplied by a loss scale, a gradient is too
         # small for float16: that one waits for the backward pass.
         is_early = ctx.needs_input_grad[0] and embeddings.dtype != torch.float16
         ctx.gradient = torch.empty_like(embeddings) if is_early else None
-        return _compute(embeddings, labels, anchors, count, ctx.gradient, **ctx.constants)
+        return _compute(embeddings, labels, anchors, shares, ctx.gradient, **ctx.constants)
 
     @staticmethod
     @once_differentiable
@@ -87,11 +99,11 @@ class _SquaredDistance(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _compute(embeddings, labels, anchors, count, gradient, **others) -> torch.Tensor:
+def _compute(embeddings, labels, anchors, shares, gradient, **others) -> torch.Tensor:
     if gradient is not None:
         gradient = as_vectors(gradient)
     return _backend(embeddings.device, anchors.dtype).squared_distance(
-        as_vectors(embeddings), labels, anchors, count, gradient, **others
+        as_vectors(embeddings), labels, anchors, shares, gradient, **others
     )
 
 

@@ -17,27 +17,27 @@ def squared_distance(
     vectors: torch.Tensor,
     labels: torch.Tensor,
     anchors: torch.Tensor,
-    count: torch.Tensor,
+    shares: torch.Tensor,
     gradient: torch.Tensor | None,
     *,
     ignore_value: int,
     weight: float,
     grad_output: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Sum over valid pixels and channels of (e - anchor of its class)^2, * weight / count.
+    """Sum over valid pixels and channels of (e - anchor of its class)^2 * share of its class, *
+    weight.
 
     Args:
         vectors: (N, C, L) embeddings; either L or C is last in memory.
         labels: (N, L) int64 class ids or `ignore_value`.
         anchors: (K, C), in the precision of the computation.
-        count: (1,) int64 number of valid pixels.
+        shares: (K,) of a pixel of each class, not negative, in the anchors' precision.
         gradient: laid out as `vectors`; where given, the gradient times `grad_output` goes here.
 
     Returns:
         Scalar in the anchors' precision.
     """
-    scale = weight / count.squeeze().clamp(min=1).to(anchors.dtype)
-    factor = 2 * scale * grad_output
+    roots = shares.sqrt()  # so that one tile gives the sum of squares and the gradient
     channels_last = vectors.stride(1) == 1
     # As a sample lies in memory: its rows are pixels where channels lie last, else channels.
     samples = vectors.mT if channels_last else vectors
@@ -53,22 +53,25 @@ def squared_distance(
     for n in range(len(samples)):
         valid = labels[n] != ignore_value
         index = labels[n].where(valid, 0)
-        valid = valid.to(anchors.dtype)
+        root = roots[index] * valid
+        factor = root * (2 * weight * grad_output)
+        if channels_last:
+            root, factor = root[:, None], factor[:, None]
         for start in range(0, num_rows, tile_rows):
             rows = slice(start, start + tile_rows)
             sample = samples[n, rows]
             tile = outputs[n, rows] if is_in_place else scratch[: len(sample)]
             if channels_last:
                 torch.index_select(table, 0, index[rows], out=tile)
-                mask = valid[rows, None]
+                pixels = rows
             else:
                 torch.gather(table[rows], 1, index.expand(len(tile), -1), out=tile)
-                mask = valid
-            torch.sub(sample, tile, out=tile).mul_(mask)
+                pixels = slice(None)
+            torch.sub(sample, tile, out=tile).mul_(root[pixels])
             total += torch.dot(tile.flatten(), tile.flatten())
             if outputs is not None:
-                torch.mul(tile, factor, out=outputs[n, rows])
-    return total * scale
+                torch.mul(tile, factor[pixels], out=outputs[n, rows])
+    return total * weight
 
 
 def multiply_(gradient: torch.Tensor, grad_output: torch.Tensor) -> None:

@@ -46,7 +46,7 @@ def squared_distance(
     vectors: torch.Tensor,
     labels: torch.Tensor,
     anchors: torch.Tensor,
-    count: torch.Tensor,
+    shares: torch.Tensor,
     gradient: torch.Tensor | None,
     *,
     ignore_value: int,
@@ -68,7 +68,7 @@ def squared_distance(
             labels,
             table,
             *table.stride(),
-            count,
+            shares,
             gradient,
             grad_output,
             values,
@@ -94,7 +94,7 @@ def _distance_kernel(
     table,
     stride_k,
     stride_tc,
-    count,
+    shares,
     gradient,
     grad_output,
     values,
@@ -126,8 +126,9 @@ def _distance_kernel(
         other=float("nan"),
     )
     difference = tl.where(is_valid, vector - anchor, 0.0)
-    scale = weight / tl.maximum(tl.load(count), 1).to(tl.float32)
-    value = tl.sum(tl.sum(difference * difference, axis=1), axis=0) * scale
+    has_share = (label != ignore_value) & (label >= 0) & (label < num_classes)
+    scale = weight * tl.load(shares + label, mask=has_share, other=0.0)[None, :]
+    value = tl.sum(tl.sum(difference * difference * scale, axis=1), axis=0)
     block = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2)
     tl.store(values + block + tl.program_id(2), value)
     if gradient is not None:
@@ -161,6 +162,8 @@ def try_out(device: torch.device) -> None:
     """Launches each kernel."""
     vectors, anchors = torch.zeros(1, 2, 8, device=device), torch.zeros(2, 2, device=device)
     labels, gradient = vectors.new_zeros(1, 8, dtype=torch.int64), torch.empty_like(vectors)
-    count = count_valid(labels, -1)
-    value = squared_distance(vectors, labels, anchors, count, gradient, ignore_value=-1, weight=1.0)
+    shares = 1 / count_valid(labels, -1).repeat(2)
+    value = squared_distance(
+        vectors, labels, anchors, shares, gradient, ignore_value=-1, weight=1.0
+    )
     multiply_(gradient, value)
