@@ -1,4 +1,5 @@
 import html
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,26 +12,26 @@ import torch.nn.functional as F
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.visualization.report import compare, find_runs, render
-from sar.visualization.report.compare import cosines, principal_components
-from sar.visualization.report.views import _Samples
+from sar.visualization.report.compare import _projections, cosines, principal_components
+from sar.visualization.report.views import PICTURE_SIZE, _Samples, reduced
 
 CLASSES = ("ground", "</script><b>bold", "dot")
 # Ids by how many training images show them: 1, 0, 2.
 FREQUENCY = ClassFrequency(CLASSES, 10, images=(5, 9, 1), pixels=(50, 45, 5), ignored_pixels=0)
 
 
-def make_run(folder, ious, dataset="roads_val", classes=CLASSES, lines=()):
-    """An OUTPUT_DIR with as much as an evaluation needs."""
+def make_run(folder, ious, dataset="roads_val", classes=CLASSES, lines=(), **changes):
+    """An OUTPUT_DIR with as much as an evaluation needs; `changes` are to its JSON file."""
     metrics = {f"IoU-{name}": iou for name, iou in zip(classes, ious, strict=True)}
     known = [iou for iou in ious if iou is not None]
     metrics |= {"mIoU": sum(known) / len(known), "mIoU@f": ious[0], "pACC": 50.0}
     evaluation = {
         "dataset": dataset, "num_images": 7, "metrics": metrics, "class_names": classes,
-        "groups": {"f": [1, 0], "c": [], "r": [2]},
+        "groups": {"f": [1, 0], "c": [], "r": [2]} if len(classes) == 3 else {},
     }  # fmt: skip
     path = folder / "inference" / dataset / "sem_seg_evaluation.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(evaluation))
+    path.write_text(json.dumps(evaluation | changes))
     (folder / "metrics.json").write_text("\n".join(lines))
     FREQUENCY.save(folder / "class_frequency.json")
     return str(folder)
@@ -42,7 +43,12 @@ def words(tmp_path):
     lines = [json.dumps({"iteration": i, "total_loss": 1 / (i + 1), "time": 1}) for i in range(999)]
     # Of an earlier training, which got further.
     lines = ['{"iteration": 500, "total_loss": 9}', '{"iteration": 2000, "total_loss": 9}', *lines]
-    lines += ['{"iteration": 999, "total_loss": 5.0, "nan": NaN, "sem_seg/IoU-dot": 1.0}', '{"iter']
+    lines += [
+        '{"iteration": Infinity, "total_loss": 7.0}',
+        '{"iteration": 999, "total_loss": 5.0, "nan": NaN, "huge": 1%s, "sem_seg/IoU-dot": 1.0}'
+        % ("0" * 400),
+        '{"iter',
+    ]
     make_run(tmp_path / "plain_0", (60, 40, None), lines=lines)
     make_run(tmp_path / "plain_1", (70, 50, None))
     for seed, shift in enumerate((1, 2, 6)):
@@ -59,6 +65,20 @@ def test_runs_are_named_and_found(tmp_path, words):
     runs = find_runs([*words, make_run(tmp_path / "odd=name", (1, 2, 3))])
     assert [run.method for run in runs] == ["plain"] * 2 + ["sar"] * 3 + ["odd=name"]
     assert [run.folder.name for run in runs[:3]] == ["plain_0", "plain_1", "sar_0"]
+
+
+def test_a_word_that_matches_as_a_whole_has_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=0.1", "lr=0.2", "other"):
+        make_run(tmp_path / name, (1, 2, 3))
+
+    def found(*words):
+        return [(run.method, run.folder.name) for run in find_runs(words)]
+
+    assert found("lr=*") == [("lr=0.1", "lr=0.1"), ("lr=0.2", "lr=0.2")]
+    assert found("lr=0.1") == [("lr=0.1", "lr=0.1")]
+    assert found("x=lr=*") == [("x", "lr=0.1"), ("x", "lr=0.2")]
+    assert found("x=o*") == [("x", "other")]
 
 
 def test_what_is_no_run_is_an_error(tmp_path):
@@ -81,6 +101,48 @@ def test_what_is_no_run_is_an_error(tmp_path):
     for broken in ("{", "[]", '{"class_names": ["x"], "metrics": {"mIoU": 1}}'):
         path.write_text(broken)
         assert f"{path}" in message(folder)
+
+
+ALL = {"mIoU": 1.0} | {f"IoU-{name}": 1.0 for name in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("metrics", ALL | {"IoU-dot": float("nan")}, "IoU-dot: expected a number or null, found N"),
+        ("metrics", ALL | {"IoU-dot": "12"}, 'IoU-dot: expected a number or null, found "12"'),
+        ("metrics", ALL | {"pACC": float("inf")}, "pACC: expected a number or null, found Inf"),
+        ("metrics", ALL | {"pACC": 10**400}, "pACC: expected a number or null, found 1000"),
+        ("metrics", {"mIoU": 1.0}, "IoU-ground is missing"),
+        ("metrics", [1], "metrics: expected an object, found [1]"),
+        ("geometry", {"NC1": [1]}, "geometry: NC1: expected a number or null, found [1]"),
+        ("geometry", None, "geometry: expected an object, found null"),
+        ("num_images", "7", 'num_images: expected a count, found "7"'),
+        ("class_names", "abc", 'class_names: expected a list of names, found "abc"'),
+        ("class_names", [1, 2, 3], "class_names: expected a list of names"),
+        ("groups", [[1, 0], [], [2]], "groups: expected the ids 0 to 2, each once"),
+        ("groups", {"f": [1], "c": [], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
+        ("groups", {"f": [1], "c": [1], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
+        ("groups", {"f": [0, 1], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
+        ("groups", {"f": ["0"], "c": [1], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
+        ("groups", {"f": [0, 1, 3], "c": [], "r": [2]}, "groups: expected the ids 0 to 2"),
+    ],
+)
+def test_what_is_wrong_in_an_evaluation_is_named(tmp_path, key, value, problem):
+    folder = make_run(tmp_path / "a", (1, 2, 3), **{key: value})
+    with pytest.raises(InputError) as error:
+        find_runs([folder])
+    path = tmp_path / "a" / "inference" / "roads_val" / "sem_seg_evaluation.json"
+    assert str(error.value).startswith(f"{path}: {key}")
+    assert problem in str(error.value) and "--eval-only" in str(error.value)
+
+
+def test_runs_on_different_numbers_of_images_are_told(tmp_path, content):
+    assert content["warning"] == "" and content["num_evaluated"] == 7
+    words = [make_run(tmp_path / f"a{i}", (1, 2, 3), num_images=n) for i, n in enumerate((7, 3, 7))]
+    other = compare(find_runs(words), num_images=0)
+    assert "numbers of images (3: a1; 7: a0, a2)" in other["warning"]
+    assert other["num_evaluated"] is None
 
 
 def test_mean_spread_and_difference(content):
@@ -138,6 +200,35 @@ def test_principal_components():
     expected = (points - points.mean(0)) @ axes[:, ::-1][:, :2]
     assert np.allclose(np.abs(positions), np.abs(expected))
     assert share == pytest.approx(variances[-2:].sum() / variances.sum())
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 5])
+@pytest.mark.parametrize("scale", [0, 1])
+def test_maps_of_few_channels_and_of_points_that_are_all_alike(num_channels, scale):
+    points = scale * np.random.default_rng(0).normal(size=(40, num_channels)).astype(np.float32)
+    projections = _projections(points, np.arange(40))
+    names = [projection["name"].split(",")[0] for projection in projections]
+    assert names == ["PCA", "t-SNE"] or not importlib.util.find_spec("sklearn")
+    for projection in projections:
+        positions = np.array(projection["points"])[:, :2]
+        assert positions.min() >= 0 and positions.max() <= 1
+        assert np.ptp(positions, axis=0).max() == scale
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((4000, 5, 3), (364, 1, 3)),
+        ((5, 4000), (1, 364)),
+        ((1, 4000), (1, 364)),
+        ((8, 4000), (1, 364)),
+        ((PICTURE_SIZE, 2), (PICTURE_SIZE, 2)),
+        ((PICTURE_SIZE + 1, 2), (PICTURE_SIZE // 2, 1)),
+        ((800, 600), (267, 200)),
+    ],
+)
+def test_images_are_reduced_but_never_to_nothing(shape, expected):
+    assert reduced(np.zeros(shape)).shape == expected
 
 
 def test_centres_and_points_of_embeddings():
@@ -214,13 +305,39 @@ seen.highlight.push(toggle.ariaPressed, away());
 seen.marks = document.querySelectorAll("#classes > .scroll > svg > path").length;
 seen.lines = document.querySelectorAll("#training path[fill=none]").length;
 seen.reasons = document.querySelectorAll(".reason").length;
+// Numbers at the left of a plot.
+const labels = (low, high) => [...linePlot(
+  [{ name: "a", color: "red", points: [[0, low], [9, high]] }], "loss", 600,
+).querySelectorAll("text[text-anchor=end]")].map((node) => node.textContent);
+seen.ticks = ranges.map(([low, high]) => labels(low, high));
+seen.warning = document.querySelector(".warning").textContent;
 seen.width = document.documentElement.scrollWidth <= innerWidth;
 document.body.replaceChildren(JSON.stringify(seen));
 </script></body>"""
 LISTENER = """<script>const errors = [];
 addEventListener("error", (event) => errors.push(event.message));
 addEventListener("securitypolicyviolation", (event) => errors.push(event.violatedDirective));
+const ranges = RANGES;
 </script><title>"""
+
+
+# From and to, and the numbers beside the axis of a curve that goes from the one to the other.
+TICKS = [
+    (100.1, 100.5, ["100.1", "100.2", "100.3", "100.4", "100.5"]),
+    (87.8, 87.95, ["87.80", "87.85", "87.90", "87.95"]),
+    (0.0, 1.0, ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
+    (-3.0, 6.0, ["-2", "0", "2", "4", "6"]),
+    (12345.0, 12346.0, ["12345.0", "12345.2", "12345.4", "12345.6", "12345.8", "12346.0"]),
+    (0.0, 0.01, ["0", "0.002", "0.004", "0.006", "0.008", "0.010"]),
+    (2e-7, 1e-6, ["2e-7", "4e-7", "6e-7", "8e-7", "1.0e-6"]),
+    (
+        1.2345e-4,
+        1.2346e-4,
+        [f"1.234{digits}e-4" for digits in ("50", "52", "54", "56", "58", "60")],
+    ),
+    (1e6, 4e6, ["1e+6", "2e+6", "3e+6", "4e+6"]),
+    (0.37, 0.37, ["0.37"]),
+]
 
 
 def test_the_page_in_a_browser(content, tmp_path):
@@ -231,8 +348,10 @@ def test_the_page_in_a_browser(content, tmp_path):
         "centres": [[1, 0.5, None], [0.5, 1, -0.25], [None, -0.25, 1]],
         "projections": [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 0, 2], [0.5, 1, 2]]}],
     }
+    content["warning"] = "Not the <same>."
     page = tmp_path / "page.html"
-    text = render(content).replace("<title>", LISTENER, 1)
+    listener = LISTENER.replace("RANGES", json.dumps([bounds for *bounds, _ in TICKS]))
+    text = render(content).replace("<title>", listener, 1)
     page.write_text(text.replace("</body>", SCRIPT), encoding="utf-8")
     # --no-sandbox: root, in a container, has none.
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
@@ -257,4 +376,6 @@ def test_the_page_in_a_browser(content, tmp_path):
     assert seen["cells"] == [f"{bold} and ground: 0.500", "ground and dot: not known"]
     assert seen["highlight"] == ["dot", "true", 1, "false", 0]
     assert seen["reasons"] == 3 + 1 + 1  # cosines of two kinds, two methods; embeddings; pictures
+    assert seen["ticks"] == [labels for *_, labels in TICKS]
+    assert seen["warning"] == "Not the <same>."
     assert seen["width"]

@@ -20,25 +20,33 @@ function format(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits);
 }
 
-// Round numbers from low to high, about `count` of them.
+// Round numbers from low to high, about `count` of them, with the digits that tell them apart:
+// [{value, label}, ...]. Of a range without extent, its one number.
 function ticks(low, high, count = 5) {
-  const raw = (high - low || 1) / count;
-  const power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
+  if (low === high) return [{ value: low, label: String(low) }];
+  const raw = (high - low) / count;
+  let power = Math.floor(Math.log10(raw));
+  let factor = [1, 2, 5].find((size) => size * 10 ** power >= raw);
+  if (!factor) [factor, power] = [1, power + 1];
+  const step = factor * 10 ** power;
+  const magnitude = Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))));
+  const label = (value) => {
+    if (value === 0) return "0";
+    if (magnitude >= -3 && magnitude < 6) return value.toFixed(Math.max(0, -power));
+    const own = Math.floor(Math.log10(Math.abs(value)) + 1e-9);
+    return value.toExponential(Math.max(0, own - power));
+  };
   const values = [];
-  for (let i = Math.ceil(low / step); i * step <= high + step * 1e-6; i++) values.push(i * step);
-  return values;
-}
-
-function tickLabel(value) {
-  return value === 0 ? "0" : Number(value.toPrecision(3)).toString();
+  const [first, last] = [Math.ceil(low / step - 1e-6), Math.floor(high / step + 1e-6)];
+  for (let i = first; i <= last; i++) values.push(i * step);
+  return values.map((value) => ({ value, label: label(value) }));
 }
 
 // Horizontal grid with numbers at the left; y maps a value to pixels.
-function grid(values, y, left, right) {
-  return values.map((value) => element("g", {},
+function grid(marks, y, left, right) {
+  return marks.map(({ value, label }) => element("g", {},
     element("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }),
-    element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, tickLabel(value))));
+    element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, label)));
 }
 
 // IoU of each class, the methods beside each other, with a line of one spread up and down.
@@ -69,7 +77,7 @@ function classPlot(classes, methods) {
   });
   return element("svg", { width: right + 70, height, role: "img",
     "aria-label": "IoU of each class; the numbers are in the table below" },
-  ...grid([0, 20, 40, 60, 80, 100], y, left, right), ...marks);
+  ...grid(ticks(0, 100), y, left, right), ...marks);
 }
 
 // Values over iterations, a line a run; [{name, color, dashed, points: [[iteration, value], ...]}].
@@ -78,7 +86,9 @@ function linePlot(lines, label, width) {
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
   const [first, last] = [Math.min(...xs), Math.max(...xs)];
   const [low, high] = [Math.min(...ys), Math.max(...ys)];
-  const [left, right, top, bottom] = [60, width - 20, 10, 250];
+  const marks = ticks(low, high);
+  const left = Math.max(60, 14 + 7 * Math.max(...marks.map(({ label }) => label.length)));
+  const [right, top, bottom] = [width - 20, 10, 250];
   const x = (value) => left + 6 + (right - left - 12) * (value - first) / (last - first || 1);
   const y = (value) => bottom - 6 - (bottom - top - 12) * (value - low) / (high - low || 1);
   const drawn = lines.flatMap((line) => {
@@ -92,11 +102,12 @@ function linePlot(lines, label, width) {
         element("title", {}, `${line.name}: ${lastY} at iteration ${lastX}`)),
     ];
   });
-  const below = ticks(first, last, width / 100).filter(Number.isInteger).map((value) =>
-    element("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
+  const below = ticks(first, last, width / 100).filter(({ value }) => Number.isInteger(value))
+    .map(({ value }) =>
+      element("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
   return element("svg", { width, height: 290, role: "img",
     "aria-label": `${label} over iterations, a line a run` },
-  ...grid(ticks(low, high), y, left, right), ...below,
+  ...grid(marks, y, left, right), ...below,
   element("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" }, "iteration"),
   ...drawn);
 }

@@ -18,6 +18,7 @@ from sar.evaluation.class_groups import class_groups
 from sar.evaluation.geometry import GEOMETRY_METRICS
 from sar.evaluation.table import GROUP_NAMES, HEADLINE
 from sar.visualization import colorize
+from sar.visualization.cosines import centred_cosines
 
 from .runs import Run
 from .views import Images, View, look_at
@@ -54,6 +55,7 @@ def compare(
     methods = list(dict.fromkeys(run.method for run in runs))
     first_runs = [next(run for run in runs if run.method == method) for method in methods]
     names = {run.folder: _name(run, runs) for run in runs}
+    warning = _warn_of_other_images(list(names.values()), evaluations)
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
@@ -68,7 +70,8 @@ def compare(
         colors = np.array([default_color(i) for i in range(len(class_names))], dtype=np.uint8)
     return {
         "dataset": dataset,
-        "num_evaluated": evaluations[0]["num_images"],
+        "num_evaluated": None if warning else evaluations[0]["num_images"],
+        "warning": warning,
         "classes": _describe_classes(class_names, colors, frequency, groups),
         "order": _order(groups, len(class_names)),
         "is_ordered": bool(groups),
@@ -122,6 +125,20 @@ def _name(run: Run, runs: Sequence[Run]) -> str:
     """The method, numbered where there are several runs of it."""
     alike = [other for other in runs if other.method == run.method]
     return run.method if len(alike) == 1 else f"{run.method} ({alike.index(run) + 1})"
+
+
+def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict]) -> str:
+    """Says which runs were evaluated on how many images, where that differs; else ""."""
+    by_count: dict[int, list[str]] = {}
+    for name, evaluation in zip(names, evaluations, strict=True):
+        by_count.setdefault(evaluation["num_images"], []).append(name)
+    if len(by_count) == 1:
+        return ""
+    listed = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
+    return (
+        f"The runs were evaluated on different numbers of images ({listed}), so that they differ "
+        "in more than their methods: evaluate all on the same with train_net.py --eval-only."
+    )
 
 
 def _metrics(evaluation: dict) -> dict[str, float | None]:
@@ -184,23 +201,15 @@ def _describe_view(name: str, view: View) -> dict:
 
 
 def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
-    """The cosines (K, K) between vectors (K, C) about their mean; None where one is NaN.
-
-    About the mean, as in NC2 of `sar.evaluation.geometry`: only then can they be a simplex, whose
-    cosines are all -1 / (K - 1).
-    """
+    """`centred_cosines` (K, K) of those of the vectors (K, C) that are not NaN; None elsewhere."""
     if vectors is None:
         return None
     is_known = ~np.isnan(vectors).any(axis=1)
     if is_known.sum() < 2:
         return None
-    centred = vectors - vectors[is_known].mean(axis=0)
-    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    unit = centred / np.where(lengths > 0, lengths, np.nan)
-    return [
-        [None if np.isnan(value) else round(float(value), 3) for value in row]
-        for row in unit @ unit.T
-    ]
+    full = np.full((len(vectors),) * 2, np.nan)
+    full[np.ix_(is_known, is_known)] = centred_cosines(vectors[is_known])
+    return [[None if np.isnan(value) else round(float(value), 3) for value in row] for row in full]
 
 
 def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[dict]:
@@ -215,7 +224,10 @@ def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[
         pass  # an extra: PCA does without
     else:
         perplexity = min(30.0, (len(points) - 1) / 3)
-        tsne = TSNE(init="pca", random_state=0, perplexity=perplexity)
+        # What init="pca" is, which fails for one channel, and ends the process (a segmentation
+        # fault) where all points are alike.
+        start = 1e-4 * flat / max(flat[:, 0].std(), 1e-12)
+        tsne = TSNE(init=start.astype(np.float32), random_state=0, perplexity=perplexity)
         maps["t-SNE"] = tsne.fit_transform(np.asarray(points, dtype=np.float32))
     projections = []
     for name, positions in maps.items():

@@ -237,9 +237,11 @@ system.addEventListener("change", () => setTheme(system.matches ? "dark" : "ligh
 section("theme").addEventListener("click", () =>
   setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 
-section("summary").textContent = `${data.dataset}, ${data.num_evaluated} images: `
+section("summary").textContent = data.dataset
+  + (data.num_evaluated === null ? ": " : `, ${data.num_evaluated} images: `)
   + data.methods.map(({ name, num_runs: count }) => name + (count > 1 ? ` (${count} runs)` : ""))
     .join(", ");
+if (data.warning) section("summary").after(say(data.warning, "warning"));
 document.querySelector("nav").append(...[...document.querySelectorAll("section")].map((one) =>
   element("a", { href: `#${one.id}` }, one.querySelector("h2").textContent)));
 fillMetrics();

@@ -5,8 +5,8 @@ K: number of classes.
 
 import glob
 import json
-import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.engine.history import METRICS
 from sar.engine.prepare import CLASS_FREQUENCY_FILE
 from sar.errors import InputError
+from sar.evaluation.table import GROUP_NAMES
 
 EVALUATION = "sem_seg_evaluation.json"
 # Points of a curve that a page can show.
@@ -63,7 +64,8 @@ class Run:
             try:
                 scalars = json.loads(line)
                 iteration = int(scalars["iteration"])
-            except (ValueError, KeyError, TypeError):  # the half line of a run that was killed
+            # Such as the half line of a run that was killed; OverflowError is that of Infinity.
+            except (ValueError, KeyError, TypeError, OverflowError):
                 continue
             for name, value in scalars.items():
                 is_of_a_class = "/IoU-" in name or "/ACC-" in name
@@ -81,18 +83,19 @@ def find_runs(words: Sequence[str]) -> list[Run]:
 
     Args:
         words: `FOLDER` or `NAME=FOLDER`, which may be a pattern, such as `sar=output/sar_*`. NAME
-            is the method, by default the folder's name. What has one name is one method.
+            is the method, by default the folder's name. What has one name is one method. A word
+            that as a whole is a folder, or matches some, as `lr=*` does `lr=0.1`, has no NAME.
 
     Raises:
         InputError: a folder that is not there, is no run or is given twice.
     """
     runs: dict[Path, Run] = {}
     for word in words:
-        name, equals, pattern = word.partition("=")
-        if not equals or os.path.isdir(word):
-            name, pattern = "", word
-        folders = [pattern] if os.path.isdir(pattern) else sorted(glob.glob(pattern))
-        folders = [Path(folder) for folder in folders if os.path.isdir(folder)]
+        name, pattern = "", word
+        folders = _folders(word)
+        if not folders and "=" in word:
+            name, _, pattern = word.partition("=")
+            folders = _folders(pattern)
         if not folders:
             raise InputError(f"run {word}: there is no folder {pattern}: correct the path")
         for folder in folders:
@@ -103,22 +106,22 @@ def find_runs(words: Sequence[str]) -> list[Run]:
     return list(runs.values())
 
 
+def _folders(pattern: str) -> list[Path]:
+    paths = [pattern] if os.path.isdir(pattern) else sorted(glob.glob(pattern))
+    return [Path(path) for path in paths if os.path.isdir(path)]
+
+
 def _evaluations(folder: Path) -> dict[str, dict]:
     evaluations = {}
     for path in sorted(folder.glob(f"inference/*/{EVALUATION}")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            names, metrics, _ = (content[key] for key in ("class_names", "metrics", "num_images"))
-            is_whole = {"mIoU", *(f"IoU-{name}" for name in names)} <= metrics.keys()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(
-                f"{path} cannot be read ({error!r}): write it with train_net.py --eval-only"
+                f"{path} cannot be read ({error}): write it anew with train_net.py --eval-only"
             ) from error
-        if not is_whole:
-            raise InputError(
-                f"{path} lacks the mIoU, or the IoU of a class: write it with train_net.py "
-                "--eval-only"
-            )
+        if problem := _problem(content):
+            raise InputError(f"{path}: {problem}: write it anew with train_net.py --eval-only")
         evaluations[path.parent.name] = content
     if not evaluations:
         raise InputError(
@@ -128,8 +131,52 @@ def _evaluations(folder: Path) -> dict[str, dict]:
     return evaluations
 
 
+def _problem(content: object) -> str:
+    """What is wrong with the content of a sem_seg_evaluation.json; "" if nothing."""
+    if not isinstance(content, dict):
+        return f"expected an object, found {_short(content)}"
+    names, num_images = content.get("class_names"), content.get("num_images")
+    if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        return f"class_names: expected a list of names, found {_short(names)}"
+    if not isinstance(num_images, int):
+        return f"num_images: expected a count, found {_short(num_images)}"
+    for key in ("metrics", "geometry"):
+        numbers = content.get(key, {})
+        if not isinstance(numbers, dict):
+            return f"{key}: expected an object, found {_short(numbers)}"
+        for name, value in numbers.items():
+            # null: of a class without ground truth.
+            if not (value is None or _is_finite(value)):
+                return f"{key}: {name}: expected a number or null, found {_short(value)}"
+    for name in ("mIoU", *(f"IoU-{name}" for name in names)):
+        if name not in content.get("metrics", {}):
+            return f"metrics: {name} is missing"
+    groups = content.get("groups", {})
+    if groups != {} and not _are_groups(groups, len(names)):
+        return (
+            f"groups: expected the ids 0 to {len(names) - 1}, each once, in lists "
+            f"{', '.join(GROUP_NAMES)}, found {_short(groups)}"
+        )
+    return ""
+
+
+def _are_groups(groups: object, num_classes: int) -> bool:
+    """Whether they hold each class once."""
+    parts = [groups.get(name) for name in GROUP_NAMES] if isinstance(groups, dict) else []
+    if not (parts and all(isinstance(part, list) for part in parts)):
+        return False
+    ids = [class_id for part in parts for class_id in part]
+    return all(isinstance(k, int) for k in ids) and sorted(ids) == list(range(num_classes))
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Of a number; a whole one, which JSON can have of any size, may be none that a float holds."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _thinned(curve: Curve) -> Curve:

@@ -150,9 +150,10 @@ def _show(
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, ...) at most PICTURE_SIZE in each direction, by leaving out pixels."""
+    """(H, W, ...) at most PICTURE_SIZE in each direction, by leaving out pixels, but not all."""
     step = max(1, -(-max(pixels.shape[:2]) // PICTURE_SIZE))
-    return pixels[step // 2 :: step, step // 2 :: step]
+    rows, columns = (slice(min(step, size) // 2, None, step) for size in pixels.shape[:2])
+    return pixels[rows, columns]
 
 
 def _config_of(run: Run) -> CfgNode:
