@@ -1,10 +1,5 @@
 #!/usr/bin/env python
-"""Trains and evaluates, as detectron2's own train_net.py does.
-
-python train_net.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --num-gpus 8
-python train_net.py --config-file C --eval-only MODEL.WEIGHTS output/model_final.pth
-python train_net.py --config-file C --resume
-"""
+"""Trains and evaluates, as detectron2's own train_net.py does; `--help` has examples."""
 
 from sar.engine import Trainer, run
 

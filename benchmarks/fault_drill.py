@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from sar import program
 from sar.data.datasets import longtail_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,15 +36,18 @@ LIMIT, LOOK = 900, 0.002
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python benchmarks/fault_drill.py --kills 20 --seed 1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    example = "example:\n  python benchmarks/fault_drill.py --kills 20 --seed 1"
+    arguments = program.parser(__doc__, example, talks=False)
+    arguments.add_argument(
+        "--kills", type=program.positive, default=20, metavar="N", help="default: %(default)s"
     )
-    arguments.add_argument("--kills", type=int, default=20, help="default: %(default)s")
-    arguments.add_argument("--seed", type=int, default=0, help="of the moments")
-    arguments.add_argument("--processes", type=int, default=1, help="of the training")
-    arguments.add_argument("--output", type=Path, help="kept; default: a temporary folder")
+    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
+    arguments.add_argument(
+        "--processes", type=program.positive, default=1, metavar="N", help="of the training"
+    )
+    arguments.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="kept; default: a temporary folder"
+    )
     args = arguments.parse_args()
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -53,8 +57,8 @@ def main() -> None:
 
 
 def drill(args: argparse.Namespace, folder: Path) -> int:
-    """Prints the table; the number of trials whose end was another than the uninterrupted one's."""
-    longtail_shapes.generate(folder / "data", num_train=40, num_val=10)
+    """Prints the table; the exit code: 1 where a trial's end was not the uninterrupted one's."""
+    longtail_shapes.generate(folder / "data", num_images={"train": 40, "val": 10, "test": 1})
     drawn = random.Random(args.seed)
     expected = folder / "uninterrupted"
     shutil.rmtree(expected, ignore_errors=True)
@@ -93,7 +97,7 @@ def drill(args: argparse.Namespace, folder: Path) -> int:
         f"\n{num_equal} of {args.kills} equal: {ITERATIONS} iterations ({seconds:.0f} s) in "
         f"{args.processes} process(es), a checkpoint every {CHECKPOINT_PERIOD}, seed {args.seed}"
     )
-    return args.kills - num_equal
+    return int(num_equal < args.kills)
 
 
 class Run:

@@ -35,6 +35,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler complains of
 import torch
 from tabulate import tabulate
 
+from sar import program
+
 RESULTS = "results.jsonl"
 # A reading of a shorter time would be one of the clock and of the calls' overhead.
 _SHORTEST_READING = 2e-3
@@ -191,12 +193,11 @@ def report(
     measurements: Iterable[Measurement], output: str | os.PathLike, device: torch.device | str
 ) -> None:
     """Prints a table for each subject, and adds a line a measurement to output/results.jsonl."""
-    program = Path(sys.argv[0]).name
     measurements = list(measurements)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     # What was written together is known by it; a later run replaces the whole.
-    common = {"program": program, "run": uuid.uuid4().hex, **environment(device)}
+    common = {"program": Path(sys.argv[0]).name, "run": uuid.uuid4().hex, **environment(device)}
     with open(output / RESULTS, "a") as file:
         for measurement in measurements:
             file.write(json.dumps(common | asdict(measurement)) + "\n")
@@ -267,14 +268,11 @@ def main(
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """The options that all programs have."""
-    arguments = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  python benchmarks/%(prog)s {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    examples = f"example:\n  python benchmarks/%(prog)s {example}"
+    arguments = program.parser(description, examples, talks=False)
     arguments.add_argument(
         "--threads",
-        type=int,
+        type=program.positive,
         metavar="N",
         default=torch.get_num_threads(),
         help="of torch on the CPU (default: %(default)s)",
@@ -286,7 +284,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--output",
-        metavar="DIR",
+        metavar="FOLDER",
         default="output/benchmarks",
         help=f"where {RESULTS} is, to which the results are added (default: %(default)s)",
     )

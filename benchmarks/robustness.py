@@ -7,11 +7,8 @@ has to end in time, and either refuse with one message that names what is at fau
 OUTPUT_DIR as it was; or accept and be right: a training ends with finite weights and metrics (those
 of the good input, bit for bit, where the change is harmless), counts are those of a second count,
 and so on. A traceback, a signal, a hang, an executed exploit or changed input is a failure.
-
-The exit code is 0 where nothing failed.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -26,6 +23,8 @@ from robustness.case import ACCEPTED, MUTATIONS, REFUSED, Case, Mutation
 from robustness.processes import import_all, run_program
 from tabulate import tabulate
 
+from sar.program import parser, positive
+
 EXAMPLES = """examples:
   python benchmarks/robustness.py --output output/robustness
   python benchmarks/robustness.py --only "train/label map" --keep
@@ -34,22 +33,22 @@ TIMEOUT = 60  # seconds; most take one
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = parser(__doc__, EXAMPLES, talks=False)
+    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    arguments.add_argument("--only", default="", metavar="TEXT", help="cases of such a name only")
+    arguments.add_argument(
+        "--every", type=positive, default=1, metavar="N", help="each Nth of these only"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases with this in their name")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="each Nth of these only")
-    parser.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/robustness"), metavar="DIR",
+    arguments.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
+    arguments.add_argument(
+        "--output", type=Path, default=Path("output/robustness"), metavar="FOLDER",
         help="where robustness.jsonl is written, a line a case (default: %(default)s)",
     )  # fmt: skip
-    args = parser.parse_args(argv)
+    args = arguments.parse_args(argv)
     import_all()
     cases = [case for case in all_cases() if args.only in case[0]][:: args.every]
     if not cases:
-        parser.error(f'no case has "{args.only}" in its name')
+        arguments.error(f'no case has "{args.only}" in its name')
     results = run_cases(cases, args.seed, args.output, keep=args.keep)
     print(table(results))
     print(f"seed {args.seed}; all cases: {args.output / 'robustness.jsonl'}")

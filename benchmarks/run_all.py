@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument("--no-run", action="store_true", help="only write the document")
     arguments.add_argument(
         "--docs",
-        metavar="DIR",
+        metavar="FOLDER",
         default=FOLDER.parent / "docs",
         help="where the document is written (default: docs/)",
     )

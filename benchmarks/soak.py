@@ -6,7 +6,6 @@ of the process, and at its open files, as it goes; then evaluates few and many i
 the peaks. In one process, on the CPU.
 """
 
-import argparse
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from sar import program
 from sar.data.datasets import longtail_shapes
 from sar.engine import Trainer, prepare
 
@@ -29,17 +29,18 @@ FEW, MANY = 20, 2000
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="example:\n  python benchmarks/soak.py --iterations 2000",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    example = "example:\n  python benchmarks/soak.py --iterations 2000"
+    arguments = program.parser(__doc__, example, talks=False)
+    arguments.add_argument(
+        "--iterations", type=program.positive, default=2000, metavar="N", help="%(default)s"
     )
-    arguments.add_argument("--iterations", type=int, default=2000, help="default: %(default)s")
-    arguments.add_argument("--seed", type=int, default=0, help="of the training")
+    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the training")
     args = arguments.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        longtail_shapes.generate(Path(folder, "data"), num_train=40, num_val=FEW)
+        longtail_shapes.generate(
+            Path(folder, "data"), num_images={"train": 40, "val": FEW, "test": 1}
+        )
         cfg = config(Path(folder), args)
         logging.disable(logging.WARNING)
         trainer, rows = train(cfg, period=args.iterations // 10)
@@ -52,7 +53,7 @@ def main() -> None:
     print(f"\n{args.iterations} iterations, seed {args.seed}, torch {torch.__version__}")
 
 
-def config(folder: Path, args: argparse.Namespace) -> CfgNode:
+def config(folder: Path, args: Namespace) -> CfgNode:
     """Of a training of about a tenth of a second per iteration."""
     tenth = args.iterations // 10
     words = [

@@ -135,7 +135,8 @@ def test_commands_are_of_programs_flags_and_keys_that_exist(page):
         if program.name == "train_net.py":
             flags = set(argument_parser()._option_string_actions)
         else:
-            flags = set(re.findall(r'"(--[a-z-]+)"', program.read_text()))
+            shared = ROOT / "projects/SAR/sar/program.py"
+            flags = set(re.findall(r'"(--[a-z-]+)"', program.read_text() + shared.read_text()))
         used = words[place + 1 :]
         assert {word for word in used if word.startswith("--")} <= flags, words
         for flag, value in zip(used, used[1:], strict=False):

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Counts what models cost: parameters and FLOPs in inference, parameters and memory in training.
 
-Prints one table in Markdown, a row a config. FLOPs are fvcore's: a multiplication and its addition
-are one; images are padded as the model pads them. Parameters of inference are those of the layers
-that run in inference. Memory of a training step is, on a GPU, the greatest that was allocated; on a
-CPU, what the forward pass saves for the backward pass, parameters not included.
+Prints one table in Markdown, a row a config; with --quiet, nothing but that. FLOPs are fvcore's: a
+multiplication and its addition are one; images are padded as the model pads them. Parameters of
+inference are those of the layers that run in inference. Memory of a training step is, on a GPU, the
+greatest that was allocated; on a CPU, what the forward pass saves for the backward pass, parameters
+not included. KEY VALUE pairs come after another option than --config-file, such as --size.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from sar import program
 from sar.config import load_config
 from sar.engine.checks import check_buildable, check_names, check_values
 from sar.engine.prepare import choose_device
@@ -29,29 +31,30 @@ from detectron2.config import CfgNode
 from detectron2.modeling import SemanticSegmentor, build_model
 
 EXAMPLES = """example:
-  python tools/analyze_model.py --size 360 480 configs/CamVid/{baseline,sar,ceco}_sem_fpn_R_18.yaml
+  python tools/analyze_model.py --config-file configs/CamVid/{baseline,sar}_sem_fpn_R_18.yaml \\
+      --size 360 480
 """
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files, a row each")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), default=(512, 1024))
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images a training step")
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
+    program.add_config(parser, nargs="+")
     parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides, last"
+        "--size", nargs=2, type=program.positive, metavar=("H", "W"), default=(512, 1024),
+        help="of the images (512 1024)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch", type=program.positive, default=2, metavar="N", help="images a training step (2)"
     )
-    args = parser.parse_args(argv)
-    logging.getLogger("sar").setLevel(logging.ERROR)  # "no GPU found", once a row
-    try:
-        if min(*args.size, args.batch) < 1:
-            raise InputError("--size and --batch are numbers from 1 up")
-        with tqdm(args.configs, "Counting") as configs:  # ends before an error is printed
-            rows = [analyze(config, tuple(args.size), args.batch, args.opts) for config in configs]
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    return program.run(print_table, parser.parse_args(argv))
+
+
+def print_table(args: argparse.Namespace) -> None:
+    if not args.verbose:
+        logging.getLogger("sar").setLevel(logging.ERROR)  # "no GPU found", once a row
+    # The bar ends with the block, before an error is printed.
+    with tqdm(args.config_file, "Counting", disable=args.quiet) as configs:
+        rows = [analyze(config, tuple(args.size), args.batch, args.opts) for config in configs]
     align = ("left", *["right"] * (len(rows[0]) - 1))
     print(tabulate(rows, "keys", tablefmt="pipe", disable_numparse=True, colalign=align))
 
@@ -93,8 +96,8 @@ def prepare(cfg: CfgNode, config_file: str) -> None:
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
         raise InputError(
-            f"config {config_file}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add --opts "
-            "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the number"
+            f"config {config_file}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it "
+            "and the number to the line"
         )
     if not cfg.DATASETS.CLASS_FREQUENCY:
         cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # which costs nothing
@@ -175,4 +178,4 @@ def peak_memory(model: nn.Module, batch: list[dict]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

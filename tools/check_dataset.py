@@ -9,8 +9,6 @@ With --pictures there are also, of each split,
 
   NAME_classes.png    bars of the images and pixels of each class
   NAME_samples.jpg    a dozen images under their labels, among them the rarest classes
-
-The exit code is 0 for a clean data set, 1 for one with problems, 2 for a wrong command line.
 """
 
 import argparse
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from sar import program
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.labels import read_image, read_label
@@ -41,40 +40,30 @@ EXAMPLES = """examples:
 NUM_SAMPLES = 12  # on a contact sheet
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="a registered data set")
     source.add_argument(
         "--folder",
-        metavar="PATH",
+        metavar="FOLDER",
         help="a folder with images/{train,val}, labels/{train,val} and classes.txt: both splits",
     )
     parser.add_argument(
         "--output",
-        metavar="DIR",
+        metavar="FOLDER",
         help="where class_frequency.json and pictures go (default: output/NAME of the data set)",
     )
     parser.add_argument("--pictures", action="store_true", help="also draw classes and samples")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but what is wrong")
-    return parser.parse_args(argv)
+    return program.run(check_all, parser.parse_args(argv))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Checks the data set that the command line names; the exit code."""
-    args = parse_args(argv)
-    try:
-        names = register_folder(args.folder) if args.folder is not None else (args.dataset,)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def check_all(args: argparse.Namespace) -> None:
+    names = register_folder(args.folder) if args.folder is not None else (args.dataset,)
     # Every split is looked at, whatever is wrong with another.
     errors = [error for name in names if (error := check(name, args))]
     if errors:
-        print("error:", "\n".join(map(str, errors)), file=sys.stderr)
-    return len(errors) > 0
+        raise InputError("\n".join(map(str, errors)))
 
 
 def check(name: str, args: argparse.Namespace) -> InputError | None:

@@ -15,6 +15,7 @@ where the way back takes it. Backbones are for MODEL.WEIGHTS of a training.
 """
 
 import argparse
+import logging
 import pickle
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from sar import program
 from sar.config import load_config
 from sar.engine.checks import check_buildable, check_names, check_values
 from sar.errors import InputError
@@ -32,28 +34,24 @@ from detectron2.config import CfgNode
 
 EXAMPLES = """examples:
   python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
-      --from torchvision --output output/resnet18.pth resnet18-f37072fd.pth
-  python tools/convert_checkpoint.py --config-file C --to mmseg --output sar_mmseg.pth \\
-      output/model_final.pth
+      --from torchvision --input resnet18-f37072fd.pth --output output/resnet18.pth
+  python tools/convert_checkpoint.py --config-file C --to mmseg --input output/model_final.pth \\
+      --output sar_mmseg.pth
 """
+logger = logging.getLogger("convert_checkpoint")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="C", help="of our model")
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
+    program.add_config(parser)
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", choices=LAYOUTS, dest="source", help="convert to ours")
     direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
-    parser.add_argument("--output", required=True, metavar="OUT", help="the file to write")
-    parser.add_argument("input", metavar="IN", help="a .pth, .pt or .safetensors file")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    args = parser.parse_args(argv)
-    try:
-        convert(args)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+    return program.run(convert, parser.parse_args(argv))
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -78,10 +76,12 @@ def convert(args: argparse.Namespace) -> None:
             torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch puts the latter in the place of the former
         raise InputError(f"--output {args.output} cannot be written: {error}") from error
-    report(conversion, sorted(left))
+    if not args.quiet:
+        report(conversion, sorted(left), in_full=args.verbose)
     if args.source:
         warn_of_settings(cfg, model)
-    print(f"Written: {args.output}")
+    if not args.quiet:
+        print(f"Written: {args.output}")
 
 
 def model_state(cfg: CfgNode) -> State:
@@ -148,17 +148,18 @@ def warn_of_settings(cfg: CfgNode, model: State) -> None:
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = (cfg.MODEL.RESNETS.STRIDE_IN_1X1, False)
     for key, (found, usual) in settings.items():
         if found != usual:
-            print(f"warning: such weights mostly want {key} {usual}, but the config has {found}")
+            logger.warning(f"Such weights mostly want {key} {usual}, but the config has {found}")
 
 
-def report(conversion: Conversion, left: list[str]) -> None:
+def report(conversion: Conversion, left: list[str], *, in_full: bool) -> None:
+    """Prints what became of the arrays, by layers or, in full, by their names."""
     print(f"{len(conversion.weights)} arrays converted")
     for what, names in (
         ('left out, kept under "unused"', conversion.unused),
         ("not in the checkpoint, left to the model's initialization", conversion.missing),
     ):
         if names:
-            groups = Counter(".".join(name.split(".")[:2]) for name in names)
+            groups = Counter(name if in_full else ".".join(name.split(".")[:2]) for name in names)
             print(f"{len(names)} arrays {what}:")
             for group, number in groups.items():
                 print(f"  {group}" + (f" ({number} arrays)" if number > 1 else ""))
@@ -167,4 +168,4 @@ def report(conversion: Conversion, left: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

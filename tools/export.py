@@ -14,8 +14,6 @@ shorter and the longer edge in evaluation; 0: not resized). examples/onnx_infere
 
 What was written is run at several sizes and compared with the model. Refused, with the reason, are
 panoptic models, TEST.MODE slide, TEST.AUG, and heads that take certain image sizes only.
-
-The exit code is 0 when the file is there and right, 1 for an error, 2 for a wrong command line.
 """
 
 import argparse
@@ -32,6 +30,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.export import ExportedProgram
 
+from sar import program
 from sar.config import load_config
 from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
@@ -51,44 +50,25 @@ TOLERANCE = 1e-3
 Run = Callable[[np.ndarray], np.ndarray]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
+    program.add_config(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
-    talk.add_argument("--verbose", action="store_true", help="say what is done")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, last"
-    )
     args = parser.parse_args(argv)
     if Path(args.output).suffix not in (".onnx", ".pt2"):
         parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
-    return args
+    return program.run(export_and_report, args)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exports what the command line names; the exit code."""
-    args = parse_args(argv)
-    logging.basicConfig(
-        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
-        format="%(levelname)s: %(message)s",
-    )
+def export_and_report(args: argparse.Namespace) -> None:
     if not args.verbose:  # torch's, about itself
         warnings.filterwarnings("ignore", module="torch")
         logging.getLogger("torch").setLevel("ERROR")
-    try:
-        rows = export(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    rows = export(args)
     if not args.quiet:
         size = Path(args.output).stat().st_size / 2**20
         print(tabulate(rows, "keys", tablefmt="pipe"))
         print(f"Written: {args.output}, {size:.1f} MiB")
-    return 0
 
 
 def export(args: argparse.Namespace) -> list[dict]:
@@ -112,16 +92,16 @@ def export(args: argparse.Namespace) -> list[dict]:
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
     }
-    program = trace(SegmentationGraph(model))
+    traced = trace(SegmentationGraph(model))
     try:
         with atomic_path(args.output) as temporary:
-            write(program, temporary, {key: json.dumps(x) for key, x in description.items()})
+            write(traced, temporary, {key: json.dumps(x) for key, x in description.items()})
             return compare(model, load(temporary))
     except OSError as error:
         raise InputError(f"--output {args.output} cannot be written: {error}") from error
 
 
-def write_onnx(program: ExportedProgram, path: Path, description: dict[str, str]) -> None:
+def write_onnx(traced: ExportedProgram, path: Path, description: dict[str, str]) -> None:
     try:
         import onnx_ir
         import onnxruntime  # noqa: F401  for the comparison
@@ -130,7 +110,7 @@ def write_onnx(program: ExportedProgram, path: Path, description: dict[str, str]
         raise InputError(f"{error.name} is not installed: pip install -e .[export]") from error
 
     exported = torch.onnx.export(
-        program, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
+        traced, dynamo=True, input_names=["image"], output_names=["logits"], verbose=False
     )
     graph = exported.model.graph
     for value in (graph.inputs[0], graph.outputs[0]):
@@ -146,8 +126,8 @@ def load_onnx(path: Path) -> Run:
     return lambda image: session.run(None, {"image": image})[0]
 
 
-def write_pt2(program: ExportedProgram, path: Path, description: dict[str, str]) -> None:
-    torch.export.save(program, path, extra_files=description)
+def write_pt2(traced: ExportedProgram, path: Path, description: dict[str, str]) -> None:
+    torch.export.save(traced, path, extra_files=description)
 
 
 def load_pt2(path: Path) -> Run:

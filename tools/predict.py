@@ -10,17 +10,14 @@ in the output folder,
 
 NAME is the image's path below what all inputs have in common, without its suffix, unless two differ
 in that alone. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
-threads. TEST.MODE, TEST.AUG and INPUT.MIN_SIZE_TEST say how the model sees an image. The names of
-the classes are those of the data set in the config (of DATASETS.FOLDER, classes.txt is enough) or,
-where it is not there, of class_frequency.json beside MODEL.WEIGHTS.
-
-The exit code is 0 when all is done, 1 for an error, or where images could not be predicted (the
-others are), 2 for a wrong command line.
+threads; one that cannot be read is named, and the others are predicted. TEST.MODE, TEST.AUG and
+INPUT.MIN_SIZE_TEST say how the model sees an image. The names of the classes are those of the data
+set in the config (of DATASETS.FOLDER, classes.txt is enough) or, where it is not there, of
+class_frequency.json beside MODEL.WEIGHTS.
 """
 
 import argparse
 import glob
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,6 +25,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sar import program
 from sar.data.datasets.folder import IMAGE_SUFFIXES
 from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError
@@ -43,46 +41,23 @@ EXAMPLES = """examples:
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
+    program.add_config(parser)
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where results go")
     parser.add_argument("--confidence", action="store_true", help="also write confidence/")
     parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
-    talk.add_argument("--verbose", action="store_true", help="say what is done")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides, last"
-    )
-    return parser.parse_args(argv)
+    return program.run(predict, parser.parse_args(argv))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Predicts what the command line names; the exit code."""
-    args = parse_args(argv)
-    logging.basicConfig(
-        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
-        format="%(levelname)s: %(message)s",
-    )
-    try:
-        num_failed = predict(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 1 if num_failed else 0
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Predicts and writes all images; how many could not be.
+def predict(args: argparse.Namespace) -> None:
+    """Predicts and writes all images.
 
     Raises:
-        InputError: anything wrong but with single images.
+        InputError: anything wrong; with single images, once the others are done.
     """
     files = find_images(args.input, args.output)
     names = output_names(files)
@@ -105,11 +80,10 @@ def predict(args: argparse.Namespace) -> int:
                 num_failed += 1
                 progress.write(f"error: {error}", file=sys.stderr)
             progress.update()
-    if num_failed:
-        print(f"error: {num_failed} of {len(files)} images not predicted", file=sys.stderr)
     if not args.quiet:
         print(f"{len(files) - num_failed} predictions in {args.output}")
-    return num_failed
+    if num_failed:
+        raise InputError(f"{num_failed} of {len(files)} images not predicted")
 
 
 def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool) -> None:
@@ -178,7 +152,7 @@ def walk(folder: str) -> list[str]:
 
 
 def is_below(path: str, folder: str) -> bool:
-    return Path(folder).resolve() in Path(path).resolve().parents
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
 def output_names(files: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@
 In ADEChallengeData2016/ it needs, as downloaded from sceneparsing.csail.mit.edu (the archive is
 ADEChallengeData2016.zip), images/ and annotations/{training,validation}/. It writes
 annotations_detectron2/{training,validation}/NAME.png: ids 0 to 149; 0 becomes 255, ignored.
-A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+A second run writes only what is missing.
 """
 
 import sys
@@ -20,11 +20,13 @@ _NEW_ID = {0: 255} | {i + 1: i for i in range(150)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = prepare.parser(__doc__, EXAMPLE, "ADEChallengeData2016").parse_args(argv)
-    return prepare.run(lambda: prepare_ade20k(args.folder, args.threads))
+    parser = prepare.parser(__doc__, EXAMPLE, "ADEChallengeData2016")
+    return prepare.run(prepare_ade20k, parser.parse_args(argv))
 
 
-def prepare_ade20k(folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES) -> None:
+def prepare_ade20k(
+    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
+) -> None:
     """Writes the labels; raises InputError for anything missing, or other numbers of images."""
     sources = {}
     for split, expected in num_images.items():
@@ -38,6 +40,7 @@ def prepare_ade20k(folder: Path, threads: int, num_images: Mapping[str, int] = N
             {folder / "annotations_detectron2" / split / p.name: p for p in sources[split]},
             desc=f"ADE20K {split}",
             threads=threads,
+            quiet=quiet,
         )
 
 

@@ -11,13 +11,14 @@ ade20k_full/:
 
 The classes are those with pixels in both splits, in the order of ADE20K's indices; unless that gives
 847, nothing is converted. --classes takes another list or order, in the form of classes.txt.
-A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+A second run writes only what is missing.
 """  # noqa: E501
 
 import json
 import shutil
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
     )
     args = parser.parse_args(argv)
-    return prepare.run(lambda: prepare_ade20k_full(args.folder, args.threads, args.classes))
+    return prepare.run(partial(prepare_ade20k_full, class_file=args.classes), args)
 
 
 def prepare_ade20k_full(
@@ -58,6 +59,8 @@ def prepare_ade20k_full(
     class_file: Path | None = None,
     num_images: Mapping[str, int] = NUM_IMAGES,
     num_classes: int = NUM_CLASSES,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Writes it all; raises InputError for anything missing, or other numbers than expected."""
     images = {}
@@ -69,7 +72,7 @@ def prepare_ade20k_full(
         labels = [_seg_file(image) for image in images[split]]
         prepare.check_there(labels, f"labels of the split {split}", REMEDY)
     output = folder / PREPARED
-    classes = settle_classes(output, images, threads, class_file, num_classes)
+    classes = settle_classes(output, images, threads, class_file, num_classes, quiet=quiet)
     new_ids = np.full(1 << 16, IGNORE, np.uint16)
     new_ids[list(classes)] = np.arange(len(classes))
     for split in num_images:
@@ -78,6 +81,7 @@ def prepare_ade20k_full(
             {output / "labels" / split / f"{image.stem}.png": image for image in images[split]},
             desc=f"ade20k_full_{split}",
             threads=threads,
+            quiet=quiet,
         )
 
 
@@ -87,6 +91,8 @@ def settle_classes(
     threads: int,
     given: Path | None,
     num_classes: int,
+    *,
+    quiet: bool,
 ) -> dict[int, str]:
     """The classes: those of an earlier run, those given, or those found in both splits."""
     path = output / CLASS_FILE
@@ -99,7 +105,7 @@ def settle_classes(
                 f"{output}, or leave out --classes."
             )
         return classes
-    classes = given_classes or find_classes(output / "found", images, threads)
+    classes = given_classes or find_classes(output / "found", images, threads, quiet=quiet)
     shutil.rmtree(output / "found", ignore_errors=True)
     if len(classes) != num_classes:
         raise InputError(
@@ -111,7 +117,9 @@ def settle_classes(
     return classes
 
 
-def find_classes(folder: Path, images: Mapping[str, list[Path]], threads: int) -> dict[int, str]:
+def find_classes(
+    folder: Path, images: Mapping[str, list[Path]], threads: int, *, quiet: bool
+) -> dict[int, str]:
     """The name of every index that has pixels in both splits, in the order of the indices."""
     found: dict[str, dict[int, str]] = {}
     for split, paths in images.items():
@@ -120,7 +128,11 @@ def find_classes(folder: Path, images: Mapping[str, list[Path]], threads: int) -
             for start in range(0, len(paths), _CHUNK)
         }
         prepare.convert_missing(
-            write_found, chunks, desc=f"Classes of {split}, {_CHUNK} images each", threads=threads
+            write_found,
+            chunks,
+            desc=f"Classes of {split}, {_CHUNK} images each",
+            threads=threads,
+            quiet=quiet,
         )
         found[split] = {}
         for chunk in chunks:

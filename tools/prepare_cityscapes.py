@@ -4,7 +4,7 @@
 In cityscapes/ it needs, as downloaded from cityscapes-dataset.com, leftImg8bit/{train,val}/ of
 leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip. Beside each
 *_gtFine_labelIds.png it writes *_gtFine_labelTrainIds.png: ids 0 to 18; all else is 255, ignored.
-A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+A second run writes only what is missing.
 """
 
 import sys
@@ -22,12 +22,12 @@ _NEW_ID = dict.fromkeys(range(34), 255) | {c["id"]: c["trainId"] for c in CITYSC
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = prepare.parser(__doc__, EXAMPLE, "cityscapes").parse_args(argv)
-    return prepare.run(lambda: prepare_cityscapes(args.folder, args.threads))
+    parser = prepare.parser(__doc__, EXAMPLE, "cityscapes")
+    return prepare.run(prepare_cityscapes, parser.parse_args(argv))
 
 
 def prepare_cityscapes(
-    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES
+    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
     """Writes the labels; raises InputError for anything missing, or other numbers of images."""
     sources = {}
@@ -48,6 +48,7 @@ def prepare_cityscapes(
             {path.with_name(path.name.replace("Ids", "TrainIds")): path for path in sources[split]},
             desc=f"cityscapes_fine_sem_seg_{split}",
             threads=threads,
+            quiet=quiet,
         )
 
 

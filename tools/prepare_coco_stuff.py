@@ -8,9 +8,10 @@ In coco/ it needs, as downloaded:
   coco-stuff-lt.txt                      for coco_stuff_lt_train alone: github.com/caopulan/Mask2Former-LT
 
 It writes coco_stuff_171/{train2017,val2017}/NAME.png: ids 0 to 170; unlabelled is 255, ignored.
-A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+A second run writes only what is missing.
 """  # noqa: E501
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from sar.data.datasets.coco_stuff import (
     read_lt_list,
 )
 
+logger = logging.getLogger("prepare_coco_stuff")
 EXAMPLE = "python tools/prepare_coco_stuff.py --folder ~/data/coco"
 REMEDY = "`python tools/prepare_coco_stuff.py --help` says what is needed and where it is."
 # The maps have the official ids less one: 0 to 181.
@@ -32,8 +34,8 @@ _NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} |
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = prepare.parser(__doc__, EXAMPLE, "coco").parse_args(argv)
-    return prepare.run(lambda: prepare_coco_stuff(args.folder, args.threads))
+    parser = prepare.parser(__doc__, EXAMPLE, "coco")
+    return prepare.run(prepare_coco_stuff, parser.parse_args(argv))
 
 
 def prepare_coco_stuff(
@@ -41,6 +43,8 @@ def prepare_coco_stuff(
     threads: int,
     num_images: Mapping[str, int] = NUM_IMAGES,
     num_lt_images: int = NUM_LT_IMAGES,
+    *,
+    quiet: bool = False,
 ) -> None:
     """Writes the labels; raises InputError for anything missing, or other numbers of images."""
     maps = {}
@@ -55,13 +59,14 @@ def prepare_coco_stuff(
         names = read_lt_list(lt_list)
         prepare.check_count(names, num_lt_images, f"images named in {lt_list}", REMEDY)
     else:
-        print(f"There is no {lt_list}: coco_stuff_lt_train will not be there. {REMEDY}")
+        logger.warning(f"There is no {lt_list}: coco_stuff_lt_train will not be there. {REMEDY}")
     for split in num_images:
         prepare.convert_missing(
             lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
             {folder / LABELS / f"{split}2017" / path.name: path for path in maps[split]},
             desc=f"coco_stuff_{split}",
             threads=threads,
+            quiet=quiet,
         )
 
 

@@ -7,7 +7,7 @@ In VOCdevkit/VOC2010 it needs, as downloaded:
   trainval_merged.json   of PASCAL in Detail, codalabuser.blob.core.windows.net/public/
 
 It writes SegmentationClassContext59/{train,val}/NAME.png: ids 0 to 58; background is 255, ignored.
-A second run writes only what is missing. The exit code is 0 when all is there, and 1 when not.
+A second run writes only what is missing.
 """
 
 import json
@@ -30,12 +30,12 @@ _NEW_ID = {official: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {0:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = prepare.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010").parse_args(argv)
-    return prepare.run(lambda: prepare_pascal_context(args.folder, args.threads))
+    parser = prepare.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010")
+    return prepare.run(prepare_pascal_context, parser.parse_args(argv))
 
 
 def prepare_pascal_context(
-    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES
+    folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
     """Writes the labels; raises InputError for anything missing, or other numbers of images."""
     images, annotations = read_annotations(folder / "trainval_merged.json")
@@ -55,6 +55,7 @@ def prepare_pascal_context(
             },
             desc=f"pascal_context_{split}",
             threads=threads,
+            quiet=quiet,
         )
 
 

@@ -10,17 +10,15 @@ else model_final.pth, with its config.yaml, is shown some images of the data set
 its class centres, a map of its embeddings (PCA; t-SNE where scikit-learn is installed), and the
 images where predictions differ most. Where checkpoint or data set are missing, the page says so and
 has the rest.
-
-The exit code is 0 when the page is written, 1 for an error, 2 for a wrong command line.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from sar import program
 from sar.errors import InputError
 from sar.fileio import write_atomically
 from sar.visualization.report import Run, compare, find_runs, render
@@ -33,51 +31,32 @@ EXAMPLES = """examples:
 """
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
     parser.add_argument("--output", required=True, metavar="FILE", help="the page, NAME.html")
     parser.add_argument(
-        "--images", type=count, default=32, metavar="N", help="shown to each model (32; 0: none)"
+        "--images",
+        type=program.count,
+        default=32,
+        metavar="N",
+        help="shown to each model (32; 0: none)",
     )
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
-    talk.add_argument("--verbose", action="store_true", help="say what is done")
-    return parser.parse_args(argv)
+    return program.run(write_page, parser.parse_args(argv))
 
 
-def count(word: str) -> int:
-    if int(word) < 0:
-        raise ValueError
-    return int(word)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Writes the page that the command line asks for; the exit code."""
-    args = parse_args(argv)
-    logging.basicConfig(
-        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
-        format="%(levelname)s: %(message)s",
-    )
-
+def write_page(args: argparse.Namespace) -> None:
     def show_progress(batches: Sequence, run: Run) -> Sequence:
         return tqdm(batches, f"Looking at {run.folder.name}", unit="image", disable=args.quiet)
 
+    runs = find_runs(args.runs)
+    content = compare(runs, num_images=args.images, show_progress=show_progress)
     try:
-        runs = find_runs(args.runs)
-        content = compare(runs, num_images=args.images, show_progress=show_progress)
-        try:
-            write_atomically(args.output, render(content))
-        except OSError as error:
-            raise InputError(f"--output {args.output} cannot be written: {error}") from error
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        write_atomically(args.output, render(content))
+    except OSError as error:
+        raise InputError(f"--output {args.output} cannot be written: {error}") from error
     if not args.quiet:
         print(f"Comparison of {len(runs)} runs in {args.output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 #!/usr/bin/env python
-"""Draws image, truth and prediction of every image of a config's test set.
-
-python tools/visualize.py --config-file C --output FOLDER MODEL.WEIGHTS output/model_final.pth
-"""
+"""Draws image, truth and prediction of every image of a config's test set."""
 
 import argparse
 import os
@@ -12,6 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sar import program
 from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
@@ -24,26 +22,20 @@ from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
 
+EXAMPLES = """example:
+  python tools/visualize.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output pictures \\
+      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+"""
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+
+def main(argv: list[str] | None = None) -> int:
+    parser = program.parser(__doc__, EXAMPLES)
+    program.add_config(parser)
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where pictures go")
-    parser.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    args = parser.parse_args(argv)
-    try:
-        draw(args)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-
-
-def positive(word: str) -> int:
-    if int(word) < 1:
-        raise ValueError
-    return int(word)
+    parser.add_argument(
+        "--images", type=program.positive, metavar="N", help="draw the first N only (all)"
+    )
+    return program.run(draw, parser.parse_args(argv))
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -54,11 +46,12 @@ def draw(args: argparse.Namespace) -> None:
     metadata = MetadataCatalog.get(name)
     colors = class_colors(metadata)
     model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
-    dicts = load_dataset(name)[: args.limit]
+    dicts = load_dataset(name)[: args.images]
     batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
     folder = os.path.commonpath([os.path.dirname(record["file_name"]) for record in dicts])
+    progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)
     # The bar ends with the block, before an error is printed.
-    with torch.inference_mode(), tqdm(batches, f"Drawing {name}", len(dicts)) as bar:
+    with torch.inference_mode(), progress as bar:
         for (sample,) in bar:
             logits = model([sample])[0]["sem_seg"]
             picture = side_by_side(
@@ -75,8 +68,9 @@ def draw(args: argparse.Namespace) -> None:
                     picture.save(temporary)
             except OSError as error:
                 raise InputError(f"--output {args.output} cannot be written: {error}") from error
-    print(f"{len(dicts)} pictures in {args.output}")
+    if not args.quiet:
+        print(f"{len(dicts)} pictures in {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

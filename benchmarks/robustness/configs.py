@@ -9,7 +9,7 @@ from .case import ACCEPTED, EITHER, REFUSED, Case, mutation
 
 CONFIG = "tiny.yaml"
 GROUPS = ["OUTPUT_DIR", "DATASETS.", "MODEL.", "INPUT.", "SOLVER.", "SEED", "TEST."]
-READERS = ("train", "evaluate", "visualize", "analyze_model")
+READERS = ("train", "evaluate", "visualize", "analyze_model", "predict")
 # Would run a command if YAML were read as Python's objects, or the words as Python.
 PLANTED = "exploit-ran"
 STRANGE_VALUES = (
@@ -164,7 +164,7 @@ for _name, _content in ODD_FILES.items():
         write(case, content)
 
 
-@mutation("config file", "train", "convert", expected=ACCEPTED)
+@mutation("config file", "train", "convert", "predict", "export", expected=ACCEPTED)
 def windows_line_ends_and_a_byte_order_mark(case: Case) -> None:
     path = case.path(CONFIG)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
@@ -200,7 +200,7 @@ BAD_WORDS = {
 }
 for _name, (_words, _culprit) in BAD_WORDS.items():
 
-    @mutation("overrides", "train", "visualize", "convert", name=_name)
+    @mutation("overrides", "train", "visualize", "convert", "predict", "export", name=_name)
     def _(case: Case, words: list[str] = _words, culprit: str = _culprit) -> None:
         case.words += words
         case.names.append(culprit)
@@ -223,28 +223,55 @@ OPTIONS = {
     ),
     "visualize": (
         [], ["--config-file", "tiny.yaml"], ["--config-file", "tiny.yaml", "--output", "tiny.yaml"],
-        *(["--config-file", "tiny.yaml", "--output", "pictures", "--limit", limit]
-          for limit in ("0", "-1", "x")),
+        *(["--config-file", "tiny.yaml", "--output", "pictures", "--images", images]
+          for images in ("0", "-1", "x")),
         ["--config-file", "tiny.yaml", "--output", "pictures"],
         ["--config-file", "nowhere.yaml", "--output", "pictures"],
         ["--config-file", "tiny.yaml", "--output", "tiny.yaml/x", "MODEL.WEIGHTS", "weights.pth"],
     ),
     "convert": (
-        [], ["--config-file", "tiny.yaml", "--from", "keras", "--output", "o.pth", "weights.pth"],
-        ["--config-file", "tiny.yaml", "--from", "timm", "--to", "mmseg", "--output", "o", "x"],
-        ["--config-file", "tiny.yaml", "--from", "timm", "--output", "o.pth", "torchvision.pth"],
-        ["--config-file", "tiny.yaml", "--from", "swin", "--output", "o.pth", "torchvision.pth"],
-        ["--config-file", "tiny.yaml", "--from", "torchvision", "--output", "mine/classes.txt/o",
-         "torchvision.pth", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"],
-        ["--config-file", "tiny.yaml", "--to", "mmseg", "--output", "o.pth", "weights.pth",
-         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"],
+        [], *(["--config-file", "tiny.yaml", *words.split(), *more] for words, more in (
+            ("--from keras --input weights.pth --output o.pth", []),
+            ("--from timm --to mmseg --input x --output o", []),
+            ("--from timm --input torchvision.pth --output o.pth", []),
+            ("--from swin --input torchvision.pth --output o.pth", []),
+            ("--from torchvision --input torchvision.pth --output mine/classes.txt/o",
+             ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]),
+            ("--to mmseg --input weights.pth --output o.pth",
+             ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]),
+        )),
     ),
     "analyze_model": (
-        [], ["tiny.yaml"], ["nowhere.yaml"], ["--size", "0", "32", "tiny.yaml"],
-        ["--size", "-5", "x", "tiny.yaml"], ["--batch", "0", "tiny.yaml"],
-        ["--size", "1", "1", "tiny.yaml", "--opts", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "-3"],
-        ["tiny.yaml", "--opts", "MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN"],
+        [], ["tiny.yaml"], *(["--config-file", *line.split()] for line in (
+            "tiny.yaml", "nowhere.yaml", "tiny.yaml --size 0 32", "tiny.yaml --size -5 x",
+            "tiny.yaml --batch 0", "tiny.yaml --size 1 1 MODEL.SEM_SEG_HEAD.NUM_CLASSES -3",
+            "tiny.yaml --batch 1 MODEL.META_ARCHITECTURE RegularizedPanopticFPN",
+        )),
     ),
+    "predict": (
+        [], *(["--config-file", "tiny.yaml", *line.split()] for line in (
+            "--input mine/images/val", "--output o", "--input nowhere.png --output o",
+            "--input mine/labels/val/*.jpg --output o", "--input mine/classes.txt --output o",
+            "--input mine/images/val --output o", "--input mine/images/val --output mine/images",
+            "--input mine/images/val MODEL.WEIGHTS weights.pth --output o",
+            "--input mine/images/val --output tiny.yaml MODEL.WEIGHTS weights.pth",
+            "--input mine/images/val --output o MODEL.WEIGHTS nowhere.pth",
+            "--input mine/images/val --output o --quiet --verbose",
+        )),
+    ),
+    "export": (
+        [], *(["--config-file", "tiny.yaml", *line.split()] for line in (
+            "--output m.pb", "--output m.pt2", "--output m.pt2 MODEL.WEIGHTS nowhere.pth",
+            "--output m.pt2 MODEL.WEIGHTS weights.pth TEST.MODE slide TEST.CROP_SIZE (32,32)",
+            "--output m.pt2 MODEL.META_ARCHITECTURE RegularizedPanopticFPN",
+            "--output tiny.yaml/m.pt2 MODEL.WEIGHTS weights.pth",
+        )),
+    ),
+    "report": tuple(line.split() for line in (
+        "", "output", "--output r.html", "nowhere --output r.html", "mine --output r.html",
+        "a=nowhere* --output r.html", "output --output tiny.yaml/r.html",
+        "output --output r.html --images -1", "output --output r.html --images x",
+    )),
 }  # fmt: skip
 for _program, _lines in OPTIONS.items():
     for _line in _lines:

@@ -35,7 +35,10 @@ CLASS_FILES = {
 }
 for _name, (_content, _expected) in CLASS_FILES.items():
 
-    @mutation("class file", "train", "check_dataset", "visualize", expected=_expected, name=_name)
+    @mutation(
+        "class file", "train", "check_dataset", "visualize", "predict",
+        expected=_expected, name=_name,
+    )  # fmt: skip
     def _(case: Case, content: bytes = _content) -> None:
         case.path("mine/classes.txt").write_bytes(content)
         # Or the labels of too many ids, or a checkpoint of another number of classes.
@@ -247,7 +250,7 @@ for _name, (_spoil, _expected) in TREES.items():
         case.names.append("mine")
 
     if _expected == REFUSED:
-        mutation("folder tree", "evaluate", "visualize", expected=EITHER, name=_name)(_)
+        mutation("folder tree", "evaluate", "visualize", "predict", expected=EITHER, name=_name)(_)
 
 
 @mutation("folder tree", "train", "check_dataset", "evaluate")

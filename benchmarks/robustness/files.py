@@ -99,15 +99,20 @@ FILES = (
     ("label map", "mine/labels/val/1.png", ("evaluate", "visualize"), (), REFUSED),
     ("image", "mine/images/train/2.png", ("train", "check_dataset"), (), REFUSED),
     ("image", "mine/images/val/1.png", ("evaluate", "visualize"), (), REFUSED),
-    ("checkpoint", "weights.pth", ("evaluate",), (), REFUSED),
+    ("image", "mine/images/val/1.png", ("predict",), (), EITHER),
+    ("checkpoint", "weights.pth", ("evaluate", "predict", "export"), (), REFUSED),
     ("checkpoint", "weights.pth", ("train",), ("MODEL.WEIGHTS", "weights.pth"), REFUSED),
     ("checkpoint", "weights.pkl", ("evaluate",), ("MODEL.WEIGHTS", "weights.pkl"), REFUSED),
     ("checkpoint", "torchvision.pth", ("convert",), (), REFUSED),
-    ("checkpoint", "output/model_final.pth", ("resume",), (), EITHER),
+    ("checkpoint", "output/model_final.pth", ("resume", "report"), (), EITHER),
     ("class frequencies", "frequency.json", ("train",), ("DATASETS.CLASS_FREQUENCY",), REFUSED),
     ("class frequencies", "output/class_frequency.json", ("evaluate", "resume"), (), EITHER),
+    ("class frequencies", "output/class_frequency.json", ("report",), (), EITHER),
     ("OUTPUT_DIR", "output/last_checkpoint", ("resume",), (), EITHER),
-    ("OUTPUT_DIR", "output/metrics.json", ("resume",), (), EITHER),
+    ("OUTPUT_DIR", "output/metrics.json", ("resume", "report"), (), EITHER),
+    ("config file", "output/config.yaml", ("report",), (), EITHER),
+    ("OUTPUT_DIR", "output/inference/folder_mine_val/sem_seg_evaluation.json", ("report",), ())
+    + (REFUSED,),
 )
 
 

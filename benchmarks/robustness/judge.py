@@ -14,13 +14,14 @@ from sar.config import load_config
 from .case import ACCEPTED, REFUSED, Case, Mutation
 from .configs import PLANTED
 from .processes import Outcome
-from .sandbox import Sandbox, digests, load_weights, read_metrics
+from .sandbox import CLASSES, Sandbox, digests, load_weights, read_metrics
 
 # What a refused run may write to: the log; pictures, and counts of a split, that came before.
 LOGS = re.compile(r"output/(.+/)?log\.txt.*")
 MAY_WRITE = {
     "visualize": re.compile(r"pictures/.*\.png|output/log\.txt"),
     "check_dataset": re.compile(r"checked/class_frequency\.json"),
+    "predict": re.compile(r"predicted/.*\.(png|jpg)"),
 }
 MAX_MESSAGE = 3000
 # Runs are judged by the weights that come out: those of the good run, bit for bit.
@@ -75,7 +76,8 @@ def _how_it_ended(outcome: Outcome) -> str:
 
 def _message_problem(case: Case, outcome: Outcome) -> str:
     errors = error_lines(outcome)
-    if len(errors) != 1:
+    # predict goes on past images that it cannot read, and sums them up.
+    if len(errors) != 1 and not (case.program == "predict" and errors):
         return f"{len(errors)} error messages: {outcome.stderr[-300:]!r}"
     message = outcome.stderr[outcome.stderr.index(errors[0]) :]
     if len(message) > MAX_MESSAGE:
@@ -146,8 +148,12 @@ def _wrong_result(case: Case, mutation: Mutation, outcome: Outcome, sandbox: San
             return _wrong_count(case.folder)
         if case.program == "visualize":
             return _wrong_pictures(case.folder)
+        if case.program == "predict":
+            return _wrong_predictions(case.folder)
         if case.program == "convert":
             return _wrong_conversion(case.folder)
+        if case.program == "report":
+            return _wrong_page(case.folder)
         return "" if outcome.stdout.strip() else "no output"
     except Exception as error:
         return f"accepted, but the result cannot be read: {error!r}"
@@ -221,6 +227,25 @@ def _wrong_pictures(folder: Path) -> str:
         with Image.open(path) as picture:
             picture.load()
     return "" if len(pictures) == len(images) else f"{len(pictures)} pictures of {len(images)}"
+
+
+def _wrong_predictions(folder: Path) -> str:
+    found = {}
+    for path in (folder / "predicted/labels").rglob("*.png"):
+        with Image.open(path) as labels:
+            found[stem(path, folder / "predicted/labels")] = labels.size
+    expected = {}
+    for path in filter(Path.is_file, (folder / "mine/images/val").rglob("*.png")):
+        with Image.open(path) as image:
+            expected[stem(path, folder / "mine/images/val")] = image.size
+    return "" if found == expected else f"label maps {found} of {expected}"
+
+
+def _wrong_page(folder: Path) -> str:
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    content = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    shown = [name["name"] for name in content["classes"]], content["num_evaluated"]
+    return "" if shown == (list(CLASSES), 3) else f"a page of {shown}"
 
 
 def _wrong_conversion(folder: Path) -> str:

@@ -58,7 +58,7 @@ CONTENTS = {
 }
 for _name, (_make, _expected) in CONTENTS.items():
 
-    @mutation("checkpoint", "evaluate", "train", expected=_expected, name=_name)
+    @mutation("checkpoint", "evaluate", "train", "predict", expected=_expected, name=_name)
     def _(case: Case, make=_make) -> None:
         content = make(_weights(case))
         case.names.append("not finite")
@@ -190,7 +190,9 @@ for _name, _change in FREQUENCIES.items():
         spoil(case, "frequency.json", change)
         case.words += ["DATASETS.CLASS_FREQUENCY", "frequency.json"]
 
-    @mutation("class frequencies", "evaluate", expected=EITHER, name=f"of OUTPUT_DIR: {_name}")
+    @mutation(
+        "class frequencies", "evaluate", "report", expected=EITHER, name=f"of OUTPUT_DIR: {_name}"
+    )
     def _(case: Case, change=_change, spoil=_spoil) -> None:
         spoil(case, "output/class_frequency.json", change)
 
@@ -226,7 +228,9 @@ METRICS = {
 }
 for _name, _content in METRICS.items():
 
-    @mutation("OUTPUT_DIR", "resume", "train", expected=EITHER, name=f"metrics.json: {_name}")
+    @mutation(
+        "OUTPUT_DIR", "resume", "train", "report", expected=EITHER, name=f"metrics.json: {_name}"
+    )
     def _(case: Case, content: bytes = _content) -> None:
         path = case.path("output/metrics.json")
         path.write_bytes(path.read_bytes() + content)
@@ -238,7 +242,7 @@ IN_THE_WAY = {
 }  # fmt: skip
 for _name, _thing in IN_THE_WAY.items():
 
-    @mutation("OUTPUT_DIR", "resume", "train", expected=EITHER, name=f"{_name}: {_thing}")
+    @mutation("OUTPUT_DIR", "resume", "train", "report", expected=EITHER, name=f"{_name}: {_thing}")
     def _(case: Case, name: str = _name, thing: str = _thing) -> None:
         path = case.path(f"output/{name}")
         if thing == "a file":

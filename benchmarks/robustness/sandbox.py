@@ -65,13 +65,23 @@ PROGRAMS = {
     ),
     "convert": (
         "tools/convert_checkpoint.py",
-        ("--config-file", "tiny.yaml", "--from", "torchvision", "--output", "converted.pth")
-        + ("torchvision.pth", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"),
+        ("--config-file", "tiny.yaml", "--from", "torchvision", "--input", "torchvision.pth")
+        + ("--output", "converted.pth", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"),
     ),
     "analyze_model": (
         "tools/analyze_model.py",
-        ("--size", "32", "64", "tiny.yaml", "--opts", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"),
+        ("--config-file", "tiny.yaml", "--size", "32", "64", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"),
     ),
+    "predict": (
+        "tools/predict.py",
+        ("--config-file", "tiny.yaml", "--input", "mine/images/val", "--output", "predicted")
+        + ("MODEL.WEIGHTS", "weights.pth"),
+    ),
+    "export": (
+        "tools/export.py",
+        ("--config-file", "tiny.yaml", "--output", "model.pt2", "MODEL.WEIGHTS", "weights.pth"),
+    ),
+    "report": ("tools/report.py", ("output", "--output", "report.html", "--images", "2")),
     "prepare_cityscapes": ("tools/prepare_cityscapes.py", ("--folder", "download")),
     "prepare_ade20k": ("tools/prepare_ade20k.py", ("--folder", "download")),
     "prepare_ade20k_full": ("tools/prepare_ade20k_full.py", ("--folder", "download")),

@@ -208,7 +208,7 @@ def test_what_torchrun_restarts_is_resumed(start):
     assert out.count("resume False") == out.count("resume True") == 2
 
 
-def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch):
+def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch, capsys):
     def stop(args):
         raise InputError("one process")
 
@@ -217,8 +217,22 @@ def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch):
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    with pytest.raises(SystemExit, match="error: one process"):
+    with pytest.raises(SystemExit, match="1"):
         launch.run(print)
+    assert capsys.readouterr().err == "error: one process\n"
+
+
+@pytest.mark.parametrize("flags, hint", [([], "Stopped. --resume"), (["--eval-only"], "Stopped.")])
+def test_ctrl_c(flags, hint, monkeypatch, capsys):
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "prepare", stop)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", *flags])
+    with pytest.raises(SystemExit, match="130"):
+        launch.run(print)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(hint) and ("--resume" in line) == ("--resume" in hint)
 
 
 def test_gpus_are_left_to_detectron2(monkeypatch):

@@ -1,5 +1,7 @@
 """Of which run OUTPUT_DIR/config.yaml tells."""
 
+import logging
+
 import pytest
 
 from sar.engine import Trainer, prepare
@@ -44,3 +46,18 @@ def test_where_each_logger_writes(overrides, tmp_path):
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "Process 0 of 1" in log and "Command line: Namespace(" in log
     assert "IMS_PER_BATCH: 2" in log
+
+
+def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_path, capsys):
+    args = arguments(overrides, quiet=True)
+    cfg = prepare(args)
+    capsys.readouterr()
+    set_up_process(cfg, args)
+    logging.getLogger("detectron2.utils.events").info("iter: 19")
+    logging.getLogger("sar.engine").warning("No GPU")
+    logging.getLogger("sar.evaluation.evaluator").info("a table")
+    out, err = capsys.readouterr()
+    assert [line.split("]: ")[-1] for line in out.splitlines()] == ["No GPU", "a table"]
+    assert err == ""
+    log = (tmp_path / "output" / "log.txt").read_text()
+    assert all(text in log for text in ("Command line", "iter: 19", "No GPU", "a table"))

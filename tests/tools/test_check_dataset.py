@@ -208,10 +208,3 @@ def test_quiet_says_only_what_is_wrong(tool, folder, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "unreadable label (1)" in captured.out and "val: 2 images" not in captured.out
     assert captured.err.startswith("error: ")
-
-
-def test_help_shows_an_example(tool, capsys):
-    with pytest.raises(SystemExit) as exit:
-        tool.main(["--help"])
-    assert exit.value.code == 0
-    assert "tools/check_dataset.py --dataset camvid_train" in capsys.readouterr().out

@@ -5,8 +5,8 @@ every file under its name only when it is whole.
 """
 
 import argparse
+import logging
 import os
-import sys
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,10 +16,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sar import program
 from sar.data import datasets
 from sar.data.labels import read_label
 from sar.errors import InputError
 from sar.fileio import atomic_path
+
+logger = logging.getLogger(__name__)
 
 Source = TypeVar("Source")
 
@@ -34,21 +37,17 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
         example: a call of it, with its options.
         default_folder: where the download is, under the folder of the data sets.
     """
-    result = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  {example}\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = program.parser(description, f"example:\n  {example}\n")
     result.add_argument(
         "--folder",
         type=lambda path: Path(path).expanduser(),
         default=Path(datasets.root(), default_folder),
-        metavar="PATH",
+        metavar="FOLDER",
         help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
     )
     result.add_argument(
         "--threads",
-        type=int,
+        type=program.positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
         help="default: one a core, at most 16 (%(default)s)",
@@ -56,17 +55,13 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
     return result
 
 
-def run(prepare: Callable[[], None]) -> int:
-    """Prepares a data set; the exit code: 0, or 1 with the error on stderr, or 130 if stopped."""
-    try:
-        prepare()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. Run it again to go on: what is done is kept.", file=sys.stderr)
-        return 130
-    return 0
+def run(prepare: Callable[..., None], args: argparse.Namespace) -> int:
+    """Calls `prepare(folder, threads, quiet=quiet)` of a parsed command line; the exit code."""
+    return program.run(
+        lambda args: prepare(args.folder, args.threads, quiet=args.quiet),
+        args,
+        when_stopped="Run it again to go on: what is done is kept.",
+    )
 
 
 def list_files(folder: Path, pattern: str, remedy: str) -> list[Path]:
@@ -105,8 +100,9 @@ def convert_missing(
     *,
     desc: str,
     threads: int,
+    quiet: bool,
 ) -> None:
-    """Writes every target that is not there yet, in threads, with a progress bar.
+    """Writes every target that is not there yet, in threads, with a progress bar unless `quiet`.
 
     Args:
         convert: called with a source and the target to write, atomically.
@@ -119,10 +115,12 @@ def convert_missing(
             be written (which stops it).
     """
     missing = {target: source for target, source in sources.items() if not target.exists()}
+    num_done = len(sources) - len(missing)
+    logger.info("%s: %d of %d files are there already", desc, num_done, len(sources))
     failures = []
     with (
-        ThreadPoolExecutor(max(threads, 1)) as pool,
-        tqdm(total=len(sources), initial=len(sources) - len(missing), desc=desc) as bar,
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(sources), initial=num_done, desc=desc, disable=quiet) as bar,
     ):
         futures = {pool.submit(convert, source, to): to for to, source in missing.items()}
         try:

@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
+from sar import program
 from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
 
@@ -39,19 +40,30 @@ from detectron2.utils import comm
 from .prepare import prepare
 from .setup import set_up_process
 
+EXAMPLES = """examples:
+  python %(prog)s --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --num-gpus 8
+  python %(prog)s --config-file C --eval-only MODEL.WEIGHTS output/model_final.pth
+  python %(prog)s --config-file C --resume
+"""
 # To read a large data set through takes its time; a process that dies meanwhile ends all others.
 PREPARE_TIMEOUT = timedelta(days=1)
 
 
 def argument_parser() -> ArgumentParser:
-    """detectron2's, with --num-processes; and a free port if --dist-url is not given."""
-    parser = default_argument_parser()
+    """detectron2's, with two more options; and a free port if --dist-url is not given."""
+    parser = default_argument_parser(program.epilog(EXAMPLES))
+    parser.description = "Trains and evaluates the model of a config."
     parser.set_defaults(dist_url="auto")
     parser.add_argument(
         "--num-processes",
         type=int,
         default=1,
         help="number of processes *per machine* on the CPU, with --num-gpus 0",
+    )
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="say nothing but what goes wrong and evaluations; OUTPUT_DIR/log.txt has everything",
     )
     return parser
 
@@ -61,20 +73,23 @@ def run(main: Callable[[CfgNode, Namespace], object]) -> None:
 
     Bad input, in whichever process, ends the program with its message and exit code 1. Where a
     process dies, the others are stopped. SIGTERM is passed on to the processes; where they exit
-    with 143, so does the program.
+    with 143, so does the program. Ctrl-C is exit code 130.
     """
     args = argument_parser().parse_args()
     if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
         _run_under_torchrun(main, args)
         return
-    try:
-        cfg = prepare(args)
-        if args.num_machines * args.num_processes == 1:
-            _run(main, cfg, args)
-        else:
-            _launch(main, cfg, args)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    hint = "" if args.eval_only else "--resume goes on from the last checkpoint."
+    if code := program.exit_code(lambda: _prepare_and_run(main, args), hint):
+        sys.exit(code)
+
+
+def _prepare_and_run(main: Callable, args: Namespace) -> None:
+    cfg = prepare(args)
+    if args.num_machines * args.num_processes == 1:
+        _run(main, cfg, args)
+    else:
+        _launch(main, cfg, args)
 
 
 def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:

@@ -19,7 +19,6 @@ from sar.data.scan import scan_dataset
 from sar.errors import InputError
 
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 
 from .checks import (
     check_buildable,
@@ -30,6 +29,7 @@ from .checks import (
     check_weights,
     metadata_of,
 )
+from .setup import log_to
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,14 @@ def prepare(args: Namespace) -> CfgNode:
     check_output_dir(cfg.OUTPUT_DIR)
     # detectron2's own parser has no --num-processes.
     first_rank = args.machine_rank * max(args.num_gpus, getattr(args, "num_processes", 1))
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=first_rank, name="sar")
+    log_to(cfg.OUTPUT_DIR, first_rank, "sar", args)
     check_weights(cfg, complete_config(cfg, args), args)
     is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     find_class_frequency(
-        cfg, is_new=not (args.eval_only or is_resumed), needs_training=not args.eval_only
+        cfg,
+        is_new=not (args.eval_only or is_resumed),
+        needs_training=not args.eval_only,
+        progress=not getattr(args, "quiet", False),
     )
     cfg.freeze()
     return cfg
@@ -171,7 +174,9 @@ def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
         logger.warning(f"{why}: SyncBN becomes BN in {', '.join(replaced)}")
 
 
-def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) -> None:
+def find_class_frequency(
+    cfg: CfgNode, *, is_new: bool, needs_training: bool, progress: bool
+) -> None:
     """Points DATASETS.CLASS_FREQUENCY to how frequent each class is, reading the data through.
 
     A new training (`is_new`) reads every image and label of its data sets, unless DATASETS.CHECK
@@ -189,14 +194,14 @@ def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) ->
         _require_same_classes(cfg, given)
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
-            _scan((name,), check_images=True)
-        _count_training_set(cfg, path, check_images=True)
+            _scan((name,), check_images=True, progress=progress)
+        _count_training_set(cfg, path, check_images=True, progress=progress)
     elif not given and (is_new or not _goes_with(cfg, path)):
         if not needs_training:
             path = os.path.join(cfg.OUTPUT_DIR, "inference", CLASS_FREQUENCY_FILE)
         try:
             if needs_training or not _goes_with(cfg, path):
-                _count_training_set(cfg, path, check_images=False)
+                _count_training_set(cfg, path, check_images=False, progress=progress)
         except InputError as error:
             if needs_training:
                 raise
@@ -205,9 +210,9 @@ def find_class_frequency(cfg: CfgNode, *, is_new: bool, needs_training: bool) ->
     cfg.DATASETS.CLASS_FREQUENCY = given or path
 
 
-def _count_training_set(cfg: CfgNode, path: str, *, check_images: bool) -> None:
+def _count_training_set(cfg: CfgNode, path: str, **options: bool) -> None:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
-    frequency = _scan(cfg.DATASETS.TRAIN, check_images=check_images, max_skipped=max_skipped)
+    frequency = _scan(cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
     replace(frequency, datasets=_training_sets(cfg)).save(path)
 
 
@@ -218,7 +223,9 @@ def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
     return tuple(cfg.DATASETS.TRAIN)
 
 
-def _scan(names: tuple[str, ...], *, check_images: bool, max_skipped: int = 0) -> ClassFrequency:
+def _scan(
+    names: tuple[str, ...], *, check_images: bool, progress: bool, max_skipped: int = 0
+) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
     logger.info(f"Reading {', '.join(names)} through")
@@ -228,6 +235,7 @@ def _scan(names: tuple[str, ...], *, check_images: bool, max_skipped: int = 0) -
         metadata.stuff_classes,
         metadata.ignore_label,
         check_images=check_images,
+        progress=progress,
     )
     scan.raise_for_problems(max_skipped)
     if scan.problems:

@@ -1,6 +1,7 @@
 """What each process does first: where it logs to, and with which random numbers it starts."""
 
 import logging
+import sys
 from argparse import Namespace
 
 import torch
@@ -14,6 +15,21 @@ from detectron2.utils.logger import setup_logger
 logger = logging.getLogger(__name__)
 
 
+def log_to(output: str, rank: int, name: str, args: Namespace) -> None:
+    """detectron2's `setup_logger`; --quiet keeps most from the console, and nothing from the file.
+
+    Args:
+        args: not all programs that train have --quiet.
+    """
+    for handler in setup_logger(output, distributed_rank=rank, name=name).handlers:
+        if getattr(args, "quiet", False) and getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(_matters)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name == "sar.evaluation.evaluator"
+
+
 def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     """As detectron2's `default_setup`, but that it leaves OUTPUT_DIR/config.yaml alone.
 
@@ -22,7 +38,7 @@ def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     """
     rank = comm.get_rank()
     for name in ("sar", "fvcore", "detectron2"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+        log_to(cfg.OUTPUT_DIR, rank, name, args)
     logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
     logger.info(f"Command line: {args}")
     logger.info(f"Config:\n{cfg.dump()}")

@@ -1,0 +1,94 @@
+"""What the command-line programs share: names of options, what is said, exit codes.
+
+It imports neither PyTorch nor detectron2.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from .errors import InputError
+
+_EXIT_CODES = """\
+exit codes:
+  0 done, 1 an error or a problem that was found, 2 a wrong command line, 130 stopped by Ctrl-C"""
+
+
+def parser(description: str, examples: str, *, talks: bool = True) -> argparse.ArgumentParser:
+    """A command line whose help ends in exit codes and examples.
+
+    Args:
+        description: the program's docstring.
+        examples: "example:" and calls of the program, a line each.
+        talks: add --quiet and --verbose, which `run` needs.
+    """
+    result = argparse.ArgumentParser(
+        description=description,
+        epilog=epilog(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if talks:
+        talk = result.add_mutually_exclusive_group()
+        talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
+        talk.add_argument("--verbose", action="store_true", help="say what is done")
+    return result
+
+
+def epilog(examples: str) -> str:
+    """The end of the help."""
+    return f"{_EXIT_CODES}\n\n{examples}"
+
+
+def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Adds --config-file (several with `nargs` "+") and, at the end of the line, its overrides."""
+    parser.add_argument(
+        "--config-file", required=True, nargs=nargs, metavar="FILE", help="a config of train_net.py"
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last"
+    )
+
+
+def _whole_number(least: int) -> Callable[[str], int]:
+    def convert(word: str) -> int:
+        if not word.isdecimal() or int(word) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {least}, found {word!r}"
+            )
+        return int(word)
+
+    return convert
+
+
+# Types of options.
+count, positive = _whole_number(0), _whole_number(1)
+
+
+def run(
+    main: Callable[[argparse.Namespace], int | None],
+    args: argparse.Namespace,
+    when_stopped: str = "",
+) -> int:
+    """Calls `main(args)` and says as much as `args` ask for; the exit code, as `exit_code`."""
+    logging.basicConfig(
+        level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
+        format="%(levelname)s: %(message)s",
+    )
+    return exit_code(lambda: main(args), when_stopped)
+
+
+def exit_code(main: Callable[[], int | None], when_stopped: str = "") -> int:
+    """What `main` returns (None is 0); 1 for an InputError and 130 for Ctrl-C, which are said.
+
+    Args:
+        when_stopped: how to go on after Ctrl-C.
+    """
+    try:
+        return main() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Stopped. {when_stopped}".rstrip(), file=sys.stderr)
+        return 130

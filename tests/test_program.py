@@ -1,0 +1,72 @@
+"""What the command-line programs share."""
+
+import argparse
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from sar import program
+from sar.errors import InputError
+
+
+def fail(error):
+    raise error
+
+
+def arguments(*words):
+    return program.parser("Does it.", "example:\n  python it.py").parse_args(words)
+
+
+@pytest.mark.parametrize(
+    "main, code, said",
+    [
+        (lambda args: None, 0, ""),
+        (lambda args: 1, 1, ""),
+        (lambda args: fail(InputError("a.png is bad")), 1, "error: a.png is bad\n"),
+        (lambda args: fail(KeyboardInterrupt), 130, "Stopped. Go on.\n"),
+    ],
+    ids=["done", "problem", "error", "stopped"],
+)
+def test_how_it_ends(main, code, said, capsys):
+    assert program.run(main, arguments(), "Go on.") == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_an_error_in_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        program.run(lambda args: 1 / 0, arguments())
+
+
+def test_how_much_is_said(monkeypatch):
+    levels = []
+    monkeypatch.setattr(logging, "basicConfig", lambda level, format: levels.append(level))
+    for words in ([], ["--quiet"], ["--verbose"]):
+        program.run(lambda args: None, arguments(*words))
+    assert levels == ["WARNING", "ERROR", "INFO"]
+    with pytest.raises(SystemExit, match="2"):
+        arguments("--quiet", "--verbose")
+
+
+def test_overrides_come_last():
+    parser = program.parser("Does it.", "")
+    program.add_config(parser, nargs="+")
+    parser.add_argument("--output")
+    args = parser.parse_args(["--config-file", "A", "B", "--output", "x", "SEED", "-1"])
+    assert (args.config_file, args.output, args.opts) == (["A", "B"], "x", ["SEED", "-1"])
+
+
+@pytest.mark.parametrize("word", ["-1", "x", "1.5", "", "\u00b2"])
+def test_numbers_that_are_none(word):
+    for kind, least in ((program.count, 0), (program.positive, 1)):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"at least {least}, found"):
+            kind(word)
+    assert program.count("0") == 0 and program.positive("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match="at least 1, found '0'"):
+        program.positive("0")
+
+
+def test_it_needs_neither_pytorch_nor_detectron2():
+    code = "import sys; sys.modules['torch'] = sys.modules['detectron2'] = None; import sar.program"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
