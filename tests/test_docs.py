@@ -20,8 +20,8 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# benchmarks.md is written by a program, and tested with it.
-PAGES = sorted(path for path in DOCS.glob("*.md") if path.stem != "benchmarks")
+# These are written by programs, and tested with them.
+PAGES = sorted(path for path in DOCS.glob("*.md") if path.stem not in ("benchmarks", "results"))
 KEY = re.compile(r"\b(?:MODEL|DATASETS|DATALOADER|INPUT|SOLVER|TEST)(?:\.[A-Z0-9_]+)+\b")
 
 

@@ -1,0 +1,331 @@
+"""docs/results.md and its figures, from the results of studies alone.
+
+Differences are paired: each is between two trainings of one seed. Their interval is that of
+Student's t over the seeds, at 95%.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from scipy.stats import t as student
+from tabulate import tabulate
+
+from sar.fileio import atomic_path, write_atomically
+
+from .matrix import Settings, Study
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+Rows = Mapping[str, dict]
+
+INTRODUCTION = """# Results
+
+Written by `python benchmarks/study.py` from [results.jsonl](results.jsonl); nothing here is typed
+by hand. A difference is the mean, over seeds, of the differences between two trainings of one seed;
+in brackets its 95% interval (Student's t); **bold** where that is clear of zero. IoU is in percent.
+What follows from it is in [findings](findings.md)."""
+HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r")
+GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
+
+
+class Difference(NamedTuple):
+    """A mean difference and its interval; of one pair, the interval is infinite."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.low):
+            return f"{self.mean:+.2f}"
+        text = f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"**{text}**" if self.is_clear else text
+
+
+def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
+    """Of values and references of the same seeds in the same order."""
+    differences = [a - b for a, b in zip(values, reference, strict=True)]
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return Difference(mean, -math.inf, math.inf)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    half = float(student.ppf(0.975, len(differences) - 1)) * error
+    return Difference(mean, mean - half, mean + half)
+
+
+def write_page(studies: Sequence[Study], rows: Rows, docs: Path) -> None:
+    """results.md and its figures in `docs`.
+
+    A study is there once all its methods are trained, an ablation once it is with every seed.
+    """
+    parts = [INTRODUCTION]
+    for study in studies:
+        if all(cell.key in rows for cell in study.choice_cells()):
+            methods = study.chosen(rows).values()
+            if all(_is_complete(study, settings, rows) for settings in methods):
+                parts += _Section(study, rows, docs).parts()
+    write_atomically(docs / "results.md", "\n\n".join(parts).rstrip() + "\n")
+
+
+def _is_complete(study: Study, settings: Settings, rows: Rows) -> bool:
+    return all(study.cell(settings, seed).key in rows for seed in study.seeds)
+
+
+class _Section:
+    """What the page has of one study."""
+
+    def __init__(self, study: Study, rows: Rows, docs: Path) -> None:
+        self.study, self.rows, self.docs = study, rows, docs
+        self.chosen = study.chosen(rows)
+        self.variants = {
+            name: settings
+            for name, settings in study.ablations(self.chosen).items()
+            if _is_complete(study, settings, rows)
+        }
+        self.name = re.sub("[^a-z0-9]+", "-", study.title.lower())
+
+    def parts(self) -> list[str]:
+        study = self.study
+        parts = [f"## {study.title}", study.description.strip(), self._set_up(), "### Methods"]
+        parts.append(self._comparison(self.chosen, study.reference))
+        parts.append(self._figure("methods", self._draw_differences))
+        parts += ["### Each class", "The mean IoU, the most frequent class first.", self._classes()]
+        parts += [
+            "### Geometry of the feature space",
+            "0 is full neural collapse. *NC1*: variability within classes; *NC2*: how unlike the "
+            "class centres are in size and angle; *NC3*: how far the classifier is from them.",
+            self._geometry(),
+            "### Cost of training",
+            f"Relative to {study.reference}: medians over the seeds.",
+            self._cost(),
+        ]
+        if any("loss_sar_pull" in row["curves"] for row in self._of_seeds(self.chosen)):
+            parts += [
+                "### What the losses do",
+                "*Gate open*: since which iteration in all steps looked at, and in which share of "
+                "them. *Pull / cross-entropy*: at the start, in the middle and at the end.",
+                self._losses(),
+                self._figure("losses", self._draw_losses),
+            ]
+        if self.variants:
+            parts += [
+                f"### Ablations of {study.ablated}",
+                f"Differences are to {study.ablated} as it was chosen.",
+                self._comparison(
+                    {study.ablated: self.chosen[study.ablated]} | self.variants, study.ablated
+                ),
+            ]
+        if study.choice:
+            parts += ["### Choice of hyper-parameters", self._choice()]
+        return parts
+
+    def _of_seeds(self, settings_of: Mapping[str, Settings]) -> list[dict]:
+        return [row for settings in settings_of.values() for row in self._rows(settings)]
+
+    def _rows(self, settings: Settings) -> list[dict]:
+        """Of each seed."""
+        return [self.rows[self.study.cell(settings, seed).key] for seed in self.study.seeds]
+
+    def _values(self, settings: Settings, metric: str) -> list[float]:
+        return [row["metrics"][metric] for row in self._rows(settings)]
+
+    def _set_up(self) -> str:
+        rows = self._of_seeds(self.chosen) + self._of_seeds(self.variants)
+        rows = list({row["key"]: row for row in rows}.values())
+        hours = sum(row["seconds"] for row in rows) / 3600
+        machines = {f"{row['device']}, {row['threads']} thread(s) each" for row in rows}
+        versions = {row["versions"] for row in rows}
+        commits = {row["commit"] for row in rows}
+        seeds = ", ".join(map(str, self.study.seeds))
+        common = "\n".join(f"    {key} {value}" for key, value in self.study.settings.items())
+        return (
+            f"All trainings are of `{self.study.config}` with\n\n{common}\n\nand evaluated on "
+            f"`{self.study.test}`; seeds {seeds}. {len(rows)} trainings, {hours:.1f} hours of them "
+            f"on {'; '.join(sorted(machines))}; {'; '.join(sorted(versions))}; commits "
+            f"{', '.join(sorted(commits))}."
+        )
+
+    def _comparison(self, settings_of: Mapping[str, Settings], reference: str) -> str:
+        """Means, and differences to the reference."""
+        table = []
+        for name, settings in settings_of.items():
+            line = [name]
+            for metric in HEADLINE:
+                values = self._values(settings, f"sem_seg/{metric}")
+                cell = f"{statistics.fmean(values):.2f}"
+                if name != reference:
+                    others = self._values(settings_of[reference], f"sem_seg/{metric}")
+                    cell += f"<br>{paired_difference(values, others)}"
+                line.append(cell)
+            table.append(line)
+        return _grid(table, ["", *HEADLINE])
+
+    def _classes(self) -> str:
+        groups = self._rows(self.chosen[self.study.reference])[0]["groups"]
+        table = [
+            [name, group]
+            + [
+                f"{statistics.fmean(self._values(settings, f'sem_seg/IoU-{name}')):.1f}"
+                for settings in self.chosen.values()
+            ]
+            for group, names in groups.items()
+            for name in names
+        ]
+        return _grid(table, ["class", "group", *self.chosen])
+
+    def _geometry(self) -> str:
+        return _grid(
+            [
+                [name]
+                + [
+                    f"{statistics.fmean(self._values(settings, f'geometry/{metric}')):.3g}"
+                    for metric in GEOMETRY
+                ]
+                for name, settings in self.chosen.items()
+            ],
+            ["", *GEOMETRY],
+        )
+
+    def _cost(self) -> str:
+        reference = self._rows(self.chosen[self.study.reference])
+        on_gpu = reference[0]["gpu_mib"] is not None
+        # Of processes that share a CPU, the time on the clock would be that of their neighbours.
+        costs = {"CPU time, with the evaluation": "cpu_seconds", "memory": "resident_mib"}
+        if on_gpu:
+            costs = {"time of an iteration": "seconds_per_iteration", "memory": "gpu_mib"}
+        table = []
+        for name, settings in self.chosen.items():
+            line = [name]
+            for cost in costs.values():
+                pairs = zip(self._rows(settings), reference, strict=True)
+                line.append(f"{statistics.median(row[cost] / ref[cost] for row, ref in pairs):.2f}")
+            table.append(line)
+        return _grid(table, ["", *costs])
+
+    def _with_pull(self) -> dict[str, list[dict]]:
+        both = self.chosen | self.variants
+        rows_of = {name: self._rows(settings) for name, settings in both.items()}
+        return {
+            name: rows for name, rows in rows_of.items() if "loss_sar_pull" in rows[0]["curves"]
+        }
+
+    def _losses(self) -> str:
+        table = []
+        for name, rows in self._with_pull().items():
+            opened, shares, ratios = [], [], []
+            for row in rows:
+                curve = row["curves"]
+                gate, iterations = curve["sar/gate_is_open"], curve["iteration"]
+                closed = [i for i, is_open in zip(iterations, gate, strict=True) if is_open < 1]
+                opened.append(closed[-1] if closed else 0)
+                shares.append(statistics.fmean(gate))
+                pairs = zip(curve["loss_sar_pull"], curve["loss_sem_seg"], strict=True)
+                ratio = [pull / loss for pull, loss in pairs]
+                ratios.append([ratio[0], ratio[len(ratio) // 2], ratio[-1]])
+            means = [statistics.fmean(column) for column in zip(*ratios, strict=True)]
+            table.append(
+                [
+                    name,
+                    f"{statistics.median(opened):.0f}",
+                    f"{statistics.fmean(shares):.0%}",
+                    ", ".join(f"{mean:.2g}" for mean in means),
+                ]
+            )
+        return _grid(table, ["", "gate open since", "share of steps", "pull / cross-entropy"])
+
+    def _choice(self) -> str:
+        choice = self.study.choice
+        table = []
+        for name, candidates in self.study.candidates.items():
+            for settings in candidates:
+                words = ", ".join(f"`{key} {value}`" for key, value in settings.items())
+                score = f"{self.study.score(settings, self.rows):.2f}"
+                is_chosen = len(candidates) > 1 and settings == self.chosen[name]
+                table.append([name, words, f"**{score}**" if is_chosen else score])
+        seeds = ", ".join(map(str, choice.seeds))
+        text = (
+            f"The mean of `{choice.metric}` on `{choice.test}` over the seeds {seeds}, which are "
+            "not among those above. **Bold** is chosen."
+        )
+        combined = [
+            f"*{name}* is {' with '.join(self._parts_of(name))}."
+            for name in self.study.combinations
+        ]
+        return "\n\n".join([text, _grid(table, ["method", "settings", "score"]), *combined])
+
+    def _parts_of(self, name: str) -> list[str]:
+        """The methods that a combination is made of."""
+        return [
+            part
+            if isinstance(part, str)
+            else max(part, key=lambda other: self.study.score(self.chosen[other], self.rows))
+            for part in self.study.combinations[name]
+        ]
+
+    def _figure(self, kind: str, draw: Callable[[], plt.Figure]) -> str:
+        file = f"results-{self.name}-{kind}.png"
+        figure = draw()
+        with atomic_path(self.docs / file) as temporary:
+            figure.savefig(temporary, dpi=90)
+        plt.close(figure)
+        return f"![{self.study.title}: {kind}]({file})"
+
+    def _draw_differences(self) -> plt.Figure:
+        """The differences to the reference with their intervals, a panel for each mean."""
+        names = [name for name in self.chosen if name != self.study.reference]
+        figure, panels = plt.subplots(
+            1, len(HEADLINE), figsize=(11, 1.1 + 0.35 * len(names)), sharey=True
+        )
+        reference = self.chosen[self.study.reference]
+        for panel, metric in zip(panels, HEADLINE, strict=True):
+            for place, name in enumerate(names):
+                values = self._values(self.chosen[name], f"sem_seg/{metric}")
+                found = paired_difference(values, self._values(reference, f"sem_seg/{metric}"))
+                color = "0.6"
+                if found.is_clear:
+                    color = "tab:green" if found.mean > 0 else "tab:red"
+                if math.isfinite(found.low):
+                    panel.plot([found.low, found.high], [place, place], color=color, linewidth=2)
+                panel.plot(found.mean, place, "o", color=color)
+            panel.axvline(0, color="0.3", linewidth=0.8)
+            panel.set_title(metric, fontsize=10)
+            panel.grid(axis="x", alpha=0.3)
+        panels[0].set_yticks(range(len(names)), names)
+        panels[0].invert_yaxis()
+        figure.supxlabel(f"difference to {self.study.reference}, 95% interval", fontsize=9)
+        figure.tight_layout()
+        return figure
+
+    def _draw_losses(self) -> plt.Figure:
+        """Cross-entropy, weighted pull and anchor loss of the first seed, a panel a method."""
+        rows_of = {name: rows for name, rows in self._with_pull().items() if name in self.chosen}
+        figure, panels = plt.subplots(
+            1, len(rows_of), figsize=(3.4 * len(rows_of), 3), sharey=True, squeeze=False
+        )
+        for panel, (name, rows) in zip(panels[0], rows_of.items(), strict=True):
+            curve = rows[0]["curves"]
+            for loss, values in curve.items():
+                if loss.startswith("loss_"):
+                    shown = [value if value > 0 else math.nan for value in values]
+                    panel.semilogy(curve["iteration"], shown, ".-", label=loss)
+            panel.set_title(name, fontsize=10)
+            panel.set_xlabel("iteration")
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=7)
+        figure.tight_layout()
+        return figure
+
+
+def _grid(table: list[list[str]], headers: Sequence[str]) -> str:
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(table, headers, tablefmt="pipe", colalign=align, disable_numparse=True)

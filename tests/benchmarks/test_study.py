@@ -1,0 +1,312 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from sar.errors import InputError
+
+pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+GROUPS = {"f": ["road", "tree"], "c": ["sign"], "r": ["pole"]}
+
+
+@pytest.fixture(autouse=True)
+def programs(monkeypatch):
+    """The benchmarks' modules, found as when a benchmark is run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] in ("study", "harness")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def program():
+    """benchmarks/study.py, whose folder of the same name comes first for the importer."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("study_program", FOLDER / "study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def content():
+    return {
+        "title": "Roads",
+        "description": "What the set-up is.",
+        "config": "configs/some.yaml",
+        "settings": {"SOLVER.MAX_ITER": 10},
+        "test": "roads_test",
+        "seeds": [0, 1, 2],
+        "choice": {"test": "roads_val", "seeds": [7, 8], "metric": "sem_seg/mIoU"},
+        "methods": {
+            "plain": [{}],
+            "weights": [{"W": 1}, {"W": 2}],
+            "sampling": [{"S": 1}],
+            "SAR": [{"P": 0.1}, {"P": 1}],
+            "both": {"together": ["SAR", ["weights", "sampling"]]},
+        },
+        "ablations": {"of": "SAR", "variants": {"no filter": {"F": 1}, "as it is": {}}},
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(changes=()):
+        path = tmp_path / "roads.yaml"
+        path.write_text(yaml.safe_dump(content() | dict(changes), sort_keys=False))
+        return path
+
+    return write
+
+
+def row(cell, score, **changes):
+    """The result of a cell, as run_cell gives it."""
+    metrics = {f"sem_seg/{name}": score for name in ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r")}
+    metrics |= {f"sem_seg/IoU-{name}": score for names in GROUPS.values() for name in names}
+    metrics |= {
+        f"geometry/{name}": score / 100
+        for name in ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
+    }
+    curves = {"iteration": [3.0, 6.0, 9.0], "loss_sem_seg": [2.0, 1.0, 0.5]}
+    if "P" in cell.settings:
+        curves |= {"loss_sar_pull": [0.0, 0.1, 0.1], "sar/gate_is_open": [0.0, 1.0, 1.0]}
+    return {
+        "study": cell.study, "key": cell.key, "config": cell.config, "settings": cell.settings,
+        "test": cell.test, "seed": cell.seed, "metrics": metrics, "groups": GROUPS,
+        "curves": curves, "seconds": 60, "seconds_per_iteration": 0.1, "cpu_seconds": 50,
+        "resident_mib": 100, "gpu_mib": None, "commit": "abc", "device": "A CPU", "threads": 1,
+        "versions": "torch 2",
+    } | changes  # fmt: skip
+
+
+def score(cell):
+    """Weights 2 and pull 1 are the best; SAR and weights add up; a seed moves all alike."""
+    settings = cell.settings
+    return 40 + 3 * settings.get("W", 0) + 2 * settings.get("P", 0) + cell.seed
+
+
+@pytest.fixture
+def results(write):
+    """Study, and the rows of all its cells."""
+    from study.matrix import read_study
+
+    study = read_study(write())
+    rows = {cell.key: row(cell, score(cell)) for cell in study.choice_cells()}
+    rows |= {cell.key: row(cell, score(cell)) for cell in study.cells(rows)}
+    return study, rows
+
+
+def test_what_is_chosen_is_trained_with_every_seed(results):
+    study, rows = results
+    choice_cells = study.choice_cells()
+    assert len(choice_cells) == 2 * 6
+    assert {cell.test for cell in choice_cells} == {"roads_val"}
+    chosen = study.chosen(rows)
+    assert chosen == {
+        "plain": {}, "weights": {"W": 2}, "sampling": {"S": 1}, "SAR": {"P": 1},
+        "both": {"P": 1, "W": 2},
+    }  # fmt: skip
+    cells = study.cells(rows)
+    methods, ablations = cells[:15], cells[15:]
+    assert [cell.seed for cell in methods] == [0] * 5 + [1] * 5 + [2] * 5
+    assert ablations[0].settings == {"SOLVER.MAX_ITER": 10, "P": 1, "F": 1}
+    # An ablation that changes nothing is the same training.
+    assert methods[3].key == ablations[1].key
+    assert len({cell.key for cell in cells}) == 3 * 6
+
+
+def test_methods_together_have_the_regularizers_of_both(write):
+    from study.matrix import read_study
+
+    methods = {"SAR": [{"R": ["a"], "P": 1}], "CeCo": [{"R": ["b"]}]}
+    methods["both"] = {"together": ["SAR", "CeCo"]}
+    study = read_study(
+        write({"methods": methods, "choice": None, "ablations": {"of": "", "variants": {}}})
+    )
+    assert study.chosen({})["both"] == {"R": ["a", "b"], "P": 1}
+
+
+def test_a_key_is_of_all_that_a_result_depends_on():
+    from study.matrix import Cell
+
+    cell = {"study": "a", "config": "c", "settings": {"A": 1, "B": 2}, "test": "t", "seed": 0}
+    key = Cell(**cell).key
+    assert Cell(**cell | {"settings": {"B": 2, "A": 1}}).key == key
+    assert Cell(**cell | {"study": "renamed"}).key == key
+    for name, other in (("config", "d"), ("settings", {"A": 1}), ("test", "u"), ("seed", 1)):
+        assert Cell(**cell | {name: other}).key != key
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"methods": {"plain": [{}], "both": {"together": ["SAR"]}}}, "is called SAR"),
+        ({"ablations": {"of": "plane", "variants": {}}}, "is called plane"),
+        ({"choice": None}, "weights has several candidates, but there is no choice"),
+        ({"seed": 1}, "expected .*found .*seed"),
+        ({"test": "roads_val", "seeds": [7]}, "seeds and data that are reported"),
+    ],
+)
+def test_a_wrong_study_is_refused(write, changes, message):
+    from study.matrix import read_study
+
+    with pytest.raises(InputError, match=message):
+        read_study(write(changes))
+
+
+def test_a_file_that_is_no_study_is_refused(tmp_path):
+    from study.matrix import read_study
+
+    (tmp_path / "a.yaml").write_text("- 1")
+    for name in ("a.yaml", "b.yaml"):
+        with pytest.raises(InputError, match=name):
+            read_study(tmp_path / name)
+
+
+def test_the_studies_of_the_project_train_configs_that_are_there():
+    from study.matrix import read_study
+
+    from sar.config import load_config
+
+    paths = sorted((FOLDER / "study").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        study = read_study(path)
+        for cell in study.choice_cells():
+            words = [str(word) for pair in cell.settings.items() for word in pair]
+            load_config(str(FOLDER.parent / cell.config), words)
+        for settings in study.variants.values():
+            load_config("", [str(word) for pair in settings.items() for word in pair])
+
+
+def test_differences_are_those_of_a_paired_t_test():
+    from study.page import paired_difference
+
+    generator = np.random.default_rng(0)
+    reference = generator.normal(40, 5, 6)
+    values = reference + generator.normal(2, 1, 6)
+    found = paired_difference(list(values), list(reference))
+    wanted = stats.ttest_rel(values, reference).confidence_interval(0.95)
+    np.testing.assert_allclose(found, [(values - reference).mean(), wanted.low, wanted.high])
+    assert found.is_clear and str(found).startswith("**+")
+    one = paired_difference([3.0], [1.0])
+    assert one.mean == 2 and math.isinf(one.low) and not one.is_clear and str(one) == "+2.00"
+
+
+def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
+    from study.page import write_page
+
+    study, rows = results
+    write_page([study], rows, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    # Over seeds 0, 1, 2 plain is 40, 41, 42; all differences are the same in every seed.
+    assert "| plain " in text and "41.00" in text
+    assert "47.00<br>**+6.00 [+6.00, +6.00]**" in text
+    assert "49.00<br>**+8.00 [+8.00, +8.00]**" in text
+    assert "*both* is SAR with weights." in text
+    assert "| no filter" in text and "| as it is" in text
+    assert "A CPU, 1 thread(s) each" in text
+    for figure in ("methods", "losses"):
+        assert f"(results-roads-{figure}.png)" in text
+        assert (tmp_path / f"results-roads-{figure}.png").stat().st_size > 1000
+    order = [text.index(f"| {name} ") for name in ("road", "tree", "sign", "pole")]
+    assert order == sorted(order)
+
+
+def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
+    from study.page import write_page
+
+    study, rows = results
+    del rows[study.cells(rows)[-2].key]
+    write_page([study], rows, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "## Roads" in text and "| as it is" in text and "| no filter" not in text
+    del rows[study.cells(rows)[3].key]
+    write_page([study], rows, tmp_path)
+    assert "Roads" not in (tmp_path / "results.md").read_text()
+
+
+def test_finished_trainings_are_kept_and_failed_ones_are_said(
+    program, write, tmp_path, monkeypatch, capsys
+):
+    calls = []
+
+    def run_cell(cell, folder, **options):
+        calls.append(cell.key)
+        if cell.settings.get("S") and cell.seed == 8 and len(calls) < 13:
+            raise InputError("console.txt: no space left")
+        return row(cell, score(cell))
+
+    monkeypatch.setattr(program, "run_cell", run_cell)
+    monkeypatch.setattr(program, "STUDIES", [])
+    words = [str(write()), "--parallel", "2", "--output", str(tmp_path / "output")]
+    words += ["--results", str(tmp_path / "results.jsonl")]
+    assert program.main(words) == 1
+    # What is reported waits until everything is there to choose by.
+    assert len(calls) == 12
+    assert "no space left" in capsys.readouterr().err
+    assert program.main(words) == 0
+    assert len(calls) == 12 + 1 + 18
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len({row["key"] for row in rows}) == len(rows) == 12 + 18
+    assert "+8.00 [+8.00, +8.00]" in (tmp_path / "results.md").read_text()
+    assert program.main([*words, "--no-run"]) == 0
+    assert len(calls) == 12 + 1 + 18
+
+
+def test_a_broken_results_file_is_said(program, tmp_path, capsys):
+    (tmp_path / "results.jsonl").write_text('{"key": "a"}\n{"key"')
+    assert program.main(["--no-run", "--results", str(tmp_path / "results.jsonl")]) == 1
+    assert "results.jsonl, line 2" in capsys.readouterr().err
+
+
+def test_curves_are_means_of_parts_of_the_training():
+    from study.cells import curves
+
+    lines = [{"iteration": i, "total_loss": 1.0, "loss_a": float(i)} for i in range(41)]
+    found = curves([*lines, {"iteration": 41, "sem_seg/mIoU": 3.0}])
+    assert found["iteration"] == [2.0, 5.0, *range(8, 39, 3), 40.0]
+    assert found["loss_a"] == [1.0, 4.0, *range(7, 38, 3), 39.5]
+
+
+@pytest.mark.slow
+def test_a_study_from_its_file_to_its_page(tmp_path):
+    study = {
+        "title": "Trial",
+        "description": "Two steps.",
+        "config": "configs/LongTailShapes/baseline_sem_fpn_R_18.yaml",
+        "settings": {
+            "SOLVER.MAX_ITER": 20, "SOLVER.IMS_PER_BATCH": 2, "INPUT.CROP.SIZE": "(32, 32)",
+            "INPUT.MIN_SIZE_TRAIN": "(32, 64)", "INPUT.MIN_SIZE_TEST": 32,
+            "MODEL.FPN.OUT_CHANNELS": 16, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 16,
+            "DATALOADER.NUM_WORKERS": 0, "DATASETS.CHECK": False,
+        },
+        "test": "longtail_shapes_val",
+        "seeds": [0, 1],
+        "methods": {
+            "plain": [{}],
+            "SAR": [{"MODEL.REGULARIZERS": "('SemanticAnchorRegularizer',)"}],
+        },
+    }  # fmt: skip
+    (tmp_path / "trial.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    command = [sys.executable, FOLDER / "study.py", tmp_path / "trial.yaml", "--device", "cpu"]
+    command += ["--results", tmp_path / "results.jsonl", "--output", tmp_path / "output"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    for row in rows:
+        assert 0 <= row["metrics"]["sem_seg/mIoU"] <= 100 and row["metrics"]["geometry/NC1"] > 0
+        assert row["seconds_per_iteration"] > 0 and row["resident_mib"] > 100
+        assert ("loss_sar_pull" in row["curves"]) == ("MODEL.REGULARIZERS" in row["settings"])
+    assert "## Trial" in (tmp_path / "results.md").read_text()
+    # A method differs from plain by what it is, not by its data.
+    first = [row["curves"]["loss_sem_seg"][0] for row in rows if row["seed"] == 0]
+    assert abs(first[0] / first[1] - 1) < 0.05
