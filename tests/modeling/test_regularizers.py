@@ -33,7 +33,8 @@ def test_every_key_reaches_the_regularizer(small_config):
         SAR,
         prefix + "ANCHOR_WEIGHT", "2.0", prefix + "PULL_WEIGHT", "0.3",
         prefix + "HARD_ANCHOR_CONFIDENCE", "0.7", prefix + "GATE_CONFIDENCE", "0.6",
-        prefix + "MOMENTUM", "0.5", prefix + "PULL_OVER", "classes", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
+        prefix + "MOMENTUM", "0.5", prefix + "PULL_OVER", "classes",
+        "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "254",
     )  # fmt: skip
     regularizer = build_regularizers(cfg, 5, 8)["SemanticAnchorRegularizer"]
     assert regularizer.anchor_weight == 2.0
