@@ -65,7 +65,7 @@ def mean_squared_distance(
         divisors = counts.clamp(min=1) * num_present
     else:
         count = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
-        divisors = sum_over_processes(count).clamp(min=1).repeat(len(anchors))
+        divisors = sum_over_processes(count).clamp(min=1).squeeze()
     weight = weight * num_processes() / embeddings.shape[1]
     shares = 1 / divisors.to(anchors.dtype)
     return _SquaredDistance.apply(embeddings, labels, anchors, ignore_value, shares, weight)

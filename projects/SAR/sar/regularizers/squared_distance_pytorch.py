@@ -31,7 +31,8 @@ def squared_distance(
         vectors: (N, C, L) embeddings; either L or C is last in memory.
         labels: (N, L) int64 class ids or `ignore_value`.
         anchors: (K, C), in the precision of the computation.
-        shares: (K,) of a pixel of each class, not negative, in the anchors' precision.
+        shares: (K,) of a pixel of each class, or () of any pixel, which saves a pass over a row of
+            factors; not negative, in the anchors' precision.
         gradient: laid out as `vectors`; where given, the gradient times `grad_output` goes here.
 
     Returns:
@@ -53,24 +54,23 @@ def squared_distance(
     for n in range(len(samples)):
         valid = labels[n] != ignore_value
         index = labels[n].where(valid, 0)
-        root = roots[index] * valid
+        root = roots[index] if roots.dim() else roots
         factor = root * (2 * weight * grad_output)
-        if channels_last:
-            root, factor = root[:, None], factor[:, None]
+        root = root * valid
         for start in range(0, num_rows, tile_rows):
             rows = slice(start, start + tile_rows)
             sample = samples[n, rows]
             tile = outputs[n, rows] if is_in_place else scratch[: len(sample)]
             if channels_last:
                 torch.index_select(table, 0, index[rows], out=tile)
-                pixels = rows
+                of_tile = [x[rows, None] if x.dim() else x for x in (root, factor)]
             else:
                 torch.gather(table[rows], 1, index.expand(len(tile), -1), out=tile)
-                pixels = slice(None)
-            torch.sub(sample, tile, out=tile).mul_(root[pixels])
+                of_tile = [root, factor]
+            torch.sub(sample, tile, out=tile).mul_(of_tile[0])
             total += torch.dot(tile.flatten(), tile.flatten())
             if outputs is not None:
-                torch.mul(tile, factor[pixels], out=outputs[n, rows])
+                torch.mul(tile, of_tile[1], out=outputs[n, rows])
     return total * weight
 
 

@@ -61,6 +61,7 @@ def squared_distance(
         block_c, block_l, table = SHORT_SIDE, LONG_SIDE, anchors.T.contiguous().T
     grid = (triton.cdiv(length, block_l), triton.cdiv(channels, block_c), num_samples)
     values = anchors.new_empty(grid)
+    shares = shares.expand(len(anchors)).contiguous()
     with torch.cuda.device_of(vectors):
         _distance_kernel[grid](
             vectors,
@@ -162,7 +163,7 @@ def try_out(device: torch.device) -> None:
     """Launches each kernel."""
     vectors, anchors = torch.zeros(1, 2, 8, device=device), torch.zeros(2, 2, device=device)
     labels, gradient = vectors.new_zeros(1, 8, dtype=torch.int64), torch.empty_like(vectors)
-    shares = 1 / count_valid(labels, -1).repeat(2)
+    shares = 1 / count_valid(labels, -1)
     value = squared_distance(
         vectors, labels, anchors, shares, gradient, ignore_value=-1, weight=1.0
     )
