@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ NUM_POINTS = 20  # of each training curve
 
 
 def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = "") -> dict:
-    """Trains and evaluates in `folder`, going on from what is there; the result as a row.
+    """Trains and evaluates in `folder`, of which nothing is kept; the result as a row.
 
     Args:
         cell: what to train.
@@ -44,21 +45,23 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
         "TEST.BEST_METRIC": "",
         "TEST.GEOMETRY": True,
     }
-    command = [sys.executable, "train_net.py", "--config-file", cell.config, "--resume"]
+    command = [sys.executable, "train_net.py", "--config-file", cell.config]
     command += [str(word) for pair in settings.items() for word in pair]
     environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if gpu:
         environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
-    folder.mkdir(parents=True, exist_ok=True)
+    # A training that was stopped is not resumed: what it costs is measured too.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     log = folder / "console.txt"
     start = time.perf_counter()
-    with open(log, "ab") as console:
+    with open(log, "wb") as console:
         process = subprocess.Popen(
             command, cwd=PROJECT, env=environment_variables, stdout=console, stderr=console
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # such as Ctrl-C: it goes on from its last checkpoint
+        except BaseException:  # such as Ctrl-C
             process.terminate()
             process.wait()
             raise
