@@ -8,8 +8,13 @@ in the output folder,
   labels/NAME.png        class ids, with the colours as palette (16-bit grey above 256 classes)
   confidence/NAME.png    with --confidence: the probability of each pixel's class, 255 for 1
 
-NAME is the image's path below what all inputs have in common, without its suffix, unless two differ
-in that alone. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
+and for each video overlays/NAME.mp4 (H.264, without sound; each frame at the time that it had),
+labels/NAME/000001.png and so on, one a frame, and the same in confidence/. Videos (such as mp4 and
+mov; GIFs, too) need PyAV: `pip install -e .[video]`. They have to be named or matched by a pattern:
+of a folder, the images alone are taken. Of one that breaks off, the frames before are predicted.
+
+NAME is the file's path below what all inputs have in common, without its suffix, unless two would
+share results then. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
 threads; one that cannot be read is named, and the others are predicted. TEST.MODE, TEST.AUG and
 INPUT.MIN_SIZE_TEST say how the model sees an image. The names of the classes are those of the data
 set in the config (of DATASETS.FOLDER, classes.txt is enough) or, where it is not there, of
@@ -20,13 +25,23 @@ import argparse
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from sar import program
 from sar.data.datasets.folder import IMAGE_SUFFIXES
+from sar.data.video import (
+    Frame,
+    import_av,
+    is_video,
+    read_video,
+    read_video_header,
+    write_video,
+)
 from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError
 from sar.fileio import atomic_path
@@ -37,8 +52,8 @@ EXAMPLES = """examples:
       --output predictions MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
   python tools/predict.py --config-file C --input 'drive/**/*.jpg' still.png --output predictions \\
       --confidence MODEL.WEIGHTS W TEST.MODE slide
+  python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
 """
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,15 +69,48 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predicts and writes all images.
+    """Predicts and writes all images, then the videos.
 
     Raises:
-        InputError: anything wrong; with single images, once the others are done.
+        InputError: anything wrong; with single files, once the others are done.
     """
-    files = find_images(args.input, args.output)
-    names = output_names(files)
+    files = find_files(args.input, args.output)
     check_keeps_inputs(files, args.output)
+    names = dict(zip(files, output_names(files), strict=True))
+    videos = {path: name for path, name in names.items() if is_video(path)}
+    images = {path: name for path, name in names.items() if path not in videos}
+    if videos:
+        import_av()
     predictor = Predictor.load(args.config_file, *args.opts)
+    num_done, errors = predict_images(predictor, images, args)
+    for path, name in videos.items():
+        num_frames, error = predict_video(predictor, path, name, args)
+        num_done += num_frames
+        if error:
+            say(error)
+            errors.append(error)
+    if not args.quiet:
+        print(f"{num_done} predictions in {args.output}")
+    if errors:
+        what = "files not predicted, or not to the end" if videos else "images not predicted"
+        raise InputError(f"{len(errors)} of {len(files)} {what}")
+
+
+def say(error: InputError) -> None:
+    tqdm.write(f"error: {error}", file=sys.stderr)
+
+
+def predict_images(
+    predictor: Predictor, names: dict[str, str], args: argparse.Namespace
+) -> tuple[int, list[InputError]]:
+    """Predicts and writes images, given with the names of their results.
+
+    Returns:
+        how many, and what is wrong with the others, which was said.
+
+    Raises:
+        InputError: results cannot be written.
+    """
 
     def write(name_and_prediction: tuple[str, Prediction | InputError]) -> InputError | None:
         name, prediction = name_and_prediction
@@ -71,19 +119,62 @@ def predict(args: argparse.Namespace) -> None:
         save(prediction, Path(args.output), name, with_overlay=not args.no_overlays)
         return None
 
-    predictions = predictor.predict_all(files, with_confidence=args.confidence)
-    results = map_ahead(write, zip(names, predictions, strict=True), predictor.num_threads)
-    num_failed = 0
-    with tqdm(total=len(files), desc="Predicting", unit="image", disable=args.quiet) as progress:
-        for error in results:
-            if error:
-                num_failed += 1
-                progress.write(f"error: {error}", file=sys.stderr)
-            progress.update()
-    if not args.quiet:
-        print(f"{len(files) - num_failed} predictions in {args.output}")
-    if num_failed:
-        raise InputError(f"{num_failed} of {len(files)} images not predicted")
+    predictions = predictor.predict_all(names, with_confidence=args.confidence)
+    results = map_ahead(write, zip(names.values(), predictions, strict=True), predictor.num_threads)
+    errors = []
+    if names:
+        progress = tqdm(
+            results, total=len(names), desc="Predicting", unit="image", disable=args.quiet
+        )
+        for error in filter(None, progress):
+            say(error)
+            errors.append(error)
+    return len(names) - len(errors), errors
+
+
+def predict_video(
+    predictor: Predictor, path: str, name: str, args: argparse.Namespace
+) -> tuple[int, InputError | None]:
+    """Predicts and writes a video's frames up to the first that cannot be.
+
+    Returns:
+        how many, and what is wrong with the next.
+
+    Raises:
+        InputError: results cannot be written.
+    """
+    time_stamps, errors = deque(), []
+
+    def frames() -> Iterator[Frame]:
+        for frame in read_video(path):
+            time_stamps.append(frame.time_stamp)
+            yield frame
+
+    def until_error() -> Iterator[tuple[int, int, Prediction]]:
+        predictions = predictor.predict_all(frames(), with_confidence=args.confidence)
+        for number, prediction in enumerate(predictions, 1):
+            if isinstance(prediction, InputError):
+                errors.append(prediction)
+                return
+            yield number, time_stamps.popleft(), prediction
+
+    def write(frame: tuple[int, int, Prediction]) -> tuple[Image.Image | None, int]:
+        number, time_stamp, prediction = frame
+        save(prediction, Path(args.output), f"{name}/{number:06d}", with_overlay=False)
+        # In every frame the same classes, or the legend's height would change.
+        overlay = None if args.no_overlays else prediction.overlay(all_classes=True)
+        return overlay, time_stamp
+
+    try:
+        header = read_video_header(path)
+    except InputError as error:
+        return 0, error
+    steps = map_ahead(write, until_error(), predictor.num_threads)
+    if not args.no_overlays:
+        steps = write_video(Path(args.output, "overlays", f"{name}.mp4"), header, steps)
+    progress = tqdm(steps, total=header.num_frames, desc=name, unit="frame", disable=args.quiet)
+    num_frames = sum(1 for _ in progress)
+    return num_frames, errors[0] if errors else None
 
 
 def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool) -> None:
@@ -109,12 +200,12 @@ def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool)
             ) from error
 
 
-def find_images(inputs: Sequence[str], output: str) -> list[str]:
-    """Absolute paths of the images, each once. What lies in the output folder is no input of a
-    folder or pattern around it.
+def find_files(inputs: Sequence[str], output: str) -> list[str]:
+    """Absolute paths of the images and videos, each once. What lies in the output folder is no
+    input of a folder or pattern around it.
 
     Raises:
-        InputError: an input that is not there, holds no image, or is a video.
+        InputError: an input that is not there, or holds none.
     """
     found: dict[str, None] = {}
     for word in inputs:
@@ -130,14 +221,11 @@ def find_images(inputs: Sequence[str], output: str) -> list[str]:
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
                 raise InputError(f"--input {word} is not there: correct the path{hint}")
         if not files:
-            raise InputError(f"--input {word}: no image there ({', '.join(IMAGE_SUFFIXES)})")
-        found.update(dict.fromkeys(map(os.path.abspath, files)))
-    for path in found:
-        if path.lower().endswith(VIDEO_SUFFIXES):
             raise InputError(
-                f"--input {path} is a video, of which this program reads the pictures only: write "
-                f"them to a folder, such as with `ffmpeg -i {path} frames/%06d.png`, and give that"
+                f"--input {word}: no image there ({', '.join(IMAGE_SUFFIXES)}); videos have to be "
+                "named, or matched by a pattern"
             )
+        found.update(dict.fromkeys(map(os.path.abspath, files)))
     return list(found)
 
 
@@ -156,11 +244,16 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def output_names(files: Sequence[str]) -> list[str]:
-    """A name for each file's results, all different: its path below the folder that all share."""
+    """A name for each file's results: its path below the folder that all share.
+
+    All are different, and none is in the folder of a video's frames.
+    """
     root = os.path.commonpath([os.path.dirname(path) for path in files])
     paths = [os.path.relpath(path, root) for path in files]
     stems = [os.path.splitext(path)[0] for path in paths]
-    return stems if len(set(stems)) == len(stems) else paths
+    videos = {stem for path, stem in zip(paths, stems, strict=True) if is_video(path)}
+    folders = {str(folder) for stem in stems for folder in Path(stem).parents}
+    return stems if len(set(stems)) == len(stems) and not videos & folders else paths
 
 
 def check_keeps_inputs(files: Sequence[str], output: str) -> None:

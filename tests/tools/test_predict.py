@@ -1,4 +1,7 @@
 import importlib.util
+import sys
+import weakref
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ from PIL import Image
 from torch import nn
 
 from sar.data.labels import read_image, read_label
-from sar.engine.predictor import Predictor
+from sar.data.video import Frame, VideoHeader, read_video, read_video_header
+from sar.engine.predictor import Prediction, Predictor
 
 PATH = Path(__file__).parents[2] / "tools" / "predict.py"
 
@@ -112,12 +116,13 @@ def test_its_own_pictures_are_no_inputs(tool, photos):
         (["nowhere.png"], "--input nowhere.png is not there"),
         (["nowhere/*.png"], "--input nowhere/*.png: no image there"),
         (["{photos}/a.png", "MODEL.WEIGHTS", "w.pth"], "KEY VALUE pairs come after another option"),
-        (["{photos}/clip.MP4"], "is a video"),
+        (["{photos}/clip.MP4"], "videos need PyAV: run pip install -e .[video]"),
         (["{photos}/empty"], "no image there (.png, "),
         (["{output}/labels/a.png"], "could be overwritten"),
     ],
 )
-def test_inputs_that_are_refused(tool, photos, output, capsys, inputs, expected):
+def test_inputs_that_are_refused(tool, photos, output, capsys, monkeypatch, inputs, expected):
+    monkeypatch.setitem(sys.modules, "av", None)
     (photos / "clip.MP4").touch()
     (photos / "empty").mkdir()
     (output / "labels").mkdir(parents=True)
@@ -137,3 +142,153 @@ def test_an_output_that_cannot_be_written(tool, photos, output, capsys):
 def test_quiet(tool, photos, output, capsys):
     assert run(tool, output, photos, more=["--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def write_clip(photos):
+    """Writes noise of an odd size to a video, by default without loss; its path."""
+    av = pytest.importorskip("av")
+
+    def write(name="clip.mkv", num_frames=24, codec="ffv1", pix_fmt="bgr0", size=(251, 21), rate=8):
+        generator = np.random.default_rng(0)
+        with av.open(str(photos / name), "w") as container:
+            stream = container.add_stream(codec, Fraction(rate))
+            (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
+            for _ in range(num_frames):
+                pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        return photos / name
+
+    return write
+
+
+def frame_names(num_frames, name="clip", folder="labels"):
+    return [f"{folder}/{name}/{number:06d}.png" for number in range(1, num_frames + 1)]
+
+
+def test_a_video(tool, photos, output, write_clip, capsys):
+    clip = write_clip()
+    assert run(tool, output, photos / "a.png", clip, more=["--confidence"]) == 0
+    assert written(output) == [
+        "confidence/a.png", *frame_names(24, folder="confidence"),
+        "labels/a.png", *frame_names(24),
+        "overlays/a.jpg", "overlays/clip.mp4",
+    ]  # fmt: skip
+    frames = list(read_video(clip))
+    predictor = tool.Predictor.load("C")
+    for frame, labels in zip(frames, frame_names(24), strict=True):
+        assert (read_label(output / labels) == predictor(frame.pixels).labels).all()
+        assert (read_label(output / labels) == (frame.pixels[:, :, 0] > 127)).all()
+    overlays = list(read_video(output / "overlays" / "clip.mp4"))
+    assert len(overlays) == 24
+    expected = predictor(frames[5].pixels).overlay(all_classes=True)
+    assert (expected.height % 2, expected.width % 2) == (1, 1)
+    pixels = overlays[5].pixels
+    assert pixels.shape == (expected.height + 1, expected.width + 1, 3)
+    # Of noise, colours are not kept pixel by pixel.
+    grey = Image.fromarray(pixels[:-1, :-1]).convert("L")
+    difference = np.asarray(grey, float) - np.asarray(expected.convert("L"), float)
+    assert np.abs(difference).mean() < 6
+    header = read_video_header(output / "overlays" / "clip.mp4")
+    assert (header.frame_rate, header.num_frames) == (8, 24)
+    said = capsys.readouterr()
+    assert f"25 predictions in {output}" in said.out and "24frame" in said.err
+
+
+def test_the_legend_of_a_video_is_of_all_classes(tool, photos, output, write_clip, monkeypatch):
+    def read_video(path):
+        for number, value in enumerate((0, 255)):
+            yield Frame(np.full((20, 240, 3), value, np.uint8), number, "")
+
+    clip = write_clip()
+    frames = tool.read_video
+    monkeypatch.setattr(tool, "read_video", read_video)
+    assert run(tool, output, clip) == 0
+    firsts = [frame.pixels[36, 14] for frame in frames(output / "overlays" / "clip.mp4")]
+    assert len(firsts) == 2 and np.max(firsts) < 50
+
+
+def test_videos_of_a_folder_are_taken_by_a_pattern(tool, photos, output, write_clip):
+    write_clip("sub/clip.mp4", 9, "libx264", "yuv420p", (32, 16), 30)
+    assert run(tool, output, photos, more=["--no-overlays"]) == 0
+    assert len(written(output)) == 3
+    more = ["--no-overlays", "--quiet"]
+    assert run(tool, output / "more", str(photos / "**" / "*.mp4"), more=more) == 0
+    assert written(output / "more") == frame_names(9)
+
+
+def test_frames_and_what_lies_in_a_folder_of_their_name_are_kept_apart(
+    tool, photos, output, write_clip
+):
+    clip = write_clip("sub.mkv", 2)
+    assert run(tool, output, clip, photos / "sub" / "a.png", more=["--no-overlays"]) == 0
+    assert written(output) == ["labels/sub.mkv/000001.png", "labels/sub.mkv/000002.png",
+                               "labels/sub/a.png.png"]  # fmt: skip
+
+
+def test_a_broken_video_is_done_up_to_there_and_so_is_the_rest(
+    tool, photos, output, write_clip, capsys
+):
+    whole = write_clip("whole.mkv", 3)
+    clip = write_clip()
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    (photos / "fake.mp4").write_text("no video")
+    assert run(tool, output, photos / "fake.mp4", clip, whole) == 1
+    errors = capsys.readouterr().err
+    num_frames = len(list((output / "labels" / "clip").iterdir()))
+    assert 8 < num_frames < 16
+    assert f"Video {clip} ends after frame {num_frames}, at 1." in errors
+    assert f"Video {photos / 'fake.mp4'} cannot be read" in errors
+    assert "error: 2 of 3 files not predicted, or not to the end" in errors
+    assert written(output) == [
+        *frame_names(num_frames), *frame_names(3, "whole"),
+        "overlays/clip.mp4", "overlays/whole.mp4",
+    ]  # fmt: skip
+    assert read_video_header(output / "overlays" / "clip.mp4").num_frames == num_frames
+
+
+def test_a_frame_that_the_model_cannot_take_ends_its_video(
+    tool, photos, output, write_clip, capsys, monkeypatch
+):
+    class Tiring(Brightness):
+        calls = 0
+
+        def forward(self, batch):
+            self.calls += 1
+            if self.calls == 4:
+                raise RuntimeError("out of memory")
+            return super().forward(batch)
+
+    clip = write_clip()
+    monkeypatch.setattr(tool.Predictor.load("C"), "model", Tiring())
+    assert run(tool, output, clip, more=["--quiet"]) == 1
+    assert f"{clip}, frame 4: the model cannot take 251 x 21" in capsys.readouterr().err
+    assert written(output) == [*frame_names(3), "overlays/clip.mp4"]
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(tool, photos, output, monkeypatch):
+    pytest.importorskip("av")
+    finalizers, alive = [], []
+    overlay = Prediction.overlay
+
+    def watched(item):
+        finalizers.append(weakref.finalize(item, lambda: None))
+        return item
+
+    def read_video(path):
+        for number in range(120):
+            yield Frame(watched(np.zeros((20, 30, 3), np.uint8)), number, "")
+            alive.append(sum(finalizer.alive for finalizer in finalizers))
+
+    monkeypatch.setattr(
+        Prediction, "overlay", lambda *args, **more: watched(overlay(*args, **more))
+    )
+    monkeypatch.setattr(tool, "read_video", read_video)
+    header = VideoHeader(Fraction(8), Fraction(1, 8), 120)
+    monkeypatch.setattr(tool, "read_video_header", lambda path: header)
+    (photos / "clip.mp4").touch()
+    assert run(tool, output, photos / "clip.mp4", more=["--quiet"]) == 0
+    # Two threads that read, two that write, each with two frames; one that encodes two pictures;
+    # and in each stage one more in hand.
+    assert len(alive) == 120 and max(alive) <= 16

@@ -59,6 +59,8 @@ def test_an_overlay_is_the_image_under_its_colours_with_the_classes_it_shows():
     assert picture[50, 180].tolist() == [60, 60, 162]
     legend = picture[100:].reshape(-1, 3).tolist()
     assert [255, 0, 0] in legend and [0, 0, 255] in legend and [0, 255, 0] not in legend
+    picture = draw_overlay(image, labels, ["a", "b", "c"], COLORS, all_classes=True)
+    assert [0, 255, 0] in np.asarray(picture)[100:].reshape(-1, 3).tolist()
 
 
 def test_a_small_overlay_is_enlarged():

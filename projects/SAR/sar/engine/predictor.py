@@ -19,6 +19,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_color, read_classes
 from sar.data.labels import read_image
 from sar.data.mapper import SemanticSegmentationMapper
+from sar.data.video import Frame
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
 from sar.threads import map_ahead
@@ -30,6 +31,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .checks import check_buildable, check_names, check_values
 from .prepare import CLASS_FREQUENCY_FILE, choose_device
 from .trainer import Trainer
+
+# A file, (H, W, 3) uint8 RGB, or a picture of a video.
+Picture = str | os.PathLike | np.ndarray | Frame
 
 # A palette has so many colours; maps of more classes are grey, of 16 bits.
 _PALETTE_SIZE = 256
@@ -53,9 +57,11 @@ class Prediction:
     class_names: Sequence[str]
     colors: np.ndarray
 
-    def overlay(self) -> Image.Image:
-        """The image under the colours of its classes, over a legend."""
-        return draw_overlay(self.image, self.labels, self.class_names, self.colors)
+    def overlay(self, *, all_classes: bool = False) -> Image.Image:
+        """The image under the colours of its classes, over a legend of them, or of all classes."""
+        return draw_overlay(
+            self.image, self.labels, self.class_names, self.colors, all_classes=all_classes
+        )
 
     def label_image(self) -> Image.Image:
         """The class ids as a picture of one channel, with the classes' colours as its palette."""
@@ -78,6 +84,7 @@ class Predictor:
 
         predictor = Predictor.load("config.yaml", "MODEL.WEIGHTS", "model_final.pth")
         predictor("street.jpg").overlay().show()
+        predictions = predictor.predict_all(read_video("drive.mp4"))  # of sar.data.video
 
     Args:
         model: takes and returns what a SemanticSegmentor does; in evaluation mode.
@@ -129,10 +136,8 @@ class Predictor:
             num_threads=cfg.DATALOADER.NUM_WORKERS,
         )
 
-    def __call__(
-        self, image: str | os.PathLike | np.ndarray, *, with_confidence: bool = False
-    ) -> Prediction:
-        """The prediction of one image, a file or (H, W, 3) uint8 RGB.
+    def __call__(self, image: Picture, *, with_confidence: bool = False) -> Prediction:
+        """The prediction of one image.
 
         Raises:
             InputError: a file that cannot be read, an array that is no image, or one that the model
@@ -142,14 +147,16 @@ class Predictor:
 
     def predict_all(
         self,
-        images: Iterable[str | os.PathLike | np.ndarray],
+        images: Iterable[Picture],
         *,
         with_confidence: bool = False,
     ) -> Iterator[Prediction | InputError]:
         """The prediction of each image, in order, or what is wrong with it.
 
-        Images are read ahead in threads, two a thread at most.
+        Images are read ahead in threads, two a thread at most. An InputError that `images` raises,
+        such as `read_video` of a damaged video, is the last result.
         """
+        images = _with_error_as_last(images)
         for sample in map_ahead(self._read_or_error, images, self.num_threads):
             if isinstance(sample, InputError):
                 yield sample
@@ -159,16 +166,20 @@ class Predictor:
             except InputError as error:
                 yield error
 
-    def _read_or_error(self, image: str | os.PathLike | np.ndarray) -> dict | InputError:
+    def _read_or_error(self, image: Picture | InputError) -> dict | InputError:
+        if isinstance(image, InputError):
+            return image
         try:
             return self._read(image)
         except InputError as error:
             return error
 
-    def _read(self, image: str | os.PathLike | np.ndarray) -> dict:
+    def _read(self, image: Picture) -> dict:
         """What the model takes, with the image itself as "pixels" and its "name"."""
         name = "the array"
-        if not isinstance(image, np.ndarray):
+        if isinstance(image, Frame):
+            name, image = image.name, image.pixels
+        elif not isinstance(image, np.ndarray):
             name, image = str(image), read_image(image)
         elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(
@@ -197,6 +208,13 @@ class Predictor:
         dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
         labels = labels.cpu().numpy().astype(dtype)
         return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
+
+
+def _with_error_as_last(images: Iterable[Picture]) -> Iterator[Picture | InputError]:
+    try:
+        yield from images
+    except InputError as error:
+        yield error
 
 
 def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:

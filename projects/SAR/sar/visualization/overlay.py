@@ -42,6 +42,7 @@ def draw_overlay(
     colors: np.ndarray,
     *,
     opacity: float = 0.5,
+    all_classes: bool = False,
 ) -> Image.Image:
     """The image under the colours of its classes, over a legend of the classes that it shows.
 
@@ -51,12 +52,15 @@ def draw_overlay(
         class_names: K names.
         colors: (K, 3) uint8 RGB.
         opacity: of the colours, 0 to 1.
+        all_classes: in the legend, so that its height depends on the width of the image alone.
     """
     blended = Image.blend(
         Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
     )
     panel = _enlarged(blended)
-    shown = np.flatnonzero(np.bincount(labels.ravel())[: len(class_names)])
+    shown = range(len(class_names))
+    if not all_classes:
+        shown = np.flatnonzero(np.bincount(labels.ravel())[: len(class_names)])
     legend = _legend(shown, class_names, colors, panel.width)
     canvas = Image.new("RGB", (panel.width, panel.height + MARGIN + legend.height), "white")
     canvas.paste(panel, (0, 0))
