@@ -100,9 +100,10 @@ def _run_cases(cases: list, seed: int, scratch: Path, keep: Path | None) -> Iter
         path, words = PROGRAMS[program]
         before = digests(case.folder)
         words = case.command_line if case.command_line is not None else [*words, *case.words]
-        outcome = run_program(
-            path, words, case.folder, timeout=TIMEOUT, obeys_rights=case.obeys_rights
-        )
+        with case.locked():
+            outcome = run_program(
+                path, words, case.folder, timeout=TIMEOUT, obeys_rights=bool(case.rights)
+            )
         verdict, reason = judge(case, mutation, outcome, before, sandbox)
         yield {
             "case": name,
@@ -117,10 +118,11 @@ def _run_cases(cases: list, seed: int, scratch: Path, keep: Path | None) -> Iter
             "seconds": round(outcome.seconds, 2),
         }
         if keep and verdict == "failed":
-            shutil.copytree(
-                case.folder, keep / name.replace("/", "."), symlinks=True, dirs_exist_ok=True
-            )
-        shutil.rmtree(case.folder)
+            kept = keep / name.replace("/", ".")
+            shutil.rmtree(kept, ignore_errors=True)
+            case.folder.rename(kept)  # a copy could not be made of a pipe
+        else:
+            shutil.rmtree(case.folder)
 
 
 def table(results: list[dict]) -> str:

@@ -29,6 +29,18 @@ def test_overrides_go_over_the_file_and_the_file_over_its_base(tmp_path):
     assert (solver.BASE_LR, solver.MAX_ITER, solver.IMS_PER_BATCH) == (0.3, 6, 3)
 
 
+def test_a_group_for_what_is_a_value_in_the_base_is_named_in_full(tmp_path):
+    (tmp_path / "base.yaml").write_text("MODEL: {FPN: {NORM: GN}, RESNETS: {NORM: BN}}")
+    path = write(tmp_path, "_BASE_: base.yaml\nMODEL: {FPN: {NORM: {A: 1}}, RESNETS: {NORM: BN}}")
+    with pytest.raises(InputError, match="config.yaml: MODEL.FPN.NORM is no group") as error:
+        load_config(path)
+    assert "RESNETS" not in str(error.value)
+    # The same, further down.
+    (tmp_path / "top.yaml").write_text("_BASE_: config.yaml\nMODEL: {FPN: {OUT_CHANNELS: 16}}")
+    with pytest.raises(InputError, match="config.yaml: MODEL.FPN.NORM is no group"):
+        load_config(str(tmp_path / "top.yaml"))
+
+
 def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     planted = tmp_path / "planted"
     path = write(tmp_path, f'OUTPUT_DIR: !!python/object/apply:os.mkdir ["{planted}"]')
@@ -58,6 +70,9 @@ def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
         ("MODEL: {PIXEL_STD: [1, .nan, 1]}", "MODEL.PIXEL_STD is .*nan"),
         ("INPUT: {MIN_SIZE_TRAIN: [small]}", "INPUT.MIN_SIZE_TRAIN is .*, expected numbers"),
         ("MODEL: {RESNETS: {OUT_FEATURES: [0]}}", "OUT_FEATURES is .*, expected names"),
+        ("MODEL: {REGULARIZERS: [0]}", "MODEL.REGULARIZERS is .*, expected names"),
+        ("MODEL: {FPN: {IN_FEATURES: [[1], [2]]}}", "MODEL.FPN.IN_FEATURES is .*, expected names"),
+        ("DATASETS: {TEST: [0]}", "DATASETS.TEST is .*, expected names"),
     ],
 )
 def test_bad_files(text, message, tmp_path):

@@ -90,6 +90,7 @@ def test_a_right_result(judged):
         ({"stderr": ""}, "0 error messages"),
         ({"stderr": "error: classes.txt\nerror: classes.txt\n"}, "2 error messages"),
         ({"stderr": "error: it did not work\n"}, "names none"),
+        ({"stderr": "error: theclasses.txt\n"}, "names none"),
         ({"stderr": "error: classes.txt" + "x" * 5000}, "characters"),
         ({"expected": "accepted"}, "refused, but is right"),
         ({"act": lambda folder: (folder / "exploit-ran").touch()}, "executed"),
@@ -106,6 +107,80 @@ def test_a_right_result(judged):
 def test_failures(how, reason, judged):
     verdict, found = judged(**how)
     assert verdict == "failed" and reason in found
+
+
+@pytest.mark.parametrize(
+    "text, is_named",
+    [
+        ("error: MODEL.FPN.NORM is x", True),
+        ("error: MODEL.FPN.NORM: x.", True),
+        ("error: (MODEL.FPN.NORM.)", True),
+        ("error: NORM is normal", False),
+        ("error: MODEL.FPN", False),
+        ("error: MODEL.FPN.NORMS", False),
+        ("error: MODEL.FPN.NORM.X", False),
+        ("error: A.MODEL.FPN.NORM", False),
+        ("error: model.fpn.norm", False),
+    ],
+)
+def test_a_key_is_named_in_full(text, is_named, robustness):
+    assert robustness.judge.is_named("MODEL.FPN.NORM", text) == is_named
+
+
+@pytest.fixture
+def touched(robustness, tmp_path):
+    """What a program is judged to have changed, which did as told to a folder with a run."""
+    for name in ("model_final.pth", "model_abc.pth", "log.txt", "metrics.json"):
+        (tmp_path / "output").mkdir(exist_ok=True)
+        (tmp_path / "output" / name).write_text(name)
+
+    def run(program, act):
+        case = robustness.case.Case(program, tmp_path, np.random.default_rng(0))
+        before = robustness.sandbox.digests(tmp_path)
+        act(tmp_path / "output")
+        return robustness.judge._touched_input(case, before)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "program, name, is_right",
+    [
+        ("report", "model_final.pth", False),
+        ("report", "log.txt", False),
+        ("evaluate", "model_final.pth", False),
+        ("evaluate", "log.txt", True),
+        ("resume", "model_final.pth", True),
+        ("resume", "model_abc.pth", False),
+        ("train", "model_final.pth", False),
+        ("train", "metrics.json", False),
+        ("train", "log.txt", True),
+    ],
+)
+def test_what_a_program_may_change(program, name, is_right, touched):
+    problem = touched(program, lambda output: (output / name).write_text("x"))
+    assert problem == ("" if is_right else f"changed output/{name}")
+
+
+def test_a_training_may_move_the_one_before(touched):
+    def move(output):
+        (output / "previous").mkdir()
+        (output / "model_final.pth").rename(output / "previous/model_final.pth")
+        (output / "model_final.pth").write_text("x")
+
+    assert touched("train", move) == ""
+    assert touched("report", lambda output: (output / "previous/model_final.pth").unlink())
+
+
+def test_rights_are_taken_back(robustness, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("x")
+    mode = path.stat().st_mode
+    case = robustness.case.Case("train", tmp_path, np.random.default_rng(0), rights={path: 0})
+    with pytest.raises(KeyboardInterrupt), case.locked():
+        assert path.stat().st_mode & 0o777 == 0
+        raise KeyboardInterrupt
+    assert path.stat().st_mode == mode
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A case: a program, a copy of the sandbox, and what was spoilt in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,11 @@ class Case:
         folder: a copy of the sandbox, which is the program's working directory.
         rng: all that is random comes from it.
         words: added to the command line.
-        names: an error message is clear if it has one of these: the file or the key at fault.
+        names: an error message is clear if it has one of these, as a whole: the file or the key at
+            fault, the key with all its groups.
         command_line: replaces the program's words.
-        obeys_rights: run without the right of root to read and write every file.
+        rights: of files and folders while the program runs, which then has no right of root to read
+            and write every file. Before and after, they have those that they were made with.
     """
 
     program: str
@@ -29,12 +32,25 @@ class Case:
     words: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     command_line: Sequence[str] | None = None
-    obeys_rights: bool = False
+    rights: dict[Path, int] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """A file of the copy, which is to be named if the program refuses it."""
         self.names.append(Path(name).name)
         return self.folder / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Sets `rights`, and takes them back."""
+        before = {path: path.stat().st_mode for path in self.rights}
+        try:
+            for path, mode in self.rights.items():
+                path.chmod(mode)
+            yield
+        finally:
+            for path, mode in before.items():
+                if path.exists():
+                    path.chmod(mode)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ STRANGE_WORDS = (
     "('a', 2)", "{}", "{'A': 1}", "True", "[[1], [2]]", "../..", "x" * 300, "é\U0001f600", "(", "'",
     f"__import__('os').system('touch {PLANTED}')",
 )  # fmt: skip
+# What cannot be laid to one key: a checkpoint of another model, one of another solver, a training
+# that diverges. These are said in such words.
+INSTEAD_OF_A_KEY = (
+    "it is no checkpoint of this config's model",
+    "as they are in the config.yaml beside it",
+    "lower SOLVER.BASE_LR, or set SOLVER.CLIP_GRADIENTS.ENABLED True",
+)
 # Values that are right, but a run with them is not over in time or fills the disk.
 LONG_RUNS = {("SOLVER.MAX_ITER", "1000000"), ("DATALOADER.NUM_WORKERS", "1000000")}
 
@@ -64,13 +71,6 @@ def key_that_matters(case: Case) -> str:
     return str(case.rng.choice(often if case.rng.random() < 0.5 else keys_of(case)))
 
 
-def _names(key: str) -> list[str]:
-    """What an error may call a key: itself, its last part, or a group below MODEL, SOLVER, ..."""
-    *groups, last = key.split(".")
-    # What does not fit a checkpoint is said to be in its config.yaml.
-    return [key, last, "config.yaml", *(".".join(groups[:n]) for n in range(2, len(groups) + 1))]
-
-
 def write(case: Case, content: str) -> None:
     case.path(CONFIG).write_text(content, encoding="utf-8")
 
@@ -90,7 +90,7 @@ def a_strange_value(case: Case) -> None:
     lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(parts)]
     shutil.copy(case.folder / CONFIG, case.folder / "base.yaml")
     write(case, "_BASE_: base.yaml\n" + "\n".join(lines) + f" {value}\n")
-    case.names = _names(key)
+    case.names = [key, *INSTEAD_OF_A_KEY]
 
 
 @mutation("config file", "train", expected=EITHER, repeats=12)
@@ -182,7 +182,7 @@ def _(case: Case) -> None:
     if (key, value) in LONG_RUNS:
         value = "0"
     case.words += [key, value]
-    case.names = _names(key)
+    case.names = [key, *INSTEAD_OF_A_KEY]
 
 
 BAD_WORDS = {

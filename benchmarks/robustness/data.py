@@ -13,6 +13,8 @@ from PIL import Image
 
 from .case import ACCEPTED, EITHER, REFUSED, Case, mutation
 
+# What other classes than those of a checkpoint, or of the labels, are at odds with.
+CLASS_KEYS = ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE")
 CLASS_FILES = {
     "a class fewer": (b"ground\nblock\n", REFUSED),
     "named twice": (b"ground\nblock\nground\n", REFUSED),
@@ -41,8 +43,8 @@ for _name, (_content, _expected) in CLASS_FILES.items():
     )  # fmt: skip
     def _(case: Case, content: bytes = _content) -> None:
         case.path("mine/classes.txt").write_bytes(content)
-        # Or the labels of too many ids, or a checkpoint of another number of classes.
-        case.names += ["labels/", "NUM_CLASSES", "IGNORE_VALUE"]
+        # Or the labels of too many ids.
+        case.names += ["labels/", *CLASS_KEYS]
 
 
 def png(image: Image.Image, **options) -> bytes:
@@ -255,8 +257,7 @@ for _name, (_spoil, _expected) in TREES.items():
 
 @mutation("folder tree", "train", "check_dataset", "evaluate")
 def a_folder_that_may_not_be_read(case: Case) -> None:
-    case.obeys_rights = True
-    case.path("mine/images/val").chmod(0o311)
+    case.rights[case.path("mine/images/val")] = 0o311
 
 
 DOWNLOADS = {

@@ -4,76 +4,70 @@ import os
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from .case import EITHER, REFUSED, Case, mutation
 from .configs import CONFIG, GROUPS
 
 
-def missing(path: Path, rng: np.random.Generator) -> None:
+def missing(path: Path, case: Case) -> None:
     path.unlink()
 
 
-def empty(path: Path, rng: np.random.Generator) -> None:
+def empty(path: Path, case: Case) -> None:
     path.write_bytes(b"")
 
 
-def random_bytes(path: Path, rng: np.random.Generator) -> None:
-    path.write_bytes(rng.bytes(int(rng.integers(1, 5000))))
+def random_bytes(path: Path, case: Case) -> None:
+    path.write_bytes(case.rng.bytes(int(case.rng.integers(1, 5000))))
 
 
-def truncated(path: Path, rng: np.random.Generator) -> None:
+def truncated(path: Path, case: Case) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[: rng.integers(len(content))])
+    path.write_bytes(content[: case.rng.integers(len(content))])
 
 
-def bits_flipped(path: Path, rng: np.random.Generator) -> None:
+def bits_flipped(path: Path, case: Case) -> None:
     content = bytearray(path.read_bytes())
-    for _ in range(rng.integers(1, 9)):
-        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    for _ in range(case.rng.integers(1, 9)):
+        content[case.rng.integers(len(content))] ^= 1 << int(case.rng.integers(8))
     path.write_bytes(content)
 
 
-def a_block_zeroed(path: Path, rng: np.random.Generator) -> None:
+def a_block_zeroed(path: Path, case: Case) -> None:
     """As a file system leaves it after a power failure."""
     content = bytearray(path.read_bytes())
-    start = int(rng.integers(len(content)))
+    start = int(case.rng.integers(len(content)))
     end = min(start + 4096, len(content))
     content[start:end] = bytes(end - start)
     path.write_bytes(content)
 
 
-def a_folder(path: Path, rng: np.random.Generator) -> None:
+def a_folder(path: Path, case: Case) -> None:
     path.unlink()
     path.mkdir()
 
 
-def a_dangling_link(path: Path, rng: np.random.Generator) -> None:
+def a_dangling_link(path: Path, case: Case) -> None:
     path.unlink()
     path.symlink_to("nowhere")
 
 
-def a_link_to_itself(path: Path, rng: np.random.Generator) -> None:
+def a_link_to_itself(path: Path, case: Case) -> None:
     path.unlink()
     path.symlink_to(path.name)
 
 
-def a_pipe(path: Path, rng: np.random.Generator) -> None:
+def a_pipe(path: Path, case: Case) -> None:
     """To open it waits for ever."""
     path.unlink()
     os.mkfifo(path)
 
 
-def text(path: Path, rng: np.random.Generator) -> None:
+def text(path: Path, case: Case) -> None:
     path.write_text("<html><body>404 Not Found</body></html>\n")
 
 
-def wrong_encoding(path: Path, rng: np.random.Generator) -> None:
-    path.write_bytes(path.read_text().encode("utf-16"))
-
-
-def unreadable(path: Path, rng: np.random.Generator) -> None:
-    path.chmod(0)
+def unreadable(path: Path, case: Case) -> None:
+    case.rights[path] = 0
 
 
 DAMAGES = {
@@ -145,8 +139,7 @@ def _apply(file: str, damage, words: tuple[str, ...], case: Case) -> None:
         case.names.append("classes")
     if file == CONFIG:  # what is left may be a config that lacks something
         case.names += GROUPS
-    case.obeys_rights = damage is unreadable
-    damage(case.path(file), case.rng)
+    damage(case.path(file), case)
 
 
 _register()

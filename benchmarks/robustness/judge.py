@@ -23,6 +23,16 @@ MAY_WRITE = {
     "check_dataset": re.compile(r"checked/class_frequency\.json"),
     "predict": re.compile(r"predicted/.*\.(png|jpg)"),
 }
+# What any run may change of that which was there. A new training moves the rest of OUTPUT_DIR.
+MAY_CHANGE = {
+    "train": re.compile(r"output/(config\.yaml|log\.txt|class_frequency\.json|inference/.*)"),
+    "resume": re.compile(
+        r"output/(config\.yaml|log\.txt|class_frequency\.json|inference/.*|metrics\.json"
+        r"|last_checkpoint|model_(final|best|\d{7})\.pth)"
+    ),
+    "evaluate": re.compile(r"output/(log\.txt|inference/.*)"),
+}
+PREVIOUS = "output/previous/"
 MAX_MESSAGE = 3000
 # Runs are judged by the weights that come out: those of the good run, bit for bit.
 RUNS = ("train", "resume")
@@ -83,10 +93,17 @@ def _message_problem(case: Case, outcome: Outcome) -> str:
     if len(message) > MAX_MESSAGE:
         return f"a message of {len(message)} characters: {message[:300]!r}"
     # What is wrong with the files of a data set is a list, check_dataset's on stdout.
-    said = (message + outcome.stdout * (case.program == "check_dataset")).lower()
-    if not any(name.lower() in said for name in case.names):
+    said = message + outcome.stdout * (case.program == "check_dataset")
+    if not any(is_named(name, said) for name in case.names):
         return f"the message names none of {case.names}: {message[:400]!r}"
     return ""
+
+
+def is_named(name: str, text: str) -> bool:
+    """Whether a text has a name as a whole: of MODEL.LOSS.NAME, neither LOSS nor MODEL.LOSS."""
+    before = r"(?<![\w.])" if name[:1].isalnum() else ""
+    after = r"(?!\w|\.\w)" if name[-1:].isalnum() else ""
+    return re.search(f"{before}{re.escape(name)}{after}", text) is not None
 
 
 def _damage(case: Case, outcome: Outcome, before: dict[str, str]) -> str:
@@ -123,16 +140,20 @@ def _is_whole(path: Path) -> bool:
 
 
 def _touched_input(case: Case, before: dict[str, str]) -> str:
-    """Whether any program wrote to its input."""
+    """Whether a program wrote to its input, or to a run that it only reads."""
     after = digests(case.folder)
-    changed = [
-        name
-        for name, digest in before.items()
-        if after.get(name) != digest and not name.startswith("output/")
-    ]
+    changed = [name for name, digest in before.items() if after.get(name) != digest]
+    if case.program in MAY_CHANGE:
+        changed = [name for name in changed if not MAY_CHANGE[case.program].fullmatch(name)]
+    if case.program == "train":
+        changed = [
+            name
+            for name in changed
+            if after.get(name.replace("output/", PREVIOUS, 1)) != before[name]
+        ]
     left = [name for name in after if Path(name).name.startswith(".") and name not in before]
     if changed:
-        return f"changed its input: {', '.join(changed)}"
+        return f"changed {', '.join(changed)}"
     return f"left temporary files: {', '.join(left)}" if left else ""
 
 

@@ -154,7 +154,7 @@ def _(case: Case) -> None:
 def _(case: Case) -> None:
     classes = case.path("mine/classes.txt")
     classes.write_text(classes.read_text() + "unicorn\n")
-    case.names.append("NUM_CLASSES")
+    case.names.append("MODEL.SEM_SEG_HEAD.NUM_CLASSES")
 
 
 @mutation("checkpoint", "resume", expected=EITHER, name="of another optimizer")
@@ -269,8 +269,7 @@ def _(case: Case) -> None:
 
 @mutation("OUTPUT_DIR", "train", "evaluate", "resume", name="may not be written")
 def _(case: Case) -> None:
-    case.obeys_rights = True
-    case.path("output").chmod(0o555)
+    case.rights[case.path("output")] = 0o555
     case.names.append("OUTPUT_DIR")
 
 

@@ -2,11 +2,12 @@
 
 import ast
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import yaml
-from fvcore.common.config import CfgNode as SafeCfgNode
+from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
@@ -196,7 +197,7 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     if config_file:
         place = f"config {config_file}"
         loaded = _read_yaml(config_file)
-        _refuse_unknown_keys(_leaves(loaded), cfg, place)
+        _refuse_unknown_keys(leaves(loaded), cfg, place)
         with _yacs_errors(place):
             cfg.merge_from_other_cfg(CfgNode(_with_types_of(cfg, loaded)))
         _refuse_other_types(cfg, defaults, place)
@@ -210,14 +211,15 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         )
     keys, words = overrides[::2], overrides[1::2]
     _refuse_unknown_keys(keys, cfg, "command line")
-    values = [_as_type_of(_lookup(cfg, key), word) for key, word in zip(keys, words, strict=True)]
+    values = [_as_type_of(lookup(cfg, key), word) for key, word in zip(keys, words, strict=True)]
     with _yacs_errors("command line"):
         cfg.merge_from_list([item for pair in zip(keys, values, strict=True) for item in pair])
     _refuse_other_types(cfg, defaults, "command line")
     return cfg
 
 
-def _lookup(cfg: CfgNode, key: str):
+def lookup(cfg: CfgNode, key: str):
+    """The value, or the group, of a dotted key."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
@@ -249,10 +251,39 @@ def _as_type_of(default, word: str):
     return word
 
 
+class _Reader(FvcoreCfgNode):
+    """fvcore's reader, since detectron2's own allows YAML that runs code; it says in full which key
+    it cannot take from a base, where fvcore has the last part alone."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
+        try:
+            return super().load_yaml_with_base(filename)
+        except AssertionError as error:
+            if not os.path.isfile(filename):  # a pipe, which cannot be read twice
+                raise
+            with cls._open_cfg(filename) as file:
+                groups = _groups(yaml.safe_load(file))
+            keys = [key for key in groups if f"'{key.rpartition('.')[2]}'" in str(error)]
+            if not keys:
+                raise
+            raise InputError(
+                f"config {filename}: {' or '.join(keys)} is no group of keys in its _BASE_: give "
+                "it a value"
+            ) from error
+
+
+def _groups(tree: dict, prefix: str = "") -> list[str]:
+    groups = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            groups += [f"{prefix}{key}", *_groups(value, f"{prefix}{key}.")]
+    return groups
+
+
 def _read_yaml(config_file: str) -> dict:
     try:
-        # fvcore's reader: detectron2's own allows YAML that runs code.
-        loaded = SafeCfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+        loaded = _Reader.load_yaml_with_base(config_file)
     except OSError as error:
         raise InputError(f"config {config_file} cannot be read: {error}") from error
     except yaml.constructor.ConstructorError as error:
@@ -274,15 +305,16 @@ def _read_yaml(config_file: str) -> dict:
     return loaded
 
 
-def _leaves(tree: dict, prefix: str = "") -> list[str]:
+def leaves(tree: dict, prefix: str = "") -> list[str]:
+    """The dotted keys of a config that have values, each after the prefix."""
     keys = []
     for key, value in tree.items():
-        keys += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        keys += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
     return keys
 
 
 def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
-    known = _leaves(cfg)
+    known = leaves(cfg)
     for key in keys:
         if any(name.startswith(f"{key}.") for name in known):
             raise InputError(
@@ -292,19 +324,29 @@ def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
             raise InputError(f"{place}: unknown key {key}.{nearest(key, known)}")
 
 
+# By default, so that what they hold is not seen from it.
+_EMPTY_LISTS_OF_NAMES = (
+    "MODEL.REGULARIZERS",
+    "MODEL.FPN.IN_FEATURES",
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+)
+
+
 def _refuse_other_types(cfg: CfgNode, defaults: CfgNode, place: str) -> None:
     """What yacs lets pass: null for any key, nan for a number, anything in a list."""
-    for key in _leaves(cfg):
-        value, default = _lookup(cfg, key), _lookup(defaults, key)
+    for key in leaves(cfg):
+        value, default = lookup(cfg, key), lookup(defaults, key)
         if value is None and default is not None:
             raise InputError(f"{place}: {key} is null: give it a value, or leave it out")
         is_list = isinstance(value, (tuple, list))
         if any(isinstance(v, float) and math.isnan(v) for v in (value if is_list else (value,))):
             raise InputError(f"{place}: {key} is {value}, but nan is no number")
-        if not is_list or not default:
+        examples = ("a name",) if key in _EMPTY_LISTS_OF_NAMES else default
+        if not is_list or not examples:
             continue
         for kind, expected in (((int, float), "numbers"), (str, "names")):
-            if isinstance(default[0], kind) and not all(isinstance(v, kind) for v in value):
+            if isinstance(examples[0], kind) and not all(isinstance(v, kind) for v in value):
                 raise InputError(f"{place}: {key} is {value}, expected {expected}")
 
 

@@ -4,11 +4,12 @@ and what to do."""
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
+from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset
 from sar.data.loader import check_sampler
 from sar.data.mapper import SemanticSegmentationMapper
@@ -121,6 +122,7 @@ def check_values(cfg: CfgNode) -> None:
             "2 or more, or 0 for all",
         ),
         ("SOLVER.WARMUP_ITERS", solver.WARMUP_ITERS >= 0, "0 or more"),
+        ("SOLVER.MOMENTUM", solver.MOMENTUM < 1, "less than 1"),
         ("SOLVER.POLY_LR_POWER", solver.POLY_LR_POWER >= 0, "0 or more"),
         ("SOLVER.AMP.DTYPE", solver.AMP.DTYPE in ("float16", "bfloat16"), "float16 or bfloat16"),
         ("SOLVER.REFERENCE_WORLD_SIZE", solver.REFERENCE_WORLD_SIZE == 0, "0 (not supported)"),
@@ -139,10 +141,7 @@ def check_values(cfg: CfgNode) -> None:
         ("SEED", cfg.SEED < 2**32, "less than 2^32"),
     ):
         if not is_possible:
-            node = cfg
-            for part in key.split("."):
-                node = node[part]
-            raise InputError(f"{key} is {node}, expected {expected}")
+            raise InputError(f"{key} is {lookup(cfg, key)}, expected {expected}")
 
 
 def check_buildable(cfg: CfgNode) -> torch.nn.Module:
@@ -158,42 +157,81 @@ def check_buildable(cfg: CfgNode) -> torch.nn.Module:
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # the class frequencies come later
-    with _build_errors("model", lambda: _part_at_fault(cfg)):
-        model = build_model(cfg)
-        _check_in_features(cfg, model)
-    with _build_errors("optimizer", lambda: "SOLVER"):
-        optimizer = build_optimizer(cfg, torch.nn.Linear(1, 1))
-    with _build_errors("schedule", lambda: "SOLVER"):
-        build_lr_scheduler(cfg, optimizer)
-    with _build_errors("augmentation", lambda: "INPUT"):
-        SemanticSegmentationMapper(cfg, True)
+    _check_resnet_features(cfg)
+    model = _build("model", cfg, _MODEL)
+    _check_in_features(cfg, model)
+    optimizer = _build(
+        "optimizer", cfg, {"SOLVER": lambda cfg: build_optimizer(cfg, torch.nn.Linear(1, 1))}
+    )
+    _build("schedule", cfg, {"SOLVER": lambda cfg: build_lr_scheduler(cfg, optimizer)})
+    _build("augmentation", cfg, {"INPUT": lambda cfg: SemanticSegmentationMapper(cfg, True)})
     return model
 
 
-@contextmanager
-def _build_errors(what: str, keys: Callable[[], str]) -> Iterator[None]:
+def _not_empty(module: torch.nn.Module) -> torch.nn.Module:
+    for name, weights in module.named_parameters():
+        if weights.numel() == 0:
+            raise ValueError(f"{name} would have the shape {tuple(weights.shape)}")
+    return module
+
+
+# By the groups of keys that describe them, what is built: the last is the whole, and needs those
+# before it.
+_Parts = dict[str, Callable[[CfgNode], Any]]
+_MODEL: _Parts = {
+    "MODEL.BACKBONE, MODEL.RESNETS, MODEL.FPN, MODEL.TIMM": (
+        lambda cfg: _not_empty(build_backbone(cfg))
+    ),
+    "MODEL.SEM_SEG_HEAD": (
+        lambda cfg: _not_empty(build_sem_seg_head(cfg, build_backbone(cfg).output_shape()))
+    ),
+    "MODEL": lambda cfg: _not_empty(build_model(cfg)),
+}
+
+
+def _build(what: str, cfg: CfgNode, parts: _Parts) -> Any:
+    """What the last of the parts builds; InputError with the keys at fault where it cannot."""
     try:
-        yield
+        return list(parts.values())[-1](cfg)
     except InputError:
         raise
     except Exception as error:  # detectron2 asserts, and torch raises, whatever comes
+        groups, build = next(
+            (item for item in parts.items() if not _can(item[1], cfg)), list(parts.items())[-1]
+        )
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{keys()} describes no {what} that can be built: {type(error).__name__}: {reason}"
+            f"{_keys_at_fault(cfg, groups, build)} describes no {what} that can be built: "
+            f"{type(error).__name__}: {reason}"
         ) from error
 
 
-def _part_at_fault(cfg: CfgNode) -> str:
-    """The keys of the part of the model that cannot be built."""
+def _can(build: Callable[[CfgNode], Any], cfg: CfgNode) -> bool:
     try:
-        features = build_backbone(cfg).output_shape()
+        build(cfg)
     except Exception:
-        return "MODEL.BACKBONE, with MODEL.RESNETS, MODEL.FPN and MODEL.TIMM,"
-    try:
-        build_sem_seg_head(cfg, features)
-    except Exception:
-        return "MODEL.SEM_SEG_HEAD"
-    return "MODEL"
+        return False
+    return True
+
+
+def _keys_at_fault(cfg: CfgNode, groups: str, build: Callable[[CfgNode], Any]) -> str:
+    """Those with whose defaults, each alone, the part could be built; or else its groups.
+
+    Without those of names, which `check_names` has seen: another part might be built of anything.
+    """
+    defaults = load_config()
+    found = []
+    for group in groups.split(", "):
+        for key in leaves(lookup(cfg, group), f"{group}."):
+            parent, _, last = key.rpartition(".")
+            if last == "NAME" or lookup(cfg, key) == lookup(defaults, key):
+                continue
+            other = cfg.clone()
+            # Of some groups GN is the default, which cannot be had with any number of channels.
+            lookup(other, parent)[last] = "BN" if last == "NORM" else lookup(defaults, key)
+            if _can(build, other):
+                found.append(key)
+    return " or ".join(found) or groups
 
 
 def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None:
@@ -215,6 +253,24 @@ def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None
         require_all=args.eval_only,
     )
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+
+
+_RESNETS = ("build_resnet_backbone", "build_resnet_deeplab_backbone")
+_RESNET_PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+
+
+def _check_resnet_features(cfg: CfgNode) -> None:
+    """What detectron2 asserts of its ResNets' features, without a word of the key."""
+    name, given = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.RESNETS.OUT_FEATURES
+    checks = []
+    if name in (*_RESNETS, *_RESNET_PYRAMIDS):
+        stages = ("stem", "res2", "res3", "res4", "res5")
+        checks.append(("MODEL.RESNETS.OUT_FEATURES", given, stages))
+    if name in _RESNET_PYRAMIDS:
+        checks.append(("MODEL.FPN.IN_FEATURES", cfg.MODEL.FPN.IN_FEATURES, given))
+    for key, found, possible in checks:
+        if not found or not set(found) <= set(possible):
+            raise InputError(f"{key} is {found}, expected some of {', '.join(possible)}")
 
 
 def _check_in_features(cfg: CfgNode, model: torch.nn.Module) -> None:

@@ -2,6 +2,7 @@
 `sar.regularizers`, which knows no config."""
 
 import logging
+import re
 
 import torch
 from torch import nn
@@ -42,8 +43,23 @@ def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[s
         try:
             modules[name] = REGULARIZER_REGISTRY.get(name)(cfg, num_classes, embed_dim)
         except ValueError as error:
-            raise InputError(f"MODEL.REGULARIZERS, {name}: {error}") from error
+            raise InputError(f"{_keys_in(str(error), name, cfg)}, {name}: {error}") from error
     return modules
+
+
+# The groups of keys, below MODEL, whose names are those of a regularizer's arguments.
+_SETTINGS = {
+    "SemanticAnchorRegularizer": "SEMANTIC_ANCHOR",
+    "CenterCollapseRegularizer": "CENTER_COLLAPSE",
+}
+
+
+def _keys_in(message: str, name: str, cfg: CfgNode) -> str:
+    """The keys of the arguments that a regularizer's message names; MODEL.REGULARIZERS if none."""
+    group = _SETTINGS.get(name)
+    known = cfg.MODEL[group] if group else {}
+    keys = [key for key in known if re.search(rf"\b{key.lower()}\b", message)]
+    return " or ".join(f"MODEL.{group}.{key}" for key in keys) or "MODEL.REGULARIZERS"
 
 
 @REGULARIZER_REGISTRY.register()
