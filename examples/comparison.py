@@ -17,6 +17,7 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
+from sar import program
 from sar.fileio import atomic_path, write_atomically
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
@@ -37,20 +38,23 @@ def parse_args(
     argv: Sequence[str] | None, description: str, name: str, *, seeds: int, steps: int
 ) -> argparse.Namespace:
     """The options of an example; `seeds` and `steps` are those of a full run."""
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"example:\n  python examples/{name}.py --seeds 10 --output output/ten_seeds",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    example = f"example:\n  python examples/{name}.py --seeds 10 --output output/ten_seeds"
+    parser = program.parser(description, example, talks=False)
+    parser.add_argument(
+        "--seeds",
+        type=program.positive,
+        metavar="S",
+        help=f"runs of each method (default: {seeds})",
     )
     parser.add_argument(
-        "--seeds", type=_positive, metavar="S", help=f"runs of each method (default: {seeds})"
-    )
-    parser.add_argument(
-        "--steps", type=_positive, metavar="T", help=f"training steps of a run (default: {steps})"
+        "--steps",
+        type=program.positive,
+        metavar="T",
+        help=f"training steps of a run (default: {steps})",
     )
     parser.add_argument(
         "--output",
-        metavar="DIR",
+        metavar="FOLDER",
         type=Path,
         default=Path("output/examples"),
         help=f"where {name}.md and {name}.png are written (default: output/examples)",
@@ -63,12 +67,6 @@ def parse_args(
     args.seeds = args.seeds or (1 if args.quick else seeds)
     args.steps = args.steps or (steps // 4 if args.quick else steps)
     return args
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
 
 
 def build_regularizers(

@@ -1,6 +1,7 @@
 """Runs what tools/export.py wrote: ONNX Runtime, NumPy and Pillow, no PyTorch, no detectron2.
 
-python examples/onnx_inference.py model.onnx street.jpg labels.png
+usage: python examples/onnx_inference.py MODEL IMAGE OUTPUT
+example: python examples/onnx_inference.py model.onnx street.jpg labels.png
 """
 
 import json
@@ -10,6 +11,9 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+if len(sys.argv) != 4:
+    print(__doc__, file=sys.stderr)
+    sys.exit(2)
 model_file, image_file, output_file = sys.argv[1:]
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}

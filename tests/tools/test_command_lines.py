@@ -56,9 +56,8 @@ def test_help_and_wrong_options(path, run):
     assert out.startswith(f"usage: {path.name} ")
     options, _, examples = out.partition("\nexample")
     assert f"  python {path.relative_to(ROOT)} " in examples
-    if path.parent.name != "examples":
-        assert options.count("\nexit codes:\n") == 1
-        assert not re.search(r"^  --(folder|output) (?!FOLDER|FILE)", options, re.MULTILINE)
+    assert options.count("\nexit codes:\n") == 1
+    assert not re.search(r"^  --(folder|output) (?!FOLDER|FILE)", options, re.MULTILINE)
     if path in TOOLS:
         assert "\n  --quiet " in options and "\n  --verbose " in options
     code, out, err = run(path, "--no-such-option")

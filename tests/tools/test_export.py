@@ -98,6 +98,15 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
     assert all(np.array_equal(a, b) for a, b in zip(arrays, plain_arrays, strict=True))
 
 
+def test_example_without_words_has_its_usage():
+    pytest.importorskip("onnxruntime")
+    command = [sys.executable, str(ROOT / "examples" / "onnx_inference.py"), "model.onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert "usage: python examples/onnx_inference.py MODEL IMAGE OUTPUT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_pt2(tool, weights, photo, tmp_path):
     path = tmp_path / "model.pt2"
