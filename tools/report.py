@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Compares runs in one HTML page, which loads nothing: metrics, classes, curves, features, images.
 
-A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER, where FOLDER may be a
-quoted pattern. Runs of one NAME are those of one method with other seeds: the page has their mean
-and spread. Without NAME it is the folder's own name. Differences are to the method named first.
+A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER; FOLDER may be a quoted
+pattern. A RUN that as a whole is a folder or matches some, as 'lr=*' does lr=0.1, has no NAME. Runs
+of one NAME are those of one method with other seeds: the page has their mean and spread. Without
+NAME it is the folder's own name. Differences are to the method named first.
 
 The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
 else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of

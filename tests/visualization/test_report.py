@@ -1,8 +1,10 @@
 import html
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +137,31 @@ def test_what_is_wrong_in_an_evaluation_is_named(tmp_path, key, value, problem):
     path = tmp_path / "a" / "inference" / "roads_val" / "sem_seg_evaluation.json"
     assert str(error.value).startswith(f"{path}: {key}")
     assert problem in str(error.value) and "--eval-only" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "sem_seg_evaluation.json"])
+def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name):
+    folder = make_run(tmp_path / "a", (1, 2, 3))
+    read_text = Path.read_text
+
+    def refuse(path, **options):  # chmod does not keep root from reading
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_text(path, **options)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(InputError, match=f"{name} cannot be read .*denied.*: get the right to"):
+        compare(find_runs([folder]), num_images=0)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
+    folder = make_run(tmp_path / "a", (1, 2, 3))
+    path = tmp_path / "a" / "inference" / "roads_val" / "sem_seg_evaluation.json"
+    path.unlink()
+    os.mkfifo(path)
+    monkeypatch.setattr(Path, "read_text", lambda path, **options: pytest.fail("it would wait"))
+    with pytest.raises(InputError, match="is no run"):
+        find_runs([folder])
 
 
 def test_runs_on_different_numbers_of_images_are_told(tmp_path, content):

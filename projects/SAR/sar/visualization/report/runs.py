@@ -56,10 +56,16 @@ class Run:
         """By name, (iteration, value) of the finite scalars of metrics.json, evenly thinned.
 
         Without those of single classes, which are in the table, and without times.
+
+        Raises:
+            InputError: metrics.json cannot be read.
         """
         path = self.folder / METRICS
         curves: dict[str, Curve] = {}
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        try:
+            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
         for line in lines:
             try:
                 scalars = json.loads(line)
@@ -113,10 +119,13 @@ def _folders(pattern: str) -> list[Path]:
 
 def _evaluations(folder: Path) -> dict[str, dict]:
     evaluations = {}
-    for path in sorted(folder.glob(f"inference/*/{EVALUATION}")):
+    # Files alone: a pipe would be waited for.
+    for path in filter(Path.is_file, sorted(folder.glob(f"inference/*/{EVALUATION}"))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path} cannot be read ({error}): write it anew with train_net.py --eval-only"
             ) from error
