@@ -35,7 +35,7 @@ def evaluation_calls(monkeypatch):
 
 
 def test_evaluation_during_training_and_after_it(overrides, tmp_path, evaluation_calls):
-    overrides = [*overrides, "SOLVER.MAX_ITER", "2", *ALL_MODES]
+    overrides = [*overrides, "SOLVER.MAX_ITER", "2", "TEST.PICTURES", "0", *ALL_MODES]
     trainer = Trainer(prepare(arguments(overrides, eval_only=False)))
     trainer.train()
     assert evaluation_calls == [(1, 3, 32, 64)] * NUM_CALLS  # padded to multiples of 32
