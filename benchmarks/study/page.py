@@ -99,6 +99,11 @@ class _Section:
         parts = [f"## {study.title}", study.description.strip(), self._set_up(), "### Methods"]
         parts.append(self._comparison(self.chosen, study.reference))
         parts.append(self._figure("methods", self._draw_differences))
+        parts += [
+            "### Each against each",
+            "The mean difference of the row's method to the column's.",
+            *(f"**{metric}**\n\n{self._pairs(metric)}" for metric in ("mIoU", "mIoU@r")),
+        ]
         parts += ["### Each class", "The mean IoU, the most frequent class first.", self._classes()]
         parts += [
             "### Geometry of the feature space",
@@ -169,6 +174,20 @@ class _Section:
                 line.append(cell)
             table.append(line)
         return _grid(table, ["", *HEADLINE])
+
+    def _pairs(self, metric: str) -> str:
+        values = {name: self._values(s, f"sem_seg/{metric}") for name, s in self.chosen.items()}
+        table = []
+        for name, found in values.items():
+            differences = [paired_difference(found, others) for others in values.values()]
+            cells = [f"{found.mean:+.1f}" for found in differences]
+            cells = [
+                f"**{cell}**" if found.is_clear else cell
+                for cell, found in zip(cells, differences, strict=True)
+            ]
+            cells[list(values).index(name)] = ""
+            table.append([name, *cells])
+        return _grid(table, ["", *values])
 
     def _classes(self) -> str:
         groups = self._rows(self.chosen[self.study.reference])[0]["groups"]
@@ -312,12 +331,13 @@ class _Section:
         figure, panels = plt.subplots(
             1, len(rows_of), figsize=(3.4 * len(rows_of), 3), sharey=True, squeeze=False
         )
-        for panel, (name, rows) in zip(panels[0], rows_of.items(), strict=True):
-            curve = rows[0]["curves"]
-            for loss, values in curve.items():
-                if loss.startswith("loss_"):
-                    shown = [value if value > 0 else math.nan for value in values]
-                    panel.semilogy(curve["iteration"], shown, ".-", label=loss)
+        curves = {name: rows[0]["curves"] for name, rows in rows_of.items()}
+        names = {loss for curve in curves.values() for loss in curve if loss.startswith("loss_")}
+        colors = {loss: f"C{i}" for i, loss in enumerate(sorted(names))}
+        for panel, (name, curve) in zip(panels[0], curves.items(), strict=True):
+            for loss in filter(colors.get, curve):
+                shown = [value if value > 0 else math.nan for value in curve[loss]]
+                panel.semilogy(curve["iteration"], shown, ".-", color=colors[loss], label=loss)
             panel.set_title(name, fontsize=10)
             panel.set_xlabel("iteration")
             panel.grid(alpha=0.3)

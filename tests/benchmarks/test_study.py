@@ -211,6 +211,8 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
     assert "47.00<br>**+6.00 [+6.00, +6.00]**" in text
     assert "49.00<br>**+8.00 [+8.00, +8.00]**" in text
     assert "*both* is SAR with weights." in text
+    # Each against each: both is 2 above weights, in every seed.
+    assert "**+2.0**" in text and "**-8.0**" in text
     assert "| no filter" in text and "| as it is" in text
     assert "A CPU, 1 thread(s) each" in text
     for figure in ("methods", "losses"):
