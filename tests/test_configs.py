@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sar.config import load_config
+from sar.config import leaves, load_config, lookup
 from sar.engine.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.modeling import build_model
@@ -27,12 +27,8 @@ def kind_and_model(path):
     return kind, path.stem.removeprefix(f"{kind}_")
 
 
-def flat(node, prefix=""):
-    pairs = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        pairs.update(flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return pairs
+def flat(cfg):
+    return {key: lookup(cfg, key) for key in leaves(cfg)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

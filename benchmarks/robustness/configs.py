@@ -3,7 +3,7 @@
 import shutil
 from itertools import pairwise
 
-from sar.config import load_config
+from sar.config import leaves, load_config
 
 from .case import ACCEPTED, EITHER, REFUSED, Case, mutation
 
@@ -35,14 +35,7 @@ LONG_RUNS = {("SOLVER.MAX_ITER", "1000000"), ("DATALOADER.NUM_WORKERS", "1000000
 
 def keys_of(case: Case) -> list[str]:
     """The keys of the project's config; not OUTPUT_DIR, which may be anything."""
-    cfg = load_config()
-
-    def leaves(node, prefix=""):
-        for key, value in node.items():
-            name = f"{prefix}{key}"
-            yield from leaves(value, f"{name}.") if isinstance(value, dict) else [name]
-
-    return sorted(set(leaves(cfg)) - {"OUTPUT_DIR", "VERSION"})
+    return sorted(set(leaves(load_config())) - {"OUTPUT_DIR", "VERSION"})
 
 
 def key_that_matters(case: Case) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from sar.config import load_config
+from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
@@ -159,17 +159,11 @@ def _check_processes(args: Namespace) -> None:
 
 
 def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
-    replaced = []
-
-    def visit(node: CfgNode, prefix: str = "") -> None:
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                visit(value, f"{prefix}{key}.")
-            elif value in ("SyncBN", "nnSyncBN", "naiveSyncBN"):
-                node[key] = "BN"
-                replaced.append(f"{prefix}{key}")
-
-    visit(cfg)
+    synchronized = ("SyncBN", "nnSyncBN", "naiveSyncBN")
+    replaced = [key for key in leaves(cfg) if lookup(cfg, key) in synchronized]
+    for key in replaced:
+        group, _, last = key.rpartition(".")
+        lookup(cfg, group)[last] = "BN"
     if replaced:
         logger.warning(f"{why}: SyncBN becomes BN in {', '.join(replaced)}")
 
