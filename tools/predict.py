@@ -44,7 +44,7 @@ from sar.data.video import (
 )
 from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError
-from sar.fileio import atomic_path
+from sar.fileio import atomic_path, names_below_common_folder
 from sar.threads import map_ahead
 
 EXAMPLES = """examples:
@@ -248,8 +248,7 @@ def output_names(files: Sequence[str]) -> list[str]:
 
     All are different, and none is in the folder of a video's frames.
     """
-    root = os.path.commonpath([os.path.dirname(path) for path in files])
-    paths = [os.path.relpath(path, root) for path in files]
+    paths = names_below_common_folder(files)
     stems = [os.path.splitext(path)[0] for path in paths]
     videos = {stem for path, stem in zip(paths, stems, strict=True) if is_video(path)}
     folders = {str(folder) for stem in stems for folder in Path(stem).parents}

@@ -2,7 +2,6 @@
 """Draws image, truth and prediction of every image of a config's test set."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
 from sar.engine import Trainer, complete_config
 from sar.errors import InputError
-from sar.fileio import atomic_path
+from sar.fileio import atomic_path, names_below_common_folder
 from sar.modeling.inference import inference_model
 from sar.visualization import class_colors, side_by_side
 
@@ -48,11 +47,11 @@ def draw(args: argparse.Namespace) -> None:
     model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
     dicts = load_dataset(name)[: args.images]
     batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
-    folder = os.path.commonpath([os.path.dirname(record["file_name"]) for record in dicts])
+    names = names_below_common_folder([record["file_name"] for record in dicts])
     progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
-        for (sample,) in bar:
+        for (sample,), name in zip(bar, names, strict=True):
             logits = model([sample])[0]["sem_seg"]
             picture = side_by_side(
                 read_image(sample["file_name"], "RGB"),
@@ -61,10 +60,8 @@ def draw(args: argparse.Namespace) -> None:
                 metadata.stuff_classes,
                 colors,
             )
-            # Images of the same name may lie in several folders.
-            name = Path(os.path.relpath(sample["file_name"], folder)).with_suffix(".png")
             try:
-                with atomic_path(Path(args.output) / name) as temporary:
+                with atomic_path(Path(args.output, name).with_suffix(".png")) as temporary:
                     picture.save(temporary)
             except OSError as error:
                 raise InputError(f"--output {args.output} cannot be written: {error}") from error

@@ -1,9 +1,10 @@
-"""Writing files so that a crash leaves the old file or the new one, never half of either."""
+"""Writing files so that a crash leaves the old file or the new one, never half of either; their
+names."""
 
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     """Writes text (UTF-8) or bytes to `path` through a temporary file beside it."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def names_below_common_folder(paths: Sequence[str]) -> list[str]:
+    """Each path below the folder that all share: files of one name may lie in several folders."""
+    paths = [os.path.abspath(path) for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [os.path.relpath(path, folder) for path in paths]
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

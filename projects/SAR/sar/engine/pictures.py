@@ -4,7 +4,6 @@ Shape shorthands: H x W pixels, K classes, C embedding channels.
 """
 
 import logging
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +17,7 @@ from sar.data.labels import read_image, read_label
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
+from sar.fileio import names_below_common_folder
 from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
 from sar.regularizers import SemanticAnchorRegularizer
@@ -121,10 +121,7 @@ class Pictures:
             records = [records[i] for i in select_samples(shown, counts, number)]
         else:
             records = _evenly_spaced(records, number)
-        paths = [os.path.abspath(record["file_name"]) for record in records]
-        # Images of the same name may lie in several folders.
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-        names = [os.path.relpath(path, folder) for path in paths]
+        names = names_below_common_folder([record["file_name"] for record in records])
         logger.info(f'Drawn for TensorBoard, of "{name}": {", ".join(names)}')
         return dict(zip(names, records, strict=True))
 
