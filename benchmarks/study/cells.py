@@ -59,12 +59,7 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
         process = subprocess.Popen(
             command, cwd=PROJECT, env=environment_variables, stdout=console, stderr=console
         )
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # such as Ctrl-C
-            process.terminate()
-            process.wait()
-            raise
+        _, status, usage = os.wait4(process.pid, 0)  # a Ctrl-C ends it, too
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()

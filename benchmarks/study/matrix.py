@@ -138,13 +138,22 @@ class Study:
             name: max(candidates, key=lambda settings: self.score(settings, rows))
             for name, candidates in self.candidates.items()
         }
-        for name, parts in self.combinations.items():
+        for name in self.combinations:
             best[name] = {}
-            for part in parts:
-                if not isinstance(part, str):
-                    part = max(part, key=lambda other: self.score(best[other], rows))
+            for part in self.parts(name, best, rows):
                 best[name] = _joined(best[name], best[part])
         return {name: best[name] for name in self.methods}
+
+    def parts(
+        self, name: str, chosen: Mapping[str, Settings], rows: Mapping[str, dict]
+    ) -> list[str]:
+        """The methods that a combination is made of, given their chosen settings."""
+        return [
+            part
+            if isinstance(part, str)
+            else max(part, key=lambda other: self.score(chosen[other], rows))
+            for part in self.combinations[name]
+        ]
 
     def score(self, settings: Settings, rows: Mapping[str, dict]) -> float:
         """The mean of what is chosen by; 0 where there is no choice."""

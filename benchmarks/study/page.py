@@ -277,19 +277,10 @@ class _Section:
             "not among those above. **Bold** is chosen."
         )
         combined = [
-            f"*{name}* is {' with '.join(self._parts_of(name))}."
+            f"*{name}* is {' with '.join(self.study.parts(name, self.chosen, self.rows))}."
             for name in self.study.combinations
         ]
         return "\n\n".join([text, _grid(table, ["method", "settings", "score"]), *combined])
-
-    def _parts_of(self, name: str) -> list[str]:
-        """The methods that a combination is made of."""
-        return [
-            part
-            if isinstance(part, str)
-            else max(part, key=lambda other: self.study.score(self.chosen[other], self.rows))
-            for part in self.study.combinations[name]
-        ]
 
     def _figure(self, kind: str, draw: Callable[[], plt.Figure]) -> str:
         file = f"results-{self.name}-{kind}.png"
