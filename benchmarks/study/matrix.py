@@ -13,8 +13,7 @@
     methods:                            the first is what the others are compared with
       plain: [{}]
       SAR: [{KEY: value}, {KEY: other}]               candidates
-      both: {together: [SAR, [weights, sampling]]}    chosen settings, lists in them joined;
-                                                      in the place of a list of methods, the best
+      both: {together: [SAR, weights]}                chosen settings, lists in them joined
     ablations:
       of: SAR
       variants:
@@ -27,6 +26,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import yaml
@@ -85,7 +85,7 @@ class Study:
     seeds: Sequence[int]
     methods: Sequence[str]
     candidates: Mapping[str, Sequence[Settings]]
-    combinations: Mapping[str, Sequence[str | Sequence[str]]]
+    combinations: Mapping[str, Sequence[str]]
     choice: Choice | None = None
     ablated: str = ""
     variants: Mapping[str, Settings] = field(default_factory=dict)
@@ -138,22 +138,9 @@ class Study:
             name: max(candidates, key=lambda settings: self.score(settings, rows))
             for name, candidates in self.candidates.items()
         }
-        for name in self.combinations:
-            best[name] = {}
-            for part in self.parts(name, best, rows):
-                best[name] = _joined(best[name], best[part])
+        for name, parts in self.combinations.items():
+            best[name] = reduce(_joined, (best[part] for part in parts))
         return {name: best[name] for name in self.methods}
-
-    def parts(
-        self, name: str, chosen: Mapping[str, Settings], rows: Mapping[str, dict]
-    ) -> list[str]:
-        """The methods that a combination is made of, given their chosen settings."""
-        return [
-            part
-            if isinstance(part, str)
-            else max(part, key=lambda other: self.score(chosen[other], rows))
-            for part in self.combinations[name]
-        ]
 
     def score(self, settings: Settings, rows: Mapping[str, dict]) -> float:
         """The mean of what is chosen by; 0 where there is no choice."""
@@ -217,8 +204,7 @@ def read_study(path: str | Path) -> Study:
 def _check(study: Study, path: str | Path) -> None:
     named = [study.ablated] if study.ablated else []
     for parts in study.combinations.values():
-        for part in parts:
-            named += [part] if isinstance(part, str) else part
+        named += parts
     unknown = set(named) - set(study.candidates)
     if unknown:
         raise InputError(f"{path}: no method with candidates is called {', '.join(unknown)}")

@@ -277,8 +277,8 @@ class _Section:
             "not among those above. **Bold** is chosen."
         )
         combined = [
-            f"*{name}* is {' with '.join(self.study.parts(name, self.chosen, self.rows))}."
-            for name in self.study.combinations
+            f"*{name}* is {' with '.join(parts)}."
+            for name, parts in self.study.combinations.items()
         ]
         return "\n\n".join([text, _grid(table, ["method", "settings", "score"]), *combined])
 

@@ -50,7 +50,7 @@ def content():
             "weights": [{"W": 1}, {"W": 2}],
             "sampling": [{"S": 1}],
             "SAR": [{"P": 0.1}, {"P": 1}],
-            "both": {"together": ["SAR", ["weights", "sampling"]]},
+            "both": {"together": ["SAR", "weights"]},
         },
         "ablations": {"of": "SAR", "variants": {"no filter": {"F": 1}, "as it is": {}}},
     }
