@@ -5,6 +5,7 @@
     config: configs/...                 what all cells train, relative to the project's folder
     settings: {KEY: value}              of all cells
     test: longtail_shapes_test          the data that results are reported of
+    metrics: [mIoU, mIoU@r]             that are compared
     seeds: [0, 1, 2]
     choice:                             of hyper-parameters, on data and seeds not reported
       test: longtail_shapes_val
@@ -35,7 +36,7 @@ from sar.errors import InputError
 
 Settings = dict[str, object]
 
-_KEYS = {"title", "description", "config", "settings", "test", "seeds", "methods"}
+_KEYS = {"title", "description", "config", "settings", "test", "metrics", "seeds", "methods"}
 _OPTIONAL = {"choice", "ablations"}
 
 
@@ -82,6 +83,7 @@ class Study:
     config: str
     settings: Settings
     test: str
+    metrics: Sequence[str]
     seeds: Sequence[int]
     methods: Sequence[str]
     candidates: Mapping[str, Sequence[Settings]]

@@ -28,9 +28,9 @@ INTRODUCTION = """# Results
 
 Written by `python benchmarks/study.py` from [results.jsonl](results.jsonl); nothing here is typed
 by hand. A difference is the mean, over seeds, of the differences between two trainings of one seed;
-in brackets its 95% interval (Student's t); **bold** where that is clear of zero. IoU is in percent.
-What follows from it is in [findings](findings.md)."""
-HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r")
+in brackets its 95% interval (Student's t); **bold** where that is clear of zero. IoU is in percent;
+@f, @c and @r are the classes that most, fewer and fewest training images show, and with `_pixel`
+those of most, fewer and fewest pixels. What follows from it is in [findings](findings.md)."""
 GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
 
 
@@ -165,7 +165,7 @@ class _Section:
         table = []
         for name, settings in settings_of.items():
             line = [name]
-            for metric in HEADLINE:
+            for metric in self.study.metrics:
                 values = self._values(settings, f"sem_seg/{metric}")
                 cell = f"{statistics.fmean(values):.2f}"
                 if name != reference:
@@ -173,7 +173,7 @@ class _Section:
                     cell += f"<br>{paired_difference(values, others)}"
                 line.append(cell)
             table.append(line)
-        return _grid(table, ["", *HEADLINE])
+        return _grid(table, ["", *self.study.metrics])
 
     def _pairs(self, metric: str) -> str:
         values = {name: self._values(s, f"sem_seg/{metric}") for name, s in self.chosen.items()}
@@ -294,10 +294,10 @@ class _Section:
         """The differences to the reference with their intervals, a panel for each mean."""
         names = [name for name in self.chosen if name != self.study.reference]
         figure, panels = plt.subplots(
-            1, len(HEADLINE), figsize=(11, 1.1 + 0.35 * len(names)), sharey=True
+            1, len(self.study.metrics), figsize=(11, 1.1 + 0.35 * len(names)), sharey=True
         )
         reference = self.chosen[self.study.reference]
-        for panel, metric in zip(panels, HEADLINE, strict=True):
+        for panel, metric in zip(panels, self.study.metrics, strict=True):
             for place, name in enumerate(names):
                 values = self._values(self.chosen[name], f"sem_seg/{metric}")
                 found = paired_difference(values, self._values(reference, f"sem_seg/{metric}"))

@@ -43,6 +43,7 @@ def content():
         "config": "configs/some.yaml",
         "settings": {"SOLVER.MAX_ITER": 10},
         "test": "roads_test",
+        "metrics": ["mIoU", "mIoU@r"],
         "seeds": [0, 1, 2],
         "choice": {"test": "roads_val", "seeds": [7, 8], "metric": "sem_seg/mIoU"},
         "methods": {
@@ -291,6 +292,7 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
             "DATALOADER.NUM_WORKERS": 0, "DATASETS.CHECK": False,
         },
         "test": "longtail_shapes_val",
+        "metrics": ["mIoU", "mIoU@r"],
         "seeds": [0, 1],
         "methods": {
             "plain": [{}],
