@@ -90,6 +90,7 @@ def test_bfloat16_on_the_cpu(overrides):
 
 
 def test_precise_batch_norm_is_a_function_of_the_seed(overrides, tmp_path):
+    overrides = [*overrides, "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "0"]  # the memory moves
     words = [
         *overrides, "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2",
         "TEST.EVAL_PERIOD", "2",
@@ -102,10 +103,13 @@ def test_precise_batch_norm_is_a_function_of_the_seed(overrides, tmp_path):
     for name, value in resumed.items():
         assert torch.equal(value, uninterrupted[name]), name
     plain = train(overrides).model.state_dict()
-    assert not torch.equal(
-        plain["backbone.bottom_up.stem.conv1.norm.running_mean"],
-        resumed["backbone.bottom_up.stem.conv1.norm.running_mean"],
-    )
+    changed = {name for name, value in plain.items() if not torch.equal(value, resumed[name])}
+    assert "backbone.bottom_up.stem.conv1.norm.running_mean" in changed
+    assert {name.rsplit(".")[-1] for name in changed} <= {
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    }
 
 
 def test_without_regularizers_nothing_of_them_is_there(overrides, tmp_path):

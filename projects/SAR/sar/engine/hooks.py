@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed, nn
 
 from sar.regularizers import SemanticAnchorRegularizer
@@ -65,6 +66,9 @@ class GateLogger(HookBase):
 class PreciseBN(hooks.PreciseBN):
     """detectron2's, on the same images each time, so that a resumed run finds the same.
 
+    Nothing but the statistics of batch normalisation changes: what else a model counts in its
+    buffers, such as SAR's memory or Seesaw's pixels, it counts in training steps alone.
+
     Args:
         build_loader: a loader of training batches, from the first.
     """
@@ -76,9 +80,14 @@ class PreciseBN(hooks.PreciseBN):
         self._build_loader = build_loader
 
     def update_stats(self) -> None:
+        statistics = {id(x) for layer in get_bn_modules(self._model) for x in layer.buffers()}
+        others = [buffer for buffer in self._model.buffers() if id(buffer) not in statistics]
+        before = [buffer.clone() for buffer in others]
         self._data_iter = iter(self._build_loader())
         super().update_stats()
         self._data_iter = None  # and the loader's workers
+        for buffer, value in zip(others, before, strict=True):
+            buffer.copy_(value)
 
 
 class StopAtSigterm(HookBase):
