@@ -117,18 +117,16 @@ class Study:
         ]
 
     def cells(self, rows: Mapping[str, dict]) -> list[Cell]:
-        """Those that are reported, of what is chosen: a seed after the other, ablations last.
+        """Those that are reported, of what is chosen: a seed after the other, and last the
+        ablations, one after the other.
 
         Args:
             rows: results by the cell's key, of all choice cells.
         """
         chosen = self.chosen(rows)
-        return [
-            self.cell(settings, seed)
-            for part in (chosen, self.ablations(chosen))
-            for seed in self.seeds
-            for settings in part.values()
-        ]
+        methods = [self.cell(s, seed) for seed in self.seeds for s in chosen.values()]
+        variants = self.ablations(chosen).values()
+        return methods + [self.cell(s, seed) for s in variants for seed in self.seeds]
 
     def chosen(self, rows: Mapping[str, dict]) -> dict[str, Settings]:
         """The settings of each method: of its candidates, those of the best mean.
