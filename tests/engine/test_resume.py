@@ -13,7 +13,7 @@ import torch
 
 from sar.data.datasets import longtail_shapes
 from sar.engine import Trainer, prepare
-from sar.engine.history import cut_metrics, restore_storage, storage_state
+from sar.engine.history import cut_metrics, restore_storage, set_aside, storage_state
 from sar.errors import InputError
 
 from detectron2.engine.train_loop import HookBase
@@ -200,6 +200,18 @@ def test_a_new_run_puts_the_metrics_of_another_aside(overrides, tmp_path):
     assert [line["iteration"] for line in metrics(output)] == ["1", "2"]
     assert len(list(output.glob("events.out.tfevents.*"))) == 1
     assert len(list((output / "previous").glob("events.out.tfevents.*"))) == 1
+
+
+def test_metrics_of_a_run_without_checkpoints_replace_none(tmp_path):
+    for content in ("first", "second", "third"):
+        (tmp_path / "metrics.json").write_text(content)
+        set_aside(str(tmp_path), "previous")
+    found = {path.name: path.read_text() for path in (tmp_path / "previous").iterdir()}
+    assert found == {
+        "metrics.json": "first",
+        "metrics-2.json": "second",
+        "metrics-3.json": "third",
+    }
 
 
 def test_lines_from_an_iteration_on_are_cut(tmp_path):

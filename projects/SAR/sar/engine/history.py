@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 
 from sar.errors import InputError
@@ -15,11 +16,19 @@ _WINDOW = 20
 
 
 def set_aside(output_dir: str, folder: str) -> None:
-    """Moves the metrics of an earlier training to `output_dir`/`folder`."""
+    """Moves the metrics of an earlier training to `output_dir`/`folder`.
+
+    Those that are there already, beside checkpoints of a training before it, are kept: it may
+    have ended before its first checkpoint.
+    """
     for path in [Path(output_dir, METRICS), *Path(output_dir).glob("events.out.tfevents.*")]:
         if path.is_file():
-            Path(output_dir, folder).mkdir(exist_ok=True)
-            os.replace(path, Path(output_dir, folder, path.name))
+            target = Path(output_dir, folder, path.name)
+            target.parent.mkdir(exist_ok=True)
+            numbers = count(2)
+            while target.exists():
+                target = target.with_name(f"{path.stem}-{next(numbers)}{path.suffix}")
+            os.replace(path, target)
 
 
 def cut_metrics(output_dir: str, iteration: int) -> None:
