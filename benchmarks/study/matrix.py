@@ -17,6 +17,7 @@
       both: {together: [SAR, weights]}                chosen settings, lists in them joined
     ablations:
       of: SAR
+      seeds: [0, 1]
       variants:
         no filter: {KEY: value}
 
@@ -90,6 +91,7 @@ class Study:
     combinations: Mapping[str, Sequence[str]]
     choice: Choice | None = None
     ablated: str = ""
+    ablation_seeds: Sequence[int] = ()
     variants: Mapping[str, Settings] = field(default_factory=dict)
 
     @property
@@ -117,16 +119,23 @@ class Study:
         ]
 
     def cells(self, rows: Mapping[str, dict]) -> list[Cell]:
-        """Those that are reported, of what is chosen: a seed after the other, and last the
-        ablations, one after the other.
+        """Those that are reported: of the methods, and then of one ablation after the other.
 
         Args:
             rows: results by the cell's key, of all choice cells.
         """
-        chosen = self.chosen(rows)
-        methods = [self.cell(s, seed) for seed in self.seeds for s in chosen.values()]
-        variants = self.ablations(chosen).values()
-        return methods + [self.cell(s, seed) for s in variants for seed in self.seeds]
+        variants = self.ablations(self.chosen(rows)).values()
+        seeds = self.ablation_seeds
+        return self.method_cells(rows) + [self.cell(s, seed) for s in variants for seed in seeds]
+
+    def method_cells(self, rows: Mapping[str, dict]) -> list[Cell]:
+        """Of what is chosen, a seed after the other.
+
+        Args:
+            rows: as in `cells`.
+        """
+        chosen = self.chosen(rows).values()
+        return [self.cell(settings, seed) for seed in self.seeds for settings in chosen]
 
     def chosen(self, rows: Mapping[str, dict]) -> dict[str, Settings]:
         """The settings of each method: of its candidates, those of the best mean.
@@ -184,7 +193,7 @@ def read_study(path: str | Path) -> Study:
             f"{', '.join(sorted(_OPTIONAL))}, found {found}"
         )
     methods = content.pop("methods")
-    ablations = content.pop("ablations", {"of": "", "variants": {}})
+    ablations = content.pop("ablations", {"of": "", "seeds": [], "variants": {}})
     choice = content.pop("choice", None)
     study = Study(
         **content,
@@ -195,6 +204,7 @@ def read_study(path: str | Path) -> Study:
         },
         choice=Choice(**choice) if choice else None,
         ablated=ablations["of"],
+        ablation_seeds=ablations["seeds"],
         variants=ablations["variants"],
     )
     _check(study, path)
@@ -217,3 +227,5 @@ def _check(study: Study, path: str | Path) -> None:
         and set(study.choice.seeds) & set(study.seeds)
     ):
         raise InputError(f"{path}: choice has seeds and data that are reported")
+    if not set(study.ablation_seeds) <= set(study.seeds):
+        raise InputError(f"{path}: ablations have seeds that are not reported")

@@ -71,14 +71,9 @@ def write_page(studies: Sequence[Study], rows: Rows, docs: Path) -> None:
     parts = [INTRODUCTION]
     for study in studies:
         if all(cell.key in rows for cell in study.choice_cells()):
-            methods = study.chosen(rows).values()
-            if all(_is_complete(study, settings, rows) for settings in methods):
+            if all(cell.key in rows for cell in study.method_cells(rows)):
                 parts += _Section(study, rows, docs).parts()
     write_atomically(docs / "results.md", "\n\n".join(parts).rstrip() + "\n")
-
-
-def _is_complete(study: Study, settings: Settings, rows: Rows) -> bool:
-    return all(study.cell(settings, seed).key in rows for seed in study.seeds)
 
 
 class _Section:
@@ -86,18 +81,19 @@ class _Section:
 
     def __init__(self, study: Study, rows: Rows, docs: Path) -> None:
         self.study, self.rows, self.docs = study, rows, docs
-        self.chosen = study.chosen(rows)
-        self.variants = {
-            name: settings
-            for name, settings in study.ablations(self.chosen).items()
-            if _is_complete(study, settings, rows)
-        }
+        chosen = study.chosen(rows)
+        self.methods = {name: self._rows(s, study.seeds) for name, s in chosen.items()}
+        self.variants = {}
+        if study.ablated:
+            compared = {study.ablated: chosen[study.ablated]} | study.ablations(chosen)
+            found = {name: self._rows(s, study.ablation_seeds) for name, s in compared.items()}
+            self.variants = {name: rows for name, rows in found.items() if all(rows)}
         self.name = re.sub("[^a-z0-9]+", "-", study.title.lower())
 
     def parts(self) -> list[str]:
         study = self.study
         parts = [f"## {study.title}", study.description.strip(), self._set_up(), "### Methods"]
-        parts.append(self._comparison(self.chosen, study.reference))
+        parts.append(self._comparison(self.methods, study.reference))
         parts.append(self._figure("methods", self._draw_differences))
         parts += [
             "### Each against each",
@@ -114,7 +110,7 @@ class _Section:
             f"Relative to {study.reference}: medians over the seeds.",
             self._cost(),
         ]
-        if any("loss_sar_pull" in row["curves"] for row in self._of_seeds(self.chosen)):
+        if self._with_pull():
             parts += [
                 "### What the losses do",
                 "*Gate open*: since which iteration in all steps looked at, and in which share of "
@@ -122,31 +118,24 @@ class _Section:
                 self._losses(),
                 self._figure("losses", self._draw_losses),
             ]
-        if self.variants:
+        if len(self.variants) > 1:
+            seeds = ", ".join(map(str, study.ablation_seeds))
             parts += [
                 f"### Ablations of {study.ablated}",
-                f"Differences are to {study.ablated} as it was chosen.",
-                self._comparison(
-                    {study.ablated: self.chosen[study.ablated]} | self.variants, study.ablated
-                ),
+                f"Differences are to {study.ablated} as it was chosen; seeds {seeds}.",
+                self._comparison(self.variants, study.ablated),
             ]
         if study.choice:
             parts += ["### Choice of hyper-parameters", self._choice()]
         return parts
 
-    def _of_seeds(self, settings_of: Mapping[str, Settings]) -> list[dict]:
-        return [row for settings in settings_of.values() for row in self._rows(settings)]
-
-    def _rows(self, settings: Settings) -> list[dict]:
-        """Of each seed."""
-        return [self.rows[self.study.cell(settings, seed).key] for seed in self.study.seeds]
-
-    def _values(self, settings: Settings, metric: str) -> list[float]:
-        return [row["metrics"][metric] for row in self._rows(settings)]
+    def _rows(self, settings: Settings, seeds: Sequence[int]) -> list[dict | None]:
+        """Of each seed; None where it has not been trained."""
+        return [self.rows.get(self.study.cell(settings, seed).key) for seed in seeds]
 
     def _set_up(self) -> str:
-        rows = self._of_seeds(self.chosen) + self._of_seeds(self.variants)
-        rows = list({row["key"]: row for row in rows}.values())
+        found = [*self.methods.values(), *self.variants.values()]
+        rows = list({row["key"]: row for rows in found for row in rows}.values())
         hours = sum(row["seconds"] for row in rows) / 3600
         machines = {f"{row['device']}, {row['threads']} thread(s) each" for row in rows}
         versions = {row["versions"] for row in rows}
@@ -160,23 +149,23 @@ class _Section:
             f"{', '.join(sorted(commits))}."
         )
 
-    def _comparison(self, settings_of: Mapping[str, Settings], reference: str) -> str:
+    def _comparison(self, rows_of: Mapping[str, list[dict]], reference: str) -> str:
         """Means, and differences to the reference."""
         table = []
-        for name, settings in settings_of.items():
+        for name, rows in rows_of.items():
             line = [name]
             for metric in self.study.metrics:
-                values = self._values(settings, f"sem_seg/{metric}")
+                values = _values(rows, f"sem_seg/{metric}")
                 cell = f"{statistics.fmean(values):.2f}"
                 if name != reference:
-                    others = self._values(settings_of[reference], f"sem_seg/{metric}")
+                    others = _values(rows_of[reference], f"sem_seg/{metric}")
                     cell += f"<br>{paired_difference(values, others)}"
                 line.append(cell)
             table.append(line)
         return _grid(table, ["", *self.study.metrics])
 
     def _pairs(self, metric: str) -> str:
-        values = {name: self._values(s, f"sem_seg/{metric}") for name, s in self.chosen.items()}
+        values = {name: _values(rows, f"sem_seg/{metric}") for name, rows in self.methods.items()}
         table = []
         for name, found in values.items():
             differences = [paired_difference(found, others) for others in values.values()]
@@ -190,53 +179,51 @@ class _Section:
         return _grid(table, ["", *values])
 
     def _classes(self) -> str:
-        groups = self._rows(self.chosen[self.study.reference])[0]["groups"]
+        groups = self.methods[self.study.reference][0]["groups"]
         table = [
             [name, group]
             + [
-                f"{statistics.fmean(self._values(settings, f'sem_seg/IoU-{name}')):.1f}"
-                for settings in self.chosen.values()
+                f"{statistics.fmean(_values(rows, f'sem_seg/IoU-{name}')):.1f}"
+                for rows in self.methods.values()
             ]
             for group, names in groups.items()
             for name in names
         ]
-        return _grid(table, ["class", "group", *self.chosen])
+        return _grid(table, ["class", "group", *self.methods])
 
     def _geometry(self) -> str:
         return _grid(
             [
                 [name]
                 + [
-                    f"{statistics.fmean(self._values(settings, f'geometry/{metric}')):.3g}"
+                    f"{statistics.fmean(_values(rows, f'geometry/{metric}')):.3g}"
                     for metric in GEOMETRY
                 ]
-                for name, settings in self.chosen.items()
+                for name, rows in self.methods.items()
             ],
             ["", *GEOMETRY],
         )
 
     def _cost(self) -> str:
-        reference = self._rows(self.chosen[self.study.reference])
+        reference = self.methods[self.study.reference]
         on_gpu = reference[0]["gpu_mib"] is not None
         # Of processes that share a CPU, the time on the clock would be that of their neighbours.
         costs = {"CPU time, with the evaluation": "cpu_seconds", "memory": "resident_mib"}
         if on_gpu:
             costs = {"time of an iteration": "seconds_per_iteration", "memory": "gpu_mib"}
         table = []
-        for name, settings in self.chosen.items():
+        for name, rows in self.methods.items():
             line = [name]
             for cost in costs.values():
-                pairs = zip(self._rows(settings), reference, strict=True)
+                pairs = zip(rows, reference, strict=True)
                 line.append(f"{statistics.median(row[cost] / ref[cost] for row, ref in pairs):.2f}")
             table.append(line)
         return _grid(table, ["", *costs])
 
     def _with_pull(self) -> dict[str, list[dict]]:
-        both = self.chosen | self.variants
-        rows_of = {name: self._rows(settings) for name, settings in both.items()}
-        return {
-            name: rows for name, rows in rows_of.items() if "loss_sar_pull" in rows[0]["curves"]
-        }
+        variants = {name: rows for name, rows in self.variants.items() if name not in self.methods}
+        both = self.methods | variants
+        return {name: rows for name, rows in both.items() if "loss_sar_pull" in rows[0]["curves"]}
 
     def _losses(self) -> str:
         table = []
@@ -263,13 +250,13 @@ class _Section:
         return _grid(table, ["", "gate open since", "share of steps", "pull / cross-entropy"])
 
     def _choice(self) -> str:
-        choice = self.study.choice
+        choice, chosen = self.study.choice, self.study.chosen(self.rows)
         table = []
         for name, candidates in self.study.candidates.items():
             for settings in candidates:
                 words = ", ".join(f"`{key} {value}`" for key, value in settings.items())
                 score = f"{self.study.score(settings, self.rows):.2f}"
-                is_chosen = len(candidates) > 1 and settings == self.chosen[name]
+                is_chosen = len(candidates) > 1 and settings == chosen[name]
                 table.append([name, words, f"**{score}**" if is_chosen else score])
         seeds = ", ".join(map(str, choice.seeds))
         text = (
@@ -292,15 +279,15 @@ class _Section:
 
     def _draw_differences(self) -> plt.Figure:
         """The differences to the reference with their intervals, a panel for each mean."""
-        names = [name for name in self.chosen if name != self.study.reference]
+        names = [name for name in self.methods if name != self.study.reference]
         figure, panels = plt.subplots(
             1, len(self.study.metrics), figsize=(11, 1.1 + 0.35 * len(names)), sharey=True
         )
-        reference = self.chosen[self.study.reference]
+        reference = self.methods[self.study.reference]
         for panel, metric in zip(panels, self.study.metrics, strict=True):
             for place, name in enumerate(names):
-                values = self._values(self.chosen[name], f"sem_seg/{metric}")
-                found = paired_difference(values, self._values(reference, f"sem_seg/{metric}"))
+                values = _values(self.methods[name], f"sem_seg/{metric}")
+                found = paired_difference(values, _values(reference, f"sem_seg/{metric}"))
                 color = "0.6"
                 if found.is_clear:
                     color = "tab:green" if found.mean > 0 else "tab:red"
@@ -318,7 +305,7 @@ class _Section:
 
     def _draw_losses(self) -> plt.Figure:
         """Cross-entropy, weighted pull and anchor loss of the first seed, a panel a method."""
-        rows_of = {name: rows for name, rows in self._with_pull().items() if name in self.chosen}
+        rows_of = {name: rows for name, rows in self._with_pull().items() if name in self.methods}
         figure, panels = plt.subplots(
             1, len(rows_of), figsize=(3.4 * len(rows_of), 3), sharey=True, squeeze=False
         )
@@ -335,6 +322,10 @@ class _Section:
             panel.legend(fontsize=7)
         figure.tight_layout()
         return figure
+
+
+def _values(rows: Sequence[dict], metric: str) -> list[float]:
+    return [row["metrics"][metric] for row in rows]
 
 
 def _grid(table: list[list[str]], headers: Sequence[str]) -> str:
