@@ -13,6 +13,7 @@ from sar.errors import InputError
 
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+STUDIES = ("longtail_shapes", "camvid")
 GROUPS = {"f": ["road", "tree"], "c": ["sign"], "r": ["pole"]}
 
 
@@ -197,6 +198,17 @@ def test_the_studies_of_the_project_train_configs_that_are_there():
             load_config(str(FOLDER.parent / cell.config), words)
         for settings in study.variants.values():
             load_config("", [str(word) for pair in settings.items() for word in pair])
+
+
+def test_camvid_takes_what_was_chosen_on_long_tail_shapes(program):
+    from study.matrix import read_study
+
+    shapes, camvid = (read_study(FOLDER / "study" / f"{name}.yaml") for name in STUDIES)
+    rows = program.read_results(FOLDER.parent / "docs" / "results.jsonl")
+    chosen = shapes.chosen(rows)
+    for name, (settings,) in camvid.candidates.items():
+        assert settings == chosen[name], name
+    assert camvid.combinations == shapes.combinations
 
 
 def test_differences_are_those_of_a_paired_t_test():
