@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sar import program
 from sar.errors import InputError
 from sar.fileio import write_atomically
-from sar.visualization.report import Run, compare, find_runs, render
+from sar.report import Run, compare, find_runs, render
 
 EXAMPLES = """examples:
   python tools/report.py output/CamVid/baseline_sem_fpn_R_18 output/CamVid/sar_sem_fpn_R_18 \\

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
-from sar.visualization.report import compare, find_runs, render
-from sar.visualization.report.compare import _projections, cosines, principal_components
-from sar.visualization.report.views import PICTURE_SIZE, _Samples, reduced
+from sar.report import compare, find_runs, render
+from sar.report.compare import _projections, cosines, principal_components
+from sar.report.views import PICTURE_SIZE, _Samples, reduced
 
 CLASSES = ("ground", "</script><b>bold", "dot")
 # Ids by how many training images show them: 1, 0, 2.
