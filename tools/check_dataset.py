@@ -28,6 +28,7 @@ from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
 from sar.fileio import atomic_path
+from sar.output_dir import CLASS_FREQUENCY
 from sar.visualization import class_colors
 from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
 
@@ -97,7 +98,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         if scan.problems:
             raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
-            path = folder / "class_frequency.json"
+            path = folder / CLASS_FREQUENCY
             write_frequency(scan, path)
             if not args.quiet:
                 print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")

@@ -13,6 +13,7 @@ import torch
 
 from sar.errors import InputError
 from sar.fileio import atomic_path, remove_leftovers, write_atomically
+from sar.output_dir import LAST_CHECKPOINT, PREVIOUS
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -21,10 +22,7 @@ from .array_pickle import load_arrays
 
 # First parts of the names of what inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
-# Folder, in that of the checkpoints, for those of an earlier training.
-PREVIOUS = "previous"
 
-_LAST = "last_checkpoint"
 _IS_FOLDER = 0x10  # of a zip's entry
 _FILE_NAME = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
@@ -159,7 +157,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """As DetectionCheckpointer, through a temporary file."""
-        write_atomically(os.path.join(self.save_dir, _LAST), last_filename_basename)
+        write_atomically(os.path.join(self.save_dir, LAST_CHECKPOINT), last_filename_basename)
 
     def load(self, path: str, *args, **kwargs) -> dict:
         """As DetectionCheckpointer.
@@ -224,7 +222,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _candidates(self) -> Iterator[str]:
         """What to resume from, the first choice first; to order the others, all have to be read."""
-        tag = Path(self.save_dir, _LAST)
+        tag = Path(self.save_dir, LAST_CHECKPOINT)
         tagged = tag.read_text(errors="replace").strip() if tag.is_file() else ""
         if tagged:
             yield os.path.join(self.save_dir, tagged)
@@ -254,7 +252,8 @@ class Checkpointer(DetectionCheckpointer):
         return [path for path in files if _FILE_NAME.fullmatch(path.name)]
 
     def _set_aside(self, start: Path) -> None:
-        files = [path for path in (*self._files(), Path(self.save_dir, _LAST)) if path.exists()]
+        tag = Path(self.save_dir, LAST_CHECKPOINT)
+        files = [path for path in (*self._files(), tag) if path.exists()]
         if not files:
             return
         previous = Path(self.save_dir, PREVIOUS)

@@ -18,6 +18,15 @@ from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.inference import check_inference
 from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
+from sar.output_dir import (
+    CLASS_FREQUENCY,
+    CONFIG,
+    INFERENCE,
+    LAST_CHECKPOINT,
+    LOG,
+    METRICS,
+    PREVIOUS,
+)
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -33,9 +42,9 @@ from detectron2.modeling import (
 from .checkpoint import Checkpointer
 from .solver import build_lr_scheduler, build_optimizer
 
-# What a run writes into OUTPUT_DIR.
-_FILES = ("config.yaml", "log.txt", "metrics.json", "class_frequency.json", "last_checkpoint")
-_FOLDERS = ("inference", "previous")
+# What a run writes into OUTPUT_DIR, under names that are always the same.
+_FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT)
+_FOLDERS = (INFERENCE, PREVIOUS)
 
 
 def check_output_dir(path: str) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from sar.errors import InputError
 from sar.fileio import write_atomically
+from sar.output_dir import METRICS
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
-METRICS = "metrics.json"
 # The writers smooth over so many values, which a resumed run has to know.
 _WINDOW = 20
 

@@ -22,6 +22,7 @@ from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
+from sar.output_dir import CLASS_FREQUENCY
 from sar.threads import map_ahead
 from sar.visualization import class_colors, draw_overlay
 
@@ -29,7 +30,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .checks import check_buildable, check_names, check_values
-from .prepare import CLASS_FREQUENCY_FILE, choose_device
+from .prepare import choose_device
 from .trainer import Trainer
 
 # A file, (H, W, 3) uint8 RGB, or a picture of a video.
@@ -272,12 +273,12 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
             metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
             if metadata is not None and metadata.get("stuff_classes"):
                 return list(metadata.stuff_classes), class_colors(metadata)
-    path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY_FILE)
+    path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
     if path.is_file():
         names = list(ClassFrequency.load(path).class_names)
         return names, np.array([default_color(i) for i in range(len(names))], dtype=np.uint8)
     raise InputError(
-        f"the names of the classes are not known: there is neither {CLASS_FREQUENCY_FILE} beside "
+        f"the names of the classes are not known: there is neither {CLASS_FREQUENCY} beside "
         f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}, nor classes.txt in DATASETS.FOLDER, nor a registered "
         "data set in DATASETS.TEST. Copy the first from the training's OUTPUT_DIR"
     )

@@ -17,6 +17,7 @@ from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.scan import scan_dataset
 from sar.errors import InputError
+from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
 
 from detectron2.config import CfgNode
 
@@ -32,8 +33,6 @@ from .checks import (
 from .setup import log_to
 
 logger = logging.getLogger(__name__)
-
-CLASS_FREQUENCY_FILE = "class_frequency.json"
 
 
 def prepare(args: Namespace) -> CfgNode:
@@ -51,7 +50,7 @@ def prepare(args: Namespace) -> CfgNode:
     first_rank = args.machine_rank * max(args.num_gpus, getattr(args, "num_processes", 1))
     log_to(cfg.OUTPUT_DIR, first_rank, "sar", args)
     check_weights(cfg, complete_config(cfg, args), args)
-    is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, LAST_CHECKPOINT))
     find_class_frequency(
         cfg,
         is_new=not (args.eval_only or is_resumed),
@@ -182,7 +181,7 @@ def find_class_frequency(
     Raises:
         InputError: what is wrong with the files; class frequencies of other classes.
     """
-    path = os.path.join(cfg.OUTPUT_DIR, CLASS_FREQUENCY_FILE)
+    path = os.path.join(cfg.OUTPUT_DIR, CLASS_FREQUENCY)
     given = cfg.DATASETS.CLASS_FREQUENCY
     if given:
         _require_same_classes(cfg, given)
@@ -192,7 +191,7 @@ def find_class_frequency(
         _count_training_set(cfg, path, check_images=True, progress=progress)
     elif not given and (is_new or not _goes_with(cfg, path)):
         if not needs_training:
-            path = os.path.join(cfg.OUTPUT_DIR, "inference", CLASS_FREQUENCY_FILE)
+            path = os.path.join(cfg.OUTPUT_DIR, INFERENCE, CLASS_FREQUENCY)
         try:
             if needs_training or not _goes_with(cfg, path):
                 _count_training_set(cfg, path, check_images=False, progress=progress)

@@ -19,6 +19,7 @@ from sar.evaluation import LongTailEvaluator, tap_evaluation
 from sar.fileio import write_atomically
 from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
+from sar.output_dir import CONFIG, INFERENCE, METRICS, PREVIOUS
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
@@ -27,16 +28,9 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 
-from .checkpoint import PREVIOUS, Checkpointer
+from .checkpoint import Checkpointer
 from .checkpoint_hooks import CheckpointHook
-from .history import (
-    METRICS,
-    TensorboardWriter,
-    cut_metrics,
-    restore_storage,
-    set_aside,
-    storage_state,
-)
+from .history import TensorboardWriter, cut_metrics, restore_storage, set_aside, storage_state
 from .hooks import (
     LOG_PERIOD,
     EvalHook,
@@ -145,7 +139,7 @@ class Trainer(DefaultTrainer):
         return LongTailEvaluator(
             dataset_name,
             class_frequency=ClassFrequency.load(path) if path else None,
-            output_dir=os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name),
+            output_dir=os.path.join(cfg.OUTPUT_DIR, INFERENCE, dataset_name),
             save_json=cfg.TEST.SAVE_JSON,
             tap=tap,
         )
@@ -196,7 +190,7 @@ class Trainer(DefaultTrainer):
         """
         logger.info(f"Starting training from iteration {self.start_iter}")
         if comm.is_main_process():  # not before: what could not start is not what is trained here
-            write_atomically(os.path.join(self.cfg.OUTPUT_DIR, "config.yaml"), self.cfg.dump())
+            write_atomically(os.path.join(self.cfg.OUTPUT_DIR, CONFIG), self.cfg.dump())
         self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
         with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
             try:

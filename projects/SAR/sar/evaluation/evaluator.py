@@ -20,6 +20,7 @@ from sar.data.labels import read_label
 from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
+from sar.output_dir import EVALUATION
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -303,7 +304,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if "geometry" in results:
             content["geometry"] = _without_nan(results["geometry"])
         text = json.dumps(content, allow_nan=False)
-        write_atomically(self._output_dir / "sem_seg_evaluation.json", text + "\n")
+        write_atomically(self._output_dir / EVALUATION, text + "\n")
 
     def _json_category_ids(self, metadata: Metadata) -> list[int]:
         """The id of each class in the data set's own numbering."""

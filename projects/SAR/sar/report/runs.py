@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar.data.class_frequency import ClassFrequency
-from sar.engine.history import METRICS
-from sar.engine.prepare import CLASS_FREQUENCY_FILE
 from sar.errors import InputError
 from sar.evaluation.table import GROUP_NAMES
+from sar.output_dir import CLASS_FREQUENCY, EVALUATION, INFERENCE, METRICS
 
-EVALUATION = "sem_seg_evaluation.json"
 # Points of a curve that a page can show.
 _MAX_POINTS = 400
 # Scalars of metrics.json that say nothing of what was learnt.
@@ -47,8 +45,8 @@ class Run:
 
     def class_frequency(self) -> ClassFrequency | None:
         """That of its training set, where the run has left it."""
-        folders = (self.folder, self.folder / "inference")
-        paths = [folder / CLASS_FREQUENCY_FILE for folder in folders]
+        folders = (self.folder, self.folder / INFERENCE)
+        paths = [folder / CLASS_FREQUENCY for folder in folders]
         path = next(filter(Path.is_file, paths), None)
         return ClassFrequency.load(path) if path else None
 
@@ -120,7 +118,7 @@ def _folders(pattern: str) -> list[Path]:
 def _evaluations(folder: Path) -> dict[str, dict]:
     evaluations = {}
     # Files alone: a pipe would be waited for.
-    for path in filter(Path.is_file, sorted(folder.glob(f"inference/*/{EVALUATION}"))):
+    for path in filter(Path.is_file, sorted(folder.glob(f"{INFERENCE}/*/{EVALUATION}"))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -134,7 +132,7 @@ def _evaluations(folder: Path) -> dict[str, dict]:
         evaluations[path.parent.name] = content
     if not evaluations:
         raise InputError(
-            f"{folder} is no run: it has no inference/DATA_SET/{EVALUATION}. Give the OUTPUT_DIR "
+            f"{folder} is no run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the OUTPUT_DIR "
             "of a training that has ended, or evaluate it there with train_net.py --eval-only"
         )
     return evaluations

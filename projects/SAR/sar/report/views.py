@@ -20,6 +20,7 @@ from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.tap import tap_evaluation
+from sar.output_dir import CONFIG
 from sar.regularizers.functional import class_sums, match_labels
 
 from detectron2.config import CfgNode
@@ -157,7 +158,7 @@ def reduced(pixels: np.ndarray) -> np.ndarray:
 
 
 def _config_of(run: Run) -> CfgNode:
-    config_file, checkpoint = run.folder / "config.yaml", run.checkpoint()
+    config_file, checkpoint = run.folder / CONFIG, run.checkpoint()
     if not config_file.is_file():
         raise InputError(f"There is no {config_file}.")
     if checkpoint is None:
