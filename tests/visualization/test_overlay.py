@@ -1,7 +1,9 @@
 import numpy as np
 from PIL import Image
 
-from sar.visualization import colorize, draw_overlay, side_by_side
+from sar.visualization import class_colors, colorize, draw_overlay, side_by_side
+
+from detectron2.data import Metadata
 
 COLORS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
 
@@ -11,6 +13,14 @@ def test_colorize_gives_classes_their_colour_and_everything_else_black():
     expected = [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]]
     assert colorize(labels, COLORS).tolist() == expected
     assert colorize(labels.astype(np.int64) - 1, COLORS)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_class_colours_are_the_data_sets_own_and_all_different_where_it_has_none():
+    own = Metadata(stuff_classes=["a", "b", "c"], stuff_colors=COLORS.tolist())
+    assert class_colors(own).tolist() == COLORS.tolist()
+    colors = class_colors(Metadata(stuff_classes=[str(k) for k in range(150)]))
+    assert colors.shape == (150, 3) and colors.dtype == np.uint8
+    assert len({tuple(color) for color in colors.tolist()} - {(0, 0, 0)}) == 150
 
 
 def test_side_by_side_shows_all_three_and_names_what_they_show():

@@ -16,7 +16,7 @@ from torch import nn
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets.folder import default_color, read_classes
+from sar.data.datasets.folder import default_colors, read_classes
 from sar.data.labels import read_image
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame
@@ -276,7 +276,7 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
     path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
     if path.is_file():
         names = list(ClassFrequency.load(path).class_names)
-        return names, np.array([default_color(i) for i in range(len(names))], dtype=np.uint8)
+        return names, np.array(default_colors(len(names)), dtype=np.uint8)
     raise InputError(
         f"the names of the classes are not known: there is neither {CLASS_FREQUENCY} beside "
         f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}, nor classes.txt in DATASETS.FOLDER, nor a registered "

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets.folder import default_color
+from sar.data.datasets.folder import default_colors
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.geometry import GEOMETRY_METRICS
@@ -67,7 +67,7 @@ def compare(
 
     colors = next((view.colors for view in views.values() if view.colors is not None), None)
     if colors is None:
-        colors = np.array([default_color(i) for i in range(len(class_names))], dtype=np.uint8)
+        colors = np.array(default_colors(len(class_names)), dtype=np.uint8)
     return {
         "dataset": dataset,
         "num_evaluated": None if warning else evaluations[0]["num_images"],

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sar.data.datasets.folder import default_colors
+
 from detectron2.data import Metadata
-from detectron2.utils.colormap import colormap
 
 IGNORE_COLOR = (0, 0, 0)
 MARGIN = 8  # pixels around and between the panels
@@ -20,12 +21,9 @@ MIN_PANEL_WIDTH = 240
 
 
 def class_colors(metadata: Metadata) -> np.ndarray:
-    """(K, 3) uint8 RGB colours of a data set's classes: its own, or detectron2's colour map."""
-    own = metadata.get("stuff_colors")
-    if own:
-        return np.array(own, dtype=np.uint8)
-    palette = colormap(rgb=True).astype(np.uint8)
-    return palette[np.arange(len(metadata.stuff_classes)) % len(palette)]
+    """(K, 3) uint8 RGB colours of a data set's classes: its own, or the default ones."""
+    colors = metadata.get("stuff_colors") or default_colors(len(metadata.stuff_classes))
+    return np.array(colors, dtype=np.uint8)
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from sar.errors import InputError
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from .folder import default_color, pair_images_and_labels
+from .folder import default_colors, pair_images_and_labels
 
 NUM_CLASSES = 847
 NUM_IMAGES = {"train": 25574, "val": 2000}
@@ -83,7 +83,7 @@ def register() -> None:
         DatasetCatalog.register(name, partial(load_ade20k_full, split))
         MetadataCatalog[name] = _MetadataFromFile(name=name)
         MetadataCatalog.get(name).set(
-            stuff_colors=[default_color(i) for i in range(NUM_CLASSES)],
+            stuff_colors=default_colors(NUM_CLASSES),
             ignore_label=IGNORE,
             evaluator_type="sem_seg",
         )

@@ -15,7 +15,7 @@ from sar.errors import InputError
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from .folder import default_color, pair_images_and_labels
+from .folder import default_colors, pair_images_and_labels
 
 # The ids of COCO, which has a gap for each of 11 things that it names but does not show.
 THINGS = {category["id"]: category["name"] for category in COCO_CATEGORIES if category["isthing"]}
@@ -178,7 +178,7 @@ def read_lt_list(path: Path) -> list[str]:
 
 def register() -> None:
     """Registers coco_stuff_{train,val} and coco_stuff_lt_train."""
-    colors = [default_color(i) for i in range(len(CLASSES))]
+    colors = default_colors(len(CLASSES))
     loaders = {f"coco_stuff_{split}": partial(load_coco_stuff, split) for split in NUM_IMAGES}
     loaders["coco_stuff_lt_train"] = load_coco_stuff_lt
     for name, load in loaders.items():

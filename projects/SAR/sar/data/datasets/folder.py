@@ -145,6 +145,11 @@ def default_color(class_id: int) -> list[int]:
     return color
 
 
+def default_colors(num_classes: int) -> list[list[int]]:
+    """The `default_color` of each of K classes; all differ."""
+    return [default_color(class_id) for class_id in range(num_classes)]
+
+
 def pair_images_and_labels(
     image_root: str | os.PathLike, label_root: str | os.PathLike, *, remedy: str
 ) -> list[dict]:

@@ -12,7 +12,7 @@ from functools import partial
 from sar.data import datasets
 from sar.errors import InputError
 
-from .folder import default_color
+from .folder import default_colors
 
 # The ids in the 459 classes of the official annotation, in whose order the classes are numbered.
 CLASS_OF_OFFICIAL_ID = {
@@ -120,7 +120,7 @@ def load_pascal_context(split: str) -> list[dict]:
 
 def register() -> None:
     """Registers pascal_context_{train,val}."""
-    colors = [default_color(i) for i in range(len(CLASSES))]
+    colors = default_colors(len(CLASSES))
     for split in NUM_IMAGES:
         load = partial(load_pascal_context, split)
         datasets.register(f"pascal_context_{split}", load, CLASSES, colors)
