@@ -15,6 +15,7 @@ from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
 from sar.engine import Trainer, complete_config
 from sar.errors import InputError
+from sar.evaluation.argmax import argmax_over_classes
 from sar.fileio import atomic_path, names_below_common_folder
 from sar.modeling.inference import inference_model
 from sar.visualization import class_colors, side_by_side
@@ -52,11 +53,11 @@ def draw(args: argparse.Namespace) -> None:
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
         for (sample,), name in zip(bar, names, strict=True):
-            logits = model([sample])[0]["sem_seg"]
+            scores = model([sample])[0]["sem_seg"]
             picture = side_by_side(
                 read_image(sample["file_name"], "RGB"),
                 read_label(sample["sem_seg_file_name"]),
-                logits.max(dim=0).indices.cpu().numpy(),
+                argmax_over_classes(scores).cpu().numpy(),
                 metadata.stuff_classes,
                 colors,
             )
