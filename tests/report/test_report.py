@@ -15,7 +15,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.report import compare, find_runs, render
 from sar.report.compare import _projections, cosines, principal_components
-from sar.report.views import PICTURE_SIZE, _Samples, reduced
+from sar.report.views import PICTURE_SIZE, _Samples, subsampled
 
 CLASSES = ("ground", "</script><b>bold", "dot")
 # Ids by how many training images show them: 1, 0, 2.
@@ -254,8 +254,8 @@ def test_maps_of_few_channels_and_of_points_that_are_all_alike(num_channels, sca
         ((800, 600), (267, 200)),
     ],
 )
-def test_images_are_reduced_but_never_to_nothing(shape, expected):
-    assert reduced(np.zeros(shape)).shape == expected
+def test_images_are_subsampled_but_never_to_nothing(shape, expected):
+    assert subsampled(np.zeros(shape)).shape == expected
 
 
 def test_centres_and_points_of_embeddings():

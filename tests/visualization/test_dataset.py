@@ -7,6 +7,7 @@ from sar.visualization.dataset import (
     TILE_WIDTH,
     UNGROUPED_COLOR,
     contact_sheet,
+    evenly_spaced,
     plot_class_frequency,
     select_samples,
 )
@@ -52,6 +53,14 @@ def test_the_rarest_classes_are_looked_at_first(number, expected):
 def test_classes_that_no_image_shows_take_no_place():
     assert select_samples([[0], [1]], (1, 1, 0), 1) == [0]
     assert select_samples([], (0,), 3) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(1, [0]), (2, [0, 4]), (4, [0, 1, 3, 4]), (9, [0, 1, 2, 3, 4])]
+)
+def test_evenly_spaced_records_reach_from_end_to_end(number, expected):
+    records = [{"id": i} for i in range(5)]
+    assert [record["id"] for record in evenly_spaced(records, number)] == expected
 
 
 def test_tiles_show_labels_over_images_of_any_size():

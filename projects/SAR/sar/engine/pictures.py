@@ -23,7 +23,7 @@ from sar.modeling.inference import inference_model
 from sar.regularizers import SemanticAnchorRegularizer
 from sar.visualization import class_colors, side_by_side
 from sar.visualization.cosines import centred_cosines, plot_cosines
-from sar.visualization.dataset import select_samples
+from sar.visualization.dataset import evenly_spaced, select_samples
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -111,7 +111,7 @@ class Pictures:
         name, number = self.cfg.DATASETS.TEST[0], self.cfg.TEST.PICTURES
         records = load_dataset(name)
         if all("sem_seg_file_name" in record for record in records):
-            records = _evenly_spaced(records, max(_NUM_CANDIDATES, number))
+            records = evenly_spaced(records, max(_NUM_CANDIDATES, number))
             num_classes = self.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
             ignore_label = self.cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
             shown = classes_shown(records, num_classes, ignore_label, progress=False)
@@ -120,7 +120,7 @@ class Pictures:
                 counts = np.bincount([k for ids in shown for k in ids], minlength=num_classes)
             records = [records[i] for i in select_samples(shown, counts, number)]
         else:
-            records = _evenly_spaced(records, number)
+            records = evenly_spaced(records, number)
         names = names_below_common_folder([record["file_name"] for record in records])
         logger.info(f'Drawn for TensorBoard, of "{name}": {", ".join(names)}')
         return dict(zip(names, records, strict=True))
@@ -156,11 +156,6 @@ class Pictures:
         """(K,) how many training images show each class."""
         path = self.cfg.DATASETS.CLASS_FREQUENCY
         return np.array(ClassFrequency.load(path).images) if path else None
-
-
-def _evenly_spaced(records: list[dict], number: int) -> list[dict]:
-    chosen = np.linspace(0, len(records) - 1, min(number, len(records))).round()
-    return [records[int(index)] for index in chosen]
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.tap import tap_evaluation
 from sar.output_dir import CONFIG
 from sar.regularizers.functional import class_sums, match_labels
+from sar.visualization.dataset import evenly_spaced
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -65,19 +66,17 @@ class Images:
         Raises:
             InputError: the data set is not there.
         """
-        records = load_dataset(name)
-        chosen = np.linspace(0, len(records) - 1, min(num_images, len(records))).round()
-        self.records = [records[int(index)] for index in chosen]
+        self.records = evenly_spaced(load_dataset(name), num_images)
         self.label_files = {r["file_name"]: r["sem_seg_file_name"] for r in self.records}
         self.metadata = MetadataCatalog.get(name)
 
     def picture(self, file_name: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB, as small as the predictions."""
-        return reduced(read_image(file_name, "RGB"))
+        return subsampled(read_image(file_name, "RGB"))
 
     def truth(self, file_name: str) -> np.ndarray:
         """(H, W) class ids, as small as the predictions."""
-        return reduced(read_label(self.label_files[file_name]))
+        return subsampled(read_label(self.label_files[file_name]))
 
 
 def look_at(
@@ -142,7 +141,7 @@ def _show(
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
                 raise InputError(f"{record['sem_seg_file_name']} has not the size of its image.")
-            predictions[record["file_name"]] = reduced(labels.astype(np.uint16))
+            predictions[record["file_name"]] = subsampled(labels.astype(np.uint16))
             size = tuple(sample["image"].shape[-2:])
             samples.add(*tap.take([truth], [size], images.metadata.ignore_label))
     view.centres = samples.centres()
@@ -150,7 +149,7 @@ def _show(
     view.predictions = predictions
 
 
-def reduced(pixels: np.ndarray) -> np.ndarray:
+def subsampled(pixels: np.ndarray) -> np.ndarray:
     """(H, W, ...) at most PICTURE_SIZE in each direction, by leaving out pixels, but not all."""
     step = max(1, -(-max(pixels.shape[:2]) // PICTURE_SIZE))
     rows, columns = (slice(min(step, size) // 2, None, step) for size in pixels.shape[:2])

@@ -94,6 +94,12 @@ def _draw_bars(
         draw.text((x + 6, y), f"{count:,}", fill="black", font=font)
 
 
+def evenly_spaced(records: Sequence[dict], number: int) -> list[dict]:
+    """So many of the records, from the first to the last; all where there are fewer."""
+    chosen = np.linspace(0, len(records) - 1, min(number, len(records))).round()
+    return [records[int(index)] for index in chosen]
+
+
 def select_samples(classes: Sequence[Sequence[int]], counts: Sequence[int], number: int) -> list:
     """Which images to look at: of each class one, the rarest class first, then any others.
 
