@@ -8,7 +8,6 @@ import os
 from functools import partial
 
 from sar.data import datasets
-from sar.errors import InputError
 
 from .folder import pair_images_and_labels
 
@@ -55,11 +54,6 @@ def load_camvid(split: str) -> list[dict]:
         f"camvid/images/{split}/NAME.jpg and camvid/labels/{split}/NAME.png (datasets/README.md "
         "shows the tree)."
     )
-    for folder in (image_root, label_root):
-        if not os.path.isdir(folder):
-            raise InputError(
-                f"The data set camvid_{split} is not there: no folder {folder}. {remedy}"
-            )
     return pair_images_and_labels(image_root, label_root, remedy=remedy)
 
 
