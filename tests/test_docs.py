@@ -1,6 +1,5 @@
 """What the pages in docs/ say is there, is there; their Python runs; the site is built."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -17,6 +16,8 @@ from sar.engine.launch import argument_parser
 from detectron2.config import get_cfg
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.projects.deeplab import add_deeplab_config
+
+from .programs import load_program
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -49,12 +50,7 @@ def is_command(line):
 
 @pytest.fixture(scope="module")
 def config_keys():
-    spec = importlib.util.spec_from_file_location("config_keys", DOCS / "config_keys.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["config_keys"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["config_keys"]
+    return load_program(DOCS / "config_keys.py")
 
 
 def test_every_config_key_is_listed_with_its_default(config_keys):

@@ -1,19 +1,17 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from ..programs import load_program
+
 PATH = Path(__file__).parents[2] / "benchmarks" / "harness.py"
 
 
 @pytest.fixture(scope="module")
 def harness():
-    spec = importlib.util.spec_from_file_location("harness", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(PATH)
 
 
 class Clock:

@@ -1,9 +1,10 @@
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from ..programs import load_program
 
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -12,10 +13,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def run_all(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("run_all", FOLDER / "run_all.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield load_program(FOLDER / "run_all.py")
     sys.modules.pop("harness")
 
 

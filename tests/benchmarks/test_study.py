@@ -11,6 +11,8 @@ from scipy import stats
 
 from sar.errors import InputError
 
+from ..programs import load_program
+
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 STUDIES = ("longtail_shapes", "camvid")
@@ -29,12 +31,7 @@ def programs(monkeypatch):
 @pytest.fixture
 def program():
     """benchmarks/study.py, whose folder of the same name comes first for the importer."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("study_program", FOLDER / "study.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(FOLDER / "study.py")
 
 
 def content():

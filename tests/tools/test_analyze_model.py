@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,8 @@ from torch import nn
 from sar.config import load_config
 
 from detectron2.modeling import build_model
+
+from ..programs import load_program
 
 PATH = Path(__file__).parents[2] / "tools" / "analyze_model.py"
 CONFIGS = [f"configs/CamVid/{name}_sem_fpn_R_18.yaml" for name in ("baseline", "sar", "ceco")]
@@ -20,10 +21,7 @@ SAR = 3 * 16 * 16 + 2 * 16 + 3 * 2 * 16  # three linear layers, two biases, thre
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(PATH)
 
 
 def table(text):

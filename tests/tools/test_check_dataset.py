@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,14 @@ from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ..programs import load_program
+
 PATH = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("check_dataset", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(PATH)
 
 
 @pytest.fixture(autouse=True)

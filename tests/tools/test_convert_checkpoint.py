@@ -1,4 +1,3 @@
-import importlib.util
 import os
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from sar.errors import InputError
 from sar.modeling.convert import LAYOUTS, to_ours, to_theirs
 
 from detectron2.modeling import build_model
+
+from ..programs import load_program
 
 PATH = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
 CONFIG = "configs/CamVid/sar_sem_fpn_R_18.yaml"
@@ -36,10 +37,7 @@ def build(options, config=CONFIG):
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(PATH)
 
 
 @pytest.fixture(scope="module")

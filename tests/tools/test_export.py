@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from sar.engine import Predictor
 
 from detectron2.modeling import build_model
 
+from ..programs import load_program
+
 ROOT = Path(__file__).parents[2]
 CONFIG, BASELINE = (f"configs/CamVid/{name}_sem_fpn_R_18.yaml" for name in ("sar", "baseline"))
 SMALL = [
@@ -27,10 +28,7 @@ ALONE = "import sys, runpy; sys.modules.update(dict.fromkeys({}));"
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("export", ROOT / "tools" / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(ROOT / "tools" / "export.py")
 
 
 @pytest.fixture

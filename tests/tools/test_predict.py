@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 import weakref
 from fractions import Fraction
@@ -13,6 +12,8 @@ from torch import nn
 from sar.data.labels import read_image, read_label
 from sar.data.video import Frame, VideoHeader, read_video, read_video_header
 from sar.engine.predictor import Prediction, Predictor
+
+from ..programs import load_program
 
 PATH = Path(__file__).parents[2] / "tools" / "predict.py"
 
@@ -29,9 +30,7 @@ class Brightness(nn.Module):
 @pytest.fixture
 def tool(monkeypatch):
     """The program, whose config and weights are those of a model that can be told by eye."""
-    spec = importlib.util.spec_from_file_location("predict", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_program(PATH)
     colors = np.array([[1, 2, 3], [200, 100, 50]], np.uint8)
     predictor = Predictor(Brightness(), ["dark", "bright"], colors, num_threads=2)
     monkeypatch.setattr(module.Predictor, "load", lambda config, *overrides: predictor)

@@ -1,6 +1,5 @@
 """The programs tools/prepare_*.py on miniature copies of the official layouts."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -19,16 +18,15 @@ from sar.errors import InputError
 
 from detectron2.data import MetadataCatalog
 
+from ..programs import load_program
+
 TOOLS = Path(__file__).parents[2] / "tools"
 NAMES = ("pascal_context", "coco_stuff", "ade20k", "ade20k_full", "cityscapes")
 COUNTS = {"train": 3, "val": 2}
 
 
 def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"prepare_{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(TOOLS / f"prepare_{name}.py")
 
 
 def save(array, path):

@@ -14,16 +14,15 @@ from sar.engine import Predictor, Trainer, prepare
 from sar.engine.launch import argument_parser
 from sar.visualization import colorize
 
+from ..programs import load_program
+
 PATH = Path(__file__).parents[2] / "tools" / "report.py"
 CONFIGS = PATH.parents[1] / "configs" / "Folder"
 
 
 @pytest.fixture
 def tool():
-    spec = importlib.util.spec_from_file_location("report", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program(PATH)
 
 
 @pytest.fixture
