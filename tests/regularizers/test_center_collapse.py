@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.regularizers import CenterCollapseRegularizer, simplex_etf
 
+from ..autograd import graph
 from ..distributed import run_processes
 
 K, C, D = 6, 16, 24
@@ -232,14 +233,6 @@ def test_the_random_numbers_are_drawn_in_the_order_of_the_steps():
 
 
 def test_the_graph_is_the_same_whatever_the_labels():
-    def graph(loss):
-        nodes, stack = [], [loss.grad_fn]
-        while stack:
-            node = stack.pop()
-            nodes.append(type(node).__name__)
-            stack += [following for following, _ in node.next_functions if following]
-        return sorted(nodes)
-
     regularizer, (embeddings, labels) = build(), batch()
     embeddings.requires_grad_()
     some = regularizer(embeddings, labels)["loss_ceco"]

@@ -8,6 +8,8 @@ from torch import nn
 
 from sar.regularizers import SemanticAnchorRegularizer
 
+from ..autograd import graph
+
 K, C = 6, 16
 
 
@@ -286,14 +288,6 @@ def test_state_dict_round_trip_in_the_middle_of_training():
 
 
 def test_the_graph_is_the_same_whatever_the_gate():
-    def graph(loss):
-        nodes, stack = [], [loss.grad_fn]
-        while stack:
-            node = stack.pop()
-            nodes.append(type(node).__name__)
-            stack += [following for following, _ in node.next_functions if following]
-        return sorted(nodes)
-
     regularizer, classifier = build()
     embeddings, labels = batch()
     embeddings.requires_grad_()
