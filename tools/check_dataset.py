@@ -25,7 +25,7 @@ from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.labels import read_image, read_label
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
 from sar.fileio import atomic_path
 from sar.output_dir import CLASS_FREQUENCY
@@ -175,8 +175,7 @@ def report(name: str, num_images: int, scan: DatasetScan) -> None:
 def describe_sizes(sizes: dict[tuple[int, int], int]) -> str:
     """The three most frequent sizes, with their numbers of images."""
     by_number = sorted(sizes.items(), key=lambda item: -item[1])
-    text = ", ".join(f"{w} x {h} ({number} images)" for (h, w), number in by_number[:3])
-    return text + (f", and {len(sizes) - 3} other sizes" if len(sizes) > 3 else "")
+    return listed([f"{w} x {h} ({number} images)" for (h, w), number in by_number], 3)
 
 
 def describe_ids(scan: DatasetScan) -> str:

@@ -26,7 +26,7 @@ import torch
 from sar import program
 from sar.config import load_config
 from sar.engine.checks import check_buildable, check_names, check_values
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.fileio import atomic_path
 from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
 
@@ -126,7 +126,7 @@ def read(path: str) -> tuple[State, dict]:
     if strange or not state:
         raise InputError(
             f"checkpoint {path} holds no state dict, plain or under state_dict or model: "
-            f"{', '.join(map(str, strange[:5])) or 'it is empty'}"
+            f"{listed(strange) or 'it is empty'}"
         )
     return dict(state), content if key else {}
 

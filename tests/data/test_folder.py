@@ -161,7 +161,7 @@ def test_images_without_label_are_counted_and_the_first_named(folder):
     _, val = register_folder(folder)
     with pytest.raises(InputError, match="7 of 8 images") as error:
         load_dataset(val)
-    assert "x0.jpg, x1.jpg, x2.jpg, x3.jpg, x4.jpg, ..." in str(error.value)
+    assert "x0.jpg, x1.jpg, x2.jpg, x3.jpg, x4.jpg and 2 more" in str(error.value)
     assert "x5.jpg" not in str(error.value)
     assert str(folder / "labels/val") in str(error.value)
 

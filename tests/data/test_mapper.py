@@ -196,7 +196,7 @@ def test_long_lists_of_ids_are_cut(write):
     label = np.arange(2000, dtype=np.uint16).reshape(40, 50)
     with pytest.raises(InputError) as error:
         _plain()(write(label=label))
-    assert "has the ids 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, ..., which" in str(error.value)
+    assert "has the ids 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 and 1984 more, which" in str(error.value)
 
 
 def test_ignore_id_of_another_convention_is_found(write):

@@ -1,7 +1,7 @@
 """Errors that a user can mend: what is wrong, where, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -18,3 +18,14 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     by_lower_case = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.6)
     return f' Did you mean "{by_lower_case[matches[0]]}"?' if matches else ""
+
+
+def listed(items: Sequence, at_most: int = 5, separator: str = ", ") -> str:
+    """The first of some things, and how many there are beside: 'a, b, c, d, e and 7 more'."""
+    more = f" and {len(items) - at_most} more" if len(items) > at_most else ""
+    return separator.join(map(str, items[:at_most])) + more
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """The shape of an array as '64x3x7x7'; of no dimension, 'a scalar'."""
+    return "x".join(map(str, shape)) or "a scalar"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sar.errors import InputError, nearest
+from sar.errors import InputError, listed, nearest
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
@@ -21,8 +21,6 @@ from .crop import read_crop
 from .labels import read_image, read_label
 
 _FORMATS = ("RGB", "BGR")
-# Ids that an error lists; a photograph given as a label has all of them.
-_LISTED_IDS = 10
 
 
 class SemanticSegmentationMapper:
@@ -179,11 +177,10 @@ class SemanticSegmentationMapper:
         outside &= label != self.ignore_label
         if outside.any():
             ids = np.unique(label[outside])
-            listed = ", ".join(map(str, ids[:_LISTED_IDS])) + ", ..." * (len(ids) > _LISTED_IDS)
             raise InputError(
-                f"The label {label_file_name} has the ids {listed}, which are neither classes (0 "
-                f"to {self.num_classes - 1}) nor the ignore id {self.ignore_label}: correct the "
-                "file, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
+                f"The label {label_file_name} has the ids {listed(ids, 10)}, which are neither "
+                f"classes (0 to {self.num_classes - 1}) nor the ignore id {self.ignore_label}: "
+                "correct the file, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
             )
         return label
 

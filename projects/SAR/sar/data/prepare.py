@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sar import program
 from sar.data import datasets
 from sar.data.labels import read_label
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.fileio import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def check_there(paths: Collection[Path], what: str, remedy: str) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(paths)} {what} are missing: {_first(missing)}. {remedy}"
+            f"{len(missing)} of {len(paths)} {what} are missing: "
+            f"{listed(missing, _NUM_NAMED)}. {remedy}"
         )
 
 
@@ -164,7 +165,7 @@ def relabel(path: Path, new_ids: Mapping[int, int]) -> np.ndarray:
     unknown = [int(i) for i in np.flatnonzero(counts) if int(i) not in new_ids]
     if unknown:
         raise InputError(
-            f"{path} has the ids {', '.join(map(str, unknown[:5]))} "
+            f"{path} has the ids {listed(unknown)} "
             f"({counts[unknown].sum()} pixels), which the official labels do not have: "
             "download it again."
         )
@@ -177,8 +178,3 @@ def write_label(ids: np.ndarray, path: Path) -> None:
     """Writes (H, W) uint8 or uint16 ids as a PNG of one channel."""
     with atomic_path(path) as temporary:
         Image.fromarray(ids).save(temporary)
-
-
-def _first(paths: list[Path]) -> str:
-    more = f" and {len(paths) - _NUM_NAMED} more" if len(paths) > _NUM_NAMED else ""
-    return ", ".join(map(str, paths[:_NUM_NAMED])) + more

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.threads import map_ahead
 
 from .class_frequency import ClassFrequency
@@ -96,7 +96,7 @@ class DatasetScan:
         ]
         num_classes = len(self.frequency.class_names)
         return [
-            f"  In all: {_enumerate(ids)}.",
+            f"  In all: {listed(ids, 10)}.",
             f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
             f"{self.ignore_label} is ignored. Relabel these pixels; or complete the classes "
             "(classes.txt or the metadata's stuff_classes, and MODEL.SEM_SEG_HEAD.NUM_CLASSES); or "
@@ -254,7 +254,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     unknown = unknown[unknown != ignore_label]
     if unknown.size:
         ids = [f"{i} ({result.counts[i]} pixels)" for i in unknown]
-        message = f"{label_file} has the ids {_enumerate(ids)}"
+        message = f"{label_file} has the ids {listed(ids, 10)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result
 
@@ -266,8 +266,3 @@ def _lacks_label(record: dict) -> str:
 def _size(height_and_width: tuple[int, int]) -> str:
     height, width = height_and_width
     return f"{width} x {height}"
-
-
-def _enumerate(items: list[str], at_most: int = 10) -> str:
-    more = f", and {len(items) - at_most} more" if len(items) > at_most else ""
-    return ", ".join(items[:at_most]) + more

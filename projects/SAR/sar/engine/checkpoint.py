@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sar.errors import InputError
+from sar.errors import InputError, dimensions, listed
 from sar.fileio import atomic_path, remove_leftovers, write_atomically
 from sar.output_dir import LAST_CHECKPOINT, PREVIOUS
 
@@ -288,15 +288,16 @@ class Checkpointer(DetectionCheckpointer):
         mismatched = incompatible.incorrect_shapes
         if mismatched and (self.require_all or not self.skip_mismatched):
             num_loaded = num_entries - len(mismatched) - len(incompatible.unexpected_keys)
+            differences = [
+                f"{key} is {dimensions(found)} in the checkpoint, "
+                f"{dimensions(expected)} in the model"
+                for key, found, expected in mismatched
+            ]
             raise InputError(
                 f"{num_loaded} of its {num_entries} arrays fit the model; of another shape: "
-                + "; ".join(
-                    f"{key} is {_size(found)} in the checkpoint, {_size(expected)} in the model"
-                    for key, found, expected in mismatched[:5]
-                )
-                + (f" and {len(mismatched) - 5} more" if len(mismatched) > 5 else "")
-                + ". Was it trained with another MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from "
-                "what fits, set MODEL.WEIGHTS_SKIP_MISMATCHED True"
+                f"{listed(differences, separator='; ')}. Was it trained with another "
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from what fits, set "
+                "MODEL.WEIGHTS_SKIP_MISMATCHED True"
             )
         # Not by what is missing: batch norms do not miss their counts.
         if num_entries <= len(incompatible.unexpected_keys) + len(mismatched):
@@ -368,7 +369,3 @@ def _iteration_of(path: Path) -> int:
 def _first_sentence(error: Exception) -> str:
     text = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch's advice
     return re.split(r"\.\s|\n", text)[0] or type(error).__name__
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"

@@ -20,7 +20,7 @@ from sar.data.datasets.folder import default_colors, read_classes
 from sar.data.labels import read_image
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.modeling.inference import inference_model
 from sar.output_dir import CLASS_FREQUENCY
 from sar.threads import map_ahead
@@ -243,7 +243,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     if head.NUM_CLASSES not in (0, len(names)):
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but {len(names)} classes are "
-            f"named ({', '.join(names[:5])}, ...): is DATASETS.TEST or DATASETS.FOLDER another "
+            f"named ({listed(names)}): is DATASETS.TEST or DATASETS.FOLDER another "
             "data set's?"
         )
     head.NUM_CLASSES = len(names)

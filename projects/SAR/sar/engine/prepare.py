@@ -16,7 +16,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.scan import scan_dataset
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
 
 from detectron2.config import CfgNode
@@ -253,6 +253,6 @@ def _require_same_classes(cfg: CfgNode, path: str) -> None:
     found = ClassFrequency.load(path).class_names
     if tuple(found) != expected:
         raise InputError(
-            f"DATASETS.CLASS_FREQUENCY {path} is of other classes ({', '.join(found[:5])}, ...) "
-            f"than the data set's ({', '.join(expected[:5])}, ...)"
+            f"DATASETS.CLASS_FREQUENCY {path} is of other classes ({listed(found)}) "
+            f"than the data set's ({listed(expected)})"
         )

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from sar.errors import InputError
+from sar.errors import InputError, listed
 
 from detectron2.utils import comm
 
-_LISTED = 8
+_NUM_NAMED = 8  # files that an error names
 
 
 @dataclass
@@ -113,7 +113,7 @@ class TrainingStep:
             if names:
                 raise InputError(
                     f"the weights are no longer finite after iteration {steps[-1].iteration}, "
-                    f"though its losses are ({_listed(steps[-1].losses)}): {', '.join(names[:3])}. "
+                    f"though its losses are ({_values(steps[-1].losses)}): {listed(names, 3)}. "
                     f"Its batch was {_files(steps[-1])}. {_ADVICE}"
                 )
         return [list(step) for step in by_step]
@@ -188,15 +188,14 @@ def _require_finite_losses(step: Iterable[StepLosses]) -> None:
     if bad:
         raise InputError(
             f"the loss is not finite in iteration {bad[0].iteration}: "
-            + "; ".join(f"{_listed(seen.losses)}, in the batch of {_files(seen)}" for seen in bad)
+            + "; ".join(f"{_values(seen.losses)}, in the batch of {_files(seen)}" for seen in bad)
             + f". {_ADVICE}"
         )
 
 
-def _listed(losses: dict[str, float]) -> str:
+def _values(losses: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
 
 
 def _files(seen: StepLosses) -> str:
-    more = len(seen.file_names) - _LISTED
-    return ", ".join(seen.file_names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return listed(seen.file_names, _NUM_NAMED)

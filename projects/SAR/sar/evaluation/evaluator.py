@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.labels import read_label
-from sar.errors import InputError, nearest
+from sar.errors import InputError, listed, nearest
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
 from sar.output_dir import EVALUATION
@@ -243,12 +243,11 @@ class LongTailEvaluator(DatasetEvaluator):
             )
         wrong = (truth >= len(self._class_names)) & (truth != self._ignore_label)
         if wrong.any():
-            ids = np.unique(truth[wrong]).tolist()
-            listed = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+            ids = np.unique(truth[wrong])
             raise InputError(
-                f'Label {path} has id {listed}, but data set "{self._dataset_name}" has the ids '
-                f"0 to {len(self._class_names) - 1}, and {self._ignore_label} for ignored pixels: "
-                "map the label's ids to these; tools/check_dataset.py lists all such files."
+                f'Label {path} has id {listed(ids, 10)}, but data set "{self._dataset_name}" has '
+                f"the ids 0 to {len(self._class_names) - 1}, and {self._ignore_label} for ignored "
+                "pixels: map the label's ids to these; tools/check_dataset.py lists all such files."
             )
         # torch can do little with uint16.
         return truth if truth.dtype == np.uint8 else truth.astype(np.int32)

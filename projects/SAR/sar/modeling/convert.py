@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from sar.errors import InputError
+from sar.errors import InputError, dimensions, listed
 
 State = dict[str, torch.Tensor]
 
@@ -283,21 +283,22 @@ def _refuse_second(source: dict[str, str], new: str, old: str) -> None:
 def _refuse_unknown(names: list[str], known: str) -> None:
     if names:
         raise InputError(
-            f"{len(names)} of its names are not among {known}: {_some(names)}. Is it of another "
+            f"{len(names)} of its names are not among {known}: {listed(names)}. Is it of another "
             "model than the config's, or of another --from?"
         )
 
 
 def _check_shapes(state: Mapping[str, torch.Tensor], source: dict[str, str], model: State) -> None:
     mismatched = [
-        f"{source.get(name, name)} is {_size(value)}, but {name} {_size(model[name])}"
+        f"{source.get(name, name)} is {dimensions(value.shape)}, "
+        f"but {name} {dimensions(model[name].shape)}"
         for name, value in state.items()
         if value.shape != model[name].shape
     ]
     if mismatched:
         raise InputError(
             f"{len(mismatched)} of its {len(state)} arrays are of another shape than the config's "
-            f"model: {_some(mismatched, '; ')}. Another variant, or other classes?"
+            f"model: {listed(mismatched, separator='; ')}. Another variant, or other classes?"
         )
 
 
@@ -313,14 +314,5 @@ def _refuse_halves(result: Conversion, rules: list[Rule]) -> None:
         if missing and any(name.startswith(part) for name in result.weights):
             raise InputError(
                 f"{part.rstrip('.')} is there by halves: it lacks {len(missing)} arrays of the "
-                f"config's model: {_some(missing)}. Is it of another variant?"
+                f"config's model: {listed(missing)}. Is it of another variant?"
             )
-
-
-def _some(items: list[str], separator: str = ", ") -> str:
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return separator.join(items[:5]) + more
-
-
-def _size(tensor: torch.Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
-from sar.errors import InputError
+from sar.errors import InputError, listed
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -171,18 +171,18 @@ def pair_images_and_labels(
     """
     images = _files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
     labels = _files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
-    unlabelled = sorted(images.keys() - labels.keys())
+    unlabelled = [os.path.basename(images[stem]) for stem in sorted(images.keys() - labels.keys())]
     if unlabelled:
         raise InputError(
             f"{len(unlabelled)} of {len(images)} images in {image_root} have no label in "
-            f"{label_root}: {_first(unlabelled, images)}. Add a PNG of the same name for each, or "
+            f"{label_root}: {listed(unlabelled)}. Add a PNG of the same name for each, or "
             f"take the images out. {remedy}"
         )
-    orphans = sorted(labels.keys() - images.keys())
+    orphans = [os.path.basename(labels[stem]) for stem in sorted(labels.keys() - images.keys())]
     if orphans:
         logger.warning(
             f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
-            f"used: {_first(orphans, labels)}."
+            f"used: {listed(orphans)}."
         )
     return [
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
@@ -229,8 +229,3 @@ def _refuse_circle(directory: str, subfolder: str) -> None:
     target = os.path.realpath(link)
     if os.path.islink(link) and Path(os.path.realpath(directory)).is_relative_to(target):
         raise InputError(f"The link {link} leads back to {target}, which it is in: remove it.")
-
-
-def _first(stems: list[str], files: dict[str, str], count: int = 5) -> str:
-    names = ", ".join(os.path.basename(files[stem]) for stem in stems[:count])
-    return names + (", ..." if len(stems) > count else "")
