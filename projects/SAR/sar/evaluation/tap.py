@@ -97,12 +97,8 @@ def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Itera
     if isinstance(model, DistributedDataParallel):
         model = model.module
     tap = EvaluationTap(find_classifier(model, classifier, num_classes))
-    hooks = (
+    with (
         model.backbone.register_forward_pre_hook(tap.read_input),
         tap.classifier.register_forward_pre_hook(tap.read_embeddings),
-    )
-    try:
+    ):
         yield tap
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -6,7 +6,7 @@ labels'.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -37,28 +37,30 @@ def tap_embeddings(head: nn.Module, classifier: nn.Module | None) -> Iterator[Ta
     step = TappedStep()
 
     def read_labels(module, args, kwargs):
-        step.labels = args[1] if len(args) > 1 else kwargs["targets"]
+        step.labels = targets_of(args, kwargs)
 
     def read_embeddings(module, args):
         step.embeddings = args[0]
 
-    hooks = [head.register_forward_pre_hook(read_labels, with_kwargs=True)]
-    if classifier is not None:
-        hooks.append(classifier.register_forward_pre_hook(read_embeddings))
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(head.register_forward_pre_hook(read_labels, with_kwargs=True))
+        if classifier is not None:
+            hooks.enter_context(classifier.register_forward_pre_hook(read_embeddings))
         yield step
-        if classifier is None:
-            return
-        if step.embeddings is None:
-            raise InputError(
-                f"{type(head).__name__} did not call its classifier in training: set "
-                "MODEL.CLASSIFIER to the layer that turns its embedding into logits"
-            )
-        if isinstance(classifier, nn.Linear):
-            step.embeddings = channels_first(step.embeddings, step.labels.shape[-2:])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    if classifier is None:
+        return
+    if step.embeddings is None:
+        raise InputError(
+            f"{type(head).__name__} did not call its classifier in training: set "
+            "MODEL.CLASSIFIER to the layer that turns its embedding into logits"
+        )
+    if isinstance(classifier, nn.Linear):
+        step.embeddings = channels_first(step.embeddings, step.labels.shape[-2:])
+
+
+def targets_of(args: tuple, kwargs: dict) -> torch.Tensor:
+    """The labels among what a hook of `head(features, targets)` is given, by place or by name."""
+    return args[1] if len(args) > 1 else kwargs["targets"]
 
 
 def channels_first(embeddings: torch.Tensor, label_size: tuple[int, int]) -> torch.Tensor:

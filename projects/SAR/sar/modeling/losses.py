@@ -13,6 +13,7 @@ from torch import nn
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, nearest
+from sar.modeling.embedding_tap import targets_of
 from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
 from sar.regularizers.functional import num_processes, sum_over_processes
 
@@ -52,15 +53,11 @@ def own_losses_over_processes(head: nn.Module) -> Iterator[None]:
 
     def correct(module, args, kwargs, output):
         predictions, losses = output
-        targets = args[1] if len(args) > 1 else kwargs["targets"]
-        num_valid = (targets != module.ignore_value).sum()
+        num_valid = (targets_of(args, kwargs) != module.ignore_value).sum()
         return predictions, {k: mean_over_processes(v, num_valid) for k, v in losses.items()}
 
-    hook = head.register_forward_hook(correct, with_kwargs=True)
-    try:
+    with head.register_forward_hook(correct, with_kwargs=True):
         yield
-    finally:
-        hook.remove()
 
 
 class SegmentationLoss(nn.Module):

@@ -58,8 +58,5 @@ def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[
         _, auxiliary_losses = auxiliary_head(*args, **kwargs)
         return predictions, {**losses, "loss_sem_seg_aux": auxiliary_losses["loss_sem_seg"]}
 
-    hook = head.register_forward_hook(add_loss, with_kwargs=True)
-    try:
+    with head.register_forward_hook(add_loss, with_kwargs=True):
         yield
-    finally:
-        hook.remove()
