@@ -47,17 +47,15 @@ class GateLogger(HookBase):
 
     Args:
         model: its SemanticAnchorRegularizer modules are looked at.
-        period: iterations between two looks, since each waits for the device.
     """
 
-    def __init__(self, model: nn.Module, period: int = LOG_PERIOD) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.regularizers = [
             module for module in model.modules() if isinstance(module, SemanticAnchorRegularizer)
         ]
-        self.period = period
 
     def after_step(self) -> None:
-        if is_due(self.trainer.iter, self.period):
+        if is_due(self.trainer.iter, LOG_PERIOD):
             for regularizer in self.regularizers:
                 is_open = float(regularizer.gate_is_open)
                 self.trainer.storage.put_scalar("sar/gate_is_open", is_open, smoothing_hint=False)

@@ -24,6 +24,7 @@ from detectron2.projects.deeplab.loss import DeepLabCE
 
 LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
 _TINY = torch.finfo(torch.float32).tiny  # a divisor in the place of 0
+_SEESAW_MIN_SCORE = 0.01
 
 
 def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -214,7 +215,7 @@ class Seesaw(nn.Module):
         C_ij = max(1, s_j / s_i)^q      compensation: more, where j is mistaken for i
 
     averaged over the pixels that are not ignored. M and C are constants to the gradient. As the
-    authors' code has it, s_i is at least `min_score` in C, and N is what training has shown of a
+    authors' code has it, s_i is at least 0.01 in C, and N is what training has shown of a
     class up to and with this step, at least 1. N is a buffer in the checkpoint, so that a resumed
     run goes on with it, and counts the pixels of all processes. The paper's normalised linear
     layer is not part of it: the head's classifier stays as it is.
@@ -223,21 +224,12 @@ class Seesaw(nn.Module):
         num_classes: K.
         ignore_value: label of pixels that do not count.
         p, q: exponents of mitigation and compensation; 0 turns one off.
-        min_score: see above.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        ignore_value: int,
-        *,
-        p: float = 0.8,
-        q: float = 2.0,
-        min_score: float = 0.01,
-    ):
+    def __init__(self, num_classes: int, ignore_value: int, *, p: float = 0.8, q: float = 2.0):
         super().__init__()
         self.cross_entropy = CrossEntropy(ignore_value)
-        self.p, self.q, self.min_score = p, q, min_score
+        self.p, self.q = p, q
         self.register_buffer("pixels_seen", torch.zeros(num_classes, dtype=torch.int64))
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
@@ -256,7 +248,7 @@ class Seesaw(nn.Module):
     def _log_factors(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """log(M_ij C_ij) for every pixel's class i and every j; it is 0 at j = i."""
         log_scores = F.log_softmax(logits, dim=1)
-        log_own = log_scores.gather(1, classes[:, None]).clamp(min=math.log(self.min_score))
+        log_own = log_scores.gather(1, classes[:, None]).clamp(min=math.log(_SEESAW_MIN_SCORE))
         log_compensation = (log_scores - log_own).clamp_(min=0).mul_(self.q)
         log_seen = self.pixels_seen.clamp(min=1).to(logits.dtype).log()
         log_ratios = log_seen[:, None, None] - log_seen[classes][:, None]
