@@ -15,7 +15,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, nearest
 from sar.modeling.embedding_tap import targets_of
 from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
-from sar.regularizers.functional import num_processes, sum_over_processes
+from sar.regularizers.functional import class_counts, num_processes, sum_over_processes
 
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
@@ -234,16 +234,12 @@ class Seesaw(nn.Module):
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
         logits = upsample(logits, stride, targets)
-        valid = targets != self.cross_entropy.ignore_value
-        self._count(targets, valid)
-        log_factors = self._log_factors(logits.detach(), targets.where(valid, 0))
-        return self.cross_entropy(logits + log_factors, targets)
-
-    def _count(self, targets: torch.Tensor, valid: torch.Tensor) -> None:
-        # Not bincount, which makes the host wait for a GPU.
-        counts = self.pixels_seen.new_zeros(len(self.pixels_seen))
-        counts.scatter_add_(0, targets.where(valid, 0).flatten(), valid.flatten().long())
+        ignore_value = self.cross_entropy.ignore_value
+        counts = class_counts(targets, len(self.pixels_seen), ignore_value)
         self.pixels_seen += sum_over_processes(counts)
+        classes = targets.where(targets != ignore_value, 0)
+        log_factors = self._log_factors(logits.detach(), classes)
+        return self.cross_entropy(logits + log_factors, targets)
 
     def _log_factors(self, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """log(M_ij C_ij) for every pixel's class i and every j; it is 0 at j = i."""

@@ -55,6 +55,7 @@ def _index(labels: torch.Tensor, num_classes: int, ignore_value: int) -> torch.T
 
 
 def _count(index: torch.Tensor, num_classes: int) -> torch.Tensor:
+    # Not bincount, which makes the host wait for a GPU.
     counts = index.new_zeros(num_classes + 1)
     counts.scatter_add_(0, index.flatten(), index.new_ones(()).expand(index.numel()))
     return counts[:-1]
