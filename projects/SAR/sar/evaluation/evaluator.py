@@ -29,7 +29,7 @@ from detectron2.utils import comm
 from .argmax import argmax_over_classes
 from .class_groups import class_groups
 from .confusion import iou_metrics, update_confusion
-from .geometry import FeatureGeometry, sum_over_processes
+from .geometry import FeatureGeometry, sum_on_cpu
 from .table import format_table
 from .tap import EvaluationTap
 
@@ -262,7 +262,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if confusion is None:  # no image came to this process, which has to join in all the same
             confusion = self._empty_confusion(torch.device("cpu"))
         counts = torch.cat([confusion.view(-1), confusion.new_tensor([self._num_images])])
-        counts = sum_over_processes(counts) if self._distributed else counts.cpu()
+        counts = sum_on_cpu(counts) if self._distributed else counts.cpu()
         return counts[:-1].view_as(confusion), int(counts[-1])
 
     def _log_absent_from(self, geometry: FeatureGeometry) -> None:

@@ -97,7 +97,7 @@ class FeatureGeometry:
     def reduce(self) -> "FeatureGeometry":
         """That of the embeddings of all processes, each of which has to call this."""
         total = FeatureGeometry(self.num_classes, self.embed_dim, ignore_value=self.ignore_value)
-        total._totals = sum_over_processes(self._totals)
+        total._totals = sum_on_cpu(self._totals)
         return total
 
     def absent_classes(self) -> list[int]:
@@ -156,8 +156,11 @@ class FeatureGeometry:
         return counts, squares, sums.view(channels, num_classes), products.view(channels, channels)
 
 
-def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of the `values` of all processes, on the CPU. Every process has to call it."""
+def sum_on_cpu(values: Tensor) -> Tensor:
+    """The sum of the `values` of all processes, on the CPU, without a gradient.
+
+    Every process has to call it.
+    """
     total = values.clone()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         on_gpu = dist.get_backend() == dist.Backend.NCCL
