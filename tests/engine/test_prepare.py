@@ -214,7 +214,10 @@ def test_what_is_in_the_way_in_output_dir(name, is_folder, overrides, tmp_path):
         ),
         (["MODEL.CLASSIFIER", "sem_seg_head.predicter"], "sem_seg_head.predicter"),
         (["MODEL.FPN.NORM", "GN"], "MODEL.FPN.OUT_CHANNELS is 16, .* multiple of 32, for NORM GN"),
-        (["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"], "has p9, but the backbone gives p2"),
+        (
+            ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"],
+            'names "p9", which the backbone does not',
+        ),
         (["SOLVER.WARMUP_METHOD", "linaer"], "^SOLVER.WARMUP_METHOD describes no schedule"),
         (["SOLVER.MOMENTUM", "9.0"], "^SOLVER.MOMENTUM is 9.0, expected less than 1"),
         (["SOLVER.MOMENTUM", "-1.0"], "^SOLVER.MOMENTUM describes no optimizer"),

@@ -15,6 +15,7 @@ from sar.data.loader import check_sampler
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference
 from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
@@ -168,7 +169,12 @@ def check_buildable(cfg: CfgNode) -> torch.nn.Module:
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # the class frequencies come later
     _check_resnet_features(cfg)
     model = _build("model", cfg, _MODEL)
-    _check_in_features(cfg, model)
+    # SemSegFPNHead passes over unknown ones.
+    select_features(
+        model.backbone.output_shape(),
+        cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES,
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES",
+    )
     optimizer = _build(
         "optimizer", cfg, {"SOLVER": lambda cfg: build_optimizer(cfg, torch.nn.Linear(1, 1))}
     )
@@ -280,16 +286,6 @@ def _check_resnet_features(cfg: CfgNode) -> None:
     for key, found, possible in checks:
         if not found or not set(found) <= set(possible):
             raise InputError(f"{key} is {found}, expected some of {', '.join(possible)}")
-
-
-def _check_in_features(cfg: CfgNode, model: torch.nn.Module) -> None:
-    provided = model.backbone.output_shape()
-    for name in cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES:  # SemSegFPNHead passes over unknown ones
-        if name not in provided:
-            raise InputError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {name}, but the backbone gives "
-                f"{', '.join(provided)}"
-            )
 
 
 def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
