@@ -102,3 +102,10 @@ def test_datasets_are_kept(tmp_path):
     frequency = replace(FREQUENCY, datasets=("roads_train", "roads_extra"))
     frequency.save(tmp_path / "frequency.json")
     assert ClassFrequency.load(tmp_path / "frequency.json") == frequency
+
+
+def test_another_number_of_classes_than_the_models(tmp_path):
+    FREQUENCY.save(tmp_path / "frequency.json")
+    assert ClassFrequency.load(tmp_path / "frequency.json", 2) == FREQUENCY
+    with pytest.raises(InputError, match=r"frequency\.json: expected 3 classes .*, found 2"):
+        ClassFrequency.load(tmp_path / "frequency.json", 3)

@@ -33,12 +33,15 @@ class ClassFrequency:
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "ClassFrequency":
+    def load(cls, path: str | os.PathLike, num_classes: int | None = None) -> "ClassFrequency":
         """Reads what `save` wrote.
 
+        Args:
+            num_classes: K, where the model says what it has to be.
+
         Raises:
-            InputError: the file is missing or malformed; names the file, the key, what was
-                expected and what was found.
+            InputError: the file is missing or malformed, or K is another; names the file, the key,
+                what was expected and what was found.
         """
         if not os.path.exists(path):
             raise _malformed(path, "it is not there")
@@ -55,6 +58,9 @@ class ClassFrequency:
         names, datasets = content.get("class_names"), content.get("datasets", [])
         if not (_are_names(names) and names):
             raise _malformed(path, 'key "class_names"', "a list of names", names)
+        if num_classes not in (None, len(names)):
+            expected = f"{num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
+            raise _malformed(path, f"expected {expected}, found {len(names)}")
         if not _are_names(datasets):
             raise _malformed(path, 'key "datasets"', "a list of names", datasets)
         for key in ("num_images", "ignored_pixels"):

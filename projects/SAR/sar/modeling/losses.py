@@ -393,14 +393,7 @@ def _class_frequency(cfg: CfgNode) -> ClassFrequency:
             "from there: set it to what tools/check_dataset.py writes (train_net.py finds it for "
             "itself)"
         )
-    frequency = ClassFrequency.load(path)
-    found, expected = len(frequency.pixels), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if found != expected:
-        raise InputError(
-            f"DATASETS.CLASS_FREQUENCY {path}: expected {expected} classes "
-            f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES), found {found}"
-        )
-    return frequency
+    return ClassFrequency.load(path, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
 
 class _NotTrainable(nn.Module):

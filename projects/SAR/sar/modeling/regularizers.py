@@ -119,10 +119,4 @@ def _images_per_class(cfg, num_classes: int) -> tuple[int, ...] | None:
         # Training finds it before the model is built; a model may be evaluated without.
         logger.warning("DATASETS.CLASS_FREQUENCY is empty: no logit adjustment in CeCo")
         return None
-    images = ClassFrequency.load(path).images
-    if len(images) != num_classes:
-        raise ValueError(
-            f"DATASETS.CLASS_FREQUENCY {path}: expected {num_classes} classes "
-            f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES), found {len(images)}"
-        )
-    return images
+    return ClassFrequency.load(path, num_classes).images
