@@ -379,7 +379,9 @@ def test_label_ids_that_are_no_class(tmp_path, register):
     label = np.full(SIZE, 255, np.uint8)
     label[3, 4:7] = [5, 0, 254]
     Image.fromarray(label).save(records[0]["sem_seg_file_name"])
-    message = "label0.png has id 5, 254, but .* ids 0 to 4, and 255 for ignored.*check_dataset"
+    message = (
+        r"label0.png has the ids 5, 254, which .*\(0 to 4\) nor the ignore id 255.*check_dataset"
+    )
     with pytest.raises(InputError, match=message):
         run(LongTailEvaluator(register(records)), records)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from sar.errors import InputError
+from sar.errors import InputError, listed
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -121,6 +121,35 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
         ids = ids.astype(np.uint8, copy=False)
         return ids if stretch == 1 else ids // np.uint8(stretch)
     return _as_uint16(ids, path, "label")
+
+
+def read_truth(path: str | os.PathLike, num_classes: int, ignore_label: int) -> np.ndarray:
+    """Reads a label map of which every pixel is of a class, or ignored.
+
+    Args:
+        path: as for `read_label`.
+        num_classes: K; classes have the ids 0 to K - 1.
+        ignore_label: the id of pixels without a class.
+
+    Returns:
+        (H, W), uint8 or uint16.
+
+    Raises:
+        InputError: as `read_label`, or ids that are neither classes nor `ignore_label`.
+    """
+    label = read_label(path)
+    outside = label >= num_classes
+    outside &= label != ignore_label
+    if outside.any():
+        # A photograph that is given as a label has all ids.
+        ids = listed(np.unique(label[outside]), 10)
+        raise InputError(
+            f"The label {path} has the ids {ids}, which are neither classes (0 to "
+            f"{num_classes - 1}) nor the ignore id {ignore_label}: correct the file, or the data "
+            "set's classes and MODEL.SEM_SEG_HEAD.NUM_CLASSES; tools/check_dataset.py lists all "
+            "such files."
+        )
+    return label
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sar.errors import InputError, listed, nearest
+from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 
 from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
 from .crop import read_crop
-from .labels import read_image, read_label
+from .labels import read_image, read_truth
 
 _FORMATS = ("RGB", "BGR")
 
@@ -172,17 +172,7 @@ class SemanticSegmentationMapper:
                 f"The image {dataset_dict['file_name']} has no label to train on: add its "
                 '"sem_seg_file_name" to the data set\'s dict, or remove the image.'
             )
-        label = read_label(label_file_name)
-        outside = label >= self.num_classes
-        outside &= label != self.ignore_label
-        if outside.any():
-            ids = np.unique(label[outside])
-            raise InputError(
-                f"The label {label_file_name} has the ids {listed(ids, 10)}, which are neither "
-                f"classes (0 to {self.num_classes - 1}) nor the ignore id {self.ignore_label}: "
-                "correct the file, or set MODEL.SEM_SEG_HEAD.NUM_CLASSES."
-            )
-        return label
+        return read_truth(label_file_name, self.num_classes, self.ignore_label)
 
 
 class PanopticMapper:

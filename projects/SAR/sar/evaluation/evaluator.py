@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.labels import read_label
-from sar.errors import InputError, listed, nearest
+from sar.data.labels import read_truth
+from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
 from sar.output_dir import EVALUATION
@@ -234,20 +234,12 @@ class LongTailEvaluator(DatasetEvaluator):
         return self._truth_files[input["file_name"]]
 
     def _read_truth(self, path: str, shape: tuple[int, int]) -> np.ndarray:
-        truth = read_label(path)
+        truth = read_truth(path, len(self._class_names), self._ignore_label)
         if truth.shape != shape:
             raise InputError(
                 f"Label {path} is {truth.shape[1]} x {truth.shape[0]} pixels, but its image "
                 f"{shape[1]} x {shape[0]}: they have to be of one size; tools/check_dataset.py "
                 "lists all that are not."
-            )
-        wrong = (truth >= len(self._class_names)) & (truth != self._ignore_label)
-        if wrong.any():
-            ids = np.unique(truth[wrong])
-            raise InputError(
-                f'Label {path} has id {listed(ids, 10)}, but data set "{self._dataset_name}" has '
-                f"the ids 0 to {len(self._class_names) - 1}, and {self._ignore_label} for ignored "
-                "pixels: map the label's ids to these; tools/check_dataset.py lists all such files."
             )
         # torch can do little with uint16.
         return truth if truth.dtype == np.uint8 else truth.astype(np.int32)
