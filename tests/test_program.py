@@ -67,6 +67,16 @@ def test_numbers_that_are_none(word):
         program.positive("0")
 
 
+def test_what_cannot_be_written(tmp_path):
+    path = tmp_path / "file" / "a.png"
+    path.parent.write_text("")
+    with pytest.raises(InputError, match="a.png cannot be written .*choose another --output"):
+        with program.writing(path):
+            path.write_text("")
+    with pytest.raises(ZeroDivisionError), program.writing(path):
+        fail(ZeroDivisionError)
+
+
 def test_it_needs_neither_pytorch_nor_detectron2():
     code = "import sys; sys.modules['torch'] = sys.modules['detectron2'] = None; import sar.program"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -14,8 +14,6 @@ With --pictures there are also, of each split,
 import argparse
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tabulate import tabulate
@@ -99,7 +97,8 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
             path = folder / CLASS_FREQUENCY
-            write_frequency(scan, path)
+            with program.writing(path):
+                scan.frequency.save(path)
             if not args.quiet:
                 print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
     except InputError as error:
@@ -142,7 +141,7 @@ def draw(
             samples, metadata.stuff_classes, class_colors(metadata)
         )
     for path, picture in pictures.items():
-        with writing(path), atomic_path(path) as temporary:
+        with program.writing(path), atomic_path(path) as temporary:
             picture.save(temporary)
         if not quiet:
             print(f"Written: {path}")
@@ -208,22 +207,6 @@ def class_table(scan: DatasetScan, with_groups: bool) -> str:
     rows = sorted(zip(*columns.values(), strict=True), key=lambda row: -row[2])
     align = ("left", *["right"] * (len(columns) - 1))
     return tabulate(rows, list(columns), disable_numparse=True, colalign=align)
-
-
-def write_frequency(scan: DatasetScan, path: Path) -> None:
-    with writing(path):
-        scan.frequency.save(path)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Raises an InputError where the path cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error}): name another folder with --output."
-        ) from error
 
 
 if __name__ == "__main__":

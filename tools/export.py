@@ -93,12 +93,9 @@ def export(args: argparse.Namespace) -> list[dict]:
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
     }
     traced = trace(SegmentationGraph(model))
-    try:
-        with atomic_path(args.output) as temporary:
-            write(traced, temporary, {key: json.dumps(x) for key, x in description.items()})
-            return compare(model, load(temporary))
-    except OSError as error:
-        raise InputError(f"--output {args.output} cannot be written: {error}") from error
+    with program.writing(args.output), atomic_path(args.output) as temporary:
+        write(traced, temporary, {key: json.dumps(x) for key, x in description.items()})
+        return compare(model, load(temporary))
 
 
 def write_onnx(traced: ExportedProgram, path: Path, description: dict[str, str]) -> None:

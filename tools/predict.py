@@ -191,13 +191,8 @@ def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool)
     if prediction.confidence is not None:
         pictures[folder / "confidence" / f"{name}.png"] = (prediction.confidence_image(), {})
     for path, (picture, options) in pictures.items():
-        try:
-            with atomic_path(path, sync=False) as temporary:
-                picture.save(temporary, **options)
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error}): make room, or choose another --output"
-            ) from error
+        with program.writing(path), atomic_path(path, sync=False) as temporary:
+            picture.save(temporary, **options)
 
 
 def find_files(inputs: Sequence[str], output: str) -> list[str]:

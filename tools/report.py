@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from sar import program
-from sar.errors import InputError
 from sar.fileio import write_atomically
 from sar.report import Run, compare, find_runs, render
 
@@ -52,10 +51,8 @@ def write_page(args: argparse.Namespace) -> None:
 
     runs = find_runs(args.runs)
     content = compare(runs, num_images=args.images, show_progress=show_progress)
-    try:
+    with program.writing(args.output):
         write_atomically(args.output, render(content))
-    except OSError as error:
-        raise InputError(f"--output {args.output} cannot be written: {error}") from error
     if not args.quiet:
         print(f"Comparison of {len(runs)} runs in {args.output}")
 

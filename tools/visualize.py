@@ -14,7 +14,6 @@ from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
 from sar.engine import Trainer, complete_config
-from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.fileio import atomic_path, names_below_common_folder
 from sar.modeling.inference import inference_model
@@ -61,11 +60,9 @@ def draw(args: argparse.Namespace) -> None:
                 metadata.stuff_classes,
                 colors,
             )
-            try:
-                with atomic_path(Path(args.output, name).with_suffix(".png")) as temporary:
-                    picture.save(temporary)
-            except OSError as error:
-                raise InputError(f"--output {args.output} cannot be written: {error}") from error
+            path = Path(args.output, name).with_suffix(".png")
+            with program.writing(path), atomic_path(path) as temporary:
+                picture.save(temporary)
     if not args.quiet:
         print(f"{len(dicts)} pictures in {args.output}")
 

@@ -121,7 +121,7 @@ def test_default_output_is_named_after_the_data_set(tool, folder, tmp_path, monk
 def test_output_that_cannot_be_written(tool, folder, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "file")]) == 1
-    assert "name another folder with --output" in capsys.readouterr().err
+    assert "choose another --output" in capsys.readouterr().err
 
 
 def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):

@@ -5,8 +5,10 @@ It imports neither PyTorch nor detectron2.
 
 import argparse
 import logging
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import InputError
 
@@ -63,6 +65,17 @@ def _whole_number(least: int) -> Callable[[str], int]:
 
 # Types of options.
 count, positive = _whole_number(0), _whole_number(1)
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Raises an InputError where what --output names cannot be written within the `with`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error}): make room, or choose another --output"
+        ) from error
 
 
 def run(
