@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from sar import program
 from sar.config import load_config
-from sar.engine.checks import check_buildable, check_names, check_values
+from sar.engine.checks import check_model
 from sar.engine.prepare import choose_device
 from sar.errors import InputError
 
 from detectron2.config import CfgNode
-from detectron2.modeling import SemanticSegmentor, build_model
+from detectron2.modeling import SemanticSegmentor
 
 EXAMPLES = """example:
   python tools/analyze_model.py --config-file configs/CamVid/{baseline,sar}_sem_fpn_R_18.yaml \\
@@ -68,8 +68,7 @@ def analyze(
         InputError: a config that is wrong, or whose model is not a semantic segmentor.
     """
     cfg = load_config(config_file, overrides)
-    prepare(cfg, config_file)
-    model = build_model(cfg)
+    model = build(cfg)
     if not isinstance(model, SemanticSegmentor):
         raise InputError(
             f"config {config_file}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not "
@@ -88,20 +87,11 @@ def analyze(
     }
 
 
-def prepare(cfg: CfgNode, config_file: str) -> None:
-    """Settles what a model needs that would come from data, weights or several processes."""
+def build(cfg: CfgNode) -> nn.Module:
+    """The config's model, where it would run, with nothing that comes from data or weights."""
     choose_device(cfg, argparse.Namespace(num_gpus=1, num_machines=1))
-    check_names(cfg)
-    check_values(cfg)
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
-    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
-        raise InputError(
-            f"config {config_file}: MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it "
-            "and the number to the line"
-        )
-    if not cfg.DATASETS.CLASS_FREQUENCY:
-        cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # which costs nothing
-    check_buildable(cfg)
+    return check_model(cfg).to(cfg.MODEL.DEVICE)
 
 
 def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:

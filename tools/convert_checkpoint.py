@@ -25,7 +25,7 @@ import torch
 
 from sar import program
 from sar.config import load_config
-from sar.engine.checks import check_buildable, check_names, check_values
+from sar.engine.checks import check_model
 from sar.errors import InputError, listed
 from sar.fileio import atomic_path
 from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
@@ -86,13 +86,8 @@ def convert(args: argparse.Namespace) -> None:
 
 def model_state(cfg: CfgNode) -> State:
     """The state dict of the config's model, as it is before any weights are loaded."""
-    cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
-    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
-        raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
-    check_names(cfg)
-    check_values(cfg)
-    return check_buildable(cfg).state_dict()
+    return check_model(cfg).state_dict()
 
 
 def read(path: str) -> tuple[State, dict]:

@@ -154,6 +154,22 @@ def check_values(cfg: CfgNode) -> None:
             raise InputError(f"{key} is {lookup(cfg, key)}, expected {expected}")
 
 
+def check_model(cfg: CfgNode) -> torch.nn.Module:
+    """All checks of a config that need no data set, whose number of classes is to be there.
+
+    Returns:
+        the model, on the CPU, with random weights.
+
+    Raises:
+        InputError: NUM_CLASSES is 0; as `check_names`, `check_values` and `check_buildable`.
+    """
+    check_names(cfg)
+    check_values(cfg)
+    if cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 0:
+        raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
+    return check_buildable(cfg)
+
+
 def check_buildable(cfg: CfgNode) -> torch.nn.Module:
     """Builds model, optimizer, schedule and augmentation once, on the CPU, to see that they can be.
 

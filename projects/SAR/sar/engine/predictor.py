@@ -29,7 +29,7 @@ from sar.visualization import class_colors, draw_overlay
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .checks import check_buildable, check_names, check_values
+from .checks import check_model
 from .prepare import choose_device
 from .trainer import Trainer
 
@@ -247,9 +247,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
             "data set's?"
         )
     head.NUM_CLASSES = len(names)
-    check_names(cfg)
-    check_values(cfg)
-    check_buildable(cfg)
+    check_model(cfg)
     return Trainer.load_for_evaluation(cfg), names, colors
 
 
