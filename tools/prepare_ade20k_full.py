@@ -33,6 +33,7 @@ from sar.data.datasets.ade20k_full import (
     PREPARED,
     read_classes,
 )
+from sar.data.labels import opened, orientation
 from sar.errors import InputError
 from sar.fileio import atomic_path, write_atomically
 
@@ -41,7 +42,6 @@ REMEDY = "`python tools/prepare_ade20k_full.py --help` says what is needed and w
 SHORT_SIDE = 512
 _SPLIT_FOLDERS = {"train": "training", "val": "validation"}
 _CHUNK = 200  # images that are looked through for classes between two files
-_EXIF_ORIENTATION = 0x0112
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,37 +163,29 @@ def write_found(images: list[Path], target: Path) -> None:
 
 def read_indices(path: Path) -> np.ndarray:
     """ADE20K's indices, (H, W) uint16; 0 is unlabelled. Red holds tens of 256, green the rest."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
+    with opened(path, "label") as image:
+        pixels = np.asarray(image)
         return (pixels[..., 0] // 10).astype(np.uint16) * 256 + pixels[..., 1]
-    # A damaged file makes Pillow raise nearly anything.
-    except Exception as error:
-        raise InputError(f"{path} cannot be read ({error}). {REMEDY}") from error
 
 
 def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
     """Writes the image and, last, the label `target`, both of the same size."""
     label = Image.fromarray(new_ids[read_indices(_seg_file(source))])
     to = target.parents[2] / "images" / target.parent.name / source.name
-    try:
-        image = Image.open(source)
-        image.load()
-    except Exception as error:
-        raise InputError(f"{source} cannot be read ({error}). {REMEDY}") from error
+    with opened(source, "image") as file:
+        is_upright = orientation(file) in (None, 1)
+        image = file.convert("RGB")
     if image.size != label.size:
         raise InputError(f"{source} is {image.size}, but its label {label.size}. {REMEDY}")
     width, height = image.size
     scale = min(1.0, SHORT_SIDE / min(width, height))
     size = (round(width * scale), round(height * scale))
     # The labels lie on the pixels as stored: an orientation in the EXIF data must not stay.
-    upright = image.getexif().get(_EXIF_ORIENTATION, 1) == 1
     with atomic_path(to) as temporary:
-        if size == image.size and upright:
+        if size == image.size and is_upright:
             shutil.copyfile(source, temporary)
         else:
-            resized = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-            resized.save(temporary, quality=95)
+            image.resize(size, Image.Resampling.BILINEAR).save(temporary, quality=95)
     prepare.write_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), target)
 
 
