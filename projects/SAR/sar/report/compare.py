@@ -13,7 +13,7 @@ from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.geometry import GEOMETRY_METRICS
 from sar.evaluation.table import GROUP_NAMES, HEADLINE
@@ -110,8 +110,8 @@ def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
         names = run.evaluations[dataset]["class_names"]
         if names != first:
             raise InputError(
-                f"{run.folder} has other classes of {dataset} ({', '.join(names[:5])}, ...) than "
-                f"{runs[0].folder} ({', '.join(first[:5])}, ...): compare runs of the same classes"
+                f"{run.folder} has other classes of {dataset} ({listed(names)}) than "
+                f"{runs[0].folder} ({listed(first)}): compare runs of the same classes"
             )
     return dataset, first
 
