@@ -1,6 +1,6 @@
 import pytest
 
-from sar.errors import dimensions, listed
+from sar.errors import dimensions, listed, shortened
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,8 @@ def test_listed(items, expected):
 @pytest.mark.parametrize("shape, expected", [((), "a scalar"), ((5,), "5"), ((8, 3, 1), "8x3x1")])
 def test_dimensions(shape, expected):
     assert dimensions(shape) == expected
+
+
+def test_shortened():
+    assert shortened("road") == '"road"' and shortened(None) == "null"
+    assert shortened("x" * 79) == '"' + "x" * 76 + "..."

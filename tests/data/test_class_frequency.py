@@ -46,10 +46,10 @@ def test_save_and_load(tmp_path):
         ({"num_images": True}, ['"num_images"', "found true"]),
         ({"ignored_pixels": None}, ['"ignored_pixels"', "found null"]),
         ({"class_names": []}, ['"class_names"', "found []"]),
-        ({"class_names": "road"}, ['"class_names"', "found road"]),
+        ({"class_names": "road"}, ['"class_names"', 'found "road"']),
         ({"class_names": [1, 2]}, ['"class_names"', "found [1, 2]"]),
         ({"pixels": [10**400, 1]}, ['"pixels"', "a list of counts"]),
-        ({"datasets": "roads"}, ['"datasets"', "a list of names", "found roads"]),
+        ({"datasets": "roads"}, ['"datasets"', "a list of names", 'found "roads"']),
     ],
 )
 def test_malformed_content_names_file_key_expected_and_found(tmp_path, changes, expected):

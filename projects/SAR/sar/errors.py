@@ -1,6 +1,7 @@
 """Errors that a user can mend: what is wrong, where, and what to do."""
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 
 
@@ -29,3 +30,9 @@ def listed(items: Sequence, at_most: int = 5, separator: str = ", ") -> str:
 def dimensions(shape: Sequence[int]) -> str:
     """The shape of an array as '64x3x7x7'; of no dimension, 'a scalar'."""
     return "x".join(map(str, shape)) or "a scalar"
+
+
+def shortened(value: object) -> str:
+    """A value of a JSON file as it stands there, of which 80 characters at most."""
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from sar.errors import InputError
+from sar.errors import InputError, shortened
 from sar.fileio import write_atomically
 
 
@@ -53,23 +53,25 @@ class ClassFrequency:
         except (OSError, ValueError, RecursionError) as error:
             raise _malformed(path, f"it cannot be read as JSON ({error})") from error
         if not isinstance(content, dict):
-            raise _malformed(path, f"expected an object, found {_short(content)}")
+            raise _malformed(path, f"expected an object, found {shortened(content)}")
 
         names, datasets = content.get("class_names"), content.get("datasets", [])
         if not (_are_names(names) and names):
-            raise _malformed(path, 'key "class_names"', "a list of names", names)
+            raise _malformed(path, 'key "class_names"', "a list of names", shortened(names))
         if num_classes not in (None, len(names)):
             expected = f"{num_classes} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES)"
             raise _malformed(path, f"expected {expected}, found {len(names)}")
         if not _are_names(datasets):
-            raise _malformed(path, 'key "datasets"', "a list of names", datasets)
+            raise _malformed(path, 'key "datasets"', "a list of names", shortened(datasets))
         for key in ("num_images", "ignored_pixels"):
             if not _is_count(content.get(key)):
-                raise _malformed(path, f'key "{key}"', "a count, 0 or more", content.get(key))
+                found = shortened(content.get(key))
+                raise _malformed(path, f'key "{key}"', "a count, 0 or more", found)
         for key in ("images", "pixels"):
             counts = content.get(key)
             if not (isinstance(counts, list) and all(map(_is_count, counts))):
-                raise _malformed(path, f'key "{key}"', "a list of counts, 0 or more", counts)
+                found = shortened(counts)
+                raise _malformed(path, f'key "{key}"', "a list of counts, 0 or more", found)
             if len(counts) != len(names):
                 expected = f"{len(names)} counts, one for each of class_names"
                 raise _malformed(path, f'key "{key}"', expected, f"{len(counts)} counts")
@@ -96,16 +98,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _malformed(
     path: str | os.PathLike, problem: str, expected: str | None = None, found: object = None
 ) -> InputError:
     if expected is not None:
-        problem = f"{problem}: expected {expected}, found {_short(found)}"
+        problem = f"{problem}: expected {expected}, found {found}"
     return InputError(
         f"Class-frequency file {path}: {problem}. Write it again with tools/check_dataset.py, "
         "or correct DATASETS.CLASS_FREQUENCY."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sar.data.class_frequency import ClassFrequency
-from sar.errors import InputError
+from sar.errors import InputError, shortened
 from sar.evaluation.table import GROUP_NAMES
 from sar.output_dir import CLASS_FREQUENCY, EVALUATION, INFERENCE, METRICS
 
@@ -141,20 +141,20 @@ def _evaluations(folder: Path) -> dict[str, dict]:
 def _problem(content: object) -> str:
     """What is wrong with the content of a sem_seg_evaluation.json; "" if nothing."""
     if not isinstance(content, dict):
-        return f"expected an object, found {_short(content)}"
+        return f"expected an object, found {shortened(content)}"
     names, num_images = content.get("class_names"), content.get("num_images")
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
-        return f"class_names: expected a list of names, found {_short(names)}"
+        return f"class_names: expected a list of names, found {shortened(names)}"
     if not isinstance(num_images, int):
-        return f"num_images: expected a count, found {_short(num_images)}"
+        return f"num_images: expected a count, found {shortened(num_images)}"
     for key in ("metrics", "geometry"):
         numbers = content.get(key, {})
         if not isinstance(numbers, dict):
-            return f"{key}: expected an object, found {_short(numbers)}"
+            return f"{key}: expected an object, found {shortened(numbers)}"
         for name, value in numbers.items():
             # null: of a class without ground truth.
             if not (value is None or _is_finite(value)):
-                return f"{key}: {name}: expected a number or null, found {_short(value)}"
+                return f"{key}: {name}: expected a number or null, found {shortened(value)}"
     for name in ("mIoU", *(f"IoU-{name}" for name in names)):
         if name not in content.get("metrics", {}):
             return f"metrics: {name} is missing"
@@ -162,7 +162,7 @@ def _problem(content: object) -> str:
     if groups != {} and not _are_groups(groups, len(names)):
         return (
             f"groups: expected the ids 0 to {len(names) - 1}, each once, in lists "
-            f"{', '.join(GROUP_NAMES)}, found {_short(groups)}"
+            f"{', '.join(GROUP_NAMES)}, found {shortened(groups)}"
         )
     return ""
 
@@ -174,11 +174,6 @@ def _are_groups(groups: object, num_classes: int) -> bool:
         return False
     ids = [class_id for part in parts for class_id in part]
     return all(isinstance(k, int) for k in ids) and sorted(ids) == list(range(num_classes))
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _is_finite(value: object) -> bool:
