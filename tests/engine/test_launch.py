@@ -193,19 +193,25 @@ def test_sigterm_reaches_the_processes(start, tmp_path, flags):
 
 
 RESTARTED = """
+from sar.engine.restart import note_begun
 print(f"resume {args.resume}", flush=True)
+if rank == 0 and {has_begun}:
+    note_begun()
 comm.synchronize()
-if rank == 1 and not args.resume:
+if rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
     os.kill(os.getpid(), signal.SIGKILL)
 comm.synchronize()
 """
 
 
 @pytest.mark.slow
-def test_what_torchrun_restarts_is_resumed(start):
-    code, out, err = finish(start(RESTARTED, torchrun=[*TORCHRUN, "--max-restarts", "1"]))
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_what_torchrun_restarts_is_resumed_if_it_had_begun(has_begun, start):
+    body = RESTARTED.replace("{has_begun}", str(has_begun))
+    code, out, err = finish(start(body, torchrun=[*TORCHRUN, "--max-restarts", "1"]))
     assert code == 0, err
-    assert out.count("resume False") == out.count("resume True") == 2
+    assert out.count("resume True") == (2 if has_begun else 0)
+    assert out.count("resume False") == (2 if has_begun else 4)
 
 
 def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch, capsys):

@@ -38,6 +38,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
 from .prepare import prepare
+from .restart import goes_on
 from .setup import set_up_process
 
 EXAMPLES = """examples:
@@ -216,8 +217,6 @@ def _run_under_torchrun(main: Callable, args: Namespace) -> None:
     args.num_machines, args.machine_rank = world_size // local_size, rank // local_size
     args.num_processes, args.dist_url = local_size, "env://"
     args.num_gpus = local_size if args.num_gpus else 0
-    is_restart = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    args.resume = args.resume or (is_restart and not args.eval_only)
     store = _store_of_this_start(shared_store, rank)
     try:
         cfg = _prepare_once(store, rank, args)
@@ -279,16 +278,20 @@ def _store_of_this_start(shared_store: dist.Store, rank: int) -> dist.Store:
 
 
 def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
-    """The config that process 0 has prepared, or the InputError that it met."""
+    """The config that process 0 has prepared, or the InputError that it met.
+
+    Where torchrun starts a training again, `args.resume` becomes True, in all processes.
+    """
     if rank == 0:
+        args.resume = args.resume or (goes_on() and not args.eval_only)
         try:
             prepared = prepare(args)
         except InputError as error:
             prepared = error
-        store.set("sar/prepared", pickle.dumps(prepared))
+        store.set("sar/prepared", pickle.dumps((prepared, args.resume)))
     else:
         store.wait(["sar/prepared"], PREPARE_TIMEOUT)
-        prepared = pickle.loads(store.get("sar/prepared"))
+        prepared, args.resume = pickle.loads(store.get("sar/prepared"))
     if isinstance(prepared, InputError):
         raise prepared
     return prepared

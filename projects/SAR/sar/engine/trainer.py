@@ -42,6 +42,7 @@ from .hooks import (
     is_due,
 )
 from .pictures import Pictures
+from .restart import note_begun
 from .sigterm import Sigterm
 from .solver import build_lr_scheduler, build_optimizer
 from .step import TrainingStep
@@ -177,6 +178,7 @@ class Trainer(DefaultTrainer):
                 cut_metrics(self.cfg.OUTPUT_DIR, self._first_logged())
             else:
                 set_aside(self.cfg.OUTPUT_DIR, PREVIOUS)
+            note_begun()
 
     def _first_logged(self):
         return self.start_iter - self._is_step_unfinished
