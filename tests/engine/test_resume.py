@@ -173,6 +173,39 @@ def test_a_seed_that_was_drawn_is_kept(runs, tmp_path):
         assert torch.equal(value, uninterrupted.model.state_dict()[name]), name
 
 
+def test_the_solver_goes_on_as_the_config_says_now(runs, caplog):
+    common, _ = runs
+    schedule = ["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.BIAS_LR_FACTOR", "2.0"]
+    common = [*common, "SOLVER.MAX_ITER", "12", "TEST.EVAL_PERIOD", "0", *schedule]
+    with pytest.raises(Killed):
+        train([*common, "SOLVER.BASE_LR", "0.01"], At(7, kill))
+    caplog.clear()
+    rates = []
+    trainer = lambda: hooks[0].trainer  # noqa: E731
+    hooks = [
+        At(i, lambda: rates.append([group["lr"] for group in trainer().optimizer.param_groups]))
+        for i in (7, 8)
+    ]
+    changed = ["SOLVER.BASE_LR", "0.001", "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.MOMENTUM", "0.8"]
+    resumed = train([*common, *changed], *hooks, resume=True)
+    (line,) = [text for text in caplog.messages if "other hyper-parameters" in text]
+    for change in (
+        "initial_lr 0.01 -> 0.001", "initial_lr 0.02 -> 0.002", "weight_decay 0.0001 -> 0.5",
+        "momentum 0.9 -> 0.8",
+    ):  # fmt: skip
+        assert line.count(change) == 1
+    groups = resumed.optimizer.param_groups
+    assert {group["initial_lr"] for group in groups} == {0.001, 0.002}
+    assert {group["momentum"] for group in groups} == {0.8}
+    assert {group["weight_decay"] for group in groups} >= {0.5}
+    for iteration, found in zip((7, 8), rates, strict=True):
+        factor = (1 - iteration / 12) ** 0.9
+        assert found == pytest.approx([group["initial_lr"] * factor for group in groups])
+    caplog.clear()
+    train([*common, *changed, "SOLVER.MAX_ITER", "13"], resume=True)
+    assert "other hyper-parameters" not in caplog.text
+
+
 def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(runs, tmp_path):
     common, _ = runs
 

@@ -91,3 +91,13 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
         cfg.SOLVER.WARMUP_METHOD,
     )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
+
+
+def follow_base_rates(scheduler) -> None:
+    """Makes a schedule that was resumed go on from the rates that its optimizer was built with,
+    where its state has brought back those of before."""
+    groups = scheduler.optimizer.param_groups
+    for group, before in zip(groups, scheduler.base_lrs, strict=True):
+        if before:
+            group["lr"] *= group["initial_lr"] / before
+    scheduler.base_lrs = [group["initial_lr"] for group in groups]

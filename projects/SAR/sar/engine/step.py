@@ -5,6 +5,7 @@ since the last time, of all processes. There it is seen whether they, and the we
 whoever has to rely on that, such as a checkpoint, fetches them first.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from torch import nn
 from sar.errors import InputError, listed
 
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 _NUM_NAMED = 8  # files that an error names
 
@@ -123,21 +126,34 @@ class TrainingStep:
         return {"optimizer": self.optimizer.state_dict(), "grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        for group in state["optimizer"]["param_groups"]:  # torch takes them for its own
+        """Hyper-parameters stay those that the optimizer was built with, but for the rate "lr",
+        which is the schedule's.
+
+        Raises:
+            InputError: it is of another optimizer, or of other weights.
+        """
+        saved = state["optimizer"]
+        for group in saved["param_groups"]:
             if ("betas" in group) != ("betas" in self.optimizer.defaults):
                 raise InputError(
                     "it was trained with another optimizer: set SOLVER.OPTIMIZER to that, or start "
                     "from it as MODEL.WEIGHTS, without --resume"
                 )
+        built = [
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
+        _log_changes(saved["param_groups"], built)
+        # Where their numbers differ, torch says so.
+        groups = [old | new for old, new in zip(saved["param_groups"], built, strict=False)]
+        groups += saved["param_groups"][len(groups) :]
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict({**saved, "param_groups": groups})
         except (KeyError, ValueError) as error:
             raise InputError(
                 "it was trained with another model or solver: give MODEL and SOLVER as they are in "
                 f"the config.yaml beside it ({error})"
             ) from error
-        for group in self.optimizer.param_groups:  # of this device, not of the one it was saved on
-            group["fused"] = self.optimizer.defaults["fused"]
         if self.scaler.is_enabled() and state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
 
@@ -146,6 +162,17 @@ _ADVICE = (
     "The last good checkpoint is as it was. Look at these images and their labels; lower "
     "SOLVER.BASE_LR, or set SOLVER.CLIP_GRADIENTS.ENABLED True, and go on with --resume"
 )
+
+
+def _log_changes(saved: list[dict], built: list[dict]) -> None:
+    changes = {
+        f"{key} {old[key]} -> {new[key]}": None  # in order, and once for all groups
+        for old, new in zip(saved, built, strict=False)
+        for key in new
+        if key in old and key != "fused" and old[key] != new[key]  # as the device can
+    }
+    if changes:
+        logger.info(f"The solver goes on with other hyper-parameters: {', '.join(changes)}")
 
 
 def _seed_generators(seed: int, iteration: int) -> None:

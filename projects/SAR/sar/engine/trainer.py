@@ -44,7 +44,7 @@ from .hooks import (
 from .pictures import Pictures
 from .restart import note_begun
 from .sigterm import Sigterm
-from .solver import build_lr_scheduler, build_optimizer
+from .solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from .step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,8 @@ class Trainer(DefaultTrainer):
         return model.eval()
 
     def resume_or_load(self, resume=True):
-        """As DefaultTrainer; a resumed run goes on exactly as it would have without the break."""
+        """As DefaultTrainer; a resumed run goes on exactly as it would have without the break, or
+        as the config's SOLVER says now."""
         is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
         if is_resumed:
             self.start_iter = self.iter + 1
@@ -273,6 +274,7 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict):
         TrainerBase.load_state_dict(self, state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+        follow_base_rates(self.scheduler)
         if self.cfg.SEED < 0:
             self.seed = self._trainer.seed = state_dict.get("seed", self.seed)
         self._history = state_dict.get("history", {})
