@@ -157,7 +157,8 @@ while True:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others(start):
+def test_a_killed_process_ends_the_others(start, overrides):
+    overrides += ["SOLVER.IMS_PER_BATCH", "3"]
     code, _, err = finish(start(KILLED, "--num-gpus", "0", "--num-processes", "3"))
     assert code == 128 + signal.SIGKILL
     (error,) = ERROR.findall(err)

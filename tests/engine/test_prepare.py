@@ -94,9 +94,20 @@ def test_several_processes_do_not_share_one_gpu(settings, overrides, monkeypatch
         prepare(arguments([*overrides, "MODEL.DEVICE", "cuda:0"], **settings))
 
 
+def test_a_batch_that_the_processes_cannot_share_is_refused_before_the_data_is_read(
+    overrides, tmp_path
+):
+    settings = {"num_gpus": 0, "num_processes": 2, "num_machines": 2, "dist_url": "tcp://a:1"}
+    with pytest.raises(InputError, match="IMS_PER_BATCH 2 .* over 4 process.*multiple of 4"):
+        prepare(arguments(overrides, **settings))
+    assert not (tmp_path / "output" / "class_frequency.json").exists()
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    prepare(arguments(overrides, eval_only=True, resume=True, **settings))  # image by image
+
+
 def test_each_machine_logs_under_the_rank_of_its_first_process(overrides, tmp_path):
     settings = {"num_processes": 2, "num_machines": 2, "machine_rank": 1}
-    prepare(arguments(overrides, num_gpus=0, **settings))
+    prepare(arguments([*overrides, "SOLVER.IMS_PER_BATCH", "4"], num_gpus=0, **settings))
     assert [path.name for path in (tmp_path / "output").glob("log.txt*")] == ["log.txt.rank2"]
 
 

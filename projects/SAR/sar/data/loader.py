@@ -55,11 +55,7 @@ def build_train_loader(
     """
     check_sampler(cfg)
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
-    if batch_size < 1 or batch_size % world_size != 0:
-        raise InputError(
-            f"SOLVER.IMS_PER_BATCH {batch_size} cannot be dealt out evenly over {world_size} "
-            f"process(es): choose a multiple of {world_size}."
-        )
+    check_batch_size(cfg, world_size)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     if cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         factors = repeat_factors(cfg, dataset_dicts)
@@ -76,6 +72,16 @@ def build_train_loader(
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
     dataset = _TrainDataset(dataset_dicts, mapper, seed, max_skipped)
     return _SampleLoader(cfg, dataset, max_skipped=max_skipped, batch_sampler=sampler)
+
+
+def check_batch_size(cfg: CfgNode, world_size: int) -> None:
+    """Raises InputError for a SOLVER.IMS_PER_BATCH that `world_size` processes cannot share."""
+    batch_size = cfg.SOLVER.IMS_PER_BATCH
+    if batch_size < 1 or batch_size % world_size != 0:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {batch_size} cannot be dealt out evenly over {world_size} "
+            f"process(es): choose a multiple of {world_size}."
+        )
 
 
 def check_sampler(cfg: CfgNode) -> None:

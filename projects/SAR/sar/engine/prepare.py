@@ -15,6 +15,7 @@ from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
+from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
@@ -76,6 +77,8 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
         cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
     check_names(cfg)
     check_values(cfg)
+    if not args.eval_only:
+        check_batch_size(cfg, args.num_processes * args.num_machines)
     check_datasets(cfg, needs_training=not args.eval_only)
     return check_buildable(cfg)
 

@@ -192,9 +192,9 @@ class Trainer(DefaultTrainer):
             SystemExit: with code 143, after a SIGTERM, when a checkpoint is written.
         """
         logger.info(f"Starting training from iteration {self.start_iter}")
+        self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
         if comm.is_main_process():  # not before: what could not start is not what is trained here
             write_atomically(os.path.join(self.cfg.OUTPUT_DIR, CONFIG), self.cfg.dump())
-        self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
         with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
             try:
                 self._run_iterations()
