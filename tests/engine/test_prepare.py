@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
 from sar.engine import prepare
 from sar.engine.checks import check_buildable
 from sar.errors import InputError
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
 
@@ -257,6 +258,15 @@ def test_detectron2s_data_sets_that_are_not_there(name, overrides):
         "DATASETS.TEST", "()", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes,
     ]  # fmt: skip
     with pytest.raises(InputError, match=f"{name}.*DETECTRON2_DATASETS"):
+        prepare(arguments([*overrides, *extra]))
+
+
+@pytest.mark.parametrize("key", ["stuff_classes", "ignore_label"])
+def test_data_sets_that_are_not_for_semantic_segmentation(key, overrides):
+    datasets.register("boxes_train", lambda: [{"file_name": "a.jpg"}], ["a"], [[0, 0, 0]])
+    delattr(MetadataCatalog.get("boxes_train"), key)
+    extra = ["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('boxes_train',)"]
+    with pytest.raises(InputError, match=f'"boxes_train" have no {key}.*MetadataCatalog'):
         prepare(arguments([*overrides, *extra]))
 
 

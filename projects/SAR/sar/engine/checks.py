@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sar.config import leaves, load_config, lookup
-from sar.data.datasets import load_dataset
+from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_sampler
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError, nearest
@@ -30,7 +30,6 @@ from sar.output_dir import (
 )
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -308,8 +307,9 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
     """Takes a NUM_CLASSES of 0 from the data sets, and holds them against the config.
 
     Raises:
-        InputError: no data set is named, or one is unknown, not there, of other classes than
-            another, or at odds with NUM_CLASSES or IGNORE_VALUE.
+        InputError: no data set is named, or one is unknown, not there, not for semantic
+            segmentation, of other classes than another, or at odds with NUM_CLASSES or
+            IGNORE_VALUE.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     for key, names, is_needed in (
@@ -337,10 +337,3 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but pixels to ignore are "
                 f'{ignore_label} in data set "{name}": set it to {ignore_label}'
             )
-
-
-def metadata_of(name: str) -> Metadata:
-    """The metadata of a registered data set; InputError where the name is not known."""
-    if name not in DatasetCatalog:
-        load_dataset(name)  # says what is known
-    return MetadataCatalog.get(name)

@@ -13,7 +13,7 @@ import torch
 
 from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets import load_dataset
+from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
 from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
@@ -29,7 +29,6 @@ from .checks import (
     check_output_dir,
     check_values,
     check_weights,
-    metadata_of,
 )
 from .setup import log_to
 

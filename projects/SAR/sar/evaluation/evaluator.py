@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets import metadata_of
 from sar.data.labels import read_truth
 from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
 from sar.output_dir import EVALUATION
 
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -82,13 +83,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if dataset_name not in DatasetCatalog.list():
             hint = nearest(dataset_name, DatasetCatalog.list())
             raise InputError(f'Unknown data set "{dataset_name}" in DATASETS.TEST.{hint}')
-        metadata = MetadataCatalog.get(dataset_name)
-        for key in ("stuff_classes", "ignore_label"):
-            if metadata.get(key) is None:
-                raise InputError(
-                    f'The metadata of data set "{dataset_name}" have no {key}: set it with '
-                    f'MetadataCatalog.get("{dataset_name}").set({key}=...).'
-                )
+        metadata = metadata_of(dataset_name)
         self._class_names = list(metadata.stuff_classes)
         self._ignore_label = metadata.ignore_label
         self._groups = self._groups_of_classes()

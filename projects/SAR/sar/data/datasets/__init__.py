@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sar.errors import InputError, nearest
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 
 def root() -> str:
@@ -79,6 +79,24 @@ def load_dataset(name: str) -> list[dict]:
     if not dicts:
         raise InputError(f'The data set "{name}" is empty. {remedy}')
     return dicts
+
+
+def metadata_of(name: str) -> Metadata:
+    """The metadata of a registered data set, with `stuff_classes` and `ignore_label`.
+
+    Raises:
+        InputError: the name is not registered, or its data set is not for semantic segmentation.
+    """
+    if name not in DatasetCatalog:
+        load_dataset(name)  # says what is known
+    metadata = MetadataCatalog.get(name)
+    for key in ("stuff_classes", "ignore_label"):
+        if metadata.get(key) is None:
+            raise InputError(
+                f'The metadata of data set "{name}" have no {key}: name one for semantic '
+                f'segmentation, or set it with MetadataCatalog.get("{name}").set({key}=...).'
+            )
+    return metadata
 
 
 # These use what is defined above.
