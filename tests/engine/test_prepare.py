@@ -202,6 +202,12 @@ def test_what_is_in_the_way_in_output_dir(name, is_folder, overrides, tmp_path):
             + ["MODEL.LOSS.NAME", "seesaw"],
             "takes no MODEL.LOSS.NAME",
         ),
+        (["MODEL.MASK_ON", "True"], "MASK_ON is True, but .* takes no instances: set it to False"),
+        (["MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN"], "MASK_ON is False, .* to True"),
+        (
+            ["MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN", "MODEL.MASK_ON", "True"],
+            '_train" has no instances to train on: 5 of its 5 images have none in "annotations"',
+        ),
         (
             ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "hrnet_w49"],
             'mean "hrnet_w',

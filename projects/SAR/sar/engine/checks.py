@@ -34,6 +34,8 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
+    PanopticFPN,
+    SemanticSegmentor,
     build_backbone,
     build_model,
     build_sem_seg_head,
@@ -100,6 +102,13 @@ def check_names(cfg: CfgNode) -> None:
             raise InputError(
                 f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} takes no {key}: "
                 "set it to RegularizedSemanticSegmentor or RegularizedPanopticFPN"
+            )
+    for architecture, takes_instances in ((PanopticFPN, True), (SemanticSegmentor, False)):
+        if issubclass(meta_architecture, architecture) and cfg.MODEL.MASK_ON != takes_instances:
+            raise InputError(
+                f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, but MODEL.META_ARCHITECTURE "
+                f"{cfg.MODEL.META_ARCHITECTURE} {'needs' if takes_instances else 'takes no'} "
+                f"instances: set it to {takes_instances}"
             )
 
 
@@ -308,8 +317,8 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
 
     Raises:
         InputError: no data set is named, or one is unknown, not there, not for semantic
-            segmentation, of other classes than another, or at odds with NUM_CLASSES or
-            IGNORE_VALUE.
+            segmentation, of other classes than another, without the instances that MASK_ON
+            asks for, or at odds with NUM_CLASSES or IGNORE_VALUE.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     for key, names, is_needed in (
@@ -328,7 +337,10 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
             f"{len(classes)} classes: set it to {len(classes)} (or to 0, to take it from the data)"
         )
     for name in names:
-        load_dataset(name)  # a split that is not there is seen now, and not when it is evaluated
+        # A split that is not there is seen now, and not when it is evaluated.
+        records = load_dataset(name)
+        if needs_training and cfg.MODEL.MASK_ON and name in cfg.DATASETS.TRAIN:
+            _check_instances(name, records)
         if list(metadata_of(name).stuff_classes) != classes:
             raise InputError(f'data sets "{names[0]}" and "{name}" have different classes')
         ignore_label = metadata_of(name).ignore_label
@@ -337,3 +349,15 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but pixels to ignore are "
                 f'{ignore_label} in data set "{name}": set it to {ignore_label}'
             )
+
+
+def _check_instances(name: str, records: list[dict]) -> None:
+    lacking = [record for record in records if "annotations" not in record]
+    is_crowd = [x.get("iscrowd", 0) for r in records for x in r.get("annotations", ())]
+    if lacking or all(is_crowd):
+        found = f"{len(lacking)} of its {len(records)} images" if lacking else "its images"
+        raise InputError(
+            f'MODEL.MASK_ON is True, but data set "{name}" has no instances to train on: {found} '
+            'have none in "annotations". Name one that has, or set MODEL.MASK_ON False and '
+            "MODEL.META_ARCHITECTURE RegularizedSemanticSegmentor"
+        )
