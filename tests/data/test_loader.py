@@ -21,11 +21,12 @@ from sar.data.loader import (
     build_train_loader,
     repeat_factors,
 )
-from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
+from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 
 from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
 from detectron2.utils import comm
 
 from ..distributed import run_processes
@@ -349,7 +350,11 @@ def test_more_that_cannot_be_read_than_allowed(cfg, dicts):
 def test_what_detectron2s_mapper_cannot_read_is_bad_input(cfg, dicts):
     with open(dicts[4]["file_name"], "wb") as file:
         file.write(b"no image")
-    mapper = PanopticMapper(cfg)
+    plain = DatasetMapper(cfg, is_train=True)
+
+    def mapper(record, rng):
+        return plain(record)
+
     with pytest.raises(InputError, match="sample of .*im4.png cannot be read"):
         list(itertools.islice(build_train_loader(cfg, mapper, dicts), NUM_IMAGES))
     cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 1

@@ -1,14 +1,20 @@
 """The semantic head of detectron2's PanopticFPN, regularized by config only."""
 
+import copy
+
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
+from PIL import Image
 
 from sar.config import load_config
 from sar.data.datasets import longtail_shapes
-from sar.data.mapper import PanopticMapper
+from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
+from sar.errors import InputError
 
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
 
 OVERRIDES = [
@@ -73,3 +79,94 @@ def test_the_mapper_draws_from_its_generator_alone(dicts):
         image.shape != first["image"].shape or not torch.equal(image, first["image"])
         for image in others
     )
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes an image and a label of ids 0, 1, 2 and 11; gives the dict of the data set, in which
+    each but 0 is an instance, as its own category."""
+
+    def write(kind):
+        rng = np.random.default_rng(3)
+        ids = np.kron(rng.choice([0, 1, 2, 11], (6, 8)), np.ones((16, 16), int)).astype(np.uint8)
+        label = Image.fromarray(ids if kind != "16 bits" else ids.astype(np.uint16))
+        if kind == "palette":
+            label.putpalette(rng.integers(256, size=768, dtype=np.uint8).tobytes())
+        label.save(tmp_path / "label.png")
+        image = rng.integers(256, size=(96, 128, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "image.png")
+        annotations = [
+            {
+                "bbox": [0, 0, 128, 96],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "category_id": category,
+                "segmentation": mask_util.encode(np.asfortranarray(ids == category)),
+                "keypoints": [1, 1, 2],
+                "iscrowd": int(category == 2),
+            }
+            for category in (1, 2, 11)
+        ]
+        files = {"file_name": tmp_path / "image.png", "sem_seg_file_name": tmp_path / "label.png"}
+        return {"annotations": annotations, **{key: str(path) for key, path in files.items()}}
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["grey", "palette", "16 bits"])
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+def test_samples_are_those_of_semantic_training_with_their_instances(write, kind, flip):
+    # Crops that are smaller than the image, and larger than it: padded.
+    overrides = ["INPUT.MIN_SIZE_TRAIN", "(48, 160)", "INPUT.RANDOM_FLIP", flip]
+    cfg = load_config("configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml", overrides)
+    assert cfg.INPUT.COLOR_JITTER and cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA < 1
+    record = write(kind)
+    before = copy.deepcopy(record)
+    semantic, panoptic = SemanticSegmentationMapper(cfg), PanopticMapper(cfg)
+    num_cropped = 0
+    for seed in range(8):
+        sample = panoptic(record, np.random.default_rng(seed))
+        expected = semantic(record, np.random.default_rng(seed))
+        assert record == before
+        assert torch.equal(sample["image"], expected["image"])
+        labels = sample["sem_seg"]
+        assert torch.equal(labels, expected["sem_seg"]) and labels.shape == (128, 128)
+        instances = sample["instances"]
+        assert instances.image_size == (128, 128) and "annotations" not in sample
+        shown = [category for category in (1, 11) if (labels == category).any()]
+        assert instances.gt_classes.tolist() == shown
+        num_cropped += len(shown) < 2 or bool((labels != 255).all())
+        for category, mask, box in zip(
+            shown, instances.gt_masks.tensor, instances.gt_boxes.tensor.tolist(), strict=True
+        ):
+            assert torch.equal(mask.bool(), labels == category)
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert 0 < num_cropped < 8
+
+
+def test_polygons_of_whole_images(write):
+    overrides = ["INPUT.CROP.ENABLED", "False", "INPUT.MASK_FORMAT", "polygon"]
+    overrides += ["INPUT.MIN_SIZE_TRAIN", "(192,)", "INPUT.RANDOM_FLIP", "none"]
+    overrides += ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice"]
+    cfg = load_config("configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml", overrides)
+    record = write("grey")
+    polygon = np.array([10.0, 20, 40, 20, 40, 50])
+    for annotation in record["annotations"]:
+        annotation["segmentation"] = [polygon]
+    instances = PanopticMapper(cfg)(record, np.random.default_rng(0))["instances"]
+    assert instances.gt_boxes.tensor[0].tolist() == [20, 40, 80, 100]
+    assert polygon.tolist() == [10.0, 20, 40, 20, 40, 50]
+
+
+def test_ids_outside_the_classes_are_found(write):
+    config = "configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"
+    mapper = PanopticMapper(load_config(config, ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11"]))
+    with pytest.raises(InputError, match="label.png has the ids 11, which"):
+        mapper(write("palette"), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("key", ["MODEL.KEYPOINT_ON", "MODEL.LOAD_PROPOSALS"])
+def test_what_is_not_read_is_refused(key):
+    config = "configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"
+    with pytest.raises(InputError, match=key):
+        PanopticMapper(load_config(config, [key, "True"]))

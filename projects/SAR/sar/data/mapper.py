@@ -6,6 +6,7 @@ Shape shorthands:
     h, w: height and width of the sample
 """
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +15,17 @@ import torch
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
 
-from .augmentation import ColorJitter, RandomCrop, RandomScaleCropFlip, pad, resize_shortest_edge
+from .augmentation import (
+    ColorJitter,
+    GeometricTransform,
+    RandomCrop,
+    RandomScaleCropFlip,
+    pad,
+    resize_shortest_edge,
+)
 from .crop import read_crop
 from .labels import read_image, read_truth
 
@@ -123,9 +132,9 @@ class SemanticSegmentationMapper:
         if self.is_train:
             label = self._read_label(dataset_dict)
             sample["height"], sample["width"] = label.shape
-            image, label = self._augment(dataset_dict, label, rng or np.random.default_rng())
-            sample["sem_seg"] = torch.from_numpy(label)
-            sample["image"] = _channels_first(image)
+            rng = rng or np.random.default_rng()
+            # Drawn before the image is read, of which only what the crop shows is decoded.
+            self._augment(sample, label, self.geometry(label, rng), rng)
         else:
             sample.update(self.map_pixels(read_image(dataset_dict["file_name"])))
         return sample
@@ -145,12 +154,15 @@ class SemanticSegmentationMapper:
         return {"image": image, "height": height, "width": width}
 
     def _augment(
-        self, dataset_dict: dict, label: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # Drawn before the image is read, of which only what the crop shows is decoded.
-        transform = self.geometry(label, rng)
+        self,
+        sample: dict,
+        label: np.ndarray,
+        transform: GeometricTransform,
+        rng: np.random.Generator,
+    ) -> None:
+        """Adds to the sample of a training image what the model takes."""
         # RGB for ColorJitter; the order that the model takes comes with the last copy.
-        image = read_crop(dataset_dict["file_name"], transform, dataset_dict["sem_seg_file_name"])
+        image = read_crop(sample["file_name"], transform, sample["sem_seg_file_name"])
         label = transform.apply_label(label)
         if self.color_jitter is not None:
             image = self.color_jitter(image, rng)
@@ -160,7 +172,7 @@ class SemanticSegmentationMapper:
         if self.pad_shape is not None:
             image = pad(image, self.pad_shape, self.pixel_mean)
             label = pad(label, self.pad_shape, self.ignore_label)
-        return image, label
+        sample["image"], sample["sem_seg"] = _channels_first(image), torch.from_numpy(label)
 
     def _in_format(self, image: np.ndarray) -> np.ndarray:
         return image if self.image_format == "RGB" else image[:, :, ::-1]
@@ -175,23 +187,74 @@ class SemanticSegmentationMapper:
         return read_truth(label_file_name, self.num_classes, self.ignore_label)
 
 
-class PanopticMapper:
-    """detectron2's own mapper, which keeps instances, for training of models that take them.
-
-    Its augmentation draws from NumPy's global generator, which is seeded for each sample, so that
-    it depends on the generator of the call alone.
+class PanopticMapper(SemanticSegmentationMapper):
+    """As SemanticSegmentationMapper, with the instances of training images beside their labels.
 
     Args:
-        cfg: with detectron2's keys for augmentation.
+        mask_format: "polygon" or "bitmask", of the instances' masks.
+        kwargs: of SemanticSegmentationMapper.
+
+    Raises:
+        InputError: as SemanticSegmentationMapper; a config of what it does not read.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self._mapper = DatasetMapper(cfg, is_train=True)
+    @configurable
+    def __init__(self, is_train: bool = True, *, mask_format: str, **kwargs) -> None:
+        super().__init__(is_train, **kwargs)
+        self.mask_format = mask_format
 
-    def __call__(self, dataset_dict: dict, rng: np.random.Generator) -> dict:
-        """As detectron2's DatasetMapper: "image", "sem_seg" and "instances"."""
-        np.random.seed(rng.integers(2**32))
-        return self._mapper(dataset_dict)
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
+            if cfg.MODEL[key]:
+                raise InputError(
+                    f"MODEL.{key} is True, but with MODEL.MASK_ON neither keypoints nor proposals "
+                    "are read here: set it to False"
+                )
+        return {**super().from_config(cfg, is_train), "mask_format": cfg.INPUT.MASK_FORMAT}
+
+    def _augment(
+        self,
+        sample: dict,
+        label: np.ndarray,
+        transform: GeometricTransform,
+        rng: np.random.Generator,
+    ) -> None:
+        """Also turns "annotations", those of no crowd, into "instances"."""
+        super()._augment(sample, label, transform, rng)
+        shape = tuple(sample["sem_seg"].shape)
+        steps = _steps_of(transform, shape)
+        annotations = []
+        for annotation in sample.pop("annotations"):
+            if not annotation.get("iscrowd", 0):
+                annotation = copy.deepcopy(annotation)  # which is changed in place
+                annotation.pop("keypoints", None)
+                annotations.append(
+                    detection_utils.transform_instance_annotations(annotation, steps, shape)
+                )
+        instances = detection_utils.annotations_to_instances(annotations, shape, self.mask_format)
+        if instances.has("gt_masks"):  # of what the crop has left of them
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        sample["instances"] = detection_utils.filter_empty_instances(instances)
+
+
+def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T.TransformList:
+    """What becomes of the image and its label, as detectron2 has it for boxes and masks."""
+    h, w = transform.shape
+    steps = [T.ResizeTransform(*transform.source_shape, *transform.scaled_shape)]
+    if transform.shape != transform.scaled_shape:  # to crop polygons takes shapely
+        steps.append(T.CropTransform(transform.left, transform.top, w, h))
+    if transform.flip == "horizontal":
+        steps.append(T.HFlipTransform(w))
+    elif transform.flip == "vertical":
+        steps.append(T.VFlipTransform(h))
+    steps.append(T.PadTransform(0, 0, padded_shape[1] - w, padded_shape[0] - h))
+    return T.TransformList(steps)
+
+
+def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
+    """What reads the training images of a config: with instances where it has MODEL.MASK_ON."""
+    return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_sampler
-from sar.data.mapper import SemanticSegmentationMapper
+from sar.data.mapper import build_train_mapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.heads.base import select_features
@@ -203,7 +203,7 @@ def check_buildable(cfg: CfgNode) -> torch.nn.Module:
         "optimizer", cfg, {"SOLVER": lambda cfg: build_optimizer(cfg, torch.nn.Linear(1, 1))}
     )
     _build("schedule", cfg, {"SOLVER": lambda cfg: build_lr_scheduler(cfg, optimizer)})
-    _build("augmentation", cfg, {"INPUT": lambda cfg: SemanticSegmentationMapper(cfg, True)})
+    _build("augmentation", cfg, {"INPUT": build_train_mapper})
     return model
 
 

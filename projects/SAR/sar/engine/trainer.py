@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sar.data import loader
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
-from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
+from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
 from sar.fileio import write_atomically
@@ -115,13 +115,9 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
-        if cfg.MODEL.MASK_ON:
-            mapper = PanopticMapper(cfg)
-            # detectron2's mapper cannot crop what has no instance
+        if cfg.MODEL.MASK_ON:  # as detectron2
             dicts = filter_images_with_only_crowd_annotations(dicts)
-        else:
-            mapper = SemanticSegmentationMapper(cfg, True)
-        return loader.build_train_loader(cfg, mapper, dicts)
+        return loader.build_train_loader(cfg, build_train_mapper(cfg), dicts)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):
