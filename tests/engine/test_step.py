@@ -7,6 +7,7 @@ import traceback
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sar.config import load_config
@@ -270,3 +271,33 @@ def test_all_processes_stop_where_one_sees_a_loss_that_is_not_finite(tmp_path):
     errors = [(tmp_path / f"error{rank}").read_text() for rank in range(2)]
     assert errors[0] == errors[1]
     assert "iteration 2: loss_a nan" in errors[0] and errors[0].count("in the batch of") == 1
+
+
+class WithUnused(Regression):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Linear(3, 1)
+
+
+def train_what_has_no_gradient(rank, folder):
+    step = build_step(DistributedDataParallel(WithUnused()))
+    try:
+        step.run(0)
+    except InputError as error:
+        (folder / f"error{rank}").write_text(str(error))
+    frozen = WithUnused()
+    frozen.unused.requires_grad_(False)
+    step = build_step(DistributedDataParallel(frozen))
+    for iteration in range(3):
+        step.run(iteration)
+
+
+def test_several_processes_cannot_train_what_has_no_gradient(tmp_path):
+    run_processes(train_what_has_no_gradient, 2, tmp_path)
+    errors = [(tmp_path / f"error{rank}").read_text() for rank in range(2)]
+    assert errors[0] == errors[1]
+    assert "on 2 of the model's parameters (unused.weight, unused.bias)" in errors[0]
+    assert "MODEL.SEM_SEG_HEAD.IN_FEATURES" in errors[0]
+    alone = build_step(WithUnused())
+    for iteration in range(3):
+        alone.run(iteration)

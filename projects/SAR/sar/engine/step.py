@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sar.errors import InputError, listed
 
@@ -66,8 +67,13 @@ class TrainingStep:
         self._is_watched = _finite(model)
 
     def run(self, iteration: int) -> None:
-        """Takes the next batch of `data_loader` and improves the weights."""
-        if self._batches is None:
+        """Takes the next batch of `data_loader` and improves the weights.
+
+        Raises:
+            InputError: in the first step, that several processes cannot train the model.
+        """
+        is_first = self._batches is None
+        if is_first:
             self._batches = iter(self.data_loader)
         start = time.perf_counter()
         batch = next(self._batches)
@@ -78,6 +84,8 @@ class TrainingStep:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             losses = self.model(batch)
         self.scaler.scale(sum(losses.values())).backward()
+        if is_first:
+            _require_all_gradients(self.model)
         self.scaler.unscale_(self.optimizer)  # gradients are clipped in the optimizer's step
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -198,6 +206,22 @@ def _finite(model: nn.Module) -> dict[str, bool]:
     }
     sums = torch.stack([value.sum(dtype=torch.float32) for value in arrays.values()])
     return dict(zip(arrays, sums.isfinite().tolist(), strict=True))
+
+
+def _require_all_gradients(model: nn.Module) -> None:
+    """Where processes share gradients, each waits for all of them: the next step would fail."""
+    if not isinstance(model, DistributedDataParallel):
+        return
+    parameters = model.module.named_parameters()
+    names = [name for name, value in parameters if value.requires_grad and value.grad is None]
+    if names:
+        raise InputError(
+            f"no loss depends on {len(names)} of the model's parameters "
+            f"({listed(names)}), and several processes can train only what has gradients: "
+            "have the head read all features that the backbone makes "
+            "(MODEL.SEM_SEG_HEAD.IN_FEATURES), leave out of the model what is not used, or set "
+            "requires_grad of these parameters to False"
+        )
 
 
 def _require_same_losses(step: Iterable[StepLosses]) -> None:
