@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sar.config import add_sar_config, leaves, load_config, lookup
 from sar.engine.launch import argument_parser
 
 from detectron2.config import get_cfg
-from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.projects.deeplab import add_deeplab_config
 
 from .programs import load_program
@@ -181,6 +182,20 @@ def test_code_of_your_head_runs_in_one_go(capsys, monkeypatch):
     names = ["loss_sar_anchor", "loss_sar_pull", "loss_sem_seg"]
     assert capsys.readouterr().out == f"{names}\n"
     assert all(loss.isfinite() for loss in namespace["losses"].values())
+    # Several processes can train it.
+    sum(namespace["losses"].values()).backward()
+    parameters = namespace["model"].named_parameters()
+    assert [name for name, value in parameters if value.grad is None] == []
+    # MODEL.LOSS.NAME takes the place of its loss, and has its weight.
+    batch = [{"image": namespace["image"], "sem_seg": torch.randint(12, (64, 64))}]
+    found = []
+    for name in ("", "cross_entropy", "seesaw"):
+        cfg = namespace["cfg"].clone()
+        cfg.MODEL.LOSS.NAME, cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT = name, 0.5
+        torch.manual_seed(0)
+        found.append(build_model(cfg)(batch)["loss_sem_seg"].item())
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    assert 0 < found[2] < 10
     # What the page sets in YAML is what it sets in Python.
     cfg = namespace["cfg"]
     assert config["MODEL"].pop("REGULARIZERS") == list(cfg.MODEL.REGULARIZERS)
