@@ -312,3 +312,12 @@ def test_a_training_set_of_ignored_pixels_alone(overrides, folder):
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(label)
     with pytest.raises(InputError, match="(?s)nothing labelled.*All pixels of all 5 labels"):
         prepare(arguments(overrides))
+
+
+@pytest.mark.parametrize("settings", [{}, {"eval_only": True}], ids=str)
+def test_test_images_that_the_model_cannot_take(settings, overrides):
+    settings = {"config_file": "configs/Folder/baseline_deeplab_v3_plus_R_50.yaml", **settings}
+    words = [*overrides, "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TEST", "0"]
+    words += ["MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False"]
+    with pytest.raises(InputError, match="48 x 64 pixels .*ASPP_GLOBAL_POOLING True, or another"):
+        prepare(arguments(words, **settings))

@@ -14,8 +14,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.config import load_config
+from sar.engine import Trainer
 from sar.errors import InputError
-from sar.modeling.inference import check_inference, inference_model, window_starts
+from sar.modeling.inference import (
+    check_inference,
+    check_pooling,
+    inference_model,
+    window_starts,
+)
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor, build_model
@@ -430,3 +436,53 @@ def test_what_is_refused(overrides, message):
 def test_what_is_not_used_is_not_looked_at():
     check_inference(config("TEST.CROP_SIZE", "(0, 0)", "TEST.AUG.MIN_SIZES", "()"))
     check_inference(config("TEST.GEOMETRY", "True", "MODEL.META_ARCHITECTURE", "PanopticFPN"))
+
+
+DEEPLAB = [
+    "MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN",
+    "INPUT.CROP.SIZE", "(32, 64)", "INPUT.MIN_SIZE_TEST", "0",
+]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["deeplab_v3_R_103", "deeplab_v3_plus_R_50"])
+def test_what_deeplabs_pooling_cannot_take_is_said_before(head):
+    """Exactly what it refuses when it is given it."""
+    config_file = f"configs/Cityscapes/baseline_{head}.yaml"
+    model = build_model(load_config(config_file, DEEPLAB)).eval()
+    slide = ["TEST.MODE", "slide", "TEST.CROP_STRIDE", (32, 32), "TEST.CROP_SIZE"]
+    augment = [*FLIP, "TEST.AUG.MIN_SIZES"]
+    for words, shape, wrong_key in (
+        ([], (32, 64), None),
+        ([], (64, 128), None),
+        ([], (60, 50), None),  # 4 x 4 places at stride 16
+        ([], (48, 64), "INPUT.MIN_SIZE_TEST"),
+        ([], (16, 64), "INPUT.MIN_SIZE_TEST"),
+        (["INPUT.MIN_SIZE_TEST", 32], (64, 128), None),
+        (["INPUT.MIN_SIZE_TEST", 48], (64, 128), "INPUT.MIN_SIZE_TEST"),
+        ([*slide, (32, 64)], (70, 90), None),
+        ([*slide, (32, 32)], (64, 128), "TEST.CROP_SIZE"),
+        ([*slide, (32, 64)], (64, 40), "TEST.CROP_SIZE"),
+        ([*augment, (32, 64)], (64, 128), None),
+        ([*augment, (32, 48)], (64, 128), "TEST.AUG.MIN_SIZES"),
+    ):
+        cfg = load_config(config_file, [*DEEPLAB, *map(str, words)])
+        mapper = Trainer.build_test_mapper(cfg)
+        sample = mapper.map_pixels(np.zeros((*shape, 3), np.uint8))
+        predict = inference_model(cfg, model)
+        if wrong_key is None:
+            check_pooling(cfg, model, [shape])
+            predict([sample])
+            continue
+        message = f"of {shape[0]} x {shape[1]} pixels.*ASPP_GLOBAL_POOLING True, or .*{wrong_key}"
+        with pytest.raises(InputError, match=message):
+            check_pooling(cfg, model, [shape])
+        with pytest.raises(ValueError, match="pool_kernel_size"):
+            predict([sample])
+    check_pooling(config(), toy_model(), None)
+
+
+def test_global_pooling_takes_all_sizes():
+    words = [*DEEPLAB, "MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "True"]
+    cfg = load_config("configs/Cityscapes/baseline_deeplab_v3_plus_R_50.yaml", words)
+    check_pooling(cfg, build_model(cfg), [(45, 67)])

@@ -11,12 +11,13 @@ import torch
 
 from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset, metadata_of
+from sar.data.labels import read_image_size
 from sar.data.loader import check_sampler
 from sar.data.mapper import build_train_mapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.heads.base import select_features
-from sar.modeling.inference import check_inference
+from sar.modeling.inference import check_inference, check_pooling
 from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
 from sar.output_dir import (
@@ -361,3 +362,19 @@ def _check_instances(name: str, records: list[dict]) -> None:
             'have none in "annotations". Name one that has, or set MODEL.MASK_ON False and '
             "MODEL.META_ARCHITECTURE RegularizedSemanticSegmentor"
         )
+
+
+def check_test_images(cfg: CfgNode, model: torch.nn.Module) -> None:
+    """Raises InputError for test images of a size that the model cannot take.
+
+    Args:
+        model: of `check_buildable`.
+    """
+    records = (record for name in cfg.DATASETS.TEST for record in load_dataset(name))
+    check_pooling(cfg, model, map(_shape_of, records))
+
+
+def _shape_of(record: dict) -> tuple[int, int]:
+    if "height" in record and "width" in record:
+        return record["height"], record["width"]
+    return read_image_size(record["file_name"])

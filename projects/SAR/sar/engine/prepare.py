@@ -27,6 +27,7 @@ from .checks import (
     check_datasets,
     check_names,
     check_output_dir,
+    check_test_images,
     check_values,
     check_weights,
 )
@@ -79,7 +80,9 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     if not args.eval_only:
         check_batch_size(cfg, args.num_processes * args.num_machines)
     check_datasets(cfg, needs_training=not args.eval_only)
-    return check_buildable(cfg)
+    model = check_buildable(cfg)
+    check_test_images(cfg, model)
+    return model
 
 
 def choose_device(cfg: CfgNode, args: Namespace) -> None:

@@ -7,7 +7,8 @@ Shape shorthands:
     h, w: of an image that is given to the network, or of a window of it
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from sar.data.augmentation import resize_shortest_edge
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
+from detectron2.layers import ASPP
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import ImageList
@@ -71,6 +73,49 @@ def _check_numbers(key: str, values: Sequence, *, minimum: int, length: int | No
     ):
         amount = f"{length} " if length else ""
         raise InputError(f"{key} is {values}, expected {amount}whole numbers of {minimum} or more")
+
+
+def check_pooling(cfg: CfgNode, model: nn.Module, shapes: Iterable[tuple[int, int]]) -> None:
+    """Raises InputError where DeepLab's head, without ASPP_GLOBAL_POOLING, cannot take an image.
+
+    Args:
+        model: of this config.
+        shapes: (H, W) of the images; not looked at where the model has no such head.
+    """
+    windows = (m.pool_kernel_size for m in model.modules() if isinstance(m, ASPP))
+    window = next(filter(None, windows), None)
+    if window is None:
+        return
+    crop_size = cfg.INPUT.CROP.SIZE
+    stride = crop_size[0] // window[0]
+    key = "INPUT.MIN_SIZE_TEST"
+    if cfg.TEST.MODE == "slide":
+        key = "TEST.CROP_SIZE"
+    elif cfg.TEST.AUG.ENABLED:
+        key = "TEST.AUG.MIN_SIZES"
+    for height, width in shapes:
+        for h, w in _network_shapes(cfg, (height, width)):
+            feature = (math.ceil(h / stride), math.ceil(w / stride))
+            if any(edge % pooled for edge, pooled in zip(feature, window, strict=True)):
+                raise InputError(
+                    f"of test images of {height} x {width} pixels (height x width), the network is "
+                    f"given {h} x {w}, but its head pools over windows of INPUT.CROP.SIZE "
+                    f"{tuple(crop_size)} and takes multiples of it only: set "
+                    f"MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING True, or another {key}"
+                )
+
+
+def _network_shapes(cfg: CfgNode, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The (h, w) of all that the network is given of an image of this (H, W)."""
+    inputs, test = cfg.INPUT, cfg.TEST
+    sizes = [(inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST)]
+    if test.AUG.ENABLED:
+        sizes = [(min_size, test.AUG.MAX_SIZE) for min_size in test.AUG.MIN_SIZES]
+    for size in sizes:
+        h, w = resize_shortest_edge(shape, *size).shape
+        if test.MODE == "slide":
+            h, w = min(h, test.CROP_SIZE[0]), min(w, test.CROP_SIZE[1])
+        yield h, w
 
 
 def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
