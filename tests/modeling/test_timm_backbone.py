@@ -1,7 +1,10 @@
 """timm's models as backbones, all at random initialization: nothing is downloaded."""
 
+import functools
+import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
 timm = pytest.importorskip("timm")
+safetensors_torch = pytest.importorskip("safetensors.torch")
 
 SWIN = "swin_tiny_patch4_window7_224"
 CHANNELS = {
@@ -253,12 +257,52 @@ def test_weights_from_a_file(name, tmp_path):
     assert next(backbone.parameters()).shape[1] == 4
 
 
+class Exploit:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["SAR_TEST_EXPLOIT"],)
+
+
+def test_a_file_of_weights_runs_nothing(tmp_path, monkeypatch):
+    """Whatever timm's own reader does."""
+    monkeypatch.setenv("SAR_TEST_EXPLOIT", str(tmp_path / "run"))
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": timm.create_model("resnet18").state_dict(), "x": Exploit()}, path)
+    unsafe = functools.partial(torch.load, weights_only=False)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict", unsafe)
+    with pytest.raises(InputError, match=r"weights.pth cannot be .*since it would run \w+\.mkdir"):
+        TimmBackbone(name="resnet18", checkpoint=str(path))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["plain", "timm_training", "distributed", "safetensors"])
+def test_files_of_weights_of_all_kinds(kind, tmp_path):
+    state = timm.create_model("resnet18").state_dict()
+    path = tmp_path / "weights.pth"
+    if kind == "plain":
+        torch.save(state, path)
+    elif kind == "timm_training":
+        other = timm.create_model("resnet18").state_dict()
+        content = {"arch": "resnet18", "args": Namespace(lr=0.1), "epoch": 3}
+        torch.save({**content, "state_dict": other, "state_dict_ema": state}, path)
+    elif kind == "distributed":
+        torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, path)
+    else:
+        path = path.with_suffix(".safetensors")
+        safetensors_torch.save_file(state, path)
+    backbone = TimmBackbone(name="resnet18", checkpoint=str(path))
+    for key, value in backbone.body.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
 def test_weights_that_cannot_be_loaded(tmp_path, monkeypatch):
     def build(**options):
         return TimmBackbone(name="resnet18", **options)
 
     path = tmp_path / "weights.pth"
     with pytest.raises(InputError, match="there is no file .*weights.pth"):
+        build(checkpoint=str(path))
+    torch.save({}, path)  # and nothing is downloaded in its place
+    with pytest.raises(InputError, match="weights.pth cannot be loaded .*: it has no weights"):
         build(checkpoint=str(path))
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(InputError, match="CHECKPOINT .*weights.pth cannot be loaded into resnet18"):

@@ -6,7 +6,10 @@ Shapes: N images, C channels of a feature, H x W its size: that of the padded im
 import logging
 import math
 import os
+import pickle
+import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 import torch
@@ -266,12 +269,15 @@ def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int)
     if checkpoint:
         if not os.path.isfile(checkpoint):
             raise InputError(f"MODEL.TIMM.CHECKPOINT: there is no file {checkpoint}")
-        source |= {"file": checkpoint, "custom_load": checkpoint.endswith(".npz")}
     missing: list[str] = []
     hook = body.register_load_state_dict_post_hook(
         lambda _, incompatible: missing.extend(incompatible.missing_keys)
     )
     try:
+        if checkpoint.endswith(".npz"):
+            source |= {"file": checkpoint, "custom_load": True}
+        elif checkpoint:
+            source["state_dict"] = _read_weights(checkpoint)
         load_pretrained(
             body,
             source,
@@ -295,6 +301,32 @@ def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int)
     finally:
         hook.remove()
     return missing
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    """As timm's `load_state_dict`, which in some versions runs what is in the file."""
+    from timm.models import clean_state_dict
+
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        # timm's own training leaves its arguments beside the weights: names and values.
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        raise InputError(
+            f"refused, since it would run {refused[1]}" if refused else "it is damaged, or no .pth"
+        ) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if content.get(key) is not None:
+            content = content[key]
+            break
+    if not content:  # timm would download others
+        raise InputError("it has no weights")
+    return clean_state_dict(content)
 
 
 def _require_all(body: nn.Module, missing: Sequence[str], name: str, checkpoint: str) -> None:
