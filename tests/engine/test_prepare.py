@@ -321,3 +321,18 @@ def test_test_images_that_the_model_cannot_take(settings, overrides):
     words += ["MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False"]
     with pytest.raises(InputError, match="48 x 64 pixels .*ASPP_GLOBAL_POOLING True, or another"):
         prepare(arguments(words, **settings))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_one_image_a_process_is_too_few_for_upernet(num_processes, overrides):
+    def check(*more, **settings):
+        words = [*overrides, "MODEL.SEM_SEG_HEAD.NAME", "UPerNetHead", "DATASETS.CHECK", "False"]
+        words += ["SOLVER.IMS_PER_BATCH", str(num_processes), *more]
+        prepare(arguments(words, num_gpus=0, num_processes=num_processes, **settings))
+
+    message = f"IMS_PER_BATCH {num_processes} is one image.*UPerNetHead.* to {2 * num_processes} or"
+    with pytest.raises(InputError, match=message):
+        check()
+    check("SOLVER.IMS_PER_BATCH", str(2 * num_processes))
+    check("MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "64")
+    check("MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead")

@@ -16,6 +16,7 @@ from sar.data.loader import check_sampler
 from sar.data.mapper import build_train_mapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.heads import UPerNetHead
 from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference, check_pooling
 from sar.modeling.losses import check_loss
@@ -272,6 +273,24 @@ def _keys_at_fault(cfg: CfgNode, groups: str, build: Callable[[CfgNode], Any]) -
             if _can(build, other):
                 found.append(key)
     return " or ".join(found) or groups
+
+
+def check_batch(cfg: CfgNode, model: torch.nn.Module, num_processes: int) -> None:
+    """Raises InputError for a batch in which a batch norm would see one value a channel.
+
+    Args:
+        model: of `check_buildable`.
+        num_processes: that share SOLVER.IMS_PER_BATCH, on all machines.
+    """
+    # SyncBN is here of several processes only, and sees the images of all.
+    has_batch_norm = cfg.MODEL.SEM_SEG_HEAD.NORM == "BN"
+    is_one_each = cfg.SOLVER.IMS_PER_BATCH == num_processes
+    if isinstance(model.sem_seg_head, UPerNetHead) and has_batch_norm and is_one_each:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is one image a process, which "
+            "UPerNetHead pools to one place, but batch norm needs two to train: set it to "
+            f"{2 * num_processes} or more, or MODEL.SEM_SEG_HEAD.NORM GN (SyncBN on several GPUs)"
+        )
 
 
 def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None:

@@ -23,6 +23,7 @@ from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
 from detectron2.config import CfgNode
 
 from .checks import (
+    check_batch,
     check_buildable,
     check_datasets,
     check_names,
@@ -81,6 +82,8 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
         check_batch_size(cfg, args.num_processes * args.num_machines)
     check_datasets(cfg, needs_training=not args.eval_only)
     model = check_buildable(cfg)
+    if not args.eval_only:
+        check_batch(cfg, model, args.num_processes * args.num_machines)
     check_test_images(cfg, model)
     return model
 
