@@ -41,6 +41,6 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
 
     assert error("nowhere.pth").startswith("error: checkpoint nowhere.pth")
     command[command.index("--output") + 1] = str(tmp_path / "weights.pth")
-    assert error(str(tmp_path / "weights.pth")).startswith("error: --output")
+    assert "cannot be written" in error(str(tmp_path / "weights.pth"))
     (folder / "images" / "val" / "0.png").write_bytes(b"rubbish")
     assert error(str(tmp_path / "weights.pth")).startswith("error: The image")
