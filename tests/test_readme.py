@@ -74,3 +74,31 @@ def test_config_table_names_every_config():
         stems = {path.stem for path in Path("configs", folder).glob("*.yaml")}
         listed = set(re.findall(r"`(\w+)`", names)) | ("the same" in names and listed or set())
         assert {stem.removeprefix("baseline_") for stem in stems if "baseline" in stem} == listed
+
+
+def test_measured_means_are_those_of_the_results():
+    """The README's table of methods, against docs/results.md, which is made from the trainings."""
+    header, _, *rows = re.search(r"((?:\|.*mIoU@r.*\n)(?:\|.*\n)+)", README)[1].splitlines()
+    columns = [cell.strip() for cell in header.split("|")[2:-1]]
+    assert len(rows) > 5
+    for row in rows:
+        method, *cells = (cell.strip() for cell in row.split("|")[1:-1])
+        for column, cell in zip(columns, cells, strict=True):
+            study, metric = column.split()
+            mean, difference = measured(study)[method][metric]
+            shown = f"{mean:.1f}" if difference is None else f"{mean:.1f} ({difference:+.1f})"
+            assert cell.replace("**", "") == shown, (method, column)
+
+
+def measured(study):
+    """Of each method and metric: the mean, and the difference to plain."""
+    section = Path("docs/results.md").read_text().split(f"\n## {study}\n")[1]
+    header, _, *rows = section.split("### Methods\n\n")[1].split("\n\n")[0].splitlines()
+    metrics = [cell.strip() for cell in header.split("|")[2:-1]]
+    found = {}
+    for row in rows:
+        method, *cells = (cell.strip() for cell in row.split("|")[1:-1])
+        numbers = [re.findall(r"[-+]?\d+\.\d+", cell)[:2] for cell in cells]
+        pairs = [(float(mean), float(rest[0]) if rest else None) for mean, *rest in numbers]
+        found[method] = dict(zip(metrics, pairs, strict=True))
+    return found
