@@ -54,7 +54,7 @@ def draw(args: argparse.Namespace) -> None:
         for (sample,), name in zip(bar, names, strict=True):
             scores = model([sample])[0]["sem_seg"]
             picture = side_by_side(
-                read_image(sample["file_name"], "RGB"),
+                read_image(sample["file_name"]),
                 read_label(sample["sem_seg_file_name"]),
                 argmax_over_classes(scores).cpu().numpy(),
                 metadata.stuff_classes,

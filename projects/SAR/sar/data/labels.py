@@ -26,7 +26,7 @@ _TRANSPOSITIONS = {
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
+def read_image(path: str | os.PathLike) -> np.ndarray:
     """Reads an image as detectron2's `read_image` does, its EXIF orientation applied.
 
     Grey images are repeated over the three channels, an alpha channel is dropped, and 16-bit
@@ -34,19 +34,15 @@ def read_image(path: str | os.PathLike, format: str = "RGB") -> np.ndarray:
 
     Args:
         path: the image file.
-        format: "RGB" or "BGR", the order of the channels.
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: the file is missing, truncated, no image, or has neither 8 nor 16 bits.
     """
-    if format not in ("RGB", "BGR"):
-        raise InputError(f'Image format "{format}" is not known: INPUT.FORMAT is "RGB" or "BGR".')
     with opened(path, "image") as image:
-        pixels = np.asarray(decoded(image, path))
-    return pixels if format == "RGB" else pixels[:, :, ::-1]
+        return np.asarray(decoded(image, path))
 
 
 def decoded(image: Image.Image, path: str | os.PathLike) -> Image.Image:

@@ -55,7 +55,6 @@ class LongTailEvaluator(DatasetEvaluator):
         class_frequency: ClassFrequency | None = None,
         output_dir: str | None = None,
         save_json: bool = False,
-        distributed: bool = True,
         tap: EvaluationTap | None = None,
     ):
         """
@@ -66,7 +65,6 @@ class LongTailEvaluator(DatasetEvaluator):
             save_json: also writes every prediction to `output_dir`, run-length encoded, as
                 detectron2's `sem_seg_predictions.json`. Where the processes are on several
                 machines, `output_dir` has to be on storage that they share.
-            distributed: adds up what all processes have seen. Otherwise each stands for itself.
             tap: of the model that is evaluated (`tap_evaluation`), to measure the geometry of its
                 feature space.
 
@@ -77,7 +75,6 @@ class LongTailEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._class_frequency = class_frequency
         self._output_dir = Path(output_dir) if output_dir else None
-        self._distributed = distributed
         self._tap = tap
 
         if dataset_name not in DatasetCatalog.list():
@@ -162,20 +159,19 @@ class LongTailEvaluator(DatasetEvaluator):
         """
         confusion, num_images = self._sum_over_processes()
         geometry = self._geometry
-        if geometry and self._distributed:
+        if geometry:
             geometry = geometry.reduce()
         if num_images == 0:
             raise InputError(
                 f'No image of data set "{self._dataset_name}" was evaluated: the data set is '
                 "empty; check its folder and DATASETS.TEST."
             )
-        is_main = comm.is_main_process() or not self._distributed
+        is_main = comm.is_main_process()
         if self._json_predictions:
             if is_main:
-                self._json_predictions.merge(self._distributed)
-            if self._distributed:
-                # No process may start its next round, and its next file, before the merge.
-                comm.synchronize()
+                self._json_predictions.merge()
+            # No process may start its next round, and its next file, before the merge.
+            comm.synchronize()
         if not is_main:
             return None
 
@@ -249,7 +245,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if confusion is None:  # no image came to this process, which has to join in all the same
             confusion = self._empty_confusion(torch.device("cpu"))
         counts = torch.cat([confusion.view(-1), confusion.new_tensor([self._num_images])])
-        counts = sum_on_cpu(counts) if self._distributed else counts.cpu()
+        counts = sum_on_cpu(counts)
         return counts[:-1].view_as(confusion), int(counts[-1])
 
     def _log_absent_from(self, geometry: FeatureGeometry) -> None:
@@ -343,9 +339,9 @@ class _JsonPredictions:
                 }
                 file.write(json.dumps(entry) + "\n")
 
-    def merge(self, distributed: bool) -> None:
-        """Joins the lines of all processes, or of this one, to `sem_seg_predictions.json`."""
-        ranks = range(comm.get_world_size()) if distributed else [self._rank]
+    def merge(self) -> None:
+        """Joins the lines of all processes to `sem_seg_predictions.json`."""
+        ranks = range(comm.get_world_size())
         with atomic_path(self._output_dir / "sem_seg_predictions.json") as temporary:
             with open(temporary, "w") as merged:
                 separator = "["

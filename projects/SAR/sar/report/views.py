@@ -72,7 +72,7 @@ class Images:
 
     def picture(self, file_name: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB, as small as the predictions."""
-        return subsampled(read_image(file_name, "RGB"))
+        return subsampled(read_image(file_name))
 
     def truth(self, file_name: str) -> np.ndarray:
         """(H, W) class ids, as small as the predictions."""
