@@ -23,7 +23,7 @@ NUM_POINTS = 20  # of each training curve
 
 
 def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = "") -> dict:
-    """Trains and evaluates in `folder`, of which nothing is kept; the result as a row.
+    """Trains and evaluates in `folder`, which is emptied before; the result as a row.
 
     Args:
         cell: what to train.

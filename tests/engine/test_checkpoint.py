@@ -197,6 +197,14 @@ def test_a_file_that_is_not_there():
         Checkpointer(model()).load("nowhere.pth")
 
 
+def test_after_a_file_that_cannot_be_loaded_another_can(saved, tmp_path):
+    _, path = saved
+    checkpointer = Checkpointer(model())
+    with pytest.raises(InputError):
+        checkpointer.load(str(tmp_path / "nowhere.pth"))
+    assert checkpointer.load(path)["iteration"] == 7
+
+
 def test_what_is_resumed_is_read_and_no_other(tmp_path, monkeypatch):
     """Each is as large as the model, and is held against its checksums."""
     read, load = [], torch.load

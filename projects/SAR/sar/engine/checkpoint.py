@@ -177,6 +177,9 @@ class Checkpointer(DetectionCheckpointer):
                 f"checkpoint {path} cannot be loaded (missing, truncated, or no checkpoint): "
                 f"{_first_sentence(error)}"
             ) from error
+        finally:
+            # detectron2's main branch leaves it after an error, and then refuses to load anything.
+            self._parsed_url_during_load = None
 
     def _find_newest(self) -> str:
         """The newest whole checkpoint of the folder, "" for none, as the main process sees it."""
