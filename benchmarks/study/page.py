@@ -107,7 +107,8 @@ class _Section:
             "class centres are in size and angle; *NC3*: how far the classifier is from them.",
             self._geometry(),
             "### Cost of training",
-            f"Relative to {study.reference}: medians over the seeds.",
+            f"Relative to {study.reference}: medians over the seeds that both were trained with at "
+            "one commit; at another, the machine may have been another too.",
             self._cost(),
         ]
         if self._with_pull():
@@ -215,8 +216,12 @@ class _Section:
         for name, rows in self.methods.items():
             line = [name]
             for cost in costs.values():
-                pairs = zip(rows, reference, strict=True)
-                line.append(f"{statistics.median(row[cost] / ref[cost] for row, ref in pairs):.2f}")
+                ratios = [
+                    row[cost] / other[cost]
+                    for row, other in zip(rows, reference, strict=True)
+                    if row["commit"] == other["commit"]
+                ]
+                line.append(f"{statistics.median(ratios):.2f}" if ratios else "-")
             table.append(line)
         return _grid(table, ["", *costs])
 

@@ -244,6 +244,24 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
     assert order == sorted(order)
 
 
+def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
+    from study.page import write_page
+
+    study, rows = results
+    chosen = study.chosen(rows)
+    for name, commit, seconds in (("weights", "1a", 20.0), ("SAR", "2b", 300.0)):
+        for seed in study.seeds:
+            ours, reference = (rows[study.cell(chosen[n], seed).key] for n in (name, "plain"))
+            ours["cpu_seconds"], reference["cpu_seconds"] = seconds, 10.0
+            ours["commit"], reference["commit"] = commit, "1a"
+    write_page([study], rows, tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    costs = text.split("### Cost of training")[1].split("###")[0]
+    lines = [line.split("|") for line in costs.splitlines() if line.startswith("|")]
+    found = {line[1].strip(): line[2].strip() for line in lines}
+    assert found["weights"] == "2.00" and found["SAR"] == "-"
+
+
 def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
     from study.page import write_page
 
