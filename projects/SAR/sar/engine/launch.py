@@ -42,7 +42,7 @@ from .restart import goes_on
 from .setup import set_up_process
 
 EXAMPLES = """examples:
-  python %(prog)s --config-file configs/Cityscapes/sar_fcn_hrnet_w48.yaml --num-gpus 8
+  python %(prog)s --config-file configs/Cityscapes/sar_deeplab_v3_plus_R_50.yaml --num-gpus 8
   python %(prog)s --config-file C --eval-only MODEL.WEIGHTS output/model_final.pth
   python %(prog)s --config-file C --resume
 """
