@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     source.add_argument(
         "--folder",
         metavar="FOLDER",
-        help="a folder with images/{train,val}, labels/{train,val} and classes.txt: both splits",
+        help="a folder with images/{train,val}, labels/{train,val} and classes.txt: all splits",
     )
     parser.add_argument(
         "--output",

@@ -76,6 +76,17 @@ def test_two_folders_of_one_name_are_two_data_sets(folder, tmp_path):
     assert all("/" not in name for name in second)
 
 
+def test_a_test_split_is_there_where_the_folder_has_one(folder, tmp_path):
+    add(folder / "images/test/d.jpg")
+    add(folder / "labels/test/d.png")
+    names = register_folder(folder)
+    assert names == ("folder_roads_train", "folder_roads_val", "folder_roads_test")
+    assert [d["image_id"] for d in load_dataset(names[2])] == ["d"]
+    (folder / "labels/test").rename(tmp_path / "away")
+    with pytest.raises(InputError, match="no folder .*roads/labels/test: add it"):
+        register_folder(folder)
+
+
 @pytest.mark.parametrize("num_classes, ignore_label", [(255, 255), (256, 65535)])
 def test_ignore_label_goes_with_the_number_of_classes(folder, num_classes, ignore_label):
     (folder / "classes.txt").write_text("\n".join(f"class {i}" for i in range(num_classes)))

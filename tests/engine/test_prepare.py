@@ -10,6 +10,7 @@ from PIL import Image
 
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets.folder import register_folder
 from sar.engine import prepare
 from sar.engine.checks import check_buildable
 from sar.errors import InputError
@@ -154,6 +155,18 @@ def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, 
     settings = {"eval_only": True, "resume": True}
     cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", str(other)], **settings))
     assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 4
+
+
+def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
+    _, val = register_folder(folder)
+    name = val.replace("_val", "_test")
+    named = [*overrides, "DATASETS.TEST", f"('{name}',)"]
+    with pytest.raises(InputError, match=f'no data set "{name}"'):
+        prepare(arguments(named))
+    for part in ("images", "labels"):
+        shutil.copytree(folder / part / "val", folder / part / "test")
+    assert prepare(arguments(named)).DATASETS.TEST == (name,)
+    assert prepare(arguments(overrides)).DATASETS.TEST == (val,)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides, tmp_path):

@@ -128,7 +128,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = True
 
     # -- Data
-    # A data set of your own (images/, labels/, classes.txt): replaces TRAIN and TEST.
+    # A data set of your own (images/, labels/, classes.txt): its training and validation splits
+    # replace TRAIN and TEST; but a TEST that names splits of this folder (folder_NAME_test) stays.
     cfg.DATASETS.FOLDER = ""
     # class_frequency.json of the training set (tools/check_dataset.py writes it), for the groups
     # of frequent, common and rare classes, for CeCo and for MODEL.LOSS. Empty: found by a scan of

@@ -74,8 +74,11 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     """
     choose_device(cfg, args)
     if cfg.DATASETS.FOLDER:
-        train, val = register_folder(cfg.DATASETS.FOLDER)
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (train,), (val,)
+        train, val, *_ = register_folder(cfg.DATASETS.FOLDER)
+        cfg.DATASETS.TRAIN = (train,)
+        # A split of this folder stays as it was asked for, be it there or not.
+        if train.rpartition("_")[0] not in (n.rpartition("_")[0] for n in cfg.DATASETS.TEST):
+            cfg.DATASETS.TEST = (val,)
     check_names(cfg)
     check_values(cfg)
     if not args.eval_only:

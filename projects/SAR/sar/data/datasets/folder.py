@@ -4,8 +4,10 @@
       classes.txt           a class name a line; the first is id 0
       images/train/         png, jpg, jpeg, tif, tiff or bmp; sub-folders are kept
       images/val/
+      images/test/          if you keep one for the end
       labels/train/         for each image, a PNG of its name: 8 or 16 bits, one channel of ids
       labels/val/
+      labels/test/
 
 A line of classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks.
 Blank lines and lines that start with # do not count. Pixels labelled 255 are ignored; with more
@@ -27,21 +29,23 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABEL_SUFFIXES = (".png",)
 SPLITS = ("train", "val")
+HELD_OUT = "test"
 _TREE = (
     "The folder needs classes.txt (a class name a line), images/train, images/val, labels/train "
-    "and labels/val; datasets/README.md shows it."
+    "and labels/val, and may have images/test and labels/test; datasets/README.md shows it."
 )
 
 logger = logging.getLogger(__name__)
 
 
-def register_folder(path: str | os.PathLike) -> tuple[str, str]:
-    """Registers a folder's two splits, again if they are registered already.
+def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
+    """Registers a folder's splits, again if they are registered already.
 
     Images and labels are listed when a split is loaded, and not opened even then.
 
     Returns:
-        the names of the training and the validation split, `folder_<folder>_{train,val}`.
+        the names of the training and the validation split, and of the test split where the folder
+        has one: `folder_<folder>_{train,val,test}`.
 
     Raises:
         InputError: the folder, one of its parts or classes.txt is missing, or classes.txt is wrong.
@@ -53,18 +57,22 @@ def register_folder(path: str | os.PathLike) -> tuple[str, str]:
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
     class_names, colors = read_classes(folder / "classes.txt")
+    has_held_out = any(os.path.exists(folder / part / HELD_OUT) for part in ("images", "labels"))
+    splits = (*SPLITS, HELD_OUT) if has_held_out else SPLITS
     for part in ("images", "labels"):
-        for split in SPLITS:
+        for split in splits:
             if not os.path.isdir(folder / part / split):
                 raise InputError(f"There is no folder {folder / part / split}: add it. {_TREE}")
 
-    names = []
-    for split in SPLITS:
-        image_root, label_root = folder / "images" / split, folder / "labels" / split
-        name = f"folder_{folder.name}_{split}"
-        if name in DatasetCatalog and MetadataCatalog.get(name).image_root != str(image_root):
+    prefix = f"folder_{folder.name}"
+    known = f"{prefix}_{SPLITS[0]}"
+    if known in DatasetCatalog:
+        if MetadataCatalog.get(known).image_root != str(folder / "images" / SPLITS[0]):
             # Another folder of the same name; the checksum does not depend on the order.
-            name = f"folder_{folder.name}_{zlib.crc32(str(folder).encode()):08x}_{split}"
+            prefix += f"_{zlib.crc32(str(folder).encode()):08x}"
+    names = tuple(f"{prefix}_{split}" for split in splits)
+    for name, split in zip(names, splits, strict=True):
+        image_root, label_root = folder / "images" / split, folder / "labels" / split
         datasets.register(
             name,
             partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
@@ -74,8 +82,7 @@ def register_folder(path: str | os.PathLike) -> tuple[str, str]:
             image_root=str(image_root),
             sem_seg_root=str(label_root),
         )
-        names.append(name)
-    return names[0], names[1]
+    return names
 
 
 def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
