@@ -37,9 +37,9 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
     return result
 
 
-def epilog(examples: str) -> str:
-    """The end of the help."""
-    return f"{_EXIT_CODES}\n\n{examples}"
+def epilog(examples: str, exit_codes: str = "") -> str:
+    """The end of the help; with exit codes beside those of all programs."""
+    return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
 
 
 def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:

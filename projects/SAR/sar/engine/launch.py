@@ -46,13 +46,15 @@ EXAMPLES = """examples:
   python %(prog)s --config-file C --eval-only MODEL.WEIGHTS output/model_final.pth
   python %(prog)s --config-file C --resume
 """
+EXIT_CODES = """,
+  143 told to end (SIGTERM), after a checkpoint, 128 + n a process was ended by signal n"""
 # To read a large data set through takes its time; a process that dies meanwhile ends all others.
 PREPARE_TIMEOUT = timedelta(days=1)
 
 
 def argument_parser() -> ArgumentParser:
     """detectron2's, with two more options; and a free port if --dist-url is not given."""
-    parser = default_argument_parser(program.epilog(EXAMPLES))
+    parser = default_argument_parser(program.epilog(EXAMPLES, EXIT_CODES))
     parser.description = "Trains and evaluates the model of a config."
     parser.set_defaults(dist_url="auto")
     parser.add_argument(
