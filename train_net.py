@@ -3,11 +3,17 @@
 
 from sar.engine import Trainer, run
 
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
 
 def main(cfg, args):
     if args.eval_only:
         model = Trainer.load_for_evaluation(cfg, resume=args.resume)
-        return Trainer.test(cfg, model)
+        results = Trainer.test(cfg, model)
+        if cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
+            verify_results(cfg, results)
+        return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()

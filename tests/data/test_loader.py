@@ -213,6 +213,17 @@ def test_repeat_factors_are_those_of_the_rarest_class(cfg, rare):
     np.testing.assert_allclose(repeat_factors(cfg, rare), expected, rtol=1e-6)
 
 
+def test_a_label_that_may_be_skipped_is_not_repeated(cfg, rare):
+    with open(rare[4]["sem_seg_file_name"], "wb") as file:
+        file.write(b"no image")
+    with pytest.raises(InputError, match="lb4.png"):
+        repeat_factors(cfg, rare)
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 1
+    expected = np.ones(NUM_IMAGES)
+    expected[1] = np.sqrt(0.5 / (1 / NUM_IMAGES))
+    np.testing.assert_allclose(repeat_factors(cfg, rare), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_processes_read_a_share_of_the_labels_each(cfg, rare, monkeypatch, world_size):
     alone = repeat_factors(cfg, rare)

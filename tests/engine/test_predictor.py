@@ -107,6 +107,11 @@ def test_classes_are_found_without_the_data(load, folder, weights, tmp_path, mon
     names, colors = names_and_colors()
     assert names == ["a", "b", "c"] and len(set(map(tuple, colors))) == 3
 
+    # Registered, but its classes are in a file that is not here.
+    elsewhere = ["DATASETS.FOLDER", "", "DATASETS.TEST", "ade20k_full_val"]
+    predictor = load(*elsewhere, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3")
+    assert list(predictor.class_names) == names
+
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="NUM_CLASSES is 3, but 11 classes"):
         load(

@@ -157,6 +157,11 @@ def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, 
     assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 4
 
 
+def test_gpus_are_not_asked_for_in_vain(overrides):
+    with pytest.raises(InputError, match='DEVICE is "cpu", but --num-gpus 8: set it to cuda'):
+        prepare(arguments([*overrides, "MODEL.DEVICE", "cpu"], num_gpus=8))
+
+
 def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
     _, val = register_folder(folder)
     name = val.replace("_val", "_test")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from sar.errors import InputError
 
 from detectron2.engine.train_loop import HookBase
 
+from ..programs import load_program
 from .test_prepare import CONFIG, arguments
 
 
@@ -197,6 +199,34 @@ def test_channels_last_is_a_layout_and_nothing_else(overrides):
         image = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
         outputs.append(model([{"image": image}])[0]["sem_seg"])
     torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("expected, ends", [(50.0, False), (51.0, True)])
+def test_an_evaluation_is_held_against_expected_results(overrides, monkeypatch, expected, ends):
+    program = load_program("train_net.py")
+    monkeypatch.setattr(Trainer, "load_for_evaluation", lambda cfg, resume: None)
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model: {"sem_seg": {"mIoU": 50.0}})
+    words = ["TEST.EXPECTED_RESULTS", f"[['sem_seg', 'mIoU', {expected}, 0.1]]"]
+    cfg = prepare(arguments([*overrides, *words]))
+    with pytest.raises(SystemExit) if ends else nullcontext():
+        program.main(cfg, arguments([], eval_only=True))
+
+
+def test_the_optimizer_takes_over_the_layout_of_a_resumed_run(overrides):
+    """CUDA's fused optimizers refuse a momentum of other strides than its parameter's."""
+    for channels_last, iterations in ((False, 1), (True, 2)):
+        words = ["MODEL.CHANNELS_LAST", str(channels_last), "SOLVER.MAX_ITER", str(iterations)]
+        trainer = Trainer(prepare(arguments([*overrides, *words], resume=channels_last)))
+        trainer.resume_or_load(resume=channels_last)
+        if not channels_last:
+            trainer.train()
+    assert trainer.start_iter == 1
+    state = trainer.optimizer.state
+    weights = [p for p in trainer.model.parameters() if p.dim() == 4 and p in state]
+    assert any(not weight.is_contiguous() for weight in weights)
+    for weight in weights:
+        momentum = state[weight]["momentum_buffer"]
+        assert momentum.stride() == weight.stride() and momentum.abs().sum() > 0
 
 
 def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):

@@ -107,7 +107,7 @@ def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
     Reads the labels, of which each process takes its share.
 
     Raises:
-        InputError: a label that is missing or unreadable.
+        InputError: a label that is missing, or unreadable with no DATALOADER.MAX_SKIPPED_SAMPLES.
     """
     rank, world_size, head = comm.get_rank(), comm.get_world_size(), cfg.MODEL.SEM_SEG_HEAD
     shares = comm.all_gather(
@@ -115,6 +115,8 @@ def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
             dataset_dicts[rank::world_size],
             head.NUM_CLASSES,
             head.IGNORE_VALUE,
+            # Each that is drawn is skipped, and counted, by the loader.
+            skip_unreadable=cfg.DATALOADER.MAX_SKIPPED_SAMPLES > 0,
             progress=rank == 0,
         )
     )

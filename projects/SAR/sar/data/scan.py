@@ -181,7 +181,12 @@ def scan_dataset(
 
 
 def classes_shown(
-    dicts: Sequence[dict], num_classes: int, ignore_label: int, *, progress: bool = True
+    dicts: Sequence[dict],
+    num_classes: int,
+    ignore_label: int,
+    *,
+    skip_unreadable: bool = False,
+    progress: bool = True,
 ) -> list[list[int]]:
     """For every image of a data set the classes that its label shows, in ascending order.
 
@@ -189,6 +194,7 @@ def classes_shown(
         dicts: detectron2's data set dicts, with "sem_seg_file_name".
         num_classes: K; ids of K and more are no class.
         ignore_label: the label of pixels that count for nothing.
+        skip_unreadable: a label that is unreadable shows no class.
         progress: show a progress bar.
 
     Raises:
@@ -199,7 +205,12 @@ def classes_shown(
         label_file = record.get("sem_seg_file_name")
         if label_file is None:
             raise InputError(_lacks_label(record))
-        counts = np.bincount(read_label(label_file).reshape(-1))
+        try:
+            counts = np.bincount(read_label(label_file).reshape(-1))
+        except InputError:
+            if skip_unreadable:
+                return []
+            raise
         return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
 
     results = map_ahead(examine, dicts, _NUM_THREADS)

@@ -269,8 +269,11 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
     else:
         for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
             metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
-            if metadata is not None and metadata.get("stuff_classes"):
-                return list(metadata.stuff_classes), class_colors(metadata)
+            try:
+                if metadata is not None and metadata.get("stuff_classes"):
+                    return list(metadata.stuff_classes), class_colors(metadata)
+            except InputError:  # they are in a file of the data set, which is not here
+                continue
     path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
     if path.is_file():
         names = list(ClassFrequency.load(path).class_names)

@@ -119,6 +119,11 @@ def choose_device(cfg: CfgNode, args: Namespace) -> None:
             "(MODEL.DEVICE cpu)"
         )
         cfg.MODEL.DEVICE = "cpu"
+    if kind != "cuda" and args.num_gpus > 1:
+        raise InputError(
+            f'MODEL.DEVICE is "{cfg.MODEL.DEVICE}", but --num-gpus {args.num_gpus}: set it to '
+            f"cuda, or say --num-gpus 0 --num-processes {args.num_gpus}"
+        )
     if not cfg.MODEL.DEVICE.startswith("cuda"):
         args.num_gpus = 0
         if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16":

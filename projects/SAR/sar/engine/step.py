@@ -162,6 +162,12 @@ class TrainingStep:
                 "it was trained with another model or solver: give MODEL and SOLVER as they are in "
                 f"the config.yaml beside it ({error})"
             ) from error
+        for parameter, values in self.optimizer.state.items():
+            for name, value in values.items():
+                # Its strides are those of the saved run, which had another MODEL.CHANNELS_LAST;
+                # the fused optimizers need the parameter's.
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scaler.is_enabled() and state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])
 
