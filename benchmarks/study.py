@@ -83,7 +83,7 @@ def run(args: Namespace) -> int:
         if not failed:
             failed = run_missing(study.cells(rows), rows, args, study.title)
         num_failed += failed
-    shown = dict.fromkeys([*STUDIES, *args.studies])
+    shown = dict.fromkeys(path.resolve() for path in [*STUDIES, *args.studies])
     write_page([read_study(path) for path in shown], rows, args.results.parent)
     return 1 if num_failed else 0
 
@@ -105,10 +105,10 @@ def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, t
     unique = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in unique.items() if key not in rows]
     # Each training takes a GPU of its own, in turn.
+    found = _visible_gpus() if args.device == "cuda" else []
     gpus = queue.SimpleQueue()
     for i in range(args.parallel):
-        count = torch.cuda.device_count() if args.device == "cuda" else 0
-        gpus.put(str(i % count) if count else "")
+        gpus.put(found[i % len(found)] if found else "")
     lock = threading.Lock()
 
     def run_one(cell: Cell) -> None:
@@ -142,6 +142,12 @@ def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, t
             pool.shutdown(cancel_futures=True)
             raise
     return num_failed
+
+
+def _visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them, where it is set."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = folder / "console.txt"
+    commit = _commit()  # what is trained is of now
     start = time.perf_counter()
     with open(log, "wb") as console:
         process = subprocess.Popen(
@@ -86,7 +87,7 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "resident_mib": round(usage.ru_maxrss / 2**10, 1),
         "gpu_mib": _gpu_memory(log),
-        "commit": _commit(),
+        "commit": commit,
         **environment(device),
         "threads": threads,
     }

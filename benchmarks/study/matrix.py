@@ -221,11 +221,7 @@ def _check(study: Study, path: str | Path) -> None:
     several = [name for name, candidates in study.candidates.items() if len(candidates) > 1]
     if several and not study.choice:
         raise InputError(f"{path}: {several[0]} has several candidates, but there is no choice")
-    if (
-        study.choice
-        and study.choice.test == study.test
-        and set(study.choice.seeds) & set(study.seeds)
-    ):
-        raise InputError(f"{path}: choice has seeds and data that are reported")
+    if study.choice and set(study.choice.seeds) & set(study.seeds):
+        raise InputError(f"{path}: choice has seeds that are reported")
     if not set(study.ablation_seeds) <= set(study.seeds):
         raise InputError(f"{path}: ablations have seeds that are not reported")

@@ -28,7 +28,8 @@ INTRODUCTION = """# Results
 
 Written by `python benchmarks/study.py` from [results.jsonl](results.jsonl); nothing here is typed
 by hand. A difference is the mean, over seeds, of the differences between two trainings of one seed;
-in brackets its 95% interval (Student's t); **bold** where that is clear of zero. IoU is in percent;
+in brackets its 95% interval (Student's t); **bold** where that is clear of zero. Each interval is
+that of one comparison: where nothing differs, one in twenty is bold by chance. IoU is in percent;
 @f, @c and @r are the classes that most, fewer and fewest training images show, and with `_pixel`
 those of most, fewer and fewest pixels. What follows from it is in [findings](findings.md)."""
 GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
@@ -238,7 +239,8 @@ class _Section:
                 curve = row["curves"]
                 gate, iterations = curve["sar/gate_is_open"], curve["iteration"]
                 closed = [i for i, is_open in zip(iterations, gate, strict=True) if is_open < 1]
-                opened.append(closed[-1] if closed else 0)
+                # Of a gate that is not open in the end, it is not known.
+                opened.append(math.inf if gate[-1] < 1 else closed[-1] if closed else 0)
                 shares.append(statistics.fmean(gate))
                 pairs = zip(curve["loss_sar_pull"], curve["loss_sem_seg"], strict=True)
                 ratio = [pull / loss for pull, loss in pairs]
@@ -247,7 +249,7 @@ class _Section:
             table.append(
                 [
                     name,
-                    f"{statistics.median(opened):.0f}",
+                    f"{statistics.median(opened):.0f}".replace("inf", "-"),
                     f"{statistics.fmean(shares):.0%}",
                     ", ".join(f"{mean:.2g}" for mean in means),
                 ]
@@ -285,8 +287,12 @@ class _Section:
     def _draw_differences(self) -> plt.Figure:
         """The differences to the reference with their intervals, a panel for each mean."""
         names = [name for name in self.methods if name != self.study.reference]
-        figure, panels = plt.subplots(
-            1, len(self.study.metrics), figsize=(11, 1.1 + 0.35 * len(names)), sharey=True
+        figure, (panels,) = plt.subplots(
+            1,
+            len(self.study.metrics),
+            figsize=(11, 1.1 + 0.35 * len(names)),
+            sharey=True,
+            squeeze=False,
         )
         reference = self.methods[self.study.reference]
         for panel, metric in zip(panels, self.study.metrics, strict=True):

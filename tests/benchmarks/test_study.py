@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_a_key_is_of_all_that_a_result_depends_on():
         ({"ablations": {"of": "SAR", "seeds": [7], "variants": {}}}, "seeds that are not reported"),
         ({"choice": None}, "weights has several candidates, but there is no choice"),
         ({"seed": 1}, "expected .*found .*seed"),
-        ({"test": "roads_val", "seeds": [7]}, "seeds and data that are reported"),
+        ({"test": "roads_val", "seeds": [7]}, "seeds that are reported"),
     ],
 )
 def test_a_wrong_study_is_refused(write, changes, message):
@@ -208,6 +209,14 @@ def test_camvid_takes_what_was_chosen_on_long_tail_shapes(program):
     assert camvid.combinations == shapes.combinations
 
 
+def test_each_training_has_one_of_the_gpus_that_are_visible(program, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert program._visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert program._visible_gpus() == ["4", "5"]
+
+
 def test_differences_are_those_of_a_paired_t_test():
     from study.page import paired_difference
 
@@ -242,6 +251,21 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
         assert (tmp_path / f"results-roads-{figure}.png").stat().st_size > 1000
     order = [text.index(f"| {name} ") for name in ("road", "tree", "sign", "pole")]
     assert order == sorted(order)
+
+
+def test_one_metric_and_a_gate_that_closes_again(results, tmp_path):
+    from study.page import write_page
+
+    study, rows = results
+    for row in rows.values():
+        if "sar/gate_is_open" in row["curves"]:
+            row["curves"]["sar/gate_is_open"] = [0.0, 1.0, 0.5]
+    write_page([replace(study, metrics=["mIoU"])], rows, tmp_path)
+    losses = (
+        (tmp_path / "results.md").read_text().split("### What the losses do")[1].split("###")[0]
+    )
+    opened = {line.split("|")[2].strip() for line in losses.splitlines() if line.startswith("| S")}
+    assert opened == {"-"}
 
 
 def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
