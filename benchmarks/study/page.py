@@ -109,7 +109,8 @@ class _Section:
             self._geometry(),
             "### Cost of training",
             f"Relative to {study.reference}: medians over the seeds that both were trained with at "
-            "one commit; at another, the machine may have been another too.",
+            "one commit; at another, the machine may have been another too. *-*: there are none; "
+            "[benchmarks](benchmarks.md) has what a step costs, measured side by side.",
             self._cost(),
         ]
         if self._with_pull():
