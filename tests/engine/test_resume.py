@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,9 +228,14 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(runs, tmp_pat
 def test_a_new_run_puts_the_metrics_of_another_aside(overrides, tmp_path):
     train(overrides)
     output = tmp_path / "output"
+    evaluation = Path("inference", "other_roads", "sem_seg_evaluation.json")
+    (output / evaluation).parent.mkdir(parents=True, exist_ok=True)
+    (output / evaluation).write_text("of the first")
     before = (output / "metrics.json").read_bytes()
     train([*overrides, "SOLVER.MAX_ITER", "2"])
     assert (output / "previous" / "metrics.json").read_bytes() == before
+    assert (output / "previous" / evaluation).read_text() == "of the first"
+    assert not (output / evaluation).exists()
     assert [line["iteration"] for line in metrics(output)] == ["1", "2"]
     assert len(list(output.glob("events.out.tfevents.*"))) == 1
     assert len(list((output / "previous").glob("events.out.tfevents.*"))) == 1

@@ -11,7 +11,7 @@ inference/DATA_SET/             of each data set that it was evaluated on,
     sem_seg_evaluation.json         metrics and confusion matrix
     sem_seg_predictions.json        predictions, with TEST.SAVE_JSON
 inference/class_frequency.json  as above, where only evaluations were run
-previous/                       checkpoints and metrics of an earlier training
+previous/                       checkpoints, metrics and evaluations of an earlier training
 """
 
 CONFIG = "config.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sar.errors import InputError
 from sar.fileio import write_atomically
-from sar.output_dir import METRICS
+from sar.output_dir import INFERENCE, METRICS
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
@@ -16,13 +16,14 @@ _WINDOW = 20
 
 
 def set_aside(output_dir: str, folder: str) -> None:
-    """Moves the metrics of an earlier training to `output_dir`/`folder`.
+    """Moves metrics and evaluations of an earlier training to `output_dir`/`folder`.
 
     Those that are there already, beside checkpoints of a training before it, are kept: it may
     have ended before its first checkpoint.
     """
-    for path in [Path(output_dir, METRICS), *Path(output_dir).glob("events.out.tfevents.*")]:
-        if path.is_file():
+    found = [Path(output_dir, name) for name in (METRICS, INFERENCE)]
+    for path in [*found, *Path(output_dir).glob("events.out.tfevents.*")]:
+        if path.exists():
             target = Path(output_dir, folder, path.name)
             target.parent.mkdir(exist_ok=True)
             numbers = count(2)
