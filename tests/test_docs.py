@@ -229,7 +229,7 @@ def test_your_data_can_be_followed(tmp_path):
 
     text = "\n".join(blocks("your-data.md", "sh"))
     lines = [line for line in re.sub(r" *\\\n\s*", " ", text).splitlines() if line]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         if line.startswith("python train_net.py"):
             line += " SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0"
@@ -242,6 +242,7 @@ def test_your_data_can_be_followed(tmp_path):
         "output/folder_mine_train/folder_mine_train_samples.jpg",
         "output/Folder/sar_sem_fpn_R_18/model_final.pth",
         "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
+        "output/Folder/sar_sem_fpn_R_18/inference/folder_mine_test/sem_seg_evaluation.json",
         "predictions/overlays/0000.jpg",
         "overlay.png",
         "report.html",
