@@ -47,11 +47,17 @@ def test_all_kinds_have_the_same_size_and_serve_sar(build):
 
 def test_anchors_from_a_file(tmp_path):
     array = np.random.default_rng(0).normal(size=(3, 4))
-    for order in "CF":
-        np.save(tmp_path / "anchors.npy", np.asarray(array, order=order))
-        loaded = load_anchors(tmp_path / "anchors.npy", 3, 4)
-        np.testing.assert_allclose(loaded.numpy(), array, rtol=1e-6)
-        assert loaded.is_contiguous()
+    np.save(tmp_path / "anchors.npy", array)
+    loaded = load_anchors(tmp_path / "anchors.npy", 3, 4)
+    np.testing.assert_allclose(loaded.numpy(), array, rtol=1e-6)
+
+
+def test_transposed_anchors_are_kept_in_rows():
+    """NCCL broadcasts no other buffers."""
+    anchors = torch.randn(4, 3).T
+    regularizer = SemanticAnchorRegularizer(3, 4, anchors=anchors)
+    assert all(buffer.is_contiguous() for buffer in regularizer.buffers())
+    assert any(torch.equal(buffer, anchors) for buffer in regularizer.buffers())
 
 
 def test_anchor_files_that_are_refused(tmp_path):

@@ -164,9 +164,10 @@ class TrainingStep:
             ) from error
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
-                # Its strides are those of the saved run, which had another MODEL.CHANNELS_LAST;
-                # the fused optimizers need the parameter's.
-                if torch.is_tensor(value) and value.shape == parameter.shape:
+                # Saved with another MODEL.CHANNELS_LAST, its strides are not the parameter's, which
+                # the fused optimizers need.
+                is_alike = torch.is_tensor(value) and value.shape == parameter.shape
+                if is_alike and value.stride() != parameter.stride():
                     values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.scaler.is_enabled() and state.get("grad_scaler"):
             self.scaler.load_state_dict(state["grad_scaler"])

@@ -66,5 +66,4 @@ def load_anchors(path: str | os.PathLike, num_classes: int, embed_dim: int) -> t
             f"anchors file {path}: expected finite numbers, found NaN or infinity "
             f"in the row of class id {bad_rows[0]}"
         )
-    # In rows, which a transposed array is not: NCCL broadcasts nothing else.
-    return torch.from_numpy(array.astype(np.float32, order="C"))
+    return torch.from_numpy(array.astype(np.float32))

@@ -92,7 +92,9 @@ class SemanticAnchorRegularizer(nn.Module):
         if anchors is None:
             anchors = gaussian_anchors(num_classes, embed_dim)
         else:
-            anchors = torch.as_tensor(anchors).detach().clone().to(torch.get_default_dtype())
+            # In rows, which a transposed array is not: NCCL broadcasts nothing else.
+            anchors = torch.as_tensor(anchors, dtype=torch.get_default_dtype()).detach()
+            anchors = anchors.clone(memory_format=torch.contiguous_format)
         if anchors.shape != (num_classes, embed_dim):
             raise ValueError(
                 f"expected anchors of shape (num_classes, embed_dim) = ({num_classes}, "
