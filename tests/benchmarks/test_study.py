@@ -17,6 +17,7 @@ from ..programs import load_program
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 STUDIES = ("longtail_shapes", "camvid")
+PULL_WEIGHT = "MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"
 GROUPS = {"f": ["road", "tree"], "c": ["sign"], "r": ["pole"]}
 
 
@@ -207,6 +208,37 @@ def test_camvid_takes_what_was_chosen_on_long_tail_shapes(program):
     for name, (settings,) in camvid.candidates.items():
         assert settings == chosen[name], name
     assert camvid.combinations == shapes.combinations
+
+
+def test_what_is_beside_sar_is_what_was_chosen_alone(program):
+    from study.matrix import read_study
+
+    shapes = read_study(FOLDER / "study" / "longtail_shapes.yaml")
+    chosen = shapes.chosen(program.read_results(FOLDER.parent / "docs" / "results.jsonl"))
+    weights, sampling = chosen["class weights"], chosen["repeat-factor sampling"]
+    for name, parts in (
+        ("SAR + class weights", weights),
+        ("SAR + repeat-factor", sampling),
+        ("SAR + both", weights | sampling),
+    ):
+        added = {PULL_WEIGHT: chosen[name][PULL_WEIGHT]}
+        assert chosen[name] == chosen["SAR over classes"] | parts | added, name
+
+
+def test_the_longer_study_differs_in_its_schedule_alone(program):
+    from study.matrix import read_study
+
+    shapes, long = (
+        read_study(FOLDER / "study" / f"{name}.yaml")
+        for name in ("longtail_shapes", "longtail_shapes_long")
+    )
+    chosen = shapes.chosen(program.read_results(FOLDER.parent / "docs" / "results.jsonl"))
+    for name, (settings,) in long.candidates.items():
+        assert settings == chosen[name], name
+    schedule = ("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
+    with_schedule = {key: long.settings[key] for key in schedule}
+    assert long.settings == shapes.settings | with_schedule
+    assert (long.config, long.test) == (shapes.config, shapes.test)
 
 
 def test_each_training_has_one_of_the_gpus_that_are_visible(program, monkeypatch):
