@@ -6,19 +6,24 @@ import torch
 from PIL import Image
 
 import sar  # noqa: F401  before detectron2, which test modules import
+from sar.engine import lock
+
+from detectron2.utils.logger import setup_logger
 
 # The tests' tensors are small: more threads only get into each other's way.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def quiet_loggers():
-    """Takes back the handlers that each run adds to the process's loggers."""
+def end_of_run():
+    """Take back what a run leaves in its process: handlers of loggers, the lock of OUTPUT_DIR."""
     names = ("sar", "detectron2", "fvcore")
     before = {name: list(logging.getLogger(name).handlers) for name in names}
     yield
     for name in names:
         logging.getLogger(name).handlers = before[name]
+    setup_logger.cache_clear()
+    lock.release()
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def analyze(
 
 def build(cfg: CfgNode) -> nn.Module:
     """The config's model, where it would run, with nothing that comes from data or weights."""
-    choose_device(cfg, argparse.Namespace(num_gpus=1, num_machines=1))
+    choose_device(cfg)
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     return check_model(cfg).to(cfg.MODEL.DEVICE)
 

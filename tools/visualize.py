@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
-    run = argparse.Namespace(eval_only=True, num_gpus=1, num_machines=1)
+    run = argparse.Namespace(eval_only=True, num_gpus=None, num_machines=1)
     complete_config(cfg, run)
     name = cfg.DATASETS.TEST[0]
     metadata = MetadataCatalog.get(name)

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 
 from sar.data import datasets
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import ClassFrequency, class_frequency_of
 from sar.data.datasets.folder import register_folder
-from sar.engine import prepare
+from sar.engine import lock, prepare
 from sar.engine.checks import check_buildable
+from sar.engine.prepare import save_class_frequency
 from sar.errors import InputError
+from sar.output_dir import mark
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -23,13 +25,16 @@ CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
 def arguments(opts, **settings):
     defaults = {
         "config_file": CONFIG, "opts": opts, "eval_only": False, "resume": False,
-        "num_gpus": 1, "num_machines": 1, "machine_rank": 0,
+        "num_gpus": None, "num_machines": 1, "machine_rank": 0,
     }  # fmt: skip
     return Namespace(**defaults | settings)
 
 
 def save_checkpoint(cfg, folder):
+    """Make the folder that of a training which has done two iterations."""
     model = check_buildable(cfg)
+    mark(folder)
+    save_class_frequency(cfg, folder / "class_frequency.json")
     torch.save({"model": model.state_dict(), "iteration": 1}, folder / "model_0000001.pth")
     (folder / "last_checkpoint").write_text("model_0000001.pth")
 
@@ -38,19 +43,26 @@ def test_a_folder_is_all_it_takes(overrides, tmp_path):
     cfg = prepare(arguments(overrides))
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
     assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 5
-    assert cfg.DATASETS.CLASS_FREQUENCY == str(tmp_path / "output" / "class_frequency.json")
-    frequency = ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY)
+    assert cfg.DATASETS.CLASS_FREQUENCY == ""  # which would go on to other data with the config
+    frequency = class_frequency_of(cfg)
     assert frequency.class_names == ("ground", "block", "dot") and frequency.num_images == 5
     assert cfg.is_frozen()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_is_the_cpu_with_plain_batch_norm(overrides):
-    args = arguments([*overrides, "SOLVER.AMP.ENABLED", "True"], num_gpus=8)
+    args = arguments([*overrides, "SOLVER.AMP.ENABLED", "True"])
     cfg = prepare(args)
     assert cfg.MODEL.DEVICE == "cpu" and args.num_gpus == 0 and args.num_processes == 1
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
     assert not cfg.SOLVER.AMP.ENABLED
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("num_gpus", [1, 8])
+def test_gpus_that_are_asked_for_have_to_be_there(num_gpus, overrides):
+    with pytest.raises(InputError, match=f"--num-gpus {num_gpus}, but PyTorch finds no GPU"):
+        prepare(arguments(overrides, num_gpus=num_gpus))
 
 
 @pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN"])
@@ -102,15 +114,9 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_before_the_data_is_r
     settings = {"num_gpus": 0, "num_processes": 2, "num_machines": 2, "dist_url": "tcp://a:1"}
     with pytest.raises(InputError, match="IMS_PER_BATCH 2 .* over 4 process.*multiple of 4"):
         prepare(arguments(overrides, **settings))
-    assert not (tmp_path / "output" / "class_frequency.json").exists()
+    assert not (tmp_path / "output").exists()
     save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     prepare(arguments(overrides, eval_only=True, resume=True, **settings))  # image by image
-
-
-def test_each_machine_logs_under_the_rank_of_its_first_process(overrides, tmp_path):
-    settings = {"num_processes": 2, "num_machines": 2, "machine_rank": 1}
-    prepare(arguments([*overrides, "SOLVER.IMS_PER_BATCH", "4"], num_gpus=0, **settings))
-    assert [path.name for path in (tmp_path / "output").glob("log.txt*")] == ["log.txt.rank2"]
 
 
 def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, folder, tmp_path):
@@ -119,7 +125,7 @@ def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, f
         file.write_bytes(b"broken since")
     for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
         cfg = prepare(arguments(overrides, **settings))
-        assert cfg.DATASETS.CLASS_FREQUENCY.startswith(str(tmp_path))
+        assert class_frequency_of(cfg).num_images == 5
     with pytest.raises(InputError, match="images/train/0.png"):
         prepare(arguments(overrides))
 
@@ -142,7 +148,50 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
     save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     (tmp_path / "output" / "class_frequency.json").unlink()
     cfg = prepare(arguments(overrides, eval_only=True, resume=True))
-    assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 5
+    assert class_frequency_of(cfg).num_images == 5
+
+
+def relabel(folder, value):
+    path = folder / "labels" / "train" / "0.png"
+    labels = np.array(Image.open(path))
+    labels[:] = value
+    Image.fromarray(labels).save(path)
+
+
+def test_labels_that_have_changed_since_they_were_counted(overrides, folder, tmp_path, caplog):
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    before = ClassFrequency.load(tmp_path / "output" / "class_frequency.json")
+    for label in (folder / "labels" / "train").iterdir():  # copied, and the same
+        label.touch()
+    cfg = prepare(arguments(overrides, resume=True))
+    assert class_frequency_of(cfg).counts_the_same(before)
+    assert class_frequency_of(cfg).fingerprint != before.fingerprint
+    assert "have changed" not in caplog.text
+
+    relabel(folder, 2)
+    for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
+        caplog.clear()
+        cfg = prepare(arguments(overrides, **settings))
+        assert class_frequency_of(cfg) == before
+        assert "training labels have changed" in caplog.text
+        assert "ground, block, dot have other counts" in caplog.text
+        assert "delete that file" in caplog.text
+    (tmp_path / "output" / "class_frequency.json").unlink()  # as the warning says
+    cfg = prepare(arguments(overrides, resume=True))
+    assert class_frequency_of(cfg).pixels[2] > before.pixels[2]
+
+
+def test_an_evaluation_counts_again_if_its_own_counts_are_old(overrides, folder, tmp_path):
+    output = tmp_path / "output"
+    cfg = prepare(arguments(overrides))
+    save_checkpoint(cfg, output)
+    (output / "class_frequency.json").unlink()
+    save_class_frequency(cfg, output / "inference" / "class_frequency.json")
+    before = class_frequency_of(cfg)
+    assert class_frequency_of(prepare(arguments(overrides, eval_only=True, resume=True))) == before
+    relabel(folder, 2)
+    cfg = prepare(arguments(overrides, eval_only=True, resume=True))
+    assert class_frequency_of(cfg).pixels[2] > before.pixels[2]
 
 
 def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, tmp_path):
@@ -154,7 +203,7 @@ def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, 
     save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
     settings = {"eval_only": True, "resume": True}
     cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", str(other)], **settings))
-    assert ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY).num_images == 4
+    assert class_frequency_of(cfg).num_images == 4
 
 
 def test_gpus_are_not_asked_for_in_vain(overrides):
@@ -177,13 +226,21 @@ def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides, tmp_path):
     output = tmp_path / "output"
     save_checkpoint(prepare(arguments(overrides)), output)
-    before = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "log.txt"}
+    lock.release()
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
     weights = ["MODEL.WEIGHTS", str(output / "model_0000001.pth"), "MODEL.FPN.OUT_CHANNELS", "32"]
     for settings in ({}, {"resume": True}, {"eval_only": True}):
         with pytest.raises(InputError, match="model_0000001.pth.* of another shape"):
             prepare(arguments([*overrides, *weights], **settings))
-    after = {path.name: path.read_bytes() for path in output.iterdir() if path.name != "log.txt"}
-    assert after == before
+        assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_training_that_has_done_more_iterations_is_not_resumed(overrides, tmp_path):
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    with pytest.raises(InputError, match="MAX_ITER is 1, .* has done 2 iterations. Set it to 2"):
+        prepare(arguments([*overrides, "SOLVER.MAX_ITER", "1"], resume=True))
+    for settings in ({}, {"resume": True, "eval_only": True}):
+        prepare(arguments([*overrides, "SOLVER.MAX_ITER", "1"], **settings))
 
 
 @pytest.mark.parametrize("weights", [{}, {"conv.weight": torch.zeros(3)}])
@@ -192,15 +249,6 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
     torch.save({"model": weights}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=f"none of its {len(weights)} arrays is one of the model"):
         prepare(arguments([*overrides, "MODEL.WEIGHTS", str(tmp_path / "other.pth")]))
-
-
-@pytest.mark.parametrize("name, is_folder", [("config.yaml", True), ("inference", False)])
-def test_what_is_in_the_way_in_output_dir(name, is_folder, overrides, tmp_path):
-    path = tmp_path / "output" / name
-    path.parent.mkdir()
-    path.mkdir() if is_folder else path.touch()
-    with pytest.raises(InputError, match=f"OUTPUT_DIR .*: {name} is no"):
-        prepare(arguments(overrides))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Writing files so that a crash leaves the old file or the new one, never half of either; their
 names."""
 
+import fcntl
 import os
 import re
 import uuid
@@ -8,16 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_TEMPORARY_NAME = re.compile(r"\..+\.tmp-[0-9a-f]{8}(\.[^.]*)?")
+# Short, whatever the length of the file's own name, which may be all that a file system allows.
+_TEMPORARY_NAME = re.compile(r"\.sar-tmp-[0-9a-f]{8}(\.[^.]*)?")
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
-    """Yields a temporary path beside `path` (same suffix, folder created); renames it on success.
+    """Yield a temporary path next to `path` (same suffix, folder created); rename it on success.
 
-    With `sync` the content is on the disk before the name points to it, so that a loss of power,
-    too, leaves the old file or the new one. It takes its time, file by file: not worth it where
-    there are thousands that can be made again.
+    With `sync`, the content is on the disk before the name points to it, so that a loss of power,
+    too, leaves the old file or the new one. That takes time for each file, so it is not worth it
+    for thousands of files that can be made again.
 
     Example::
 
@@ -26,21 +28,22 @@ def atomic_path(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield temporary
-        if sync:
-            _sync(temporary)
-        os.replace(temporary, path)
-        if sync:
-            with suppress(OSError):  # of folders, some network file systems know no fsync
-                _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".sar-tmp-{uuid.uuid4().hex[:8]}{path.suffix[:16]}")
+    with _in_use(temporary):
+        try:
+            yield temporary
+            if sync:
+                _sync(temporary)
+            os.replace(temporary, path)
+            if sync:
+                with suppress(OSError):  # some network file systems know no fsync of folders
+                    _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes to `path` through a temporary file beside it."""
+    """Write text (UTF-8) or bytes to `path` through a temporary file next to it."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -53,10 +56,41 @@ def names_below_common_folder(paths: Sequence[str]) -> list[str]:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Deletes the temporary files in `folder` of processes that were killed while writing."""
+    """Delete the temporary files in `folder` of processes that were killed while writing.
+
+    A file that a living process is writing stays: that process holds a lock on it.
+    """
     for path in Path(folder).glob(".*"):
-        if _TEMPORARY_NAME.fullmatch(path.name):
+        if _TEMPORARY_NAME.fullmatch(path.name) and not _is_locked(path):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _in_use(path: Path) -> Iterator[None]:
+    """Create the file and lock it, so that `remove_leftovers` knows that its writer lives."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        with suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _sync(path: Path) -> None:

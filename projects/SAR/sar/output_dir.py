@@ -1,19 +1,41 @@
-"""The names of what lies in OUTPUT_DIR, the folder of a run.
+"""OUTPUT_DIR, the folder of a run: the names in it, and how an earlier run in it is kept.
 
-config.yaml                     what it was trained with
-log.txt, log.txt.rank1, ...     what each process said
+run.json                        marks the folder: when, where and by what command the run started
+config.yaml                     the config of the training
+log.txt, log.txt.rank1, ...     the log of each process
 metrics.json                    a line of scalars every few iterations
 events.out.tfevents.*           the same, and pictures, for TensorBoard
-class_frequency.json            how frequent each class is in its training set
-model_*.pth                     its checkpoints, see `sar.engine.checkpoint`
-last_checkpoint                 the name of the one to resume from
-inference/DATA_SET/             of each data set that it was evaluated on,
-    sem_seg_evaluation.json         metrics and confusion matrix
+class_frequency.json            how frequent each class is in the training set
+model_*.pth                     checkpoints, see `sar.engine.checkpoint`
+last_checkpoint                 the name of the checkpoint that --resume takes
+inference/DATA_SET/             evaluations by the training itself, of its latest weights:
+    sem_seg_evaluation.json         metrics, confusion matrix, and what was evaluated
     sem_seg_predictions.json        predictions, with TEST.SAVE_JSON
-inference/class_frequency.json  as above, where only evaluations were run
-previous/                       checkpoints, metrics and evaluations of an earlier training
+inference/MODEL/                evaluations of one checkpoint by --eval-only:
+    log.txt                         their log
+    DATA_SET/                       as above
+inference/class_frequency.json  counts of the training set, if only evaluations were run here
+previous/, previous-2/, ...     all files of the earlier runs in this folder, the oldest first
+.lock                           held by the training that writes here
+
+The functions below import neither PyTorch nor detectron2.
 """
 
+import datetime
+import json
+import os
+import re
+import socket
+import sys
+import uuid
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from .errors import InputError, listed
+from .fileio import write_atomically
+
+RUN = "run.json"
 CONFIG = "config.yaml"
 LOG = "log.txt"
 METRICS = "metrics.json"
@@ -21,4 +43,141 @@ CLASS_FREQUENCY = "class_frequency.json"
 LAST_CHECKPOINT = "last_checkpoint"
 INFERENCE = "inference"
 EVALUATION = "sem_seg_evaluation.json"
-PREVIOUS = "previous"
+LOCK = ".lock"
+
+CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
+
+_PROJECT = "detectron2-sar"
+_FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT)
+_MORE_FILES = re.compile(
+    rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|{CHECKPOINT.pattern}"
+)
+
+
+def check_is_free(folder: str | os.PathLike) -> None:
+    """Raise InputError if a training in `folder` would touch files that no run of ours wrote.
+
+    A folder with our run.json holds an earlier run, which `set_aside` keeps. Files of other names
+    are never touched, so they may stay.
+    """
+    folder = Path(folder)
+    for name in (*_FILES, RUN, INFERENCE):
+        path = folder / name
+        expected = "folder" if name == INFERENCE else "file"
+        if os.path.lexists(path) and not (path.is_dir() if name == INFERENCE else path.is_file()):
+            raise InputError(
+                f"OUTPUT_DIR {folder}: {name} is not a {expected}, as in the folder of a run. Move "
+                "it away, or choose another OUTPUT_DIR."
+            )
+        if path.is_symlink():
+            raise InputError(
+                f"OUTPUT_DIR {folder}: {name} is a link to {os.path.realpath(path)}. Remove the "
+                "link, or choose another OUTPUT_DIR."
+            )
+    if is_run(folder):
+        return
+    foreign = [path.name for path in _files_of_run(folder)]
+    foreign += [
+        str(path.relative_to(folder)) for path in folder.glob(f"{INFERENCE}/*/{EVALUATION}")
+    ]
+    if (folder / RUN).exists():
+        foreign.insert(0, RUN)
+    if foreign:
+        raise InputError(
+            f"OUTPUT_DIR {folder} has files that a training would replace, but no training of this "
+            f"project wrote them: {listed(sorted(foreign))}. Choose another OUTPUT_DIR, or move "
+            "these files away. To start from a checkpoint among them, give it as MODEL.WEIGHTS."
+        )
+
+
+def is_run(folder: str | os.PathLike) -> bool:
+    """Whether a training of this project has started in `folder`."""
+    return bool(_run_id(Path(folder)))
+
+
+def mark(folder: str | os.PathLike) -> None:
+    """Mark `folder` as the folder of a run that starts now; a run that is resumed stays marked."""
+    if is_run(folder):
+        return
+    content = {
+        "project": _PROJECT,
+        "id": uuid.uuid4().hex,
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+    }
+    write_atomically(Path(folder, RUN), json.dumps(content, indent=2) + "\n")
+
+
+def set_aside(folder: str | os.PathLike) -> Path | None:
+    """Move all files of the run in `folder` to a new folder in it, whose name is not in use.
+
+    A process that is killed meanwhile loses nothing: the next call moves the rest to the same
+    place.
+
+    Returns:
+        The new folder, or None if `folder` holds no run.
+
+    Raises:
+        InputError: a file cannot be moved.
+    """
+    folder = Path(folder)
+    run_id = _run_id(folder)
+    if not run_id:
+        return None
+    begun = (path for path in previous_runs(folder) if _run_id(path) == run_id)
+    target = next(begun, None) or next(
+        path for path in _previous_names(folder) if not os.path.lexists(path)
+    )
+    try:
+        target.mkdir(exist_ok=True)
+        write_atomically(target / RUN, (folder / RUN).read_bytes())
+        for path in (*_files_of_run(folder), folder / INFERENCE):
+            if path.exists():
+                path.replace(target / path.name)
+        (folder / RUN).unlink()  # the copy is in `target`
+    except OSError as error:
+        raise InputError(
+            f"OUTPUT_DIR {folder}: the files of its earlier run cannot be moved to {target} "
+            f"({error.strerror}). Choose another OUTPUT_DIR."
+        ) from error
+    return target
+
+
+def previous_runs(folder: str | os.PathLike) -> list[Path]:
+    """The folders of the runs that were set aside in `folder`, the oldest first."""
+    names = _previous_names(Path(folder))
+    found = []
+    for path in names:
+        if not os.path.lexists(path):
+            return found
+        if is_run(path):
+            found.append(path)
+    return found
+
+
+def _previous_names(folder: Path) -> Iterator[Path]:
+    yield folder / "previous"
+    yield from (folder / f"previous-{number}" for number in count(2))
+
+
+def _files_of_run(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and (path.name in _FILES or _MORE_FILES.fullmatch(path.name))
+    ]
+
+
+def _run_id(folder: Path) -> str:
+    """The id in our run.json, or ""."""
+    path = folder / RUN
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(content, dict) or content.get("project") != _PROJECT:
+        return ""
+    return str(content.get("id", ""))

@@ -7,13 +7,16 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from sar.data.datasets import metadata_of
 from sar.errors import InputError, dimensions, listed
-from sar.fileio import atomic_path, remove_leftovers, write_atomically
-from sar.output_dir import LAST_CHECKPOINT, PREVIOUS
+from sar.fileio import atomic_path, write_atomically
+from sar.output_dir import CHECKPOINT, LAST_CHECKPOINT, previous_runs
+from sar.visualization import class_colors
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -24,7 +27,64 @@ from .array_pickle import load_arrays
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
 
 _IS_FOLDER = 0x10  # of a zip's entry
-_FILE_NAME = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that a model predicts, as they are saved with its weights.
+
+    Attributes:
+        names: K names, in the order of the ids.
+        colors: K colours (r, g, b), 0 to 255.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of_dataset(cls, name: str) -> "Classes":
+        """The classes of a registered data set.
+
+        Raises:
+            InputError: the name is not registered, or its data set has no classes.
+        """
+        metadata = metadata_of(name)
+        colors = class_colors(metadata).tolist()
+        return cls(tuple(metadata.stuff_classes), tuple(map(tuple, colors)))
+
+    @classmethod
+    def from_checkpoint(cls, content: dict) -> "Classes | None":
+        """The classes in the content of a checkpoint; None in older ones, and those of others."""
+        found = content.get("classes")
+        names = found.get("names") if isinstance(found, dict) else None
+        colors = found.get("colors") if isinstance(found, dict) else None
+        if not (_are(names, str) and _are(colors, (list, tuple)) and len(names) == len(colors)):
+            return None
+        if not all(len(c) == 3 and _are(c, int) and 0 <= min(c) <= max(c) <= 255 for c in colors):
+            return None
+        return cls(tuple(names), tuple(map(tuple, colors)))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> "Classes | None":
+        """The classes in a checkpoint, without its weights; None if there are none.
+
+        Raises:
+            InputError: the file is missing, broken or refused.
+        """
+        if not str(path).endswith(".pth"):
+            return None
+        try:
+            return cls.from_checkpoint(_load_tensors(path, mmap=True))
+        except Exception as error:  # a broken file fails in any way
+            raise InputError(
+                f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
+                f"{_first_sentence(error)}"
+            ) from error
+
+
+def _are(values: object, kind: type | tuple[type, ...]) -> bool:
+    is_list = isinstance(values, (list, tuple)) and bool(values)
+    return is_list and all(isinstance(value, kind) for value in values)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -44,6 +104,8 @@ class Checkpointer(DetectionCheckpointer):
         require_all: refuse a checkpoint that leaves a part of the model at its random
             initialization; but for what inference does not use, regularizers and the loss.
         kept: how many numbered checkpoints `save_iteration` leaves there; 0 for all.
+        classes: of the data set; saved with the weights. With `require_all`, and where a training
+            is resumed, a checkpoint of other classes is refused. None: unknown, not checked.
     """
 
     def __init__(
@@ -54,20 +116,19 @@ class Checkpointer(DetectionCheckpointer):
         skip_mismatched=False,
         require_all=False,
         kept=0,
+        classes: Classes | None = None,
         **checkpointables,
     ):
         super().__init__(model, save_dir, **checkpointables)
         self.skip_mismatched = skip_mismatched
         self.require_all = require_all
         self.kept = kept
+        self.classes = classes
+        self._needs_classes = require_all
         self._best: dict | None = None  # "metric" and "value" of model_best.pth
 
     def start_run(self, weights: str, *, resume: bool) -> bool:
-        """Loads what a training starts from; every process has to call it.
-
-        Cleans up after a process that was killed while it wrote. A new training moves the
-        checkpoints of an earlier one to the folder `previous`, in the place of what is there: so
-        it is never resumed from those, and they are not lost where --resume was forgotten.
+        """Load what a training starts from; every process has to call it. Changes no file.
 
         Args:
             weights: what a new training starts from, "" for its random initialization.
@@ -80,26 +141,27 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             InputError: as `load`; all checkpoints are broken; a process cannot see the file.
         """
-        if self.save_to_disk:
-            remove_leftovers(self.save_dir)
         newest = self._find_newest() if resume else ""
         if newest:
+            self._needs_classes = True
             self.load(newest)
             self._best = self._read_best()
             return True
-        weights = self._find_weights(weights)
-        self.load(weights, checkpointables=[])
-        comm.synchronize()  # before a file is moved that another process may be yet to read
-        if self.save_to_disk:
-            self._set_aside(Path(weights))
+        self.load(self._find_weights(weights), checkpointables=[])
         return False
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """As DetectionCheckpointer, past broken files as in `start_run`, but changes no file."""
+        """As DetectionCheckpointer, past broken files as in `start_run`.
+
+        In what it returns, "file" is the file that was loaded, or "", and "is_resumed" says whether
+        it is the last checkpoint of OUTPUT_DIR.
+        """
         newest = self._find_newest() if resume else ""
         if newest:
-            return self.load(newest)
-        return self.load(self._find_weights(path), checkpointables=[])
+            self._needs_classes = True
+            return {**self.load(newest), "file": newest, "is_resumed": True}
+        path = self._find_weights(path)
+        return {**self.load(path, checkpointables=[]), "file": path, "is_resumed": False}
 
     def save(self, name: str, *, is_last: bool = True, **kwargs) -> None:
         """As DetectionCheckpointer, through a temporary file.
@@ -113,6 +175,8 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         state = {"model": self.model.state_dict()}
+        if self.classes:
+            state["classes"] = asdict(self.classes)
         state.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         state.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
@@ -197,14 +261,16 @@ class Checkpointer(DetectionCheckpointer):
         return path
 
     def _find_weights(self, path: str) -> str:
-        """The file to start from: it may be set aside, where a run starts once more."""
+        """The file to start from, which an earlier start of the same run may have set aside."""
         if self.require_all or not path or "://" in path:
             return path
-        moved = Path(self.save_dir, PREVIOUS, os.path.basename(path))
         is_of_folder = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.save_dir)
-        if is_of_folder and not os.path.isfile(path) and moved.is_file():
-            self.logger.warning(f"{path} was moved to {moved}, and is taken from there")
-            path = str(moved)
+        if is_of_folder and not os.path.isfile(path):
+            moved = [run / os.path.basename(path) for run in previous_runs(self.save_dir)]
+            moved = [file for file in moved if file.is_file()]
+            if moved:
+                self.logger.warning(f"{path} was moved to {moved[-1]}: loading it from there")
+                path = str(moved[-1])
         _require_everywhere(path, "copy what MODEL.WEIGHTS names to all machines")
         return path
 
@@ -252,27 +318,7 @@ class Checkpointer(DetectionCheckpointer):
 
     def _files(self) -> list[Path]:
         files = Path(self.save_dir).glob("model_*.pth")
-        return [path for path in files if _FILE_NAME.fullmatch(path.name)]
-
-    def _set_aside(self, start: Path) -> None:
-        tag = Path(self.save_dir, LAST_CHECKPOINT)
-        files = [path for path in (*self._files(), tag) if path.exists()]
-        if not files:
-            return
-        previous = Path(self.save_dir, PREVIOUS)
-        try:
-            previous.mkdir(exist_ok=True)
-            for path in previous.iterdir():
-                if path.is_file() and path.resolve() != start.resolve():
-                    path.unlink()
-            for path in files:
-                path.replace(previous / path.name)
-        except OSError as error:
-            raise InputError(
-                f"the checkpoints of an earlier training in {self.save_dir} cannot be moved to "
-                f"{previous} ({error.strerror}): choose another OUTPUT_DIR"
-            ) from error
-        self.logger.warning(f"Moved the checkpoints of an earlier training to {previous}")
+        return [path for path in files if CHECKPOINT.fullmatch(path.name)]
 
     def _load_file(self, filename: str) -> dict:
         """As DetectionCheckpointer, which lets a file run what it likes: here, nothing runs."""
@@ -285,7 +331,24 @@ class Checkpointer(DetectionCheckpointer):
         weights = {name: array for name, array in weights.items() if "_momentum" not in name}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
+    def _check_classes(self, found: "Classes | None") -> None:
+        expected = self.classes
+        if found is None or expected is None or found.names == expected.names:
+            return
+        difference = (
+            f"it was trained on the classes {listed(found.names)}, but the data set has "
+            f"{listed(expected.names)}"
+        )
+        if self._needs_classes:
+            raise InputError(
+                f"{difference}. Give the classes the names and the order that they had "
+                "(classes.txt, or stuff_classes of the metadata). To train on other classes, "
+                "start a new run from it with MODEL.WEIGHTS, without --resume."
+            )
+        self.logger.warning(f"Training starts from other classes: {difference}")
+
     def _load_model(self, checkpoint):
+        self._check_classes(Classes.from_checkpoint(checkpoint))
         num_entries = len(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         mismatched = incompatible.incorrect_shapes
@@ -358,7 +421,7 @@ def _require_everywhere(path: str, remedy: str) -> None:
 
 def _number(file_name: str) -> float:
     """The iteration in the name of a numbered checkpoint; of others, infinity."""
-    match = _FILE_NAME.fullmatch(file_name)
+    match = CHECKPOINT.fullmatch(file_name)
     return int(match["iteration"]) if match and match["iteration"].isdecimal() else math.inf
 
 

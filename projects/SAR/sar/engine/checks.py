@@ -21,15 +21,7 @@ from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference, check_pooling
 from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
-from sar.output_dir import (
-    CLASS_FREQUENCY,
-    CONFIG,
-    INFERENCE,
-    LAST_CHECKPOINT,
-    LOG,
-    METRICS,
-    PREVIOUS,
-)
+from sar.output_dir import check_is_free
 
 from detectron2.config import CfgNode
 from detectron2.modeling import (
@@ -43,39 +35,33 @@ from detectron2.modeling import (
     build_sem_seg_head,
 )
 
-from .checkpoint import Checkpointer
+from .checkpoint import Checkpointer, Classes
 from .solver import build_lr_scheduler, build_optimizer
 
-# What a run writes into OUTPUT_DIR, under names that are always the same.
-_FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT)
-_FOLDERS = (INFERENCE, PREVIOUS)
 
+def check_output_dir(path: str, *, trains: bool) -> None:
+    """Create OUTPUT_DIR if it is missing.
 
-def check_output_dir(path: str) -> None:
-    """Creates OUTPUT_DIR; raises InputError where nothing can be written there."""
+    Args:
+        trains: the run is a training, which writes files of fixed names there.
+
+    Raises:
+        InputError: OUTPUT_DIR cannot be written, or has files that no run of ours wrote.
+    """
     if path.endswith((".txt", ".log")):
         raise InputError(
-            f"OUTPUT_DIR {path}: detectron2 takes such a name for a log file: change it"
+            f"OUTPUT_DIR {path} has the name of a log file, as detectron2 sees it. Change it."
         )
-    for name in (*_FILES, *_FOLDERS):
-        found = os.path.join(path, name)
-        is_one = os.path.isdir(found) if name in _FOLDERS else os.path.isfile(found)
-        if os.path.lexists(found) and not is_one:
-            raise InputError(
-                f"OUTPUT_DIR {path}: {name} is no {'folder' if name in _FOLDERS else 'file'} "
-                "there, as it is in that of a run: move it away"
-            )
+    if trains:
+        check_is_free(path)
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-        for name in _FILES:
-            if os.path.exists(os.path.join(path, name)):
-                open(os.path.join(path, name), "r+b").close()
     except OSError as error:
         raise InputError(
-            f"OUTPUT_DIR {path} cannot be written ({error.strerror}: {error.filename}): choose "
-            "another"
+            f"OUTPUT_DIR {path} cannot be written ({error.strerror}: {error.filename}). Choose "
+            "another."
         ) from error
 
 
@@ -294,7 +280,7 @@ def check_batch(cfg: CfgNode, model: torch.nn.Module, num_processes: int) -> Non
 
 
 def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None:
-    """Loads what the run will start from into the model, to see that it can be.
+    """Load what the run will start from into the model, to see that it can be loaded.
 
     So that it is known before the data set is read through, and before anything is written.
 
@@ -303,15 +289,29 @@ def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None
         args: of the command line, for `eval_only` and `resume`.
 
     Raises:
-        InputError: a checkpoint that is missing, broken, refused or of another model.
+        InputError: a checkpoint that is missing, broken, refused, of another model or of other
+            classes; one that has done more iterations than SOLVER.MAX_ITER.
     """
+    names = cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN
     checkpointer = Checkpointer(
         model,
         cfg.OUTPUT_DIR,
         skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
         require_all=args.eval_only,
+        classes=Classes.of_dataset(names[0]),
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    if loaded["is_resumed"] and not args.eval_only:
+        check_max_iter(cfg.SOLVER.MAX_ITER, loaded.get("iteration", -1) + 1, loaded["file"])
+
+
+def check_max_iter(max_iter: int, num_done: int, place: str) -> None:
+    """Raise InputError if a training that is resumed has done more iterations than it shall do."""
+    if num_done > max_iter:
+        raise InputError(
+            f"SOLVER.MAX_ITER is {max_iter}, but the training in {place} has done {num_done} "
+            f"iterations. Set it to {num_done} or more, or start a new run without --resume."
+        )
 
 
 _RESNETS = ("build_resnet_backbone", "build_resnet_deeplab_backbone")

@@ -1,35 +1,16 @@
-"""What OUTPUT_DIR tells of a training: one continuous run, however often it was interrupted."""
+"""The metrics of a training as one continuous run, however often it was interrupted."""
 
 import json
-import os
-from itertools import count
 from pathlib import Path
 
 from sar.errors import InputError
 from sar.fileio import write_atomically
-from sar.output_dir import INFERENCE, METRICS
+from sar.output_dir import METRICS
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
 # The writers smooth over so many values, which a resumed run has to know.
 _WINDOW = 20
-
-
-def set_aside(output_dir: str, folder: str) -> None:
-    """Moves metrics and evaluations of an earlier training to `output_dir`/`folder`.
-
-    Those that are there already, beside checkpoints of a training before it, are kept: it may
-    have ended before its first checkpoint.
-    """
-    found = [Path(output_dir, name) for name in (METRICS, INFERENCE)]
-    for path in [*found, *Path(output_dir).glob("events.out.tfevents.*")]:
-        if path.exists():
-            target = Path(output_dir, folder, path.name)
-            target.parent.mkdir(exist_ok=True)
-            numbers = count(2)
-            while target.exists():
-                target = target.with_name(f"{path.stem}-{next(numbers)}{path.suffix}")
-            os.replace(path, target)
 
 
 def cut_metrics(output_dir: str, iteration: int) -> None:

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -28,6 +29,7 @@ import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from sar import program
+from sar.data.class_frequency import note_class_frequency
 from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
 
@@ -37,9 +39,10 @@ from detectron2.engine import launch as launch_on_gpus
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
+from . import lock
 from .prepare import prepare
 from .restart import goes_on
-from .setup import set_up_process
+from .setup import kept_lines, set_up_process
 
 EXAMPLES = """examples:
   python %(prog)s --config-file configs/Cityscapes/sar_deeplab_v3_plus_R_50.yaml --num-gpus 8
@@ -56,7 +59,8 @@ def argument_parser() -> ArgumentParser:
     """detectron2's, with two more options; and a free port if --dist-url is not given."""
     parser = default_argument_parser(program.epilog(EXAMPLES, EXIT_CODES))
     parser.description = "Trains and evaluates the model of a config."
-    parser.set_defaults(dist_url="auto")
+    # None: one GPU if there is one, else the CPU.
+    parser.set_defaults(dist_url="auto", num_gpus=None)
     parser.add_argument(
         "--num-processes",
         type=int,
@@ -88,16 +92,21 @@ def run(main: Callable[[CfgNode, Namespace], object]) -> None:
 
 
 def _prepare_and_run(main: Callable, args: Namespace) -> None:
-    cfg = prepare(args)
-    if args.num_machines * args.num_processes == 1:
-        _run(main, cfg, args)
-    else:
-        _launch(main, cfg, args)
+    try:
+        cfg = prepare(args)
+        if args.num_machines * args.num_processes == 1:
+            _run(main, cfg, args)
+        else:
+            args.log_lines = kept_lines()
+            _launch(main, cfg, args)
+    finally:
+        lock.release()
 
 
 def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:
     if cfg.DATASETS.FOLDER:  # detectron2's catalog is one of each process
         register_folder(cfg.DATASETS.FOLDER)
+    note_class_frequency(cfg.DATASETS.TRAIN, args.class_frequency)
     set_up_process(cfg, args)
     main(cfg, args)
     comm.synchronize()  # who leaves first takes away the others' connections
@@ -112,6 +121,7 @@ def _launch(main: Callable, cfg: CfgNode, args: Namespace) -> None:
     if args.dist_url == "auto":
         args.dist_url = f"tcp://127.0.0.1:{_free_port()}"
     signal.signal(signal.SIGTERM, _terminate_children)
+    args.launcher = os.getpid()
     with tempfile.TemporaryDirectory(prefix="sar-") as errors:
         arguments = (main, cfg, args, errors)
         try:
@@ -179,6 +189,7 @@ def _run_cpu_worker(
 
 
 def _run_worker(main: Callable, cfg: CfgNode, args: Namespace, errors: str) -> None:
+    _end_with(args.launcher)
     try:
         _run(main, cfg, args)
     except InputError as error:  # all processes may find the same: the launching one says it once
@@ -187,6 +198,21 @@ def _run_worker(main: Callable, cfg: CfgNode, args: Namespace, errors: str) -> N
     except SystemExit as error:
         _leave(error.code)
     _leave(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process within a second if its parent has ended, however that was.
+
+    The parent holds the lock of OUTPUT_DIR. torch asks the system for a SIGINT instead, which
+    processes ignore that a shell has started with `&`.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave(code: int | str | None) -> None:
@@ -218,7 +244,9 @@ def _run_under_torchrun(main: Callable, args: Namespace) -> None:
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     args.num_machines, args.machine_rank = world_size // local_size, rank // local_size
     args.num_processes, args.dist_url = local_size, "env://"
-    args.num_gpus = local_size if args.num_gpus else 0
+    if args.num_gpus or (args.num_gpus is None and torch.cuda.is_available()):
+        args.num_gpus = local_size
+    _end_with(os.getppid())
     store = _store_of_this_start(shared_store, rank)
     try:
         cfg = _prepare_once(store, rank, args)
@@ -290,10 +318,11 @@ def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
             prepared = prepare(args)
         except InputError as error:
             prepared = error
-        store.set("sar/prepared", pickle.dumps((prepared, args.resume)))
+        frequency = getattr(args, "class_frequency", None)
+        store.set("sar/prepared", pickle.dumps((prepared, args.resume, frequency)))
     else:
         store.wait(["sar/prepared"], PREPARE_TIMEOUT)
-        prepared, args.resume = pickle.loads(store.get("sar/prepared"))
+        prepared, args.resume, args.class_frequency = pickle.loads(store.get("sar/prepared"))
     if isinstance(prepared, InputError):
         raise prepared
     return prepared

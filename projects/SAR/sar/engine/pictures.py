@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
 from sar.data.scan import classes_shown
@@ -154,8 +154,8 @@ class Pictures:
 
     def _training_counts(self) -> np.ndarray | None:
         """(K,) how many training images show each class."""
-        path = self.cfg.DATASETS.CLASS_FREQUENCY
-        return np.array(ClassFrequency.load(path).images) if path else None
+        frequency = class_frequency_of(self.cfg)
+        return np.array(frequency.images) if frequency else None
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ Shape shorthands: H x W pixels of an image, K classes.
 """
 
 import os
-from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,12 @@ from sar.errors import InputError, listed
 from sar.modeling.inference import inference_model
 from sar.output_dir import CLASS_FREQUENCY
 from sar.threads import map_ahead
-from sar.visualization import class_colors, draw_overlay
+from sar.visualization import draw_overlay
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .checkpoint import Classes
 from .checks import check_model
 from .prepare import choose_device
 from .trainer import Trainer
@@ -233,7 +233,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and a checkpoint's path")
-    choose_device(cfg, Namespace(num_gpus=1, num_machines=1))
+    choose_device(cfg)
     cfg.MODEL.REGULARIZERS = ()
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
     cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
@@ -252,34 +252,51 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
 
 
 def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
-    """Names and (K, 3) uint8 colours of the classes, from what is there of the data set.
+    """Names and (K, 3) uint8 colours of the classes: those that are saved with the weights.
 
-    That is classes.txt of DATASETS.FOLDER; or the first of DATASETS.TEST and TRAIN that is
-    registered; or the class_frequency.json that training leaves beside its checkpoints.
+    Older checkpoints have none. Then they are those of the data set of the config, if it is here,
+    or of the class_frequency.json next to the checkpoint.
 
     Raises:
-        InputError: none of them is there, or one is malformed.
+        InputError: no classes are found, a file is malformed, or the data set of the config has
+            other classes than the weights.
     """
-    folder = cfg.DATASETS.FOLDER
-    if folder:
+    saved = Classes.from_file(cfg.MODEL.WEIGHTS)
+    of_dataset = _classes_of_dataset(cfg)
+    if saved and of_dataset and saved.names != of_dataset.names:
+        raise InputError(
+            f"checkpoint {cfg.MODEL.WEIGHTS} was trained on the classes {listed(saved.names)}, but "
+            "the data set of the config (DATASETS.FOLDER, DATASETS.TEST) has "
+            f"{listed(of_dataset.names)}. Give the config of the training, or leave the data set "
+            "out."
+        )
+    found = saved or of_dataset
+    path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
+    if found is None and path.is_file():
+        names = ClassFrequency.load(path).class_names
+        found = Classes(tuple(names), tuple(map(tuple, default_colors(len(names)))))
+    if found is None:
+        raise InputError(
+            f"the names of the classes are not known. MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is an "
+            f"older checkpoint, which has none; there is no {CLASS_FREQUENCY} next to it, and no "
+            "data set in DATASETS.FOLDER or DATASETS.TEST. Copy that file from the OUTPUT_DIR of "
+            "the training."
+        )
+    return list(found.names), np.array(found.colors, dtype=np.uint8)
+
+
+def _classes_of_dataset(cfg: CfgNode) -> Classes | None:
+    """The classes of the config's data set; None if it is not here."""
+    if folder := cfg.DATASETS.FOLDER:
         path = Path(folder).expanduser() / "classes.txt"
-        if path.is_file():
-            names, colors = read_classes(path)
-            return names, np.array(colors, dtype=np.uint8)
-    else:
-        for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-            metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+        if not path.is_file():
+            return None
+        names, colors = read_classes(path)
+        return Classes(tuple(names), tuple(map(tuple, colors)))
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
             try:
-                if metadata is not None and metadata.get("stuff_classes"):
-                    return list(metadata.stuff_classes), class_colors(metadata)
+                return Classes.of_dataset(name)
             except InputError:  # they are in a file of the data set, which is not here
                 continue
-    path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
-    if path.is_file():
-        names = list(ClassFrequency.load(path).class_names)
-        return names, np.array(default_colors(len(names)), dtype=np.uint8)
-    raise InputError(
-        f"the names of the classes are not known: there is neither {CLASS_FREQUENCY} beside "
-        f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}, nor classes.txt in DATASETS.FOLDER, nor a registered "
-        "data set in DATASETS.TEST. Copy the first from the training's OUTPUT_DIR"
-    )
+    return None

@@ -1,4 +1,4 @@
-"""What happens before a run: the config is completed and all that can be known to be wrong is said.
+"""Before a run: complete the config, and report everything that is wrong with it or its data.
 
 Done once, in the process that the user started, so that an error is one message and not one from
 each of eight workers.
@@ -7,12 +7,19 @@ each of eight workers.
 import logging
 import os
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from sar.config import leaves, load_config, lookup
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import (
+    ClassFrequency,
+    class_frequency_of,
+    fingerprint_of,
+    note_class_frequency,
+)
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
 from sar.data.loader import check_batch_size
@@ -22,6 +29,7 @@ from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
 
 from detectron2.config import CfgNode
 
+from . import lock
 from .checks import (
     check_batch,
     check_buildable,
@@ -32,7 +40,7 @@ from .checks import (
     check_values,
     check_weights,
 )
-from .setup import log_to
+from .setup import log_to_console
 
 logger = logging.getLogger(__name__)
 
@@ -40,25 +48,33 @@ logger = logging.getLogger(__name__)
 def prepare(args: Namespace) -> CfgNode:
     """The complete, checked and frozen config of a run.
 
+    A training locks OUTPUT_DIR for this process. Nothing else is written there.
+
     Args:
-        args: of `argument_parser`; see `choose_device` for what becomes of them.
+        args: of `argument_parser`; see `choose_device` for what becomes of them. `class_frequency`
+            becomes the counts of the training set, for `note_class_frequency` in other processes.
 
     Raises:
         InputError: anything wrong with the config, the output folder or the data sets.
     """
     cfg = load_config(args.config_file, args.opts)
-    check_output_dir(cfg.OUTPUT_DIR)
     # detectron2's own parser has no --num-processes.
-    first_rank = args.machine_rank * max(args.num_gpus, getattr(args, "num_processes", 1))
-    log_to(cfg.OUTPUT_DIR, first_rank, "sar", args)
-    check_weights(cfg, complete_config(cfg, args), args)
-    is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, LAST_CHECKPOINT))
-    find_class_frequency(
-        cfg,
-        is_new=not (args.eval_only or is_resumed),
-        needs_training=not args.eval_only,
-        progress=not getattr(args, "quiet", False),
-    )
+    first_rank = args.machine_rank * max(args.num_gpus or 0, getattr(args, "num_processes", 1))
+    log_to_console(args, first_rank, names=("sar",))
+    is_new_folder = not os.path.lexists(cfg.OUTPUT_DIR)
+    check_output_dir(cfg.OUTPUT_DIR, trains=not args.eval_only)
+    try:
+        if not args.eval_only and args.machine_rank == 0:
+            lock.hold(cfg.OUTPUT_DIR)
+        check_weights(cfg, complete_config(cfg, args), args)
+        args.class_frequency = count_classes(cfg, args)
+        note_class_frequency(cfg.DATASETS.TRAIN, args.class_frequency)
+    except BaseException:
+        lock.release()
+        if is_new_folder:
+            with suppress(OSError):
+                Path(cfg.OUTPUT_DIR).rmdir()
+        raise
     cfg.freeze()
     return cfg
 
@@ -91,24 +107,36 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     return model
 
 
-def choose_device(cfg: CfgNode, args: Namespace) -> None:
-    """The CPU where there is no GPU; and what only several processes, or only a GPU, can do.
+def choose_device(cfg: CfgNode, args: Namespace | None = None) -> None:
+    """Settle on a device, the CPU if there is no GPU, and on the number of processes.
 
-    `args.num_gpus` becomes 0 on the CPU, and `args.num_processes` how many this machine runs.
+    Args:
+        args: `num_gpus` is None if the command line leaves it out: one GPU if there is one. It
+            becomes 0 on the CPU, and `num_processes` the number that this machine runs. No `args`:
+            one process, as in a tool.
 
     Raises:
         InputError: MODEL.DEVICE, or numbers of processes, that cannot be.
     """
+    args = Namespace(num_gpus=None, num_machines=1) if args is None else args
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is no device of torch') from error
     kind = device.type
+    is_asked_for = args.num_gpus is not None
+    if not is_asked_for:
+        args.num_gpus = 1
     _check_processes(args)
     num_found = torch.cuda.device_count()
     if kind == "cuda" and args.num_gpus == 0:
         cfg.MODEL.DEVICE = "cpu"
     elif kind == "cuda" and num_found == 0:
+        if is_asked_for:
+            raise InputError(
+                f"--num-gpus {args.num_gpus}, but PyTorch finds no GPU on this machine. Leave the "
+                "option out to run on the CPU, or check the driver with nvidia-smi."
+            )
         if args.num_machines > 1:
             raise InputError(
                 f"--num-machines {args.num_machines}, but this one has no GPU: add --num-gpus 0 on "
@@ -183,46 +211,103 @@ def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
         logger.warning(f"{why}: SyncBN becomes BN in {', '.join(replaced)}")
 
 
-def find_class_frequency(
-    cfg: CfgNode, *, is_new: bool, needs_training: bool, progress: bool
-) -> None:
-    """Points DATASETS.CLASS_FREQUENCY to how frequent each class is, reading the data through.
+def count_classes(cfg: CfgNode, args: Namespace) -> ClassFrequency | None:
+    """How frequent each class is in the training set, reading the data through if need be.
 
-    A new training (`is_new`) reads every image and label of its data sets, unless DATASETS.CHECK
-    is off, so that a bad file is found now and not after hours. What was counted is left in
-    OUTPUT_DIR, for runs on the same data that are resumed, or evaluate, there; an evaluation leaves
-    its own in OUTPUT_DIR/inference. To evaluate without the training set is possible: then there
-    are no groups of frequent and rare classes.
+    A new training reads every image and label of its data sets, unless DATASETS.CHECK is off, so
+    that a bad file is found now and not after hours. A resumed training takes the counts that it
+    started with, and an evaluation those of the training in OUTPUT_DIR. To evaluate without the
+    training set is possible: then there are no groups of frequent and rare classes.
+
+    Returns:
+        The counts; None if they are unknown, or those of DATASETS.CLASS_FREQUENCY.
 
     Raises:
         InputError: what is wrong with the files; class frequencies of other classes.
     """
-    path = os.path.join(cfg.OUTPUT_DIR, CLASS_FREQUENCY)
+    output, progress = cfg.OUTPUT_DIR, not getattr(args, "quiet", False)
+    is_resumed = args.resume and os.path.isfile(os.path.join(output, LAST_CHECKPOINT))
+    is_new = not (args.eval_only or is_resumed)
     given = cfg.DATASETS.CLASS_FREQUENCY
     if given:
         _require_same_classes(cfg, given)
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
             _scan((name,), check_images=True, progress=progress)
-        _count_training_set(cfg, path, check_images=True, progress=progress)
-    elif not given and (is_new or not _goes_with(cfg, path)):
-        if not needs_training:
-            path = os.path.join(cfg.OUTPUT_DIR, INFERENCE, CLASS_FREQUENCY)
-        try:
-            if needs_training or not _goes_with(cfg, path):
-                _count_training_set(cfg, path, check_images=False, progress=progress)
-        except InputError as error:
-            if needs_training:
-                raise
-            logger.warning(f"No groups of frequent and rare classes: {error}")
+        counted = _count_training_set(cfg, check_images=True, progress=progress)
+        return None if given else counted
+    if given:
+        return None
+    if not is_new:
+        kept = os.path.join(output, CLASS_FREQUENCY)
+        if _goes_with(cfg, kept):
+            return _still_valid(cfg, kept, progress)
+        kept = os.path.join(output, INFERENCE, CLASS_FREQUENCY)
+        if args.eval_only and _goes_with(cfg, kept):
+            if _has_same_labels(cfg, ClassFrequency.load(kept)):
+                return ClassFrequency.load(kept)
+    try:
+        return _count_training_set(cfg, check_images=False, progress=progress)
+    except InputError as error:
+        if not args.eval_only:
+            raise
+        logger.warning(f"No groups of frequent and rare classes: {error}")
+        return None
+
+
+def save_class_frequency(cfg: CfgNode, path: str | os.PathLike) -> None:
+    """Write the counts of the training set to `path`, unless it holds them already."""
+    frequency = class_frequency_of(cfg)
+    with suppress(InputError):
+        if frequency is None or ClassFrequency.load(path) == frequency:
             return
-    cfg.DATASETS.CLASS_FREQUENCY = given or path
+    frequency.save(path)
 
 
-def _count_training_set(cfg: CfgNode, path: str, **options: bool) -> None:
+def _count_training_set(cfg: CfgNode, **options: bool) -> ClassFrequency:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
     frequency = _scan(cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
-    replace(frequency, datasets=_training_sets(cfg)).save(path)
+    with suppress(OSError):  # labels that are missing, which may be skipped
+        frequency = replace(frequency, fingerprint=_fingerprint(cfg))
+    return replace(frequency, datasets=_training_sets(cfg))
+
+
+def _fingerprint(cfg: CfgNode) -> str:
+    records = (record for name in cfg.DATASETS.TRAIN for record in load_dataset(name))
+    return fingerprint_of(r["sem_seg_file_name"] for r in records if "sem_seg_file_name" in r)
+
+
+def _has_same_labels(cfg: CfgNode, kept: ClassFrequency) -> bool:
+    """Whether the label files are those that were counted, or are not here to be compared."""
+    try:
+        return _fingerprint(cfg) == kept.fingerprint
+    except (InputError, OSError):
+        return True
+
+
+def _still_valid(cfg: CfgNode, path: str, progress: bool) -> ClassFrequency:
+    """The counts in OUTPUT_DIR, with a warning if the labels have other counts now."""
+    kept = ClassFrequency.load(path)
+    if _has_same_labels(cfg, kept):
+        return kept
+    try:
+        counted = _count_training_set(cfg, check_images=False, progress=progress)
+    except InputError as error:
+        logger.warning(
+            f"The labels have changed since {path} was written, and have problems: {error}"
+        )
+        return kept
+    if counted.counts_the_same(kept):  # copied or touched, but not changed
+        return counted
+    differs = zip(kept.class_names, kept.pixels, counted.pixels, strict=True)
+    changed = [name for name, before, now in differs if before != now]
+    logger.warning(
+        f"The training labels have changed since they were counted in {path}: "
+        f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors and "
+        "groups still follow the old counts. To count again, delete that file and run the same "
+        "command."
+    )
+    return kept
 
 
 def _training_sets(cfg: CfgNode) -> tuple[str, ...]:

@@ -1,10 +1,17 @@
-"""What each process does first: where it logs to, and with which random numbers it starts."""
+"""The first things that each process does: its log, and the state of its random generators.
+
+A log has no file before the run has really started (`log_to_file`), so that a run which fails in
+its set-up changes nothing in OUTPUT_DIR. The lines before that are kept in memory.
+"""
 
 import logging
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import torch
+
+from sar.output_dir import LOG
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -14,16 +21,69 @@ from detectron2.utils.logger import setup_logger
 
 logger = logging.getLogger(__name__)
 
+_LOGGERS = ("sar", "fvcore", "detectron2")
+_FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
 
-def log_to(output: str, rank: int, name: str, args: Namespace) -> None:
-    """detectron2's `setup_logger`; --quiet keeps most from the console, and nothing from the file.
+
+class _KeptLines(logging.Handler):
+    """Keeps formatted lines until there is a file for them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(_FORMAT)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOGGERS) -> None:
+    """Send the named loggers to the console, in rank 0, and keep their lines for `log_to_file`.
 
     Args:
-        args: not all programs that train have --quiet.
+        args: --quiet leaves warnings and evaluations to the console; not all programs have it.
+        rank: of the first process of this machine, before there are several.
     """
-    for handler in setup_logger(output, distributed_rank=rank, name=name).handlers:
-        if getattr(args, "quiet", False) and getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(_matters)
+    kept = _find_kept() or _KeptLines()
+    for name in names:
+        target = setup_logger(None, distributed_rank=rank, name=name)
+        if kept not in target.handlers:
+            target.addHandler(kept)
+        for handler in target.handlers:
+            is_console = getattr(handler, "stream", None) is sys.stdout
+            if is_console and getattr(args, "quiet", False) and _matters not in handler.filters:
+                handler.addFilter(_matters)
+
+
+def kept_lines() -> list[str]:
+    """The lines of the log so far, while it has no file."""
+    kept = _find_kept()
+    return kept.lines if kept else []
+
+
+def log_to_file(folder: str | Path) -> None:
+    """From now on, write the log of this process to `folder`/log.txt, the lines so far first.
+
+    Does nothing if the process has not called `log_to_console`, or has a file already.
+    """
+    kept = _find_kept()
+    if kept is None:
+        return
+    name = LOG if comm.get_rank() == 0 else f"{LOG}.rank{comm.get_rank()}"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(Path(folder, name), encoding="utf-8")
+    file.setFormatter(_FORMAT)
+    file.stream.writelines(f"{line}\n" for line in kept.lines)
+    file.flush()
+    for target in map(logging.getLogger, _LOGGERS):
+        if kept in target.handlers:
+            target.removeHandler(kept)
+            target.addHandler(file)
+
+
+def _find_kept() -> _KeptLines | None:
+    handlers = logging.getLogger(_LOGGERS[0]).handlers
+    return next((handler for handler in handlers if isinstance(handler, _KeptLines)), None)
 
 
 def _matters(record: logging.LogRecord) -> bool:
@@ -31,14 +91,15 @@ def _matters(record: logging.LogRecord) -> bool:
 
 
 def set_up_process(cfg: CfgNode, args: Namespace) -> None:
-    """As detectron2's `default_setup`, but that it leaves OUTPUT_DIR/config.yaml alone.
+    """As detectron2's `default_setup`, but without writing any file.
 
-    That file says what OUTPUT_DIR was trained with: a training writes it once it has loaded what it
-    starts from, and a run that cannot start, or an evaluation, does not.
+    Args:
+        args: `log_lines` are those of the process that started this one.
     """
     rank = comm.get_rank()
-    for name in ("sar", "fvcore", "detectron2"):
-        log_to(cfg.OUTPUT_DIR, rank, name, args)
+    log_to_console(args, rank)
+    if rank == 0:
+        kept_lines()[:0] = getattr(args, "log_lines", [])
     logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
     logger.info(f"Command line: {args}")
     logger.info(f"Config:\n{cfg.dump()}")

@@ -4,6 +4,8 @@ import logging
 import os
 import warnings
 import weakref
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
@@ -11,16 +13,18 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.data import loader
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
 from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
-from sar.fileio import write_atomically
+from sar.evaluation.evaluator import evaluation_folder
+from sar.fileio import remove_leftovers, write_atomically
 from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
-from sar.output_dir import CONFIG, INFERENCE, METRICS, PREVIOUS
+from sar.output_dir import CLASS_FREQUENCY, CONFIG, INFERENCE, METRICS, mark, set_aside
 
+from detectron2.data import DatasetCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
@@ -28,9 +32,10 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 
-from .checkpoint import Checkpointer
+from .checkpoint import Checkpointer, Classes
 from .checkpoint_hooks import CheckpointHook
-from .history import TensorboardWriter, cut_metrics, restore_storage, set_aside, storage_state
+from .checks import check_max_iter
+from .history import TensorboardWriter, cut_metrics, restore_storage, storage_state
 from .hooks import (
     LOG_PERIOD,
     EvalHook,
@@ -42,7 +47,9 @@ from .hooks import (
     is_due,
 )
 from .pictures import Pictures
+from .prepare import save_class_frequency
 from .restart import note_begun
+from .setup import log_to_file
 from .sigterm import Sigterm
 from .solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from .step import TrainingStep
@@ -81,12 +88,14 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+            classes=Classes.of_dataset(cfg.DATASETS.TRAIN[0]),
             trainer=weakref.proxy(self),
         )
         # Of the run that is resumed: its latest scalars; was it stopped before it had evaluated,
         # written and saved what it should after its last step?
         self._history = {}
         self._is_step_unfinished = False
+        self._is_resumed = False
         self._pictures = Pictures(cfg, self.build_test_mapper)
         self.register_hooks(self.build_hooks())
 
@@ -132,10 +141,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, tap=None):
-        path = cfg.DATASETS.CLASS_FREQUENCY
         return LongTailEvaluator(
             dataset_name,
-            class_frequency=ClassFrequency.load(path) if path else None,
+            class_frequency=class_frequency_of(cfg),
             output_dir=os.path.join(cfg.OUTPUT_DIR, INFERENCE, dataset_name),
             save_json=cfg.TEST.SAVE_JSON,
             tap=tap,
@@ -143,39 +151,76 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG; with TEST.GEOMETRY,
-        the evaluators it builds listen to the model."""
-        if not cfg.TEST.GEOMETRY or evaluators is not None:
+        """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG.
+
+        With TEST.GEOMETRY, the evaluators that it builds listen to the model. Results of a model of
+        `load_for_evaluation` are written to a folder of its checkpoint, with a log.
+        """
+        if evaluators is not None:
             return super().test(cfg, inference_model(cfg, model), evaluators)
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
-            evaluators = [cls.build_evaluator(cfg, name, tap=tap) for name in cfg.DATASETS.TEST]
-            return super().test(cfg, model, evaluators)
+        with ExitStack() as stack:
+            options = {}
+            if cfg.TEST.GEOMETRY:
+                num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+                options["tap"] = stack.enter_context(
+                    tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes)
+                )
+            evaluators = [cls.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST]
+            if weights := getattr(model, "weights_file", ""):
+                folder = evaluation_folder(cfg.OUTPUT_DIR, weights)
+                log_to_file(folder)
+                if comm.is_main_process():
+                    save_class_frequency(cfg, Path(cfg.OUTPUT_DIR, INFERENCE, CLASS_FREQUENCY))
+            for evaluator in evaluators:
+                if isinstance(evaluator, LongTailEvaluator):
+                    evaluator.describe_run(cfg, weights)
+            return super().test(cfg, inference_model(cfg, model), evaluators)
 
     @classmethod
     def load_for_evaluation(cls, cfg, resume: bool = False):
         """The config's model with all the weights that inference needs, in evaluation mode.
 
+        Its attribute `weights_file` is the checkpoint that they are from.
+
         Raises:
-            InputError: MODEL.WEIGHTS is missing, broken, or not of this model.
+            InputError: MODEL.WEIGHTS is missing, broken, or not of this model or of these classes.
         """
         model = cls.build_model(cfg)
-        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, require_all=True)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, require_all=True, classes=_classes_of(cfg)
+        )
+        loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        model.weights_file = loaded["file"]
         return model.eval()
 
     def resume_or_load(self, resume=True):
         """As DefaultTrainer; a resumed run goes on exactly as it would have without the break, or
-        as the config's SOLVER says now."""
-        is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if is_resumed:
+        as the config's SOLVER says now. No file is changed before `train`.
+
+        Raises:
+            InputError: weights that are missing, broken, or not of this model or of these classes;
+                a checkpoint that has done more iterations than SOLVER.MAX_ITER.
+        """
+        self._is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self._is_resumed:
             self.start_iter = self.iter + 1
+            check_max_iter(self.max_iter, self.start_iter, self.cfg.OUTPUT_DIR)
+
+    def _start_run(self):
+        """Make OUTPUT_DIR the folder of this run, in all processes: an earlier run is set aside."""
+        folder = self.cfg.OUTPUT_DIR
         if comm.is_main_process():
-            if is_resumed:
-                cut_metrics(self.cfg.OUTPUT_DIR, self._first_logged())
-            else:
-                set_aside(self.cfg.OUTPUT_DIR, PREVIOUS)
+            remove_leftovers(folder)
+            if self._is_resumed:
+                cut_metrics(folder, self._first_logged())
+            elif (moved := set_aside(folder)) is not None:
+                logger.warning(f"Moved the files of an earlier training in {folder} to {moved}")
+            mark(folder)
+            write_atomically(os.path.join(folder, CONFIG), self.cfg.dump())
+            save_class_frequency(self.cfg, os.path.join(folder, CLASS_FREQUENCY))
             note_begun()
+        comm.synchronize()  # no process may write to a file that is about to be moved
+        log_to_file(folder)
 
     def _first_logged(self):
         return self.start_iter - self._is_step_unfinished
@@ -189,8 +234,7 @@ class Trainer(DefaultTrainer):
         """
         logger.info(f"Starting training from iteration {self.start_iter}")
         self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
-        if comm.is_main_process():  # not before: what could not start is not what is trained here
-            write_atomically(os.path.join(self.cfg.OUTPUT_DIR, CONFIG), self.cfg.dump())
+        self._start_run()  # not before: what cannot start leaves OUTPUT_DIR alone
         with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
             try:
                 self._run_iterations()
@@ -336,6 +380,13 @@ class Trainer(DefaultTrainer):
         if self._writer_hook.writes_images:  # in the main process
             self._pictures.put(model, self.storage)
         return self._last_eval_results
+
+
+def _classes_of(cfg):
+    """Of the first data set that is known; None where none is, as when a tool predicts."""
+    names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
+    known = [name for name in names if name in DatasetCatalog]
+    return Classes.of_dataset(known[0]) if known else None
 
 
 @torch.no_grad()

@@ -3,11 +3,14 @@
 K: number of classes; H, W: height and width of an image in pixels.
 """
 
+import hashlib
 import json
 import logging
 import math
+import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +18,21 @@ import pycocotools.mask as mask_util
 import torch
 from torch import Tensor
 
+from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import metadata_of
 from sar.data.labels import read_truth
 from sar.errors import InputError, nearest
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
-from sar.output_dir import EVALUATION
+from sar.output_dir import EVALUATION, INFERENCE
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from detectron2.utils.file_io import PathManager
 
 from .argmax import argmax_over_classes
 from .class_groups import class_groups
@@ -76,6 +83,7 @@ class LongTailEvaluator(DatasetEvaluator):
         self._class_frequency = class_frequency
         self._output_dir = Path(output_dir) if output_dir else None
         self._tap = tap
+        self._run: dict = {}
 
         if dataset_name not in DatasetCatalog.list():
             hint = nearest(dataset_name, DatasetCatalog.list())
@@ -91,6 +99,23 @@ class LongTailEvaluator(DatasetEvaluator):
                 raise InputError("save_json needs an output_dir to write the predictions to.")
             category_ids = self._json_category_ids(metadata)
             self._json_predictions = _JsonPredictions(self._output_dir, category_ids)
+
+    def describe_run(self, cfg: CfgNode, weights_file: str = "") -> None:
+        """Note what is evaluated: it is written with the results.
+
+        Args:
+            cfg: of the run. Of its keys, those are noted that differ from the defaults.
+            weights_file: the checkpoint that is evaluated, whose results get a folder of their own;
+                "" for the weights of a training in progress.
+        """
+        if weights_file:
+            weights = {"file": os.path.abspath(weights_file), "sha256": _sha256(weights_file)}
+            if self._output_dir:
+                folder = evaluation_folder(cfg.OUTPUT_DIR, weights_file)
+                self._output_dir = folder / self._dataset_name
+        else:
+            weights = {"iteration": _last_iteration(cfg)}
+        self._run = {"weights": weights, "config": _settings(cfg)}
 
     def reset(self) -> None:
         self._confusion: Tensor | None = None  # made on the device of the first prediction
@@ -278,6 +303,7 @@ class LongTailEvaluator(DatasetEvaluator):
         content = {
             "dataset": self._dataset_name,
             "num_images": num_images,
+            **self._run,
             "metrics": _without_nan(results["sem_seg"]),
             "class_names": self._class_names,
             "groups": self._groups,
@@ -303,6 +329,46 @@ class LongTailEvaluator(DatasetEvaluator):
                     "turn off TEST.SAVE_JSON."
                 )
         return [dataset_ids[i] for i in own_ids]
+
+
+def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
+    """Where --eval-only writes the results of a checkpoint, below `output_dir`/inference.
+
+    The folder is called as the checkpoint is; with a part of its checksum if it lies elsewhere,
+    since most of them are called model_final.pth.
+    """
+    name = Path(weights_file).name.partition(".")[0]
+    if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
+        name = f"{name}-{_sha256(weights_file)[:8]}"
+    return Path(output_dir, INFERENCE, name)
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with PathManager.open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _last_iteration(cfg: CfgNode) -> int | None:
+    """The last iteration that the training has done, as in names of checkpoints; None outside."""
+    try:
+        return min(get_event_storage().iter, cfg.SOLVER.MAX_ITER - 1)
+    except AssertionError:
+        return None
+
+
+def _settings(cfg: CfgNode) -> dict:
+    """The keys of a config that differ from the defaults, with their values."""
+    defaults = load_config()
+    known = set(leaves(defaults))
+    return {
+        key: lookup(cfg, key)
+        for key in leaves(cfg)
+        if key not in known or lookup(cfg, key) != lookup(defaults, key)
+    }
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:

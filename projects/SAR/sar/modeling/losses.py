@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import ClassFrequency, class_frequency_of
 from sar.errors import InputError, nearest
 from sar.modeling.embedding_tap import targets_of
 from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
@@ -386,14 +386,14 @@ def _own_loss(head: nn.Module, fused: bool) -> SegmentationLoss | None:
 
 
 def _class_frequency(cfg: CfgNode) -> ClassFrequency:
-    path = cfg.DATASETS.CLASS_FREQUENCY
-    if not path:
+    frequency = class_frequency_of(cfg)
+    if frequency is None:
         raise InputError(
-            "DATASETS.CLASS_FREQUENCY is empty, but this MODEL.LOSS takes the pixels of each class "
-            "from there: set it to what tools/check_dataset.py writes (train_net.py finds it for "
-            "itself)"
+            "MODEL.LOSS needs the pixels of each class in the training set: train with "
+            "train_net.py, which counts them, or set DATASETS.CLASS_FREQUENCY to a file of "
+            "tools/check_dataset.py"
         )
-    return ClassFrequency.load(path, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    return frequency
 
 
 class _NotTrainable(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sar import regularizers
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import class_frequency_of
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
@@ -100,7 +100,7 @@ def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
     settings = cfg.MODEL.CENTER_COLLAPSE
     class_frequencies = None
     if settings.LOGIT_ADJUSTMENT:
-        class_frequencies = _images_per_class(cfg, num_classes)
+        class_frequencies = _images_per_class(cfg)
     return regularizers.CenterCollapseRegularizer(
         num_classes,
         embed_dim,
@@ -113,10 +113,9 @@ def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
     )
 
 
-def _images_per_class(cfg, num_classes: int) -> tuple[int, ...] | None:
-    path = cfg.DATASETS.CLASS_FREQUENCY
-    if not path:
-        # Training finds it before the model is built; a model may be evaluated without.
-        logger.warning("DATASETS.CLASS_FREQUENCY is empty: no logit adjustment in CeCo")
+def _images_per_class(cfg) -> tuple[int, ...] | None:
+    frequency = class_frequency_of(cfg)
+    if frequency is None:  # training counts before it builds the model; evaluation can do without
+        logger.warning("The class frequencies are unknown: no logit adjustment in CeCo")
         return None
-    return ClassFrequency.load(path, num_classes).images
+    return frequency.images

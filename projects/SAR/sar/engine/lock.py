@@ -1,0 +1,82 @@
+"""One training at a time in an OUTPUT_DIR.
+
+The operating system drops the lock when its process ends, however it ends, so a lock never has to
+be removed by hand. It holds across machines on file systems that support `flock`.
+"""
+
+import atexit
+import datetime
+import fcntl
+import json
+import logging
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from sar.errors import InputError
+from sar.output_dir import LOCK
+
+logger = logging.getLogger(__name__)
+
+_held: dict[Path, int] = {}  # file descriptors of this process
+
+
+def hold(folder: str | os.PathLike) -> None:
+    """Lock an OUTPUT_DIR for this process until it ends or calls `release`.
+
+    Raises:
+        InputError: another process holds the lock; the message names its host and its number.
+    """
+    path = Path(os.path.realpath(folder), LOCK)
+    if path in _held:
+        return
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(
+                f"OUTPUT_DIR {folder} is in use by another training: {_describe(path)}. Wait until "
+                "it ends, or choose another OUTPUT_DIR."
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            logger.warning(
+                f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}): make sure that no other "
+                "training writes there"
+            )
+            return
+        with suppress(OSError):  # if it was released, and removed, since it was opened
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                break
+        os.close(descriptor)
+    owner = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(owner).encode())
+    _held[path] = descriptor
+
+
+def release() -> None:
+    """Give back all locks of this process."""
+    while _held:
+        path, descriptor = _held.popitem()
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+atexit.register(release)
+
+
+def _describe(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text())
+        return f"process {owner['process']} on host {owner['host']}, since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"the process that holds {path}"
