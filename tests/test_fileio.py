@@ -48,7 +48,9 @@ def test_the_content_is_on_the_disk_before_the_name_points_to_it(tmp_path, monke
 
 
 def test_what_a_killed_write_leaves_is_removed_and_no_file_of_anybody_else(tmp_path):
-    others = {"a.txt", ".hidden", ".tmp-12345678.txt", ".a.tmp-1234567z.txt", "a.tmp-12345678.txt"}
+    others = {
+        "a.txt", ".hidden", ".tmp-12345678.txt", ".sar-tmp-1234567z.txt", "sar-tmp-12345678.txt",
+    }  # fmt: skip
     for name in others:
         (tmp_path / name).write_text("old")
     for name in ("a.txt", "b"):
@@ -62,3 +64,20 @@ def test_what_a_killed_write_leaves_is_removed_and_no_file_of_anybody_else(tmp_p
     assert set(os.listdir(tmp_path)) == others
     assert (tmp_path / "a.txt").read_text() == "old"
     remove_leftovers(tmp_path / "nowhere")
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        if os.fork() == 0:
+            remove_leftovers(tmp_path)
+            os._exit(0)
+        os.wait()
+        remove_leftovers(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "half"
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path):
+    longest = "n" * 251 + ".txt"
+    write_atomically(tmp_path / longest, "a")
+    assert os.listdir(tmp_path) == [longest]

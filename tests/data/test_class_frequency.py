@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from sar.data.class_frequency import ClassFrequency
+from sar.config import load_config
+from sar.data.class_frequency import (
+    ClassFrequency,
+    class_frequency_of,
+    fingerprint_of,
+    note_class_frequency,
+)
 from sar.errors import InputError
 
 FREQUENCY = ClassFrequency(
@@ -27,6 +33,7 @@ def test_save_and_load(tmp_path):
         "pixels": [900, 7],
         "ignored_pixels": 5,
         "datasets": [],
+        "fingerprint": "",
     }
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
@@ -109,3 +116,41 @@ def test_another_number_of_classes_than_the_models(tmp_path):
     assert ClassFrequency.load(tmp_path / "frequency.json", 2) == FREQUENCY
     with pytest.raises(InputError, match=r"frequency\.json: expected 3 classes .*, found 2"):
         ClassFrequency.load(tmp_path / "frequency.json", 3)
+
+
+def test_a_fingerprint_tells_changed_files_and_not_a_folder_that_has_moved(tmp_path):
+    folder = tmp_path / "labels"
+    (folder / "sub").mkdir(parents=True)
+    files = [folder / "a.png", folder / "sub" / "b.png"]
+    for file in files:
+        file.write_bytes(b"1234")
+    before = fingerprint_of(map(str, files))
+    assert fingerprint_of(map(str, reversed(files))) == before
+    moved = tmp_path / "moved"
+    folder.rename(moved)
+    files = [moved / "a.png", moved / "sub" / "b.png"]
+    assert fingerprint_of(map(str, files)) == before
+    assert fingerprint_of(map(str, files[:1])) != before
+    os.utime(files[1], ns=(1, 1))
+    touched = fingerprint_of(map(str, files))
+    files[1].write_bytes(b"12345")
+    os.utime(files[1], ns=(1, 1))
+    assert len({before, touched, fingerprint_of(map(str, files))}) == 3
+    files[1].unlink()
+    with pytest.raises(OSError):
+        fingerprint_of(map(str, files))
+
+
+def test_counts_of_a_config(tmp_path):
+    cfg = load_config("", ["DATASETS.TRAIN", "('roads_train',)"])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    assert class_frequency_of(cfg) is None
+    note_class_frequency(("roads_train",), FREQUENCY)
+    assert class_frequency_of(cfg) == FREQUENCY
+    other = replace(FREQUENCY, pixels=(1, 1))
+    other.save(tmp_path / "counts.json")
+    cfg.DATASETS.CLASS_FREQUENCY = str(tmp_path / "counts.json")
+    assert class_frequency_of(cfg) == other
+    cfg.DATASETS.CLASS_FREQUENCY = ""
+    note_class_frequency(("roads_train",), None)
+    assert class_frequency_of(cfg) is None

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sar.engine.checkpoint import Checkpointer
+from sar.engine.checkpoint import Checkpointer, Classes
 from sar.errors import InputError
+from sar.fileio import remove_leftovers
+from sar.output_dir import mark, set_aside
 
 from ..distributed import run_processes
 
@@ -219,71 +221,76 @@ def test_a_broken_best_is_written_anew(tmp_path, caplog):
     assert torch.load(tmp_path / "model_best.pth")["iteration"] == 2
 
 
-def test_a_new_run_sets_an_earlier_one_aside(tmp_path):
-    Run(tmp_path).save(3, 7).save(9, name="model_final").checkpointer.save_best("mIoU", 90.0, 7)
-    (tmp_path / "model_mine.pth").write_bytes(b"mine")
+def test_a_new_run_loads_and_leaves_the_rest_to_the_trainer(tmp_path):
+    Run(tmp_path).save(3, 7).save(9, name="model_final")
     earlier = names(tmp_path)
     new = Run(tmp_path)
-    weights = str(tmp_path / "model_final.pth")  # is read before it is moved
-    assert not new.checkpointer.start_run(weights, resume=False)
+    assert not new.checkpointer.start_run(str(tmp_path / "model_final.pth"), resume=False)
     assert new.model.weight.item() == 9 and new.state.iteration == -1
-    assert names(tmp_path) == ["model_mine.pth", "previous"]
-    assert names(tmp_path / "previous") == [name for name in earlier if name != "model_mine.pth"]
-
-    assert Run(tmp_path).resume() is None  # killed before its first checkpoint
-    new.checkpointer.save_best("mIoU", 1.0, 0)
-    new.save(1)
-    assert Run(tmp_path).resume() == 1
-    Run(tmp_path).checkpointer.start_run("", resume=False)
-    assert names(tmp_path / "previous") == [
-        "last_checkpoint",
-        "model_0000001.pth",
-        "model_best.pth",
-    ]
+    assert names(tmp_path) == earlier
 
 
-def test_what_a_run_starts_from_may_be_set_aside(tmp_path, caplog):
+def test_weights_that_were_set_aside_are_found(tmp_path, caplog):
+    """A run that starts from a checkpoint in its own OUTPUT_DIR was killed soon after its start."""
     weights = str(tmp_path / "model_final.pth")
-    Run(tmp_path).save(3).save(9, name="model_final")
-    assert not Run(tmp_path).checkpointer.start_run(weights, resume=False)  # killed soon after
-    moved = tmp_path / "previous" / "model_final.pth"
+    for iteration in (5, 9):
+        Run(tmp_path).save(iteration, name="model_final")
+        mark(tmp_path)
+        moved = set_aside(tmp_path) / "model_final.pth"
     for resume in (True, False):
         again = Run(tmp_path)
-        again.checkpointer.resume_or_load(weights, resume=resume)  # as it is checked before
         assert not again.checkpointer.start_run(weights, resume=resume)
         assert again.model.weight.item() == 9 and again.state.iteration == -1
     assert f"{weights} was moved to {moved}" in caplog.text
-
-    Run(tmp_path).save(1)  # forgotten by who starts anew
-    assert not Run(tmp_path).checkpointer.start_run(weights, resume=False)
-    expected = ["last_checkpoint", "model_0000001.pth", "model_final.pth"]
-    assert names(tmp_path) == ["previous"] and names(tmp_path / "previous") == expected
-    assert torch.load(moved)["iteration"] == 9
 
     evaluated = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True)
     with pytest.raises(InputError, match="model_final.pth cannot be loaded"):  # but this one
         evaluated.resume_or_load(weights, resume=False)
 
 
-def test_what_cannot_be_set_aside_is_an_error(tmp_path):
-    Run(tmp_path).save(3)
-    (tmp_path / "previous").write_text("a file")
-    with pytest.raises(InputError, match="cannot be moved to .*previous .*OUTPUT_DIR"):
-        Run(tmp_path).checkpointer.start_run("", resume=False)
-    assert Run(tmp_path).resume() == 3
+def test_classes_are_saved_with_the_weights(tmp_path):
+    classes = Classes(("road", "kerb"), ((1, 2, 3), (4, 5, 6)))
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), classes=classes)
+    checkpointer.save("model_final")
+    path = tmp_path / "model_final.pth"
+    assert Classes.from_file(path) == classes
+    checkpointer.load(str(path))
+    other = Classes(("kerb", "road"), classes.colors)
+    strict = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True, classes=other)
+    with pytest.raises(InputError, match="trained on the classes road, kerb, .* has kerb, road"):
+        strict.load(str(path))
+    colors = Classes(classes.names, ((9, 9, 9), (8, 8, 8)))  # may change
+    Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True, classes=colors).load(str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"classes": "road"},
+        {"classes": {"names": ["a"], "colors": [[1, 2, 3], [4, 5, 6]]}},
+        {"classes": {"names": [1], "colors": [[1, 2, 3]]}},
+        {"classes": {"names": ["a"], "colors": [[1, 2, 300]]}},
+        {"classes": {"names": ["a"], "colors": ["red"]}},
+        {"classes": {"names": [], "colors": []}},
+    ],
+    ids=str,
+)
+def test_what_is_not_classes_is_none(content, tmp_path):
+    torch.save({"model": {}, **content}, tmp_path / "a.pth")
+    assert Classes.from_file(tmp_path / "a.pth") is None
 
 
 def test_evaluation_changes_no_file(tmp_path):
     Run(tmp_path).save(3)
-    leftover = tmp_path / ".model_0000007.tmp-0123abcd.pth"
+    leftover = tmp_path / ".sar-tmp-0123abcd.pth"
     leftover.write_bytes(b"half")
     before = names(tmp_path)
     checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True)
     checkpointer.resume_or_load("", resume=True)
     checkpointer.resume_or_load(str(tmp_path / "model_0000003.pth"), resume=False)
-    assert names(tmp_path) == before
     Run(tmp_path).resume()
-    assert not leftover.exists()
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
@@ -297,6 +304,7 @@ def test_killed_at_any_moment_of_saving(tmp_path, call):
             run.save(7)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        remove_leftovers(tmp_path / str(moment))
         resumed = Run(tmp_path / str(moment), kept=2)
         assert resumed.resume() in ({7} if status == 0 else {5, 7})
         assert not any("tmp" in name for name in names(tmp_path / str(moment)))

@@ -100,7 +100,7 @@ def test_classes_are_found_without_the_data(load, folder, weights, tmp_path, mon
     assert names == ["ground", "block", "dot"] and colors[:2] == [[1, 2, 3], [4, 5, 6]]
 
     (folder / "classes.txt").unlink()
-    with pytest.raises(InputError, match="class_frequency.json beside MODEL.WEIGHTS"):
+    with pytest.raises(InputError, match="there is no class_frequency.json next to it"):
         load()
     frequency = ClassFrequency(("a", "b", "c"), 1, (1, 1, 1), (5, 5, 5), 0)
     frequency.save(tmp_path / "output" / "class_frequency.json")
@@ -118,6 +118,18 @@ def test_classes_are_found_without_the_data(load, folder, weights, tmp_path, mon
             "DATASETS.FOLDER", "", "DATASETS.TEST", "camvid_val",
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
         )  # fmt: skip
+
+
+def test_classes_and_colors_are_those_of_the_checkpoint(load, folder, weights):
+    content = torch.load(weights)
+    names, colors = ["ground", "block", "dot"], [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    torch.save({**content, "classes": {"names": names, "colors": colors}}, weights)
+    assert load().colors.tolist() == colors  # and not those of classes.txt
+    (folder / "classes.txt").write_text("block\nground\ndot\n")
+    with pytest.raises(InputError, match="trained on the classes ground, block, dot, but the data"):
+        load()
+    (folder / "classes.txt").unlink()
+    assert list(load().class_names) == names
 
 
 def test_weights_have_to_be_given(folder):

@@ -33,6 +33,8 @@ def test_a_training_has_begun_when_output_dir_is_its_own(agent, overrides, tmp_p
     assert not goes_on()
     trainer.cfg.MODEL.WEIGHTS = ""
     trainer.resume_or_load(resume=False)
+    assert not goes_on()
+    trainer.train()
     assert goes_on()
 
 

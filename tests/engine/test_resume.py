@@ -3,18 +3,20 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
-from sar.engine import Trainer, prepare
-from sar.engine.history import cut_metrics, restore_storage, set_aside, storage_state
+from sar.engine import Trainer, lock, prepare
+from sar.engine.history import cut_metrics, restore_storage, storage_state
+from sar.engine.setup import set_up_process
 from sar.errors import InputError
 
 from detectron2.engine.train_loop import HookBase
@@ -164,6 +166,7 @@ def test_a_seed_that_was_drawn_is_kept(runs, tmp_path):
     common, expected = ([*words, "SEED", "-1", "SOLVER.MAX_ITER", "12"] for words in runs)
     uninterrupted = train(expected)
     output = tmp_path / "output"
+    lock.release()
     (tmp_path / "expected").rename(output)
     for name in ("model_final.pth", "model_best.pth"):
         (output / name).unlink()
@@ -225,32 +228,87 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(runs, tmp_pat
         assert all(value.isfinite().all() for value in state.values()), path.name
 
 
-def test_a_new_run_puts_the_metrics_of_another_aside(overrides, tmp_path):
-    train(overrides)
-    output = tmp_path / "output"
-    evaluation = Path("inference", "other_roads", "sem_seg_evaluation.json")
-    (output / evaluation).parent.mkdir(parents=True, exist_ok=True)
-    (output / evaluation).write_text("of the first")
-    before = (output / "metrics.json").read_bytes()
-    train([*overrides, "SOLVER.MAX_ITER", "2"])
-    assert (output / "previous" / "metrics.json").read_bytes() == before
-    assert (output / "previous" / evaluation).read_text() == "of the first"
-    assert not (output / evaluation).exists()
-    assert [line["iteration"] for line in metrics(output)] == ["1", "2"]
-    assert len(list(output.glob("events.out.tfevents.*"))) == 1
-    assert len(list((output / "previous").glob("events.out.tfevents.*"))) == 1
-
-
-def test_metrics_of_a_run_without_checkpoints_replace_none(tmp_path):
-    for content in ("first", "second", "third"):
-        (tmp_path / "metrics.json").write_text(content)
-        set_aside(str(tmp_path), "previous")
-    found = {path.name: path.read_text() for path in (tmp_path / "previous").iterdir()}
-    assert found == {
-        "metrics.json": "first",
-        "metrics-2.json": "second",
-        "metrics-3.json": "third",
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "previous" not in str(path.relative_to(folder))
     }
+
+
+def test_three_runs_in_one_folder_keep_all_their_files(overrides, folder, tmp_path):
+    output, kept = tmp_path / "output", []
+    for rate in ("0.01", "0.02", "0.03"):
+        train([*overrides, "SOLVER.BASE_LR", rate])
+        lock.release()
+        kept.append({name: data for name, data in files(output).items() if name != ".lock"})
+        (output / "notes.txt").write_text("mine")
+    names = set(kept[0])
+    assert {
+        "run.json", "config.yaml", "class_frequency.json", "metrics.json", "model_final.pth",
+        "model_0000001.pth", "last_checkpoint",
+    } <= names  # fmt: skip
+    assert any(re.fullmatch("inference/.*_val/sem_seg_evaluation.json", name) for name in names)
+    assert files(output / "previous") == kept[0]
+    kept[1].pop("notes.txt", None)
+    assert files(output / "previous-2") == kept[1]
+    assert b"BASE_LR: 0.02" in (output / "previous-2" / "config.yaml").read_bytes()
+    assert (output / "notes.txt").read_text() == "mine"
+    assert not (output / "previous-3").exists()
+
+
+def test_a_run_that_cannot_start_changes_nothing(overrides, folder, tmp_path):
+    """Its classes, labels and weights are right, but a label is broken that only sampling reads."""
+    output = tmp_path / "output"
+    train(overrides)
+    lock.release()
+    before = files(output)
+    (folder / "classes.txt").write_text("sky\nroad\ntree\n")
+    next((folder / "labels" / "train").iterdir()).write_bytes(b"broken")
+    words = ["DATASETS.CHECK", "False", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"]
+    words += ["DATALOADER.REPEAT_THRESHOLD", "0.9"]
+    words += ["DATASETS.CLASS_FREQUENCY", str(tmp_path / "counts.json")]
+    ClassFrequency(("sky", "road", "tree"), 5, (5, 5, 5), (9, 9, 9), 0).save(words[-1])
+    with pytest.raises(InputError, match="cannot be read"):
+        train([*overrides, *words])
+    lock.release()
+    assert files(output) == before
+
+
+def test_other_classes_are_not_resumed_or_evaluated(overrides, folder, tmp_path):
+    train(overrides)
+    (folder / "classes.txt").write_text("dot\nground\nblock\n")
+    message = "trained on the classes ground, block, dot, but the data set has dot, ground, block"
+    final = ["MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
+    for words, settings in (
+        ([], {"resume": True}),
+        ([], {"resume": True, "eval_only": True}),
+        (final, {"eval_only": True}),
+    ):
+        with pytest.raises(InputError, match=message):
+            prepare(arguments([*overrides, *words], **settings))
+
+
+def test_fine_tuning_on_other_classes_is_said(overrides, folder, tmp_path, caplog):
+    train(overrides)
+    (folder / "classes.txt").write_text("dot\nground\nblock\n")
+    words = ["MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
+    train([*overrides, *words, "OUTPUT_DIR", str(tmp_path / "tuned")])
+    assert "Training starts from other classes" in caplog.text
+
+
+def test_the_log_begins_when_the_run_does(overrides, tmp_path):
+    args = arguments(overrides)
+    cfg = prepare(args)
+    set_up_process(cfg, args)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    output = tmp_path / "output"
+    assert [path.name for path in output.iterdir()] == [".lock"]
+    trainer.train()
+    log = (output / "log.txt").read_text()
+    for text in ("Reading folder_mine", "Process 0 of 1", "Starting training"):
+        assert log.count(text) == 1
 
 
 def test_lines_from_an_iteration_on_are_cut(tmp_path):

@@ -1,12 +1,14 @@
-"""Of which run OUTPUT_DIR/config.yaml tells."""
+"""Where each process logs to, and which run OUTPUT_DIR/config.yaml belongs to."""
 
 import logging
 
 import pytest
 
 from sar.engine import Trainer, prepare
-from sar.engine.setup import set_up_process
+from sar.engine.setup import kept_lines, log_to_console, log_to_file, set_up_process
 from sar.errors import InputError
+
+from detectron2.utils import comm
 
 from .test_prepare import arguments
 
@@ -40,12 +42,40 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
     assert path.read_text() == resumed.cfg.dump() != trainer.cfg.dump()
 
 
-def test_where_each_logger_writes(overrides, tmp_path):
+def test_a_log_gets_its_file_late(overrides, tmp_path):
     args = arguments(overrides)
     set_up_process(prepare(args), args)
+    assert not (tmp_path / "output" / "log.txt").exists()
+    log_to_file(tmp_path / "output")
+    logging.getLogger("fvcore").warning("later")
     log = (tmp_path / "output" / "log.txt").read_text()
+    assert "Reading folder_mine" in log
     assert "Process 0 of 1" in log and "Command line: Namespace(" in log
-    assert "IMS_PER_BATCH: 2" in log
+    assert "IMS_PER_BATCH: 2" in log and "later" in log
+    assert kept_lines() == []
+
+
+def test_the_lines_of_the_launching_process_come_first(overrides, tmp_path):
+    args = arguments(overrides)
+    cfg = prepare(args)
+    kept_lines().clear()
+    args.log_lines = ["of the launcher"]
+    set_up_process(cfg, args)
+    log_to_file(tmp_path)
+    assert (tmp_path / "log.txt").read_text().startswith("of the launcher\n[")
+
+
+def test_each_rank_has_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(comm, "get_rank", lambda: 2)
+    log_to_console(arguments([]), 2)
+    log_to_file(tmp_path)
+    logging.getLogger("sar").warning("from rank 2")
+    assert "from rank 2" in (tmp_path / "log.txt.rank2").read_text()
+
+
+def test_a_process_without_a_log_writes_none(tmp_path):
+    log_to_file(tmp_path / "output")
+    assert not (tmp_path / "output").exists()
 
 
 def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_path, capsys):
@@ -59,5 +89,6 @@ def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_pat
     out, err = capsys.readouterr()
     assert [line.split("]: ")[-1] for line in out.splitlines()] == ["No GPU", "a table"]
     assert err == ""
-    log = (tmp_path / "output" / "log.txt").read_text()
+    log_to_file(tmp_path)
+    log = (tmp_path / "log.txt").read_text()
     assert all(text in log for text in ("Command line", "iter: 19", "No GPU", "a table"))

@@ -33,7 +33,7 @@ from itertools import count
 from pathlib import Path
 
 from .errors import InputError, listed
-from .fileio import write_atomically
+from .fileio import remove_leftovers, write_atomically
 
 RUN = "run.json"
 CONFIG = "config.yaml"
@@ -77,9 +77,6 @@ def check_is_free(folder: str | os.PathLike) -> None:
     if is_run(folder):
         return
     foreign = [path.name for path in _files_of_run(folder)]
-    foreign += [
-        str(path.relative_to(folder)) for path in folder.glob(f"{INFERENCE}/*/{EVALUATION}")
-    ]
     if (folder / RUN).exists():
         foreign.insert(0, RUN)
     if foreign:
@@ -126,9 +123,7 @@ def set_aside(folder: str | os.PathLike) -> Path | None:
     if not run_id:
         return None
     begun = (path for path in previous_runs(folder) if _run_id(path) == run_id)
-    target = next(begun, None) or next(
-        path for path in _previous_names(folder) if not os.path.lexists(path)
-    )
+    target = next(begun, None) or next(filter(_is_free, _previous_names(folder)))
     try:
         target.mkdir(exist_ok=True)
         write_atomically(target / RUN, (folder / RUN).read_bytes())
@@ -159,6 +154,16 @@ def previous_runs(folder: str | os.PathLike) -> list[Path]:
 def _previous_names(folder: Path) -> Iterator[Path]:
     yield folder / "previous"
     yield from (folder / f"previous-{number}" for number in count(2))
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing is there, or only what a process left that was killed in `set_aside`."""
+    if not os.path.lexists(folder):
+        return True
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    remove_leftovers(folder)
+    return not any(folder.iterdir())
 
 
 def _files_of_run(folder: Path) -> list[Path]:

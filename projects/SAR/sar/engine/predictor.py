@@ -294,9 +294,9 @@ def _classes_of_dataset(cfg: CfgNode) -> Classes | None:
         names, colors = read_classes(path)
         return Classes(tuple(names), tuple(map(tuple, colors)))
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
-            try:
+        try:
+            if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
                 return Classes.of_dataset(name)
-            except InputError:  # they are in a file of the data set, which is not here
-                continue
+        except InputError:  # they are in a file of the data set, which is not here
+            continue
     return None

@@ -44,7 +44,10 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
         args: --quiet leaves warnings and evaluations to the console; not all programs have it.
         rank: of the first process of this machine, before there are several.
     """
-    kept = _find_kept() or _KeptLines()
+    kept = _find_kept()
+    if kept is None:
+        kept = _KeptLines()
+        _close_files()
     for name in names:
         target = setup_logger(None, distributed_rank=rank, name=name)
         if kept not in target.handlers:
@@ -79,6 +82,14 @@ def log_to_file(folder: str | Path) -> None:
         if kept in target.handlers:
             target.removeHandler(kept)
             target.addHandler(file)
+
+
+def _close_files() -> None:
+    """End the log of an earlier run in this process."""
+    for target in map(logging.getLogger, _LOGGERS):
+        for handler in [h for h in target.handlers if isinstance(h, logging.FileHandler)]:
+            target.removeHandler(handler)
+            handler.close()
 
 
 def _find_kept() -> _KeptLines | None:

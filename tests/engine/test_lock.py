@@ -1,0 +1,74 @@
+"""One training at a time in an OUTPUT_DIR."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from sar.engine import lock
+from sar.errors import InputError
+
+
+def in_child(function):
+    """Call a function in a process that lives on: its number, and what it said."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        lock._held.clear()  # of the parent
+        try:
+            function()
+            os.write(writer, b"1")
+        except InputError as error:
+            os.write(writer, str(error).encode())
+        time.sleep(60)
+        os._exit(0)
+    os.close(writer)
+    said = os.read(reader, 1000).decode()
+    os.close(reader)
+    return child, said
+
+
+def end(child):
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_second_process_is_refused_and_told_who_holds_the_lock(tmp_path):
+    lock.hold(tmp_path)
+    lock.hold(tmp_path)  # the same process may ask again
+    child, said = in_child(lambda: lock.hold(tmp_path))
+    end(child)
+    assert "is in use by another training" in said
+    assert f"process {os.getpid()} on host {socket.gethostname()}, since 20" in said
+    lock.release()
+    assert os.listdir(tmp_path) == []
+
+
+def test_it_does_not_survive_a_process_that_is_killed(tmp_path):
+    child, said = in_child(lambda: lock.hold(tmp_path))
+    assert said == "1"
+    with pytest.raises(InputError, match=f"in use by another training: process {child} on host"):
+        lock.hold(tmp_path)
+    end(child)
+    assert os.listdir(tmp_path) == [".lock"]
+    lock.hold(tmp_path)
+
+
+def test_a_link_to_the_folder_is_the_folder(tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "output")
+    lock.hold(tmp_path / "output")
+    child, said = in_child(lambda: lock.hold(tmp_path / "link"))
+    end(child)
+    assert "is in use" in said
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    lock.hold(tmp_path)
+    assert "cannot be locked (Operation not supported)" in caplog.text
