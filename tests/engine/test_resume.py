@@ -307,7 +307,7 @@ def test_the_log_begins_when_the_run_does(overrides, tmp_path):
     assert [path.name for path in output.iterdir()] == [".lock"]
     trainer.train()
     log = (output / "log.txt").read_text()
-    for text in ("Reading folder_mine", "Process 0 of 1", "Starting training"):
+    for text in ("_train through", "Process 0 of 1", "Starting training"):
         assert log.count(text) == 1
 
 

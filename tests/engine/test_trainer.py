@@ -1,5 +1,6 @@
 """A run from the command line's point of view: train, look, resume, evaluate."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from sar.engine import Trainer, prepare
+from sar.engine.setup import set_up_process
 from sar.errors import InputError
 
 from detectron2.engine.train_loop import HookBase
@@ -54,6 +56,40 @@ def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides
     cfg = prepare(arguments(opts, eval_only=True))
     evaluated = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     assert repr(evaluated) == repr(trained)  # repr: absent classes are NaN
+
+
+def read_evaluation(folder):
+    (path,) = folder.glob("*/sem_seg_evaluation.json")
+    return json.loads(path.read_text())
+
+
+def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_path):
+    train(overrides)
+    inference = tmp_path / "output" / "inference"
+    of_training = read_evaluation(inference)
+    assert of_training["weights"] == {"iteration": 3}
+    config = of_training["config"]
+    assert config["SOLVER.MAX_ITER"] == 4 and config["DATASETS.FOLDER"].endswith("mine")
+    assert "MODEL.RESNETS.NORM" in config and "SOLVER.GAMMA" not in config  # as by default
+
+    other = tmp_path / "model_final.pth"
+    other.write_bytes((tmp_path / "output" / "model_0000001.pth").read_bytes())
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    for weights, name in (
+        (tmp_path / "output" / "model_best.pth", "model_best"),
+        (other, f"model_final-{digest[:8]}"),
+    ):
+        opts = [*overrides, "MODEL.WEIGHTS", str(weights)]
+        args = arguments(opts, eval_only=True)
+        cfg = prepare(args)
+        set_up_process(cfg, args)
+        Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+        found = read_evaluation(inference / name)
+        assert found["weights"]["file"] == str(weights)
+        assert len(found["weights"]["sha256"]) == 64
+        assert "Evaluation of" in (inference / name / "log.txt").read_text()
+    assert found["weights"]["sha256"] == digest
+    assert read_evaluation(inference) == of_training
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(overrides, tmp_path):

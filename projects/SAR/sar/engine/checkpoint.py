@@ -6,7 +6,7 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sar.output_dir import CHECKPOINT, LAST_CHECKPOINT, previous_runs
 from sar.visualization import class_colors
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from .array_pickle import load_arrays
@@ -51,6 +52,17 @@ class Classes:
         metadata = metadata_of(name)
         colors = class_colors(metadata).tolist()
         return cls(tuple(metadata.stuff_classes), tuple(map(tuple, colors)))
+
+    @classmethod
+    def of_first_known(cls, names: Iterable[str]) -> "Classes | None":
+        """The classes of the first of some data sets that is known here; None if none is."""
+        for name in names:
+            try:
+                if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
+                    return cls.of_dataset(name)
+            except InputError:  # they are in a file of the data set, which is not here
+                continue
+        return None
 
     @classmethod
     def from_checkpoint(cls, content: dict) -> "Classes | None":

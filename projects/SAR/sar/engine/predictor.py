@@ -26,7 +26,6 @@ from sar.threads import map_ahead
 from sar.visualization import draw_overlay
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .checkpoint import Classes
 from .checks import check_model
@@ -293,10 +292,4 @@ def _classes_of_dataset(cfg: CfgNode) -> Classes | None:
             return None
         names, colors = read_classes(path)
         return Classes(tuple(names), tuple(map(tuple, colors)))
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        try:
-            if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
-                return Classes.of_dataset(name)
-        except InputError:  # they are in a file of the data set, which is not here
-            continue
-    return None
+    return Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))

@@ -109,10 +109,12 @@ def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     """
     rank = comm.get_rank()
     log_to_console(args, rank)
+    log_lines = vars(args).pop("log_lines", [])
     if rank == 0:
-        kept_lines()[:0] = getattr(args, "log_lines", [])
+        kept_lines()[:0] = log_lines
     logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
-    logger.info(f"Command line: {args}")
+    options = {name: value for name, value in vars(args).items() if name != "class_frequency"}
+    logger.info(f"Command line: {Namespace(**options)}")
     logger.info(f"Config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:

@@ -24,7 +24,6 @@ from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
 from sar.output_dir import CLASS_FREQUENCY, CONFIG, INFERENCE, METRICS, mark, set_aside
 
-from detectron2.data import DatasetCatalog
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
 from detectron2.engine.train_loop import TrainerBase
@@ -186,9 +185,8 @@ class Trainer(DefaultTrainer):
             InputError: MODEL.WEIGHTS is missing, broken, or not of this model or of these classes.
         """
         model = cls.build_model(cfg)
-        checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, require_all=True, classes=_classes_of(cfg)
-        )
+        classes = Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, require_all=True, classes=classes)
         loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         model.weights_file = loaded["file"]
         return model.eval()
@@ -380,13 +378,6 @@ class Trainer(DefaultTrainer):
         if self._writer_hook.writes_images:  # in the main process
             self._pictures.put(model, self.storage)
         return self._last_eval_results
-
-
-def _classes_of(cfg):
-    """Of the first data set that is known; None where none is, as when a tool predicts."""
-    names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
-    known = [name for name in names if name in DatasetCatalog]
-    return Classes.of_dataset(known[0]) if known else None
 
 
 @torch.no_grad()
