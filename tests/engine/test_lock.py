@@ -52,7 +52,7 @@ def test_it_does_not_survive_a_process_that_is_killed(tmp_path):
     with pytest.raises(InputError, match=f"in use by another training: process {child} on host"):
         lock.hold(tmp_path)
     end(child)
-    assert os.listdir(tmp_path) == [".lock"]
+    assert os.listdir(tmp_path) == [".sar-run.lock"]
     lock.hold(tmp_path)
 
 

@@ -241,7 +241,7 @@ def test_three_runs_in_one_folder_keep_all_their_files(overrides, folder, tmp_pa
     for rate in ("0.01", "0.02", "0.03"):
         train([*overrides, "SOLVER.BASE_LR", rate])
         lock.release()
-        kept.append({name: data for name, data in files(output).items() if name != ".lock"})
+        kept.append({name: data for name, data in files(output).items() if name != ".sar-run.lock"})
         (output / "notes.txt").write_text("mine")
     names = set(kept[0])
     assert {
@@ -304,7 +304,7 @@ def test_the_log_begins_when_the_run_does(overrides, tmp_path):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     output = tmp_path / "output"
-    assert [path.name for path in output.iterdir()] == [".lock"]
+    assert [path.name for path in output.iterdir()] == [".sar-run.lock"]
     trainer.train()
     log = (output / "log.txt").read_text()
     for text in ("_train through", "Process 0 of 1", "Starting training"):

@@ -16,7 +16,7 @@ inference/MODEL/                evaluations of one checkpoint by --eval-only:
     DATA_SET/                       as above
 inference/class_frequency.json  counts of the training set, if only evaluations were run here
 previous/, previous-2/, ...     all files of the earlier runs in this folder, the oldest first
-.lock                           held by the training that writes here
+.sar-run.lock                   held by the training that writes here
 
 The functions below import neither PyTorch nor detectron2.
 """
@@ -43,7 +43,7 @@ CLASS_FREQUENCY = "class_frequency.json"
 LAST_CHECKPOINT = "last_checkpoint"
 INFERENCE = "inference"
 EVALUATION = "sem_seg_evaluation.json"
-LOCK = ".lock"
+LOCK = ".sar-run.lock"
 
 CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
