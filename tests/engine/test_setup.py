@@ -43,9 +43,11 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
 def test_where_each_logger_writes(overrides, tmp_path):
     args = arguments(overrides)
     set_up_process(prepare(args), args)
+    logging.getLogger("sar").info("class \x1b[31mred\x1b]0;title\x07")
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "Process 0 of 1" in log and "Command line: Namespace(" in log
     assert "IMS_PER_BATCH: 2" in log
+    assert "class red\\x1b]0;title\\x07" in log and "\x1b" not in log
 
 
 def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_path, capsys):

@@ -6,6 +6,8 @@ from argparse import Namespace
 
 import torch
 
+from sar.program import printable_record
+
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -22,6 +24,7 @@ def log_to(output: str, rank: int, name: str, args: Namespace) -> None:
         args: not all programs that train have --quiet.
     """
     for handler in setup_logger(output, distributed_rank=rank, name=name).handlers:
+        handler.addFilter(printable_record)
         if getattr(args, "quiet", False) and getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(_matters)
 
