@@ -157,7 +157,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # DATASETS.TEST has several); "" to keep no such checkpoint.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # How the network sees a test image: "whole", or "slide" for overlapping windows whose logits
-    # are averaged, which takes memory for a window and not for the image.
+    # are averaged. The device then holds the windows of one batch, and the sums of an image
+    # (classes x height x width x 4 bytes) up to 512 MiB. Larger sums are in main memory.
     cfg.TEST.MODE = "whole"
     # Of the windows: (height, width) in pixels of the resized image, and the steps between them.
     cfg.TEST.CROP_SIZE = (512, 512)
