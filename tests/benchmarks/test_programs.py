@@ -76,5 +76,5 @@ def test_robustness(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
 def test_soak():
     out = run("soak")
-    assert re.search(r"\| +10 \| +[\d.]+ \| +[\d.]+ \| +\d+ \|", out), out
-    assert re.search(r"\| +40 \| +[\d.]+ \| +[\d.]+ \|", out), out
+    assert re.search(r"\| +10 \| +[\d.]+ +\| +[\d.]+ +\| +\d+ +\|", out), out
+    assert re.search(r"\| +40 \| +[\d.]+ +\| +[\d.]+ +\|", out), out
