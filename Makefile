@@ -53,7 +53,7 @@ setup: $(READY) ## make .venv with the pinned versions, as all targets above do 
 SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-$(READY): requirements.lock setup.cfg
+$(READY): requirements.lock requirements-sources.lock setup.cfg
 	@# An environment that somebody else made is not ours to replace.
 	@if [ -f $(VENV)/pyvenv.cfg ] && ! grep -q detectron2-sar $(VENV)/pyvenv.cfg; then \
 		echo "$(VENV) was not made by this Makefile: rename or remove it, then run make again." >&2; \
@@ -69,6 +69,7 @@ $(READY): requirements.lock setup.cfg
 	exit 1
 	$(PIP) install $$(grep '^pip==' requirements.lock)
 	$(PIP) install -c requirements.lock setuptools wheel torch torchvision
-	$(PIP) install --no-deps --no-build-isolation -r requirements.lock
+	$(PIP) install --no-deps -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -r requirements-sources.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

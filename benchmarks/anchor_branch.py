@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import Growth, Measurement, main, peak_memory, time_alternately
+from harness import Growth, Measurement, chosen, main, peak_memory, time_alternately
 from torch import nn
 
 from sar.config import add_sar_config
@@ -122,9 +122,9 @@ def measure(device: torch.device) -> Iterator[Measurement]:
         100 * seconds["branch"] / seconds["step"],
         unit="%",
     )
-    for size in SIZES:
+    for size in chosen(SIZES):
         yield from compare(*size, device)
-    for channels, num_classes in CLASSES:
+    for channels, num_classes in chosen(CLASSES):
         yield from compare(channels, num_classes, device, grows=True)
 
 

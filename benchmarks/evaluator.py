@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Growth, Measurement, bandwidth, main, time_alternately
+from harness import Growth, Measurement, bandwidth, chosen, main, time_alternately
 from PIL import Image
 
 from sar.data.labels import read_label
@@ -34,13 +34,13 @@ IMAGES = 20
 
 def measure(device: torch.device) -> Iterator[Measurement]:
     with tempfile.TemporaryDirectory() as folder:
-        for size in SIZES:
+        for size in chosen(SIZES):
             yield time_an_image(size, device, Path(folder))
-        for size in SIZES:
+        for size in chosen(SIZES):
             yield memory_of_an_image(size, device, Path(folder))
-        for size in GROWING_CLASSES:
+        for size in chosen(GROWING_CLASSES):
             yield time_an_image(size, device, Path(folder), Growth("classes", size[2], size[2]))
-        for size in GROWING_PIXELS:
+        for size in chosen(GROWING_PIXELS):
             pixels = size[0] * size[1]
             yield time_an_image(size, device, Path(folder), Growth("pixels", pixels, pixels))
 
@@ -111,7 +111,7 @@ def processes(
     inputs = [{"file_name": image_file, "sem_seg_file_name": label_file}]
     outputs = [{"sem_seg": logits.to(device)}]
     evaluators = [
-        LongTailEvaluator(name, distributed=False),
+        LongTailEvaluator(name),
         SemSegEvaluator(name, distributed=False),
     ]
     for evaluator in evaluators:

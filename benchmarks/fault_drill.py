@@ -30,6 +30,7 @@ from sar.data.datasets import longtail_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 ITERATIONS, CHECKPOINT_PERIOD, EVAL_PERIOD = 60, 10, 30
+SMALLEST_ITERATIONS = 10
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
 # In seconds: of a run, and between two looks at it.
 LIMIT, LOOK = 900, 0.002
@@ -48,7 +49,15 @@ def main() -> None:
     arguments.add_argument(
         "--output", type=Path, metavar="FOLDER", help="kept; default: a temporary folder"
     )
+    arguments.add_argument(
+        "--smallest",
+        action="store_true",
+        help=f"one kill of {SMALLEST_ITERATIONS} iterations, to see that the program runs",
+    )
     args = arguments.parse_args()
+    args.iterations = ITERATIONS
+    if args.smallest:
+        args.kills, args.iterations = 1, SMALLEST_ITERATIONS
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         sys.exit(drill(args, args.output))
@@ -62,7 +71,7 @@ def drill(args: argparse.Namespace, folder: Path) -> int:
     drawn = random.Random(args.seed)
     expected = folder / "uninterrupted"
     shutil.rmtree(expected, ignore_errors=True)
-    run = Run(folder, expected, args.processes, workers=2)
+    run = Run(folder, expected, args, workers=2)
     began = run.wait_for(run.has_started)
     run.finish()
     seconds = time.monotonic() - began
@@ -70,10 +79,10 @@ def drill(args: argparse.Namespace, folder: Path) -> int:
     for trial in range(args.kills):
         output = folder / "killed"
         shutil.rmtree(output, ignore_errors=True)
-        run = Run(folder, output, args.processes, workers=2)
+        run = Run(folder, output, args, workers=2)
         start = run.wait_for(run.has_started)
         if trial % 2:
-            number = drawn.randint(1, ITERATIONS // CHECKPOINT_PERIOD)
+            number = drawn.randint(1, args.iterations // CHECKPOINT_PERIOD)
             run.wait_for(lambda: run.num_writes >= number)  # noqa: B023
             time.sleep(drawn.uniform(0, 0.05))
         else:
@@ -85,7 +94,7 @@ def drill(args: argparse.Namespace, folder: Path) -> int:
         last = output / "last_checkpoint"
         resumed_from = last.read_text() if last.is_file() else "the beginning"
         if args.processes == 1:
-            run = Run(folder, output, 1, workers=drawn.randrange(3), resume=True)
+            run = Run(folder, output, args, workers=drawn.randrange(3), resume=True)
         run.finish()
         weights, metrics = same_weights(output, expected), same_metrics(output, expected)
         num_equal += weights and metrics
@@ -94,7 +103,7 @@ def drill(args: argparse.Namespace, folder: Path) -> int:
     names = ["trial", "killed after (s)", "half-written files", "resumed from", "weights equal"]
     print(tabulate(rows, [*names, "metrics equal"], tablefmt="github", floatfmt=".2f"))
     print(
-        f"\n{num_equal} of {args.kills} equal: {ITERATIONS} iterations ({seconds:.0f} s) in "
+        f"\n{num_equal} of {args.kills} equal: {args.iterations} iterations ({seconds:.0f} s) in "
         f"{args.processes} process(es), a checkpoint every {CHECKPOINT_PERIOD}, seed {args.seed}"
     )
     return int(num_equal < args.kills)
@@ -108,22 +117,28 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, output: Path, processes: int, *, workers: int, resume: bool = False
+        self,
+        folder: Path,
+        output: Path,
+        args: argparse.Namespace,
+        *,
+        workers: int,
+        resume: bool = False,
     ) -> None:
         self.output = output
         self.num_writes = 0
         self._is_writing = False
         self._log = folder / f"{output.name}{'_resumed' * resume}.log"
         command = [sys.executable]
-        if processes > 1:
+        if args.processes > 1:
             command += ["-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
-            command += [f"--nproc-per-node={processes}"]
+            command += [f"--nproc-per-node={args.processes}"]
         command += ["train_net.py", "--config-file", "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"]
         command += ["--num-gpus", "0", *(["--resume"] if resume else [])]
         command += [
             "DATASETS.FOLDER", folder / "data", "OUTPUT_DIR", output, "SEED", 1,
             "INPUT.CROP.SIZE", "(64, 64)", "INPUT.MIN_SIZE_TRAIN", "(48, 96)",
-            "SOLVER.IMS_PER_BATCH", 4, "SOLVER.BASE_LR", 0.002, "SOLVER.MAX_ITER", ITERATIONS,
+            "SOLVER.IMS_PER_BATCH", 4, "SOLVER.BASE_LR", 0.002, "SOLVER.MAX_ITER", args.iterations,
             "SOLVER.CHECKPOINT_PERIOD", CHECKPOINT_PERIOD, "SOLVER.CHECKPOINTS_KEPT", 2,
             "TEST.EVAL_PERIOD", EVAL_PERIOD, "DATALOADER.NUM_WORKERS", workers,
             "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", 1e-9,

@@ -18,17 +18,19 @@ compared. A floor is what no program can be under: bytes over bandwidth, or the 
 import argparse
 import gc
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler complains of a missing GPU
 
@@ -41,6 +43,9 @@ RESULTS = "results.jsonl"
 # A reading of a shorter time would be one of the clock and of the calls' overhead.
 _SHORTEST_READING = 2e-3
 _FEWEST_ROUNDS = 5
+# Set by --smallest.
+_is_smallest = False
+Size = TypeVar("Size")
 _PACKAGES = ("torch", "torchvision", "triton", "detectron2", "numpy", "pillow")
 
 
@@ -82,6 +87,17 @@ class Measurement:
     growth: Growth | None = None
 
 
+def chosen(
+    sizes: Sequence[Size],
+    elements: Callable[[Size], float] = math.prod,
+    smallest: Size | None = None,
+) -> Sequence[Size]:
+    """Return all sizes, or with --smallest only `smallest`; by default, that of fewest elements."""
+    if not _is_smallest:
+        return sizes
+    return [min(sizes, key=elements) if smallest is None else smallest]
+
+
 def time_alternately(
     functions: Mapping[str, Callable[[], object]], seconds: float = 3.0
 ) -> dict[str, float]:
@@ -89,15 +105,16 @@ def time_alternately(
 
     Args:
         functions: by name; each is called once before, to warm up.
-        seconds: about how long the whole takes; at least 5 rounds.
+        seconds: about how long the whole takes; at least 5 rounds. With --smallest, one round.
     """
+    fewest_rounds = 1 if _is_smallest else _FEWEST_ROUNDS
     calls = {name: _calls_of_a_reading(function) for name, function in functions.items()}
     readings: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
     gc.collect()
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + (0 if _is_smallest else seconds)
     rounds = 0
-    while rounds < _FEWEST_ROUNDS or time.perf_counter() < end:
+    while rounds < fewest_rounds or time.perf_counter() < end:
         for name in order:
             readings[name].append(_read(functions[name], calls[name]))
         order.reverse()  # neither is always the one that finds the other's data in the cache
@@ -106,6 +123,8 @@ def time_alternately(
 
 
 def _calls_of_a_reading(function: Callable[[], object]) -> int:
+    if _is_smallest:
+        return 1
     _read(function, 1)
     return max(1, round(_SHORTEST_READING / max(_read(function, 1), 1e-9)))
 
@@ -131,7 +150,8 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
     Exact: on the CPU, torch's allocations are recorded one by one (what NumPy allocates is not
     seen); on a GPU it is the allocator's own maximum. A first call warms up.
     """
-    function()
+    if not _is_smallest:
+        function()
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -154,6 +174,8 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
 @lru_cache
 def bandwidth(device: torch.device | str = "cpu", num_bytes: int = 2**28) -> float:
     """Bytes read and written per second by the fastest of many copies of `num_bytes`."""
+    if _is_smallest:
+        num_bytes = min(num_bytes, 2**20)
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     calls = _calls_of_a_reading(lambda: target.copy_(source))
@@ -260,10 +282,17 @@ def main(
         description: the program's docstring.
         measure: yields measurements on a device.
     """
+    global _is_smallest
     args = parser(description, example="--threads 2").parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    report(measure(device), args.output, device)
+    _is_smallest = args.smallest
+    report(measure(device), output_folder(args), device)
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Return where results go: those of --smallest are kept apart, since they measure nothing."""
+    return Path(args.output, "smallest") if args.smallest else Path(args.output)
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -287,5 +316,11 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
         metavar="FOLDER",
         default="output/benchmarks",
         help=f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--smallest",
+        action="store_true",
+        help="measure the smallest size once, to see that the program runs (results go to "
+        "FOLDER/smallest)",
     )
     return arguments

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from harness import Measurement, main, peak_memory, time_alternately
+from harness import Measurement, chosen, main, peak_memory, time_alternately
 from torch import Tensor, nn
 
 from sar.config import load_config
@@ -46,7 +46,7 @@ def measure(device: torch.device) -> Iterator[Measurement]:
             "ours": slide(models["ours"], image, count),
             "peer": slides["ours"],
         }
-        for count in WINDOWS_PER_BATCH
+        for count in chosen(WINDOWS_PER_BATCH, elements=float)
     }
     for what, cases in (
         ("regularized against plain", against_plain),

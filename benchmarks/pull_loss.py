@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from harness import Growth, Measurement, bandwidth, main, peak_memory, time_alternately
+from harness import Growth, Measurement, bandwidth, chosen, main, peak_memory, time_alternately
 from torch import nn
 
 from sar.regularizers.squared_distance import mean_squared_distance
@@ -102,12 +102,12 @@ def compare(size, device, dtype=torch.float32, growth=None) -> Iterator[Measurem
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
-    for size in SIZES:
+    for size in chosen(SIZES):
         yield from compare(size, device)
         if device.type == "cuda":
             yield from compare(size, device, torch.bfloat16)
     for axis, sizes, at in (("classes", CLASSES, 4), ("pixels", PIXELS, 2)):
-        for size in sizes:
+        for size in chosen(sizes):
             samples, channels, height, width, num_classes = size
             predicted = channels * (samples * height * width + num_classes)
             value = size[at] if axis == "classes" else samples * height * width

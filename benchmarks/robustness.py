@@ -39,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--every", type=positive, default=1, metavar="N", help="each Nth of these only"
     )
+    arguments.add_argument(
+        "--smallest", action="store_true", help="the first case only, to see that the program runs"
+    )
     arguments.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
     arguments.add_argument(
         "--output", type=Path, default=Path("output/robustness"), metavar="FOLDER",
@@ -47,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     import_all()
     cases = [case for case in all_cases() if args.only in case[0]][:: args.every]
+    cases = cases[:1] if args.smallest else cases
     if not cases:
         arguments.error(f'no case has "{args.only}" in its name')
     results = run_cases(cases, args.seed, args.output, keep=args.keep)

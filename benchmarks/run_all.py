@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 import matplotlib
-from harness import RESULTS, number, parser, table
+from harness import RESULTS, number, output_folder, parser, table
 from tabulate import tabulate
 
 from sar.fileio import atomic_path, write_atomically
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "--docs",
         metavar="FOLDER",
         default=FOLDER.parent / "docs",
-        help="where the document is written (default: docs/)",
+        help="where the document is written (default: docs/; with --smallest, next to the results)",
     )
     args = arguments.parse_args(argv)
     unknown = set(args.programs) - set(PROGRAMS)
@@ -66,12 +66,14 @@ def main(argv: list[str] | None = None) -> int:
     for name in () if args.no_run else args.programs or PROGRAMS:
         print(f"== {name}", flush=True)
         options = ["--threads", str(args.threads), "--device", args.device, "--output", args.output]
+        options += ["--smallest"] if args.smallest else []
         if subprocess.run([sys.executable, FOLDER / f"{name}.py", *options]).returncode != 0:
             failed.append(name)
-    results = Path(args.output) / RESULTS
+    output = output_folder(args)
+    results = output / RESULTS
     rows = newest(results.read_text().splitlines() if results.exists() else [])
     write_atomically(results, "".join(json.dumps(row) + "\n" for row in rows))
-    write_document(rows, Path(args.docs))
+    write_document(rows, output if args.smallest else Path(args.docs))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -26,6 +26,7 @@ from detectron2.engine.train_loop import HookBase
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
 FEW, MANY = 20, 2000
+SMALLEST_ITERATIONS, SMALLEST_MANY = 10, 40
 
 
 def main() -> None:
@@ -35,7 +36,16 @@ def main() -> None:
         "--iterations", type=program.positive, default=2000, metavar="N", help="%(default)s"
     )
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the training")
+    arguments.add_argument(
+        "--smallest",
+        action="store_true",
+        help=f"{SMALLEST_ITERATIONS} iterations and {SMALLEST_MANY} images, to see that the "
+        "program runs",
+    )
     args = arguments.parse_args()
+    args.many = MANY
+    if args.smallest:
+        args.iterations, args.many = SMALLEST_ITERATIONS, SMALLEST_MANY
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         longtail_shapes.generate(
@@ -47,7 +57,7 @@ def main() -> None:
         print(
             tabulate(rows, ["iteration", "resident (MiB)", "of the first", "open files"], "github")
         )
-        rows = evaluate(cfg, trainer)
+        rows = evaluate(cfg, trainer, args.many)
         print()
         print(tabulate(rows, ["images evaluated", "peak (MiB)", "of the first"], "github"))
     print(f"\n{args.iterations} iterations, seed {args.seed}, torch {torch.__version__}")
@@ -102,12 +112,12 @@ def train(cfg: CfgNode, period: int) -> tuple[Trainer, list[list]]:
     return trainer, look.rows
 
 
-def evaluate(cfg: CfgNode, trainer: Trainer) -> list[list]:
+def evaluate(cfg: CfgNode, trainer: Trainer, many: int) -> list[list]:
     """Peaks of the resident memory, after an evaluation that none of them counts."""
     (name,) = cfg.DATASETS.TEST
     records = DatasetCatalog.get(name)
     rows = []
-    for count in (FEW, FEW, MANY):
+    for count in (FEW, FEW, many):
         repeated = f"soak_{len(rows)}_{count}"
         DatasetCatalog.register(repeated, lambda count=count: (records * count)[:count])
         metadata = MetadataCatalog.get(name).as_dict() | {"name": repeated}

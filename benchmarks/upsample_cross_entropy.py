@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from harness import Growth, Measurement, bandwidth, main, peak_memory, time_alternately
+from harness import Growth, Measurement, bandwidth, chosen, main, peak_memory, time_alternately
 
 from sar.modeling.losses import CrossEntropy, HardPixelMining
 
@@ -39,14 +39,14 @@ CRITERIA = {
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
-    sizes = SIZES + GPU_SIZES * (device.type == "cuda")
+    sizes = chosen(SIZES + GPU_SIZES * (device.type == "cuda"))
     for name in CRITERIA:
         for size in sizes:
             yield measure_time(name, size, device)
         for size in sizes:
             yield measure_memory(name, size, device)
     for axis, growing in (("classes", GROWING_CLASSES), ("pixels", GROWING_PIXELS)):
-        for size in growing:
+        for size in chosen(growing):
             num_images, num_classes, height, width = size
             pixels = num_images * height * width * STRIDE**2
             value = {"classes": num_classes, "pixels": pixels}[axis]

@@ -37,7 +37,9 @@ def test_a_group_for_what_is_a_value_in_the_base_is_named_in_full(tmp_path):
     assert "RESNETS" not in str(error.value)
     # The same, further down.
     (tmp_path / "top.yaml").write_text("_BASE_: config.yaml\nMODEL: {FPN: {OUT_CHANNELS: 16}}")
-    with pytest.raises(InputError, match="config.yaml: MODEL.FPN.NORM is no group"):
+    with pytest.raises(
+        InputError, match=r"config.yaml \(_BASE_ of .*top.yaml\): MODEL.FPN.NORM is"
+    ):
         load_config(str(tmp_path / "top.yaml"))
 
 
@@ -96,11 +98,19 @@ def test_a_file_that_is_not_there():
         (["SOLVER.BASE_LR", "0.1", "--resume"], "--resume comes after"),
         (["MODEL", "1"], "MODEL is a group of keys"),
         (["SOLVER.BASE_LR", "None"], "command line: SOLVER.BASE_LR is null"),
+        (["x\n" * 50_000, "1"], r"unknown key x\\nx\\nx.{,150}$"),
+        (["x" * 50_000], r"there are 1 words: x{77}\.\.\.$"),
+        (["SOLVER.MAX_ITER", "x" * 20_000], "SOLVER.MAX_ITER is a text of 20000 characters"),
     ],
 )
 def test_bad_overrides(overrides, message):
     with pytest.raises(InputError, match=message):
         load_config("", overrides)
+
+
+def test_a_group_without_keys_for_a_value(tmp_path):
+    with pytest.raises(InputError, match="MODEL.FPN.NORM is {}, expected a text"):
+        load_config(write(tmp_path, "MODEL: {FPN: {NORM: {}}}"))
 
 
 def test_words_are_taken_as_they_are_meant():

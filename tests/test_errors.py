@@ -1,6 +1,6 @@
 import pytest
 
-from sar.errors import dimensions, listed, shortened
+from sar.errors import InputError, dimensions, listed, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,25 @@ def test_dimensions(shape, expected):
 def test_shortened():
     assert shortened("road") == '"road"' and shortened(None) == "null"
     assert shortened("x" * 79) == '"' + "x" * 76 + "..."
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("straße 道路 ",) * 2,
+        ("क्\u200dष",) * 2,
+        ("\x1b[31mred\x9b0m", r"\x1b[31mred\x9b0m"),
+        ("a\r\nb\tc\x00\x7f", r"a\r\nb\tc\x00\x7f"),
+        ("\u202egnp.exe \u2066\u2028", r"\u202egnp.exe \u2066\u2028"),
+        ("caf\udce9", r"caf\udce9"),
+        (3, "3"),
+    ],
+)
+def test_printable(text, expected):
+    assert printable(text) == expected
+
+
+def test_an_error_keeps_its_own_lines_and_nothing_else_that_moves_the_cursor():
+    error = InputError("two problems:\n\tfile \x1b]0;title\x07.png\r")
+    assert str(error) == "two problems:\n\tfile \\x1b]0;title\\x07.png\\r"
+    assert str(InputError()) == ""

@@ -34,6 +34,34 @@ def test_how_it_ends(main, code, said, capsys):
     assert capsys.readouterr() == ("", said)
 
 
+def test_names_of_others_cannot_write_to_the_terminal(capsys, caplog):
+    name = "\x1b[2J\u202e.png"
+
+    def main(args):
+        print(f"{name}:\n\tlisted")
+        logging.getLogger("sar").error("%s is bad\x1b[31m\x07", name)
+        raise InputError(f"{name} is bad")
+
+    root = logging.getLogger()
+    handler = logging.StreamHandler()
+    root.addHandler(handler)
+    try:
+        program.run(main, arguments())
+    finally:
+        root.removeHandler(handler)
+        for other in root.handlers:
+            other.removeFilter(program.printable_record)
+    out, err = capsys.readouterr()
+    assert out == "\\x1b[2J\\u202e.png:\n\tlisted\n"
+    assert err == "\\x1b[2J\\u202e.png is bad\\x07\nerror: \\x1b[2J\\u202e.png is bad\n"
+
+
+def test_a_wrong_command_line_cannot_write_to_the_terminal(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        arguments("\x1b[2J.png")
+    assert "arguments: \\x1b[2J.png" in capsys.readouterr().err
+
+
 def test_an_error_in_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         program.run(lambda args: 1 / 0, arguments())

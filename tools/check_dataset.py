@@ -23,8 +23,8 @@ from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.labels import read_image, read_label
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
-from sar.errors import InputError, listed
-from sar.evaluation.class_groups import class_groups
+from sar.errors import InputError, listed, printable
+from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.fileio import atomic_path
 from sar.output_dir import CLASS_FREQUENCY
 from sar.visualization import class_colors
@@ -192,21 +192,33 @@ def describe_ids(scan: DatasetScan) -> str:
 
 
 def class_table(scan: DatasetScan, with_groups: bool) -> str:
-    """Images and pixels of each class, the most frequent first, and its groups by both."""
+    """Images and pixels of each class, the most frequent first, and its groups by both.
+
+    Below the table, a line says which classes of equal count fall into different groups.
+    """
     frequency = scan.frequency
-    columns = {"class": frequency.class_names, "id": range(len(frequency.class_names))}
-    for what, counts, total in (
-        ("images", frequency.images, frequency.num_images),
-        ("pixels", frequency.pixels, sum(frequency.pixels)),
+    columns = {
+        "class": list(map(printable, frequency.class_names)),
+        "id": range(len(frequency.class_names)),
+    }
+    images, pixels = frequency.images, frequency.pixels
+    ties = []
+    for what, counts, total, (other, ties_by) in (
+        ("images", images, frequency.num_images, ("pixels", pixels)),
+        ("pixels", pixels, sum(pixels), ("images", images)),
     ):
         columns[what] = counts
         columns[f"% of {what}"] = [f"{100 * count / total:.3f}" for count in counts]
         if with_groups:
-            group_of = {i: group for group, ids in class_groups(counts).items() for i in ids}
+            groups = class_groups(counts, ties_by)
+            group_of = {i: group for group, ids in groups.items() for i in ids}
             columns[f"group by {what}"] = [group_of[i] for i in range(len(counts))]
-    rows = sorted(zip(*columns.values(), strict=True), key=lambda row: -row[2])
+            ties.append(describe_ties(counts, ties_by, frequency.class_names, units=(what, other)))
+    rows = list(zip(*columns.values(), strict=True))
+    rows.sort(key=lambda row: (-images[row[1]], -pixels[row[1]]))
     align = ("left", *["right"] * (len(columns) - 1))
-    return tabulate(rows, list(columns), disable_numparse=True, colalign=align)
+    table = tabulate(rows, list(columns), disable_numparse=True, colalign=align)
+    return "\n".join([table, *filter(None, ties)])
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
 def _groups(folder: Path) -> dict[str, list[str]]:
     """The names of the frequent, common and rare classes, the most frequent first."""
     frequency = ClassFrequency.load(folder / "class_frequency.json")
-    groups = class_groups(frequency.images)
+    groups = class_groups(frequency.images, ties_by=frequency.pixels)
     return {group: [frequency.class_names[i] for i in ids] for group, ids in groups.items()}
 
 

@@ -128,6 +128,23 @@ def test_the_command_line_sets_threads_and_output(harness, tmp_path, capsys):
     assert (line["size"], line["ours"], line["threads"]) == ("cpu", 2, 2)
 
 
+def test_with_smallest_one_size_is_measured_once_and_kept_apart(harness, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "_is_smallest", False)
+    sizes, calls = [(2, 300), (5, 7), (1, 40)], []
+    assert harness.chosen(sizes) == sizes
+
+    def measure(device):
+        assert harness.chosen(sizes) == [(5, 7)]
+        assert harness.chosen(sizes, elements=max) == [(5, 7)]
+        assert harness.chosen(sizes, smallest=(1, 1)) == [(1, 1)]
+        harness.time_alternately({"ours": lambda: calls.append(0)})
+        yield harness.Measurement("thing", "5x7", 1.0)
+
+    harness.main("", measure, ["--smallest", "--device", "cpu", "--output", str(tmp_path)])
+    assert len(calls) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["smallest"]
+
+
 def test_help_has_an_example(harness, capsys):
     with pytest.raises(SystemExit) as exit:
         harness.main("Measures nothing.", lambda device: [], ["--help"])

@@ -48,10 +48,12 @@ def test_a_log_gets_its_file_late(overrides, tmp_path):
     assert not (tmp_path / "output" / "log.txt").exists()
     log_to_file(tmp_path / "output")
     logging.getLogger("fvcore").warning("later")
+    logging.getLogger("sar").info("class \x1b[31mred\x1b]0;title\x07")
     log = (tmp_path / "output" / "log.txt").read_text()
     assert "Reading folder_mine" in log
     assert "Process 0 of 1" in log and "Command line: Namespace(" in log
     assert "IMS_PER_BATCH: 2" in log and "later" in log
+    assert "class red" in log.replace("\\x1b[31m", "") and "\x1b" not in log
     assert kept_lines() == []
 
 

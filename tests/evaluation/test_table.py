@@ -52,6 +52,27 @@ def test_with_class_frequency():
     assert "check_dataset" not in text
 
 
+def test_ties_that_decide_the_groups_are_told():
+    frequency = ClassFrequency(tuple(NAMES), 200, (9, 9, 9), (75_000, 20, 24_980), 7)
+    text = format_table(METRICS | GROUPS, NAMES, frequency)
+    assert [row[:2] for row in rows_of(text)[5:]] == [
+        ["sky", "frequent"],
+        ["pole", "frequent"],
+        ["1e3", "rare"],
+    ]
+    (line,) = [line for line in text.splitlines() if "border" in line]
+    assert "ordered by pixels" in line and "sky, pole, 1e3 (9 images each)" in line
+
+
+@pytest.mark.parametrize("with_frequency", [False, True])
+def test_a_name_cannot_write_to_the_terminal(with_frequency):
+    name = "\x1b[2J\u202esky\n"
+    metrics = {"mIoU": 1.0, f"IoU-{name}": 1.0, f"ACC-{name}": 1.0}
+    frequency = ClassFrequency((name,), 1, (1,), (1,), 0) if with_frequency else None
+    text = format_table(metrics, [name], frequency)
+    assert r"| \x1b[2J\u202esky\n " in text and "\x1b" not in text
+
+
 def test_without_class_frequency():
     text = format_table(METRICS, NAMES)
     rows = rows_of(text)

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sar.config import load_config
 from sar.engine import Trainer
 from sar.errors import InputError
+from sar.modeling import inference
 from sar.modeling.inference import (
     check_inference,
     check_pooling,
@@ -243,6 +244,40 @@ def test_logits_of_a_pass_are_gone_before_the_next(mode):
     assert len(alive) > 1
 
 
+def test_sums_of_large_images_are_in_main_memory():
+    """With the device "meta", since tests may have no other than the CPU."""
+    logits = torch.empty(150, 8, 8, device="meta")
+    place = inference._device_of_sums
+    assert place(logits, (683, 1024)).type == "meta"
+    assert place(logits, (1024, 1024)).type == "cpu"
+    assert place(logits, (8, 8), (1024, 1024)).type == "cpu"  # the output is larger than the image
+    assert place(torch.empty(19, 8, 8, device="meta"), (1024, 2048)).type == "meta"
+    assert place(torch.empty(2, 8, 8), (30_000, 30_000)).type == "cpu"
+
+
+class ManyClassesHead(PixelHead):
+    def __init__(self):
+        super().__init__()
+        self.weight = self.weight.repeat(25, 1)
+
+
+@pytest.mark.parametrize("augmentation", [[], FLIP])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_main_memory_changes_nothing_and_frees_the_device(augmentation, monkeypatch):
+    crops = ["TEST.MODE", "slide", "TEST.CROP_SIZE", "128", "TEST.CROP_STRIDE", "100"]
+    model, sample = toy_model(ManyClassesHead).cuda(), toy_sample(700, 900)
+    predict = inference_model(config(*crops, *augmentation), model)
+    (expected,) = predict([sample])
+    assert expected["sem_seg"].is_cuda
+    monkeypatch.setattr(inference, "_MOST_ON_DEVICE", 2**20)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    (output,) = predict([sample])
+    assert torch.cuda.max_memory_allocated() - before < expected["sem_seg"].nbytes / 2
+    assert not output["sem_seg"].is_cuda
+    torch.testing.assert_close(output["sem_seg"], expected["sem_seg"].cpu())
+
+
 MEASURE = """
 import re, torch
 from torch import nn
@@ -407,17 +442,17 @@ def test_of_a_distributed_model_the_module_is_taken(monkeypatch):
         (["TEST.CROP_STRIDE", "(17, 7)"], r"TEST.CROP_STRIDE \(17, 7\) is larger than TEST.CROP_S"),
         (["TEST.CROP_STRIDE", "(0, 7)"], r"TEST.CROP_STRIDE is \(0, 7\), expected 2 whole numbers"),
         (["TEST.CROP_SIZE", "(-16, 24)"], r"TEST.CROP_SIZE is \(-16, 24\)"),
-        (["TEST.CROP_SIZE", "('16', '24')"], "TEST.CROP_SIZE is"),
+        (["TEST.CROP_SIZE", "('a', '24')"], "TEST.CROP_SIZE is"),
         (["TEST.CROP_SIZE", "(16.5, 24)"], "TEST.CROP_SIZE is"),
         (["TEST.CROP_SIZE", "(True, 24)"], "TEST.CROP_SIZE is"),
         (["TEST.CROP_SIZE", "(16,)"], "TEST.CROP_SIZE is"),
         (["TEST.CROP_SIZE", "(16, 24, 24)"], "TEST.CROP_SIZE is"),
         (["TEST.CROP_SIZE", "()"], "TEST.CROP_SIZE is"),
-        (["TEST.CROP_SIZE", "16"], "TEST.CROP_SIZE"),
+        (["TEST.CROP_SIZE", "6"], r"TEST.CROP_STRIDE \(11, 7\) is larger than .* \(6, 6\)"),
         (["TEST.WINDOWS_PER_BATCH", "0"], "TEST.WINDOWS_PER_BATCH is"),
         ([*FLIP, "TEST.AUG.MIN_SIZES", "()"], "TEST.AUG.MIN_SIZES is"),
         ([*FLIP, "TEST.AUG.MIN_SIZES", "(512, -1)"], "TEST.AUG.MIN_SIZES is"),
-        ([*FLIP, "TEST.AUG.MIN_SIZES", "(512, '640')"], "TEST.AUG.MIN_SIZES is"),
+        ([*FLIP, "TEST.AUG.MIN_SIZES", "(512, 'a')"], "TEST.AUG.MIN_SIZES is"),
         ([*FLIP, "TEST.AUG.MAX_SIZE", "0"], "TEST.AUG.MAX_SIZE is"),
         (["TEST.GEOMETRY", "True"], "TEST.MODE slide: TEST.GEOMETRY needs"),
         ([*FLIP, "TEST.MODE", "whole", "TEST.GEOMETRY", "True"], "TEST.AUG.ENABLED: TEST.GEOMETRY"),

@@ -18,6 +18,7 @@ from sar.modeling.losses import (
     HardPixelMining,
     LogitAdjustment,
     Seesaw,
+    SegmentationLoss,
     build_loss,
 )
 
@@ -397,6 +398,43 @@ def test_a_head_with_a_loss_that_is_not_known_keeps_it():
     assert build_loss(cfg, head) is None
 
 
+@pytest.mark.parametrize(
+    "logit_size, label_size, stride",
+    [
+        ((16, 16), (64, 64), 4),
+        ((129, 129), (513, 513), 4),  # rounded up at each stride
+        ((24, 24), (65, 70), 4),  # padded to 32
+        ((3, 5), (37, 70), 14),
+        ((8, 8), (8, 8), 1),
+    ],
+)
+def test_logits_that_the_stride_brings_to_the_labels(logit_size, label_size, stride):
+    loss = SegmentationLoss(CrossEntropy(IGNORE), stride=stride)
+    logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, *label_size, dtype=torch.int64)
+    assert loss(logits, labels)["loss_sem_seg"].isfinite()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+    "logit_size, stride, remedy",
+    [
+        ((64, 96), 4, "set it to 1"),  # full size
+        ((16, 24), 8, "set it to 4"),
+        ((16, 24), 2, "set it to 4"),
+        ((16, 96), 4, "correct the head"),
+        ((15, 23), 4, "set it to 5"),
+    ],
+)
+def test_logits_of_another_stride_are_refused(logit_size, stride, remedy, fused):
+    loss = SegmentationLoss(CrossEntropy(IGNORE, fused=fused), stride=stride)
+    logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, 64, 96, dtype=torch.int64)
+    message = (
+        rf"COMMON_STRIDE is {stride}, .*{logit_size[0]}x{logit_size[1]} pixels.*64x96.*{remedy}"
+    )
+    with pytest.raises(InputError, match=message):
+        loss(logits, labels)
+
+
 def test_every_loss_trains(case_config, batch):
     torch.manual_seed(0)
     model = build_model(case_config)
@@ -434,7 +472,7 @@ def test_inference_needs_no_class_frequencies_and_training_says_so(small_config,
     model = build_model(cfg)
     with torch.no_grad():
         assert model.eval()(batch)[0]["sem_seg"].shape == (K, 50, 70)
-    with pytest.raises(InputError, match="DATASETS.CLASS_FREQUENCY is empty.*check_dataset.py"):
+    with pytest.raises(InputError, match="pixels of each class .* DATASETS.CLASS_FREQUENCY to a file of"):
         model.train()(batch)
 
 

@@ -30,10 +30,19 @@ class OwnCrossEntropy(nn.Module):
         return None, {"loss": F.cross_entropy(features, targets, ignore_index=IGNORE)}
 
 
+class OwnMaskedMean(OwnCrossEntropy):
+    """One whose gradient is NaN, and not only its value, if no pixel is valid."""
+
+    def forward(self, features, targets=None):
+        mask = (targets != IGNORE).to(features.dtype)
+        losses = F.cross_entropy(features, targets, ignore_index=IGNORE, reduction="none")
+        return None, {"loss": (losses * mask).sum() / mask.sum()}
+
+
 class Corrected(nn.Module):
-    def __init__(self):
+    def __init__(self, head):
         super().__init__()
-        self.head = OwnCrossEntropy()
+        self.head = head
 
     def forward(self, logits, targets):
         with own_losses_over_processes(self.head):
@@ -49,7 +58,8 @@ CRITERIA = {
     ),
     "logit_adjustment": lambda: LogitAdjustment(torch.tensor([500, 30, 2, 0]), IGNORE),
     "seesaw": lambda: Seesaw(K, IGNORE),
-    "a head's own": Corrected,
+    "a head's own": lambda: Corrected(OwnCrossEntropy()),
+    "a head's own masked mean": lambda: Corrected(OwnMaskedMean()),
 }
 
 
@@ -125,7 +135,7 @@ def test_one_process_is_the_plain_loss_bit_for_bit():
     for images, labels in batches().values():
         if (labels == IGNORE).all():
             continue
-        network = Network(Corrected())
+        network = Network(Corrected(OwnCrossEntropy()))
         logits = network.layer(images)
         assert torch.equal(
             network.criterion(logits, labels), F.cross_entropy(logits, labels, ignore_index=IGNORE)
@@ -135,6 +145,18 @@ def test_one_process_is_the_plain_loss_bit_for_bit():
             CrossEntropy(IGNORE, weights)(logits, labels),
             F.cross_entropy(logits, labels, weights, ignore_index=IGNORE),
         )
+
+
+def test_hooks_see_the_labels_as_they_are_and_the_head_is_left_as_it_was():
+    head = OwnMaskedMean()
+    labels = torch.full((2, 4, 4), IGNORE)
+    seen = []
+    head.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
+    with own_losses_over_processes(head):
+        _, losses = head(torch.zeros(2, K, 4, 4, requires_grad=True), labels)
+    assert losses["loss"] == 0
+    assert seen[0] is labels and (labels == IGNORE).all()
+    assert "forward" not in vars(head)
 
 
 def test_mining_takes_the_hardest_of_each_process():

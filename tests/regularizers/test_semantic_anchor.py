@@ -364,5 +364,5 @@ def test_shapes_that_do_not_go_together():
         regularizer(embeddings, labels[0], classifier)
     with pytest.raises(ValueError, match="16 channels"):
         regularizer(embeddings[:, :8], labels, classifier)
-    with pytest.raises(ValueError, match="classifier of 6 classes"):
+    with pytest.raises(ValueError, match="gives 7 classes, not 6"):
         regularizer(embeddings, labels, nn.Conv2d(C, 7, 1).double())

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,6 +71,26 @@ def test_table_is_sorted_and_grouped_for_training_sets_only(tool, folder, tmp_pa
         ["pothole", "2", "0", "0.000", "r", "0", "0.000", "r"],
     ]
     assert "group by images" in train and "group by" not in val
+
+
+def test_ties_that_decide_a_group_are_told_below_the_table(tool, folder, tmp_path, capsys):
+    for path in (folder / "labels/train").iterdir():
+        ids = np.asarray(Image.open(path)).copy()
+        ids[5:, 10:18] = 2
+        Image.fromarray(ids).save(path)
+    tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
+    train, val = capsys.readouterr().out.split("folder_roads_val_val")
+    rows = [line.split() for line in train.splitlines() if line.startswith(("road", "car", "pot"))]
+    assert [(row[0], row[4]) for row in rows] == [("road", "f"), ("pothole", "f"), ("car", "r")]
+    (line,) = [line for line in train.splitlines() if "border of two groups" in line]
+    assert "images" in line and "road, pothole, car (4 images each)" in line
+    assert "border" not in val
+
+
+def test_names_of_classes_cannot_write_to_the_terminal(tool):
+    frequency = ClassFrequency(("\x1b[2Jroad", "car"), 4, (4, 1), (10, 1), 0)
+    table = tool.class_table(SimpleNamespace(frequency=frequency), with_groups=True)
+    assert r"\x1b[2Jroad" in table and "\x1b" not in table
 
 
 def test_problems_are_listed_and_nothing_is_written(tool, folder, tmp_path, capsys):

@@ -1,20 +1,15 @@
 """Every config key that the project adds to detectron2's, with its meaning beside it."""
 
-import ast
-import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-
-import yaml
-from fvcore.common.config import CfgNode as FvcoreCfgNode
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 
 # Registers what the keys name: meta-architecture, heads, data sets.
 from . import data, modeling  # noqa: F401
-from .errors import InputError, nearest
+from .config_file import read_config_file
+from .config_value import typed_value
+from .errors import InputError, listed, nearest, printable
 
 
 def add_sar_config(cfg: CfgNode) -> None:
@@ -162,7 +157,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # DATASETS.TEST has several); "" to keep no such checkpoint.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # How the network sees a test image: "whole", or "slide" for overlapping windows whose logits
-    # are averaged, which takes memory for a window and not for the image.
+    # are averaged. The device then holds the windows of one batch, and the sums of an image
+    # (classes x height x width x 4 bytes) up to 512 MiB. Larger sums are in main memory.
     cfg.TEST.MODE = "whole"
     # Of the windows: (height, width) in pixels of the resized image, and the steps between them.
     cfg.TEST.CROP_SIZE = (512, 512)
@@ -187,7 +183,8 @@ def add_sar_config(cfg: CfgNode) -> None:
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     """The project's config: defaults, then a YAML file (with its _BASE_), then KEY VALUE pairs.
 
-    The file is read without executing anything in it: Python tags in YAML are refused.
+    The file is read without executing anything in it, see `read_config_file`. Values get the type
+    of their keys, see `typed_value`.
 
     Raises:
         InputError: the file is missing or malformed, a key is unknown, a value of another type.
@@ -196,26 +193,20 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     add_sar_config(cfg)
     defaults = cfg.clone()
     if config_file:
-        place = f"config {config_file}"
-        loaded = _read_yaml(config_file)
-        _refuse_unknown_keys(leaves(loaded), cfg, place)
-        with _yacs_errors(place):
-            cfg.merge_from_other_cfg(CfgNode(_with_types_of(cfg, loaded)))
-        _refuse_other_types(cfg, defaults, place)
+        values = list(_values(read_config_file(config_file)))
+        _set(cfg, defaults, values, f"config {config_file}")
     for word in overrides:
         if word.startswith("--"):
-            raise InputError(f"command line: {word} comes after a KEY VALUE pair: put it before")
+            raise InputError(
+                f"command line: {_shown(word)} comes after a KEY VALUE pair: put it before"
+            )
     if len(overrides) % 2:
         raise InputError(
             f"command line: overrides are pairs of KEY VALUE, but there are {len(overrides)} "
-            f"words: {' '.join(overrides)}"
+            f"words: {listed(list(map(_shown, overrides)), 20, ' ')}"
         )
-    keys, words = overrides[::2], overrides[1::2]
-    _refuse_unknown_keys(keys, cfg, "command line")
-    values = [_as_type_of(lookup(cfg, key), word) for key, word in zip(keys, words, strict=True)]
-    with _yacs_errors("command line"):
-        cfg.merge_from_list([item for pair in zip(keys, values, strict=True) for item in pair])
-    _refuse_other_types(cfg, defaults, "command line")
+    values = list(zip(overrides[::2], overrides[1::2], strict=True))
+    _set(cfg, defaults, values, "command line")
     return cfg
 
 
@@ -226,84 +217,21 @@ def lookup(cfg: CfgNode, key: str):
     return cfg
 
 
-def _with_types_of(cfg: CfgNode, tree: dict) -> dict:
-    """The tree of a config file, its texts as `_as_type_of` has them: yacs takes any for Python."""
-    result = {}
+def _values(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """The dotted keys of a tree with their values; a group without keys is a value."""
     for key, value in tree.items():
-        if isinstance(value, dict):
-            value = _with_types_of(cfg[key], value)
-        result[key] = _as_type_of(cfg[key], value) if isinstance(value, str) else value
-    return result
+        if isinstance(value, dict) and value:
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
-def _as_type_of(default, word: str):
-    """A text for a key of that default, where yacs is stricter than it is kind: 1 for 1.0, a name
-    for a list of one name, 2024 for "2024"."""
-    try:
-        value = ast.literal_eval(word)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = word
-    if isinstance(default, str):
-        return word if isinstance(value, str) else repr(word)
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if isinstance(default, (tuple, list)) and isinstance(value, str):
-        return type(default)([value])
-    return word
-
-
-class _Reader(FvcoreCfgNode):
-    """fvcore's reader, since detectron2's own allows YAML that runs code; it says in full which key
-    it cannot take from a base, where fvcore has the last part alone."""
-
-    @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict:
-        try:
-            return super().load_yaml_with_base(filename)
-        except AssertionError as error:
-            if not os.path.isfile(filename):  # a pipe, which cannot be read twice
-                raise
-            with cls._open_cfg(filename) as file:
-                groups = _groups(yaml.safe_load(file))
-            keys = [key for key in groups if f"'{key.rpartition('.')[2]}'" in str(error)]
-            if not keys:
-                raise
-            raise InputError(
-                f"config {filename}: {' or '.join(keys)} is no group of keys in its _BASE_: give "
-                "it a value"
-            ) from error
-
-
-def _groups(tree: dict, prefix: str = "") -> list[str]:
-    groups = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            groups += [f"{prefix}{key}", *_groups(value, f"{prefix}{key}.")]
-    return groups
-
-
-def _read_yaml(config_file: str) -> dict:
-    try:
-        loaded = _Reader.load_yaml_with_base(config_file)
-    except OSError as error:
-        raise InputError(f"config {config_file} cannot be read: {error}") from error
-    except yaml.constructor.ConstructorError as error:
-        raise InputError(
-            f"config {config_file}: refused, plain YAML only: {error.problem}{error.problem_mark}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, AssertionError) as error:
-        raise InputError(f"config {config_file} is no valid YAML: {error}") from error
-    except RecursionError as error:
-        raise InputError(
-            f"config {config_file}: its _BASE_ leads back to itself, or it is nested too deeply"
-        ) from error
-    except (TypeError, AttributeError):  # fvcore looks for _BASE_ in what is no mapping
-        loaded = None
-    if not isinstance(loaded, dict):
-        raise InputError(
-            f"config {config_file} is empty, no mapping of KEY: VALUE, or its _BASE_ no file name"
-        )
-    return loaded
+def _set(cfg: CfgNode, defaults: CfgNode, values: Sequence[tuple[str, object]], place: str) -> None:
+    _refuse_unknown_keys((key for key, _ in values), cfg, place)
+    for key, value in values:
+        group, _, name = key.rpartition(".")
+        parent = lookup(cfg, group) if group else cfg
+        parent[name] = typed_value(key, value, lookup(defaults, key), place)
 
 
 def leaves(tree: dict, prefix: str = "") -> list[str]:
@@ -322,38 +250,9 @@ def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
                 f"{place}: {key} is a group of keys, such as {key}.X: give one of them"
             )
         if key not in known:
-            raise InputError(f"{place}: unknown key {key}.{nearest(key, known)}")
+            raise InputError(f"{place}: unknown key {_shown(key)}.{nearest(key, known)}")
 
 
-# By default, so that what they hold is not seen from it.
-_EMPTY_LISTS_OF_NAMES = (
-    "MODEL.REGULARIZERS",
-    "MODEL.FPN.IN_FEATURES",
-    "DATASETS.TRAIN",
-    "DATASETS.TEST",
-)
-
-
-def _refuse_other_types(cfg: CfgNode, defaults: CfgNode, place: str) -> None:
-    """What yacs lets pass: null for any key, nan for a number, anything in a list."""
-    for key in leaves(cfg):
-        value, default = lookup(cfg, key), lookup(defaults, key)
-        if value is None and default is not None:
-            raise InputError(f"{place}: {key} is null: give it a value, or leave it out")
-        is_list = isinstance(value, (tuple, list))
-        if any(isinstance(v, float) and math.isnan(v) for v in (value if is_list else (value,))):
-            raise InputError(f"{place}: {key} is {value}, but nan is no number")
-        examples = ("a name",) if key in _EMPTY_LISTS_OF_NAMES else default
-        if not is_list or not examples:
-            continue
-        for kind, expected in (((int, float), "numbers"), (str, "names")):
-            if isinstance(examples[0], kind) and not all(isinstance(v, kind) for v in value):
-                raise InputError(f"{place}: {key} is {value}, expected {expected}")
-
-
-@contextmanager
-def _yacs_errors(place: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
-        raise InputError(f"{place}: {error}") from error
+def _shown(word: str) -> str:
+    """A word of others, of which 80 characters at most."""
+    return printable(word if len(word) <= 80 else word[:77] + "...")

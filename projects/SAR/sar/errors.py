@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -10,7 +11,36 @@ class InputError(ValueError):
 
     The message is for the user, complete without a traceback: it names what is wrong, the place
     (file, class id, config key) and the remedy. The command-line programs print it and exit with 1.
+    Control characters that a name or a value brings along are shown as escapes.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n\t")
+
+
+# Control and format characters (escape sequences, direction overrides), halves of surrogate pairs,
+# and separators of lines and paragraphs.
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Joiners of letters, which several scripts and emoji need.
+_JOINERS = "\u200c\u200d"
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Return text of others as one harmless line: "\\x1b[31m" for the code that turns text red.
+
+    Args:
+        text: a class name, file name, config value, ...; anything else is converted with `str`.
+        keep: characters to keep as they are, such as line breaks that the program wrote itself.
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in _INVISIBLE and character not in keep + _JOINERS
+        else character
+        for character in text
+    )
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

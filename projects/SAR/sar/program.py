@@ -6,11 +6,13 @@ It imports neither PyTorch nor detectron2.
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
 
-from .errors import InputError
+from .errors import InputError, printable
 
 _EXIT_CODES = """\
 exit codes:
@@ -25,7 +27,7 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
         examples: "example:" and calls of the program, a line each.
         talks: add --quiet and --verbose, which `run` needs.
     """
-    result = argparse.ArgumentParser(
+    result = _Parser(
         description=description,
         epilog=epilog(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,6 +37,11 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
         talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
         talk.add_argument("--verbose", action="store_true", help="say what is done")
     return result
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        super().error(printable(message))  # a shell's * adds file names
 
 
 def epilog(examples: str, exit_codes: str = "") -> str:
@@ -83,12 +90,44 @@ def run(
     args: argparse.Namespace,
     when_stopped: str = "",
 ) -> int:
-    """Calls `main(args)` and says as much as `args` ask for; the exit code, as `exit_code`."""
+    """Call `main(args)`, print as much as `args` ask for, and return the code of `exit_code`.
+
+    Control characters that a name or a value brings along are printed as escapes.
+    """
     logging.basicConfig(
         level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
         format="%(levelname)s: %(message)s",
     )
-    return exit_code(lambda: main(args), when_stopped)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(printable_record)
+    with redirect_stdout(_PrintableStream(sys.stdout)):
+        return exit_code(lambda: main(args), when_stopped)
+
+
+# The lines that a program breaks and indents itself.
+_LAYOUT = "\n\t"
+# Colours, which detectron2's loggers put into some messages.
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def printable_record(record: logging.LogRecord) -> bool:
+    """Filter for a handler of the log: show control characters as escapes, and without colours."""
+    record.msg = printable(_COLOR.sub("", record.getMessage()), keep=_LAYOUT)
+    record.args = ()
+    return True
+
+
+class _PrintableStream:
+    """A stream of text that shows control characters, as in names of files, as escapes."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text, keep=_LAYOUT))
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def exit_code(main: Callable[[], int | None], when_stopped: str = "") -> int:

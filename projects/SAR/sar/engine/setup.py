@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sar.output_dir import LOG
+from sar.program import printable_record
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -31,6 +32,7 @@ class _KeptLines(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.setFormatter(_FORMAT)
+        self.addFilter(printable_record)
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -53,9 +55,10 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
         if kept not in target.handlers:
             target.addHandler(kept)
         for handler in target.handlers:
-            is_console = getattr(handler, "stream", None) is sys.stdout
-            if is_console and getattr(args, "quiet", False) and _matters not in handler.filters:
-                handler.addFilter(_matters)
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.addFilter(printable_record)
+                if getattr(args, "quiet", False):
+                    handler.addFilter(_matters)
 
 
 def kept_lines() -> list[str]:
@@ -76,6 +79,7 @@ def log_to_file(folder: str | Path) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(Path(folder, name), encoding="utf-8")
     file.setFormatter(_FORMAT)
+    file.addFilter(printable_record)
     file.stream.writelines(f"{line}\n" for line in kept.lines)
     file.flush()
     for target in map(logging.getLogger, _LOGGERS):

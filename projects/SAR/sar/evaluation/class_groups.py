@@ -3,19 +3,21 @@
 import math
 from collections.abc import Sequence
 
-from sar.errors import InputError
+from sar.errors import InputError, listed, printable
 
 
-def class_groups(counts: Sequence[float]) -> dict[str, list[int]]:
-    """Splits K classes into frequent ("f"), common ("c") and rare ("r") ones.
+def class_groups(counts: Sequence[float], ties_by: Sequence[float]) -> dict[str, list[int]]:
+    """Split K classes into frequent ("f"), common ("c") and rare ("r") ones.
 
-    Sorted by count in descending order (equal counts by class id), the first 60% of the classes
-    are frequent, the next 20% common, the last 20% rare: the convention of the LTSS benchmark (Li
-    et al., TMM 2024). The cuts, at 0.6 K and 0.8 K, are rounded to the nearest class; with two
-    classes or more at least one is rare. K = 10 gives 6/2/2, K = 11 gives 7/2/2.
+    Sorted by count in descending order, the first 60% of the classes are frequent, the next 20%
+    common, the last 20% rare: the convention of the LTSS benchmark (Li et al., TMM 2024). The cuts,
+    at 0.6 K and 0.8 K, are rounded to the nearest class; with two classes or more at least one is
+    rare. K = 10 gives 6/2/2, K = 11 gives 7/2/2. Equal counts are sorted by the other count, and
+    then by class id.
 
     Args:
         counts: (K,) training images, or training pixels, that show each class.
+        ties_by: (K,) the other of the two, which decides between equal counts.
 
     Returns:
         The class ids of each group, the most frequent first. A group may be empty when K < 4.
@@ -25,22 +27,22 @@ def class_groups(counts: Sequence[float]) -> dict[str, list[int]]:
 
     Example::
 
-        >>> class_groups([5, 90, 40, 1, 70])
-        {'f': [1, 4, 2], 'c': [0], 'r': [3]}
+        >>> class_groups([5, 90, 40, 5, 70], ties_by=[30, 900, 400, 60, 10])
+        {'f': [1, 4, 2], 'c': [3], 'r': [0]}
     """
     num_classes = len(counts)
     for class_id, count in enumerate(counts):
         if not (math.isfinite(count) and count >= 0):
             raise InputError(
                 f"The training frequency of class {class_id} is {count}, expected a finite count "
-                "of at least 0: write the class-frequency file anew with tools/check_dataset.py."
+                "of at least 0: write the class-frequency file again with tools/check_dataset.py."
             )
     if not any(counts):
         raise InputError(
             f"None of {num_classes} classes was seen in training, so they cannot be grouped by "
             "frequency: check the class-frequency file, or write it with tools/check_dataset.py."
         )
-    by_frequency = sorted(range(num_classes), key=lambda class_id: -counts[class_id])
+    by_frequency = sorted(range(num_classes), key=lambda i: (-counts[i], -ties_by[i]))
     common_start = round(3 * num_classes / 5)
     rare_start = min(round(4 * num_classes / 5), max(num_classes - 1, 1))
     return {
@@ -48,3 +50,35 @@ def class_groups(counts: Sequence[float]) -> dict[str, list[int]]:
         "c": by_frequency[common_start:rare_start],
         "r": by_frequency[rare_start:],
     }
+
+
+def describe_ties(
+    counts: Sequence[float],
+    ties_by: Sequence[float],
+    class_names: Sequence[str],
+    *,
+    units: tuple[str, str] = ("images", "pixels"),
+) -> str | None:
+    """Name the classes of equal count that fall into different groups, in one line.
+
+    Args:
+        counts, ties_by: (K,) as in `class_groups`.
+        class_names: K names.
+        units: of the counts and of what decides between equal counts.
+
+    Returns:
+        A sentence, or None if no tie decides a group.
+    """
+    group_of = {i: g for g, ids in class_groups(counts, ties_by).items() for i in ids}
+    ties = []
+    for count in sorted(set(counts), reverse=True):
+        tied = [i for i in group_of if counts[i] == count]
+        if len({group_of[i] for i in tied}) > 1:
+            names = listed([printable(class_names[i]) for i in tied])
+            ties.append(f"{names} ({count} {units[0]} each)")
+    if not ties:
+        return None
+    return (
+        f"Equal numbers of {units[0]} at the border of two groups are ordered by {units[1]}, then "
+        f"by class id: {'; '.join(ties)}."
+    )

@@ -22,7 +22,7 @@ from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import metadata_of
 from sar.data.labels import read_truth
-from sar.errors import InputError, nearest
+from sar.errors import InputError, nearest, printable
 from sar.fileio import atomic_path, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
 from sar.output_dir import EVALUATION, INFERENCE
@@ -229,8 +229,11 @@ class LongTailEvaluator(DatasetEvaluator):
                     f'Class {i} is "{found}" in the class-frequency file, but "{expected}" in data '
                     f'set "{self._dataset_name}": {remedy}'
                 )
-        by_pixels = {f"{name}_pixel": ids for name, ids in class_groups(frequency.pixels).items()}
-        return class_groups(frequency.images) | by_pixels
+        images, pixels = frequency.images, frequency.pixels
+        by_pixels = class_groups(pixels, ties_by=images)
+        return class_groups(images, ties_by=pixels) | {
+            f"{name}_pixel": ids for name, ids in by_pixels.items()
+        }
 
     def _truth_file(self, input: dict) -> str:
         if "sem_seg_file_name" in input:
@@ -280,7 +283,7 @@ class LongTailEvaluator(DatasetEvaluator):
                 'Classes without ground truth at the resolution of the embedding in "%s", left out '
                 "of the geometry: %s.",
                 self._dataset_name,
-                ", ".join(absent),
+                ", ".join(map(printable, absent)),
             )
 
     def _log(self, results: dict[str, dict[str, float]], num_images: int) -> None:
@@ -290,7 +293,7 @@ class LongTailEvaluator(DatasetEvaluator):
             logger.warning(
                 'Classes without ground truth in "%s", left out of the means: %s.',
                 self._dataset_name,
-                ", ".join(absent),
+                ", ".join(map(printable, absent)),
             )
         table = format_table(
             metrics, self._class_names, self._class_frequency, results.get("geometry")

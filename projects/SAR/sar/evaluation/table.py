@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from sar.data.class_frequency import ClassFrequency
+from sar.errors import printable
 
-from .class_groups import class_groups
+from .class_groups import class_groups, describe_ties
 
 HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "fwIoU", "mACC", "pACC")
 GROUP_NAMES = {"f": "frequent", "c": "common", "r": "rare"}
@@ -37,19 +38,21 @@ def format_table(
         headers = ["class", "IoU", "ACC"]
         rows = [[name] for name in class_names]
     else:
+        images, pixels = class_frequency.images, class_frequency.pixels
         headers = ["class", "group", "train pixels %", "train images %", "IoU", "ACC"]
         rows = [
             [
                 class_names[i],
                 GROUP_NAMES[group],
-                _percent(100 * class_frequency.pixels[i] / sum(class_frequency.pixels), 3),
-                _percent(100 * class_frequency.images[i] / class_frequency.num_images),
+                _percent(100 * pixels[i] / sum(pixels), 3),
+                _percent(100 * images[i] / class_frequency.num_images),
             ]
-            for group, ids in class_groups(class_frequency.images).items()
+            for group, ids in class_groups(images, ties_by=pixels).items()
             for i in ids
         ]
     for row in rows:
         row += [_percent(metrics[f"{metric}-{row[0]}"]) for metric in ("IoU", "ACC")]
+        row[0] = printable(row[0])
     parts = [means, _grid(rows, headers, num_texts=1 if class_frequency is None else 2)]
 
     if geometry:
@@ -58,7 +61,11 @@ def format_table(
         parts.append("NC1 to NC3: 0 is full neural collapse.")
     if any(math.isnan(metrics[f"IoU-{name}"]) for name in class_names):
         parts.append("-: no ground truth in this data set; left out of the means.")
-    if class_frequency is None:
+    if class_frequency is not None:
+        ties = describe_ties(images, pixels, class_names)
+        if ties:
+            parts.append(ties)
+    else:
         parts.append(
             "For mIoU@f, mIoU@c and mIoU@r (frequent, common and rare classes), write the class "
             "frequencies of the training set with tools/check_dataset.py and name the file in "

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sar.errors import InputError
+from sar.regularizers.classifier import why_not_linear
 
 
 @dataclass
@@ -91,14 +92,14 @@ def find_classifier(model: nn.Module, path: str, num_classes: int) -> nn.Module:
     """
     try:
         classifier = model.get_submodule(path)
-        problem = _why_no_classifier(classifier, num_classes)
+        problem = why_not_linear(classifier, num_classes)
     except AttributeError:
         problem = "leads nowhere"
     if problem:
         candidates = [
             name
             for name, module in model.sem_seg_head.named_modules(prefix="sem_seg_head")
-            if not _why_no_classifier(module, num_classes)
+            if not why_not_linear(module, num_classes)
         ]
         raise InputError(
             f'MODEL.CLASSIFIER "{path}" {problem}. Layers of '
@@ -111,14 +112,3 @@ def find_classifier(model: nn.Module, path: str, num_classes: int) -> nn.Module:
 def embedding_channels(classifier: nn.Module) -> int:
     """C, what the classifier reads."""
     return classifier.weight.shape[1]
-
-
-def _why_no_classifier(module: nn.Module, num_classes: int) -> str | None:
-    if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
-        return f"is a {type(module).__name__}, not a linear layer or 1x1 convolution"
-    num_outputs, _, *kernel_size = module.weight.shape
-    if any(size != 1 for size in kernel_size):
-        return f"has a kernel of {'x'.join(map(str, kernel_size))}, not 1x1"
-    if num_outputs != num_classes:
-        return f"gives {num_outputs} classes, not the {num_classes} of NUM_CLASSES"
-    return None

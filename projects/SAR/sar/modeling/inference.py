@@ -26,6 +26,8 @@ from detectron2.structures import ImageList
 MODES = ("whole", "slide")
 # Rows whose probabilities are computed at a time.
 _STRIP = 64
+# Bytes of the logits of an image that the device may hold; main memory takes larger ones.
+_MOST_ON_DEVICE = 2**29
 
 
 def check_inference(cfg: CfgNode) -> None:
@@ -156,6 +158,10 @@ class MultiPassSegmentor(nn.Module):
     pass is padded as the model pads. One image is looked at at a time: beside its sums there are
     the logits of `windows_per_batch` windows, or of one pass of test-time augmentation.
 
+    With windows, the device holds the sums of an image (4 bytes for each of K x H x W) up to 512
+    MiB. Larger sums, and "sem_seg" with them, are in main memory, so a larger image does not take
+    more memory of the device.
+
     Args:
         model: with `backbone`, `sem_seg_head`, `pixel_mean` and `pixel_std`.
         crop_size: (h, w) of the windows, which are no larger than the image; None: no windows.
@@ -216,7 +222,9 @@ class MultiPassSegmentor(nn.Module):
                 # Strip by strip, since the probabilities of all would be another (K, H, W).
                 for rows, sums in zip(logits.split(_STRIP, 1), total.split(_STRIP, 1), strict=True):
                     probabilities = rows.float().softmax(dim=0)
-                    sums += probabilities.flip(2) if flipped else probabilities
+                    if flipped:
+                        probabilities = probabilities.flip(2)
+                    sums += probabilities.to(sums.device)
                 del logits, rows  # before the next are made
         return total.div_(len(self.min_sizes) * (1 + self.flip))
 
@@ -225,13 +233,15 @@ class MultiPassSegmentor(nn.Module):
 
     def _logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (K, H, W) of a normalised image (3, h, w)."""
-        logits = self._slide(image) if self.crop_size else self._network([image])[0]
+        logits = self._slide(image, size) if self.crop_size else self._network([image])[0]
         if logits.shape[1:] == size:
             return logits  # interpolation would be a copy
+        if self.crop_size:
+            logits = logits.to(_device_of_sums(logits, size))
         return sem_seg_postprocess(logits, image.shape[1:], *size)
 
-    def _slide(self, image: Tensor) -> Tensor:
-        """Logits (K, h, w) of an image, averaged over windows."""
+    def _slide(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (K, h, w) of an image, averaged over windows, on the device of those at `size`."""
         height, width = image.shape[1:]
         crop = min(self.crop_size[0], height), min(self.crop_size[1], width)
         tops = window_starts(height, crop[0], self.crop_stride[0])
@@ -247,9 +257,11 @@ class MultiPassSegmentor(nn.Module):
             ]
             batch = self._network([image[window] for window in windows])
             if sums is None:
-                sums = batch.new_zeros((batch.shape[1], height, width), dtype=torch.float32)
+                device = _device_of_sums(batch[0], (height, width), size)
+                shape = (batch.shape[1], height, width)
+                sums = torch.zeros(shape, dtype=torch.float32, device=device)
             for window, logits in zip(windows, batch, strict=True):
-                sums[window] += logits
+                sums[window] += logits.to(device)
             del batch, logits  # before the next are made
         # A pixel is in as many windows as its row is in rows of windows, times its column.
         rows = _coverage(tops, crop[0], height).to(sums.device)
@@ -265,6 +277,13 @@ class MultiPassSegmentor(nn.Module):
         padded = ImageList.from_tensors(images, backbone.size_divisibility, **padding).tensor
         logits, _ = self.model.sem_seg_head(backbone(padded), None)
         return logits[..., :h, :w]
+
+
+def _device_of_sums(logits: Tensor, *sizes: tuple[int, int]) -> torch.device:
+    """The device for float32 sums of logits (K, ...) at the largest of some sizes (H, W)."""
+    num_pixels = max(height * width for height, width in sizes)
+    num_bytes = torch.float32.itemsize * logits.shape[0] * num_pixels
+    return logits.device if num_bytes <= _MOST_ON_DEVICE else torch.device("cpu")
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:

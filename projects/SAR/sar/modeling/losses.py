@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sar.data.class_frequency import ClassFrequency, class_frequency_of
-from sar.errors import InputError, nearest
+from sar.errors import InputError, dimensions, nearest
 from sar.modeling.embedding_tap import targets_of
 from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
 from sar.regularizers.functional import class_counts, num_processes, sum_over_processes
@@ -25,6 +25,8 @@ from detectron2.projects.deeplab.loss import DeepLabCE
 LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
 _TINY = torch.finfo(torch.float32).tiny  # a divisor in the place of 0
 _SEESAW_MIN_SCORE = 0.01
+# Backbones pad an image to a multiple of their coarsest stride, which is 32 or less.
+_LARGEST_PADDED_STRIDE = 32
 
 
 def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -46,19 +48,42 @@ def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
 
 @contextmanager
 def own_losses_over_processes(head: nn.Module) -> Iterator[None]:
-    """Applies `mean_over_processes` to what `head(features, targets)` gives in training.
+    """Apply `mean_over_processes` to the losses that `head(features, targets)` returns in training.
 
-    For a head whose losses are means over the valid pixels of its process, as a third party's are.
-    A forward hook that exists inside the `with` only.
+    For a head whose losses are means over the valid pixels of its process, as most third-party
+    heads have. The head's `forward` is wrapped inside the `with` only. Hooks of the head still see
+    the labels as they are.
     """
+    forward = head.forward
 
-    def correct(module, args, kwargs, output):
-        predictions, losses = output
-        num_valid = (targets_of(args, kwargs) != module.ignore_value).sum()
+    def corrected(*args, **kwargs):
+        targets = targets_of(args, kwargs)
+        num_valid = (targets != head.ignore_value).sum()
+        targets = _with_a_valid_pixel(targets, num_valid)
+        if len(args) > 1:
+            args = (args[0], targets, *args[2:])
+        else:
+            kwargs = kwargs | {"targets": targets}
+        predictions, losses = forward(*args, **kwargs)
         return predictions, {k: mean_over_processes(v, num_valid) for k, v in losses.items()}
 
-    with head.register_forward_hook(correct, with_kwargs=True):
+    head.forward = corrected
+    try:
         yield
+    finally:
+        del head.forward  # the method of its class is back
+
+
+def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
+    """Return labels whose first pixel in each image is class 0 if no pixel is valid.
+
+    A mean over no pixel is 0 / 0. `torch.where` hides the NaN in the loss but not in its gradient,
+    where NaN * 0 is NaN again.
+    """
+    targets = targets.clone(memory_format=torch.contiguous_format)
+    first = targets.flatten(1)[:, 0]
+    first.copy_(torch.where(num_valid > 0, first, 0))
+    return targets
 
 
 class SegmentationLoss(nn.Module):
@@ -72,6 +97,9 @@ class SegmentationLoss(nn.Module):
         criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride, gives a scalar.
         stride: H / h rounded up, the head's `common_stride`.
         loss_weight: factor of the loss.
+
+    Raises:
+        InputError: in a training step, if the logits have another stride.
     """
 
     def __init__(self, criterion: nn.Module, *, stride: int, loss_weight: float = 1.0):
@@ -82,8 +110,32 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """{"loss_sem_seg": scalar} of logits (N, K, h, w) and int64 labels (N, H, W)."""
+        _check_stride(predictions.shape[-2:], targets.shape[-2:], self.stride)
         loss = self.criterion(predictions.float(), targets, self.stride)
         return {"loss_sem_seg": loss * self.loss_weight}
+
+
+def _check_stride(logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> None:
+    if _covers(logit_size, label_size, stride):
+        return
+    fitting = max(math.ceil(label_size[i] / logit_size[i]) for i in (0, 1))
+    if _covers(logit_size, label_size, fitting):
+        remedy = f"set it to {fitting}"
+    else:
+        remedy = "no stride fits both edges, so correct the head"
+    raise InputError(
+        f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {stride}, but the head gives logits of "
+        f"{dimensions(logit_size)} pixels (height x width) for labels of {dimensions(label_size)}: "
+        f"{remedy}"
+    )
+
+
+def _covers(logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> bool:
+    """Whether logits at a stride cover the labels, with no more than a backbone's padding."""
+    return all(
+        label <= stride * logit < label + max(stride, _LARGEST_PADDED_STRIDE)
+        for logit, label in zip(logit_size, label_size, strict=True)
+    )
 
 
 def upsample(logits: torch.Tensor, stride: int, targets: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .classifier import check_classifier
 from .functional import class_sums, match_labels, sum_over_processes
 from .simplex_etf import simplex_etf
 
@@ -120,14 +121,17 @@ class CenterCollapseRegularizer(nn.Module):
             embeddings: (N, C), (N, C, L) or (N, C, H, W): what the classifier is fed.
             labels: (N,), (N, L0) or (N, H0, W0) class ids; brought to the embeddings' size by
                 nearest neighbour.
-            classifier: not used; regularizers are all called alike.
+            classifier: only checked, if given; all regularizers are called with one.
 
         Returns:
             {"loss_ceco": scalar}.
 
         Raises:
-            ValueError: shapes that do not go together.
+            ValueError: shapes that do not go together, or a classifier that `check_classifier`
+                refuses.
         """
+        if classifier is not None:
+            check_classifier(classifier, self.num_classes)
         if embeddings.shape[1] != self.embed_dim:
             raise ValueError(
                 f"expected embeddings of {self.embed_dim} channels (embed_dim), "

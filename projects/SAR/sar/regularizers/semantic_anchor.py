@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .anchors import gaussian_anchors
+from .classifier import check_classifier
 from .functional import classify, match_labels
 from .squared_distance import CLASSES, PIXELS, mean_squared_distance
 
@@ -145,8 +146,10 @@ class SemanticAnchorRegularizer(nn.Module):
             {"loss_sar_anchor": scalar, "loss_sar_pull": scalar}, always both.
 
         Raises:
-            ValueError: shapes that do not go together.
+            ValueError: shapes that do not go together, or a classifier that `check_classifier`
+                refuses.
         """
+        check_classifier(classifier, self.num_classes)
         if embeddings.shape[1] != self.anchors.shape[1]:
             raise ValueError(
                 f"expected embeddings of {self.anchors.shape[1]} channels (embed_dim), "
@@ -159,7 +162,7 @@ class SemanticAnchorRegularizer(nn.Module):
             if logits.shape != (self.num_classes, self.num_classes):
                 raise ValueError(
                     f"expected a classifier of {self.num_classes} classes (num_classes), "
-                    f"found one of {logits.shape[1]}"
+                    f"found logits of shape {tuple(logits.shape)}"
                 )
             targets = torch.arange(self.num_classes, device=logits.device)
             cross_entropy = F.cross_entropy(logits, targets, reduction="none")

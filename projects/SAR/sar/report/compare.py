@@ -50,7 +50,7 @@ def compare(
     frequency = next(filter(None, (_frequency(run, class_names) for run in runs)), None)
     groups = next(filter(None, (evaluation.get("groups") for evaluation in evaluations)), {})
     if frequency and not groups:
-        groups = class_groups(frequency.images)
+        groups = class_groups(frequency.images, ties_by=frequency.pixels)
 
     methods = list(dict.fromkeys(run.method for run in runs))
     first_runs = [next(run for run in runs if run.method == method) for method in methods]

@@ -56,14 +56,16 @@ def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True)
         name = frequency.class_names[k]
         left = names_width - MARGIN - font.getlength(name)
         draw.text((left, top + row * ROW), name, fill="black", font=font)
-    for number, (what, counts) in enumerate(
-        (("images", frequency.images), ("pixels", frequency.pixels))
+    images, pixels = frequency.images, frequency.pixels
+    for number, (what, counts, ties_by) in enumerate(
+        (("images", images, pixels), ("pixels", pixels, images))
     ):
         left = names_width + number * panel
         draw.text((left, top - 2 * ROW), f"{what} of each class", fill="black", font=font)
         group_of = {}
         if with_groups:
-            group_of = {k: group for group, ids in class_groups(counts).items() for k in ids}
+            groups = class_groups(counts, ties_by)
+            group_of = {k: group for group, ids in groups.items() for k in ids}
         bars = [(counts[k], GROUP_COLORS.get(group_of.get(k), UNGROUPED_COLOR)) for k in order]
         _draw_bars(draw, bars, (left, top), font)
     return canvas

@@ -1,0 +1,174 @@
+"""Reads the YAML file of a config, also one from a stranger: in seconds, and nothing in it runs."""
+
+import os
+import stat
+from collections.abc import Hashable
+
+import yaml
+
+from .errors import InputError
+
+BASE_KEY = "_BASE_"
+# Far above what a config needs, and far below what takes long.
+_MOST_BYTES = 200_000
+_MOST_FILES = 32  # with every _BASE_, each as often as it is read
+_MOST_VALUES = 20_000  # each alias counts as much as its anchor
+_MOST_LEVELS = 32
+_MOST_DIGITS = 100
+
+
+def read_config_file(path: str) -> dict:
+    """Return the tree of a YAML file, over that of its _BASE_ (a path or a list of paths).
+
+    Relative paths in _BASE_ start from the folder of the file that names them. Files late in a list
+    replace values of earlier ones.
+
+    Raises:
+        InputError: a file that is missing, no regular file, too large, malformed or nested too
+            deeply; too many files; Python tags; a group of keys for what is a value in _BASE_.
+    """
+    return _read_with_bases(path, f"config {path}", [], [])
+
+
+def _read_with_bases(path: str, place: str, readers: list[str], read: list[str]) -> dict:
+    """`readers` are the files that lead to this one, `read` all that were read before."""
+    identity = os.path.realpath(path)
+    if identity in readers:
+        raise InputError(f"{place}: its _BASE_ leads back to itself")
+    if len(read) == _MOST_FILES:
+        raise InputError(f"{place}: _BASE_ leads to more than {_MOST_FILES} files: name each once")
+    read.append(identity)
+    tree = _parse(_read_bytes(path, place), place)
+    if not isinstance(tree, dict):
+        raise InputError(f"{place} is empty, or no mapping of KEY: VALUE")
+    bases = tree.pop(BASE_KEY, [])
+    bases = bases if isinstance(bases, list) else [bases]
+    if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
+        raise InputError(f"{place}: its _BASE_ is no file name, or list of file names")
+    result: dict = {}
+    for base in bases:
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        base_place = f"config {base} (_BASE_ of {path})"
+        _merge(_read_with_bases(base, base_place, [*readers, identity], read), result, base_place)
+    _merge(tree, result, place)
+    return result
+
+
+def _read_bytes(path: str, place: str) -> bytes:
+    try:
+        # Before it is opened: a pipe would be waited for, and a device may never end.
+        is_regular = stat.S_ISREG(os.stat(path).st_mode)
+        if is_regular:
+            with open(path, "rb") as file:
+                content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error.strerror}") from error
+    if not is_regular:
+        raise InputError(f"{place} is not a regular file: give the path of a YAML file")
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is no config")
+    return content
+
+
+def _merge(tree: dict, result: dict, place: str, prefix: str = "") -> None:
+    """Write the values of a tree over those of `result`."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and key in result:
+            if not isinstance(result[key], dict):
+                raise InputError(
+                    f"{place}: {prefix}{key} is no group of keys in its _BASE_: give it a value"
+                )
+            _merge(value, result[key], place, f"{prefix}{key}.")
+        else:
+            result[key] = value
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML that cannot take long, with dates as text."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        return node
+
+
+def _construct_number(construct):
+    def construct_short(loader: _Loader, node: yaml.ScalarNode):
+        if len(node.value) > _MOST_DIGITS:
+            raise _malformed(node, f"a number of {len(node.value)} characters")
+        try:
+            return construct(loader, node)
+        except (ValueError, OverflowError) as error:
+            raise _malformed(node, f"{node.value}, which is no number") from error
+
+    return construct_short
+
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", _construct_number(yaml.SafeLoader.construct_yaml_int)
+)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:float", _construct_number(yaml.SafeLoader.construct_yaml_float)
+)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+
+
+def _malformed(node: yaml.Node, found: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, f"found {found}", node.start_mark)
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Return the number of values and of levels of a node, with its aliases written out.
+
+    Args:
+        sizes: by id, of the nodes seen so far; None for those that this node is part of.
+    """
+    if id(node) in sizes:
+        if sizes[id(node)] is None:
+            raise _malformed(node, "a value that contains itself")
+        return sizes[id(node)]
+    sizes[id(node)] = None
+    parts = []
+    if isinstance(node, yaml.MappingNode):
+        _refuse_repeated_keys(node)
+        parts = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        parts = node.value
+    counted = [_check_size(part, sizes) for part in parts]
+    values = 1 + sum(values for values, _ in counted)
+    levels = 1 + max((levels for _, levels in counted), default=0)
+    if values > _MOST_VALUES:
+        raise _malformed(node, f"more than {_MOST_VALUES} values, with aliases written out")
+    if levels > _MOST_LEVELS:
+        raise _malformed(node, f"more than {_MOST_LEVELS} levels of nesting")
+    sizes[id(node)] = values, levels
+    return values, levels
+
+
+def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+    keys = set()
+    for key, _ in node.value:
+        if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key.value, Hashable):
+            continue
+        if key.value in keys:
+            raise _malformed(key, f"the key {key.value} twice in one group")
+        keys.add(key.value)
+
+
+def _parse(content: bytes, place: str) -> object:
+    try:
+        return yaml.load(content, Loader=_Loader)
+    except yaml.constructor.ConstructorError as error:
+        raise InputError(f"{place}: refused, plain YAML only: {_describe(error)}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{place} is no valid YAML: {_describe(error)}") from error
+    except RecursionError as error:
+        raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting") from error
+
+
+def _describe(error: yaml.YAMLError) -> str:
+    """Problem and line of an error of PyYAML, whose own text has several lines."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    return f"{problem}, line {mark.line + 1}" if mark else str(problem)

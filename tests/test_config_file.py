@@ -1,0 +1,120 @@
+"""Configs of strangers: each is refused within seconds, in one message."""
+
+import os
+import time
+
+import pytest
+
+from sar.config_file import read_config_file
+from sar.errors import InputError
+
+LAUGHS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"] + [
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)
+]
+MERGES = ["a0: &a0 {x: 1}"] + [
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12)
+]
+DEEP_ALIASES = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 500)]
+
+
+def write(tmp_path, text, name="config.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+def refusal(path):
+    start = time.monotonic()
+    with pytest.raises(InputError) as error:
+        read_config_file(str(path))
+    assert time.monotonic() - start < 5
+    text = str(error.value)
+    assert len(text) < 600 and "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("SEED: " + "9" * 5000, "found a number of 5000 characters, line 1"),
+        ("\nSEED: -" + "9_" * 5000, "found a number of 10001 characters, line 2"),
+        ("SEED: 0x" + "f" * 5000, "number of 5002 characters"),
+        ("SEED: 0b" + "1" * 5000, "number of 5002 characters"),
+        ("SEED: 1" + ":59" * 5000, "number of 15001 characters"),
+        ("LR: " + "9" * 5000 + ".5", "number of 5002 characters"),
+        ("LR: 1" + ":59" * 5000 + ".5", "number of"),
+        ("SEED: !!int x", "found x, which is no number"),
+        ("\n".join(LAUGHS), "more than 20000 values"),
+        ("\n".join(MERGES), "more than 20000 values"),
+        ("\n".join(DEEP_ALIASES), "more than 32 levels of nesting"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: &a {b: *a}", "contains itself"),
+        ("a: " + "[" * 40 + "]" * 40, "more than 32 levels of nesting"),
+        ("a: " + "[" * 50_000, "more than 32 levels of nesting"),
+        ("- " * 50_000, "more than 32 levels of nesting"),
+        ("{a: " * 50_000, "more than 32 levels of nesting"),
+        ("a: " + "x" * 300_000, "more than 200000 bytes"),
+        ("A: 1\nB: 2\nA: 3", "the key A twice in one group, line 3"),
+        ("a: [1\nb: 2", "no valid YAML: .*, line 2"),
+        ("a: \x07", "no valid YAML"),
+        ("? [a, b]\n: 1", "unhashable key"),
+        ("1", "no mapping"),
+    ],
+)
+def test_what_is_refused(text, message, tmp_path):
+    path = write(tmp_path, text)
+    found = refusal(path)
+    assert found.startswith(f"config {path}")
+    with pytest.raises(InputError, match=message):
+        read_config_file(path)
+
+
+def test_a_chain_of_bases_that_doubles_at_each_level(tmp_path):
+    for i in range(25):
+        write(tmp_path, f"_BASE_: [{i + 1}.yaml, {i + 1}.yaml]", f"{i}.yaml")
+    write(tmp_path, "SEED: 1", "25.yaml")
+    assert "_BASE_ leads to more than 32 files" in refusal(tmp_path / "0.yaml")
+
+
+@pytest.mark.parametrize("text", ["_BASE_: config.yaml", "_BASE_: ./link.yaml"])
+def test_a_base_that_leads_back(text, tmp_path):
+    path = write(tmp_path, text)
+    (tmp_path / "link.yaml").symlink_to("config.yaml")
+    assert "leads back to itself" in refusal(path)
+
+
+def special_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    return [tmp_path / "pipe", "/dev/zero", "/dev/stdin", tmp_path]
+
+
+def test_a_file_that_would_be_waited_for(tmp_path):
+    for number, special in enumerate(special_files(tmp_path)):
+        if special != "/dev/stdin":  # a regular file if the tests read from one
+            assert f"{special} is not a regular file" in refusal(special)
+            path = write(tmp_path, f"_BASE_: {special}", f"{number}.yaml")
+            message = refusal(path)
+            assert f"config {special} (_BASE_ of {path}) is not a regular file" in message
+
+
+def test_a_path_that_cannot_be_one(tmp_path):
+    assert "no file name" in refusal(write(tmp_path, '_BASE_: "a\\0b"'))
+    assert "No such file" in refusal(write(tmp_path, "_BASE_: ../missing.yaml"))
+    assert "no file name" in refusal(write(tmp_path, "_BASE_: [a.yaml, [b.yaml]]"))
+    assert "no file name" in refusal(write(tmp_path, '_BASE_: ""'))
+
+
+def test_what_yaml_allows_stays(tmp_path):
+    text = "A: &a {X: 1, Y: [1e-4, 2024-01-01]}\nB: {<<: *a, X: 2}\nC: *a\nD: 0x10\nE: .5"
+    tree = read_config_file(write(tmp_path, text))
+    a = {"X": 1, "Y": ["1e-4", "2024-01-01"]}
+    assert tree == {"A": a, "B": {**a, "X": 2}, "C": a, "D": 16, "E": 0.5}
+
+
+def test_bases_in_a_list_and_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, "A: {X: 1, Y: 1, Z: 1}", "first.yaml")
+    write(tmp_path, "_BASE_: ../first.yaml\nA: {Y: 2, Z: 2}", "sub/second.yaml")
+    path = write(tmp_path, "_BASE_: [~/first.yaml, sub/second.yaml]\nA: {Z: 3}\nB: []")
+    assert read_config_file(path) == {"A": {"X": 1, "Y": 2, "Z": 3}, "B": []}

@@ -1,0 +1,53 @@
+"""The pins of the environment: wheels by version, source distributions by hash."""
+
+import re
+import shlex
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def lines_of(name):
+    text = re.sub(r"\\\n", " ", (ROOT / name).read_text())
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def pins(name):
+    return [line for line in lines_of(name) if not line.startswith("--")]
+
+
+def names(name):
+    return {canonicalize_name(Requirement(line.split(" --")[0]).name) for line in pins(name)}
+
+
+def test_every_source_distribution_has_a_hash():
+    assert {"--no-binary :all:", "--require-hashes"} <= set(lines_of("requirements-sources.lock"))
+    sources = pins("requirements-sources.lock")
+    for line in sources:
+        options = shlex.split(line)[1:]
+        assert any(re.fullmatch("--hash=sha256:[0-9a-f]{64}", option) for option in options), line
+    assert "pb1-detectron2" in names("requirements-sources.lock")
+
+
+def test_nothing_else_may_be_a_source_distribution():
+    assert "--only-binary :all:" in lines_of("requirements.lock")
+    options = [line for line in lines_of("requirements.lock") if line.startswith("--")]
+    assert options == ["--only-binary :all:"]
+    assert not names("requirements.lock") & names("requirements-sources.lock")
+
+
+def test_every_pin_is_exact():
+    for name in ("requirements.lock", "requirements-sources.lock"):
+        for line in pins(name):
+            (specifier,) = Requirement(line.split(" --")[0]).specifier
+            assert specifier.operator == "==" and "*" not in specifier.version, line
+
+
+def test_the_makefile_installs_both():
+    recipe = (ROOT / "Makefile").read_text()
+    assert re.search(r"^\$\(READY\):.*requirements\.lock.*requirements-sources\.lock", recipe, re.M)
+    for name in ("requirements.lock", "requirements-sources.lock"):
+        assert re.search(rf"\$\(PIP\) install .*-r {re.escape(name)}$", recipe, re.M)
