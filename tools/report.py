@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from sar import program
-from sar.fileio import write_atomically
+from sar.outputs import Outputs
 from sar.report import Run, compare, find_runs, render
 
 EXAMPLES = """examples:
@@ -34,7 +34,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = program.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the page, NAME.html")
+    program.add_output(parser, "FILE", "the page, NAME.html")
     parser.add_argument(
         "--images",
         type=program.count,
@@ -50,9 +50,15 @@ def write_page(args: argparse.Namespace) -> None:
         return tqdm(batches, f"Looking at {run.folder.name}", unit="image", disable=args.quiet)
 
     runs = find_runs(args.runs)
+    outputs = Outputs.of_file(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[path for run in runs for path in run.files()],
+    )
     content = compare(runs, num_images=args.images, show_progress=show_progress)
-    with program.writing(args.output):
-        write_atomically(args.output, render(content))
+    page = render(content)
+    with outputs.writing(args.output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     if not args.quiet:
         print(f"Comparison of {len(runs)} runs in {args.output}")
 

@@ -167,3 +167,17 @@ def test_a_format_that_is_not_known_is_a_wrong_command_line(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--config-file", "C", "--output", "model.pb"])
     assert "model.pb ends neither in .onnx nor in .pt2" in capsys.readouterr().err
+
+
+def test_neither_the_weights_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys):
+    (tmp_path / "weights.onnx").write_text("weights")
+    (tmp_path / "notes.onnx").write_text("notes")
+    words = ["--config-file", CONFIG, *SMALL, "MODEL.WEIGHTS", str(tmp_path / "weights.onnx")]
+    for name, more, expected in (
+        ("weights.onnx", ["--overwrite"], "is the input"),
+        ("notes.onnx", [], "add --overwrite"),
+    ):
+        assert tool.main(["--output", str(tmp_path / name), *more, *words]) == 1
+        assert expected in capsys.readouterr().err
+    assert (tmp_path / "weights.onnx").read_text() == "weights"
+    assert (tmp_path / "notes.onnx").read_text() == "notes"

@@ -130,7 +130,17 @@ def test_errors(tool, tmp_path, capsys):
     path.write_text(json.dumps(evaluation))
     words = [str(tmp_path / "run"), "--output"]
     assert tool.main([*words, str(path / "report.html")]) == 1
-    assert "report.html cannot be written" in capsys.readouterr().err
+    assert f"cannot be written: {path} is not a folder" in capsys.readouterr().err
+    for name in ("config.yaml", "metrics.json", "model_best.pth"):
+        (tmp_path / "run" / name).write_text("")
+        assert tool.main([*words, str(tmp_path / "run" / name), "--overwrite"]) == 1
+        assert f"is the input {tmp_path / 'run' / name}" in capsys.readouterr().err
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "notes.html").write_text("the user's")
+    assert tool.main([*words, str(tmp_path / "notes.html")]) == 1
+    assert "add --overwrite" in capsys.readouterr().err
+    assert tool.main([*words, str(tmp_path / "run" / "report.html"), "--quiet"]) == 0
+    assert tool.main([*words, str(tmp_path / "run" / "report.html"), "--quiet"]) == 0
     assert tool.main([*words, str(tmp_path / "report.html"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
     for wrong in ("-1", "x"):

@@ -14,7 +14,15 @@ from pathlib import Path
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
 from sar.evaluation.table import GROUP_NAMES
-from sar.output_dir import CLASS_FREQUENCY, EVALUATION, INFERENCE, METRICS
+from sar.output_dir import (
+    CLASS_FREQUENCY,
+    CONFIG,
+    EVALUATION,
+    INFERENCE,
+    LAST_CHECKPOINT,
+    LOG,
+    METRICS,
+)
 
 # Points of a curve that a page can show.
 _MAX_POINTS = 400
@@ -42,6 +50,19 @@ class Run:
         """model_best.pth, else model_final.pth, else None."""
         paths = [self.folder / f"model_{name}.pth" for name in ("best", "final")]
         return next(filter(Path.is_file, paths), None)
+
+    def files(self) -> list[Path]:
+        """The files in its OUTPUT_DIR that a training or an evaluation wrote."""
+        names = (
+            CONFIG,
+            METRICS,
+            CLASS_FREQUENCY,
+            LAST_CHECKPOINT,
+            f"{LOG}*",
+            "*.pth",
+            "*tfevents*",
+        )
+        return [path for name in (*names, f"{INFERENCE}/**/*") for path in self.folder.glob(name)]
 
     def class_frequency(self) -> ClassFrequency | None:
         """That of its training set, where the run has left it."""
