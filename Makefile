@@ -76,7 +76,7 @@ $(READY): requirements.lock setup.cfg
 			mkdir -p $(VENV) && { [ -s $(MARKER) ] || echo "$(CURDIR)" > $(MARKER); } && \
 			rm -f $(READY) && \
 			find $(VENV)/ -mindepth 1 -maxdepth 1 ! -name $(notdir $(MARKER)) -exec rm -rf {} + && \
-			exec $${base:-$$python} -m venv --prompt detectron2-sar $(VENV); \
+			exec "$${base:-$$python}" -m venv --prompt detectron2-sar $(VENV); \
 			exit 1; \
 		fi; \
 	done; \

@@ -20,9 +20,10 @@ from pathlib import Path
 from .errors import InputError, listed
 from .fileio import atomic_path
 
+# What the system says if there is no room for any file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 JOURNAL = ".sar_outputs.jsonl"
 _NUM_NAMED = 3  # files that an error message names
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _REMEDY = "choose another --output"
 
 # A file as the journal knows it: path below the output folder, size in bytes, time in nanoseconds.
@@ -143,7 +144,7 @@ class Outputs:
                 # Noted before it has its name, so that a program that is killed can go on later.
                 self._note(path, temporary)
         except OSError as error:
-            kind = DiskFullError if error.errno in _NO_ROOM else InputError
+            kind = DiskFullError if error.errno in NO_ROOM else InputError
             raise kind(f"{path} cannot be written ({error}): make room, or {_REMEDY}") from error
 
     def _check_folder(self, folder: Path) -> None:
