@@ -6,6 +6,9 @@ pattern. A RUN that as a whole is a folder or matches some, as 'lr=*' does lr=0.
 of one NAME are those of one method with other seeds: the page has their mean and spread. Without
 NAME it is the folder's own name. Differences are to the method named first.
 
+First comes how the runs were trained: the settings that differ, from their config.yaml, and a note
+if the comparison is not fair, because length, batch size, data, input, schedule or weights differ.
+
 The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
 else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of
 its class centres, a map of its embeddings (PCA; t-SNE where scikit-learn is installed), and the
@@ -14,6 +17,7 @@ has the rest.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +27,7 @@ from sar import program
 from sar.outputs import Outputs
 from sar.report import Run, compare, find_runs, render
 
+logger = logging.getLogger("report")
 EXAMPLES = """examples:
   python tools/report.py output/CamVid/baseline_sem_fpn_R_18 output/CamVid/sar_sem_fpn_R_18 \\
       --output report.html
@@ -56,6 +61,8 @@ def write_page(args: argparse.Namespace) -> None:
         inputs=[path for run in runs for path in run.files()],
     )
     content = compare(runs, num_images=args.images, show_progress=show_progress)
+    for text in filter(None, (content["settings"]["unfair"], content["warning"])):
+        logger.warning(text)
     page = render(content)
     with outputs.writing(args.output) as temporary:
         temporary.write_text(page, encoding="utf-8")

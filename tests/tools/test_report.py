@@ -119,7 +119,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
     assert capsys.readouterr().out == ""
 
 
-def test_errors(tool, tmp_path, capsys):
+def test_errors(tool, tmp_path, capsys, caplog):
     assert tool.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} is no run")
     assert not (tmp_path / "report.html").exists()
@@ -143,6 +143,14 @@ def test_errors(tool, tmp_path, capsys):
     assert tool.main([*words, str(tmp_path / "run" / "report.html"), "--quiet"]) == 0
     assert tool.main([*words, str(tmp_path / "report.html"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+    shutil.copytree(tmp_path / "run", tmp_path / "longer")
+    for name, last in (("run", 9), ("longer", 99)):
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"iteration": last}))
+    output = str(tmp_path / "report.html")
+    assert tool.main([words[0], str(tmp_path / "longer"), "--output", output]) == 0
+    assert "Not a fair comparison: the runs differ in more" in caplog.text
+    assert "length (iterations done)" in content_of(tmp_path / "report.html")["settings"]["unfair"]
+    capsys.readouterr()
     for wrong in ("-1", "x"):
         with pytest.raises(SystemExit) as stop:
             tool.main([*words, "report.html", "--images", wrong])
