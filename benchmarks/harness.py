@@ -36,6 +36,7 @@ import torch
 from tabulate import tabulate
 
 from sar import program
+from sar.outputs import Outputs
 
 RESULTS = "results.jsonl"
 # A reading of a shorter time would be one of the clock and of the calls' overhead.
@@ -190,17 +191,27 @@ def _cpu() -> str:
 
 
 def report(
-    measurements: Iterable[Measurement], output: str | os.PathLike, device: torch.device | str
+    measurements: Iterable[Measurement],
+    output: str | os.PathLike,
+    device: torch.device | str,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Prints a table for each subject, and adds a line a measurement to output/results.jsonl."""
+    """Prints a table for each subject, and adds a line a measurement to output/results.jsonl.
+
+    Raises:
+        InputError: the file cannot be written, or another program wrote it and not `overwrite`.
+    """
+    outputs = Outputs(output, overwrite=overwrite)
+    path = outputs.folder / RESULTS
+    outputs.check([path])
     measurements = list(measurements)
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     # What was written together is known by it; a later run replaces the whole.
     common = {"program": Path(sys.argv[0]).name, "run": uuid.uuid4().hex, **environment(device)}
-    with open(output / RESULTS, "a") as file:
-        for measurement in measurements:
-            file.write(json.dumps(common | asdict(measurement)) + "\n")
+    lines = [json.dumps(common | asdict(measurement)) + "\n" for measurement in measurements]
+    before = path.read_text() if path.exists() else ""
+    with outputs.writing(path) as temporary:
+        temporary.write_text(before + "".join(lines))
     print(f"{common['device']}, {common['threads']} thread(s); {common['versions']}\n")
     for subject in dict.fromkeys(measurement.subject for measurement in measurements):
         rows = [asdict(each) for each in measurements if each.subject == subject]
@@ -263,7 +274,11 @@ def main(
     args = parser(description, example="--threads 2").parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    report(measure(device), args.output, device)
+    code = program.exit_code(
+        lambda: report(measure(device), args.output, device, overwrite=args.overwrite)
+    )
+    if code:
+        sys.exit(code)
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -282,10 +297,11 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu or cuda (default: %(default)s)",
     )
-    arguments.add_argument(
-        "--output",
-        metavar="FOLDER",
-        default="output/benchmarks",
-        help=f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+    program.add_output(
+        arguments,
+        "FOLDER",
+        f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+        required=False,
+        default=Path("output/benchmarks"),
     )
     return arguments

@@ -82,6 +82,13 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
     )
     expected = Predictor.load(CONFIG, *SMALL, *weights)(photo)
     assert (np.asarray(Image.open(labels)) == expected.labels).mean() > 0.999
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "onnx_inference.py"), *argv[1:3], str(photo)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and f"OUTPUT {photo} is already there" in done.stderr
     assert Image.open(labels).getpalette()[:6] == expected.colors.ravel()[:6].tolist()
 
     # Of the training branch there is nothing: it is the graph of the plain model.
