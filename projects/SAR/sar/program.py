@@ -7,12 +7,11 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import InputError
-
-logger = logging.getLogger(__name__)
 
 _EXIT_CODES = """\
 exit codes:
@@ -109,17 +108,19 @@ def run(
         level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
         format="%(levelname)s: %(message)s",
     )
-    return exit_code(lambda: main(args), when_stopped)
+    return exit_code(lambda: main(args), when_stopped, with_traceback=args.verbose)
 
 
-def exit_code(main: Callable[[], int | None], when_stopped: str = "") -> int:
+def exit_code(
+    main: Callable[[], int | None], when_stopped: str = "", *, with_traceback: bool = False
+) -> int:
     """Return what `main` returns (None is 0); print errors and return 1, or 130 for Ctrl-C.
 
-    The errors are those of input, and of reading and writing files, the console included. The
-    traceback of the latter is in the log, at the level INFO.
+    The errors are those of input, and of reading and writing files, the console included.
 
     Args:
         when_stopped: how to go on after Ctrl-C.
+        with_traceback: also print where reading or writing failed.
     """
     try:
         code = main() or 0
@@ -129,7 +130,8 @@ def exit_code(main: Callable[[], int | None], when_stopped: str = "") -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        logger.info("The error was raised here:", exc_info=True)
+        if with_traceback:
+            traceback.print_exc()
         if error.filename is None:
             _drop_unwritten_output()
         print(f"error: {_described(error)}", file=sys.stderr)
