@@ -2,8 +2,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The last file that a set-up writes: without it, or when a pin has changed, .venv is made anew.
+# The last file that a set-up writes: without it, or when a pin has changed, .venv is made again.
 READY := $(VENV)/.ready
+# The first file that a set-up writes, with the folder of the project. Only a .venv with this file is
+# ever emptied, and the file stays meanwhile: a set-up that was killed goes on when make runs again.
+MARKER := $(VENV)/.made-by-detectron2-sar
 
 DEMO_CONFIG := configs/LongTailShapes/sar_sem_fpn_R_18.yaml
 DEMO := output/demo
@@ -50,19 +53,31 @@ format: $(READY) ## mend style and formatting
 .PHONY: setup
 setup: $(READY) ## make .venv with the pinned versions, as all targets above do when it is not there
 
-SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+# Prints the Python that an environment is made from: .venv's own may be the first on the PATH.
+SUPPORTED := import sys; print(getattr(sys, "_base_executable", "")); \
+	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 $(READY): requirements.lock requirements-sources.lock setup.cfg
-	@# An environment that somebody else made is not ours to replace.
-	@if [ -f $(VENV)/pyvenv.cfg ] && ! grep -q detectron2-sar $(VENV)/pyvenv.cfg; then \
+	@# A link may lead to the .venv of another copy of the project, which is not replaced either.
+	@if [ -f $(MARKER) ]; then \
+		owner=$$(cat $(MARKER)); [ ! -L $(VENV) ] || [ "$${owner:-$(CURDIR)}" = "$(CURDIR)" ]; \
+	elif [ -d $(VENV) ]; then \
+		[ -z "$$(ls -A $(VENV)/)" ]; \
+	else \
+		[ ! -e $(VENV) ] && [ ! -L $(VENV) ]; \
+	fi || { \
 		echo "$(VENV) was not made by this Makefile: rename or remove it, then run make again." >&2; \
 		exit 1; \
-	fi
+	}
 	@for python in python3.11 python3 python3.13 python3.12 python3.10; do \
-		if $$python -c '$(SUPPORTED)' 2>/dev/null; then \
+		if base=$$($$python -c '$(SUPPORTED)' 2>/dev/null); then \
 			echo "Setting up $(VENV) with $$python: once, some minutes, about 6 GB."; \
-			exec $$python -m venv --clear --prompt detectron2-sar $(VENV); \
+			mkdir -p $(VENV) && { [ -s $(MARKER) ] || echo "$(CURDIR)" > $(MARKER); } && \
+			rm -f $(READY) && \
+			find $(VENV)/ -mindepth 1 -maxdepth 1 ! -name $(notdir $(MARKER)) -exec rm -rf {} + && \
+			exec "$${base:-$$python}" -m venv --prompt detectron2-sar $(VENV); \
+			exit 1; \
 		fi; \
 	done; \
 	echo "No Python 3.10 to 3.13 found: install one so that python3 or python3.11 starts it." >&2; \

@@ -47,7 +47,10 @@ def main() -> None:
         "--processes", type=program.positive, default=1, metavar="N", help="of the training"
     )
     arguments.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="kept; default: a temporary folder"
+        "--output",
+        type=program.path,
+        metavar="FOLDER",
+        help="where a new folder with the runs is kept; default: a temporary folder",
     )
     arguments.add_argument(
         "--smallest",
@@ -60,7 +63,10 @@ def main() -> None:
         args.kills, args.iterations = 1, SMALLEST_ITERATIONS
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        sys.exit(drill(args, args.output))
+        # Its own, because each trial removes the run of the one before.
+        folder = tempfile.mkdtemp(prefix="fault_drill_", dir=args.output)
+        print(f"Kept: {folder}", file=sys.stderr)
+        sys.exit(drill(args, Path(folder)))
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(drill(args, Path(folder)))
 

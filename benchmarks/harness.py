@@ -38,6 +38,7 @@ import torch
 from tabulate import tabulate
 
 from sar import program
+from sar.outputs import Outputs
 
 RESULTS = "results.jsonl"
 # A reading of a shorter time would be one of the clock and of the calls' overhead.
@@ -212,17 +213,27 @@ def _cpu() -> str:
 
 
 def report(
-    measurements: Iterable[Measurement], output: str | os.PathLike, device: torch.device | str
+    measurements: Iterable[Measurement],
+    output: str | os.PathLike,
+    device: torch.device | str,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Prints a table for each subject, and adds a line a measurement to output/results.jsonl."""
+    """Prints a table for each subject, and adds a line a measurement to output/results.jsonl.
+
+    Raises:
+        InputError: the file cannot be written, or another program wrote it and not `overwrite`.
+    """
+    outputs = Outputs(output, overwrite=overwrite)
+    path = outputs.folder / RESULTS
+    outputs.check([path])
     measurements = list(measurements)
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     # What was written together is known by it; a later run replaces the whole.
     common = {"program": Path(sys.argv[0]).name, "run": uuid.uuid4().hex, **environment(device)}
-    with open(output / RESULTS, "a") as file:
-        for measurement in measurements:
-            file.write(json.dumps(common | asdict(measurement)) + "\n")
+    lines = [json.dumps(common | asdict(measurement)) + "\n" for measurement in measurements]
+    before = path.read_text() if path.exists() else ""
+    with outputs.writing(path) as temporary:
+        temporary.write_text(before + "".join(lines))
     print(f"{common['device']}, {common['threads']} thread(s); {common['versions']}\n")
     for subject in dict.fromkeys(measurement.subject for measurement in measurements):
         rows = [asdict(each) for each in measurements if each.subject == subject]
@@ -287,12 +298,17 @@ def main(
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     _is_smallest = args.smallest
-    report(measure(device), output_folder(args), device)
+    folder = output_folder(args)
+    code = program.exit_code(
+        lambda: report(measure(device), folder, device, overwrite=args.overwrite)
+    )
+    if code:
+        sys.exit(code)
 
 
 def output_folder(args: argparse.Namespace) -> Path:
     """Return where results go: those of --smallest are kept apart, since they measure nothing."""
-    return Path(args.output, "smallest") if args.smallest else Path(args.output)
+    return args.output / "smallest" if args.smallest else args.output
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -311,11 +327,12 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu or cuda (default: %(default)s)",
     )
-    arguments.add_argument(
-        "--output",
-        metavar="FOLDER",
-        default="output/benchmarks",
-        help=f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+    program.add_output(
+        arguments,
+        "FOLDER",
+        f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+        required=False,
+        default=Path("output/benchmarks"),
     )
     arguments.add_argument(
         "--smallest",

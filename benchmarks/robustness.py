@@ -9,6 +9,7 @@ of the good input, bit for bit, where the change is harmless), counts are those 
 and so on. A traceback, a signal, a hang, an executed exploit or changed input is a failure.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -23,7 +24,8 @@ from robustness.case import ACCEPTED, MUTATIONS, REFUSED, Case, Mutation
 from robustness.processes import import_all, run_program
 from tabulate import tabulate
 
-from sar.program import parser, positive
+from sar.outputs import Outputs
+from sar.program import add_output, exit_code, parser, positive
 
 EXAMPLES = """examples:
   python benchmarks/robustness.py --output output/robustness
@@ -43,17 +45,26 @@ def main(argv: list[str] | None = None) -> int:
         "--smallest", action="store_true", help="the first case only, to see that the program runs"
     )
     arguments.add_argument("--keep", action="store_true", help="keep the folders of failed cases")
-    arguments.add_argument(
-        "--output", type=Path, default=Path("output/robustness"), metavar="FOLDER",
-        help="where robustness.jsonl is written, a line a case (default: %(default)s)",
-    )  # fmt: skip
+    add_output(
+        arguments,
+        "FOLDER",
+        "where robustness.jsonl is written, a line a case (default: %(default)s)",
+        required=False,
+        default=Path("output/robustness"),
+    )
     args = arguments.parse_args(argv)
     import_all()
     cases = [case for case in all_cases() if args.only in case[0]][:: args.every]
     cases = cases[:1] if args.smallest else cases
     if not cases:
         arguments.error(f'no case has "{args.only}" in its name')
-    results = run_cases(cases, args.seed, args.output, keep=args.keep)
+    return exit_code(lambda: run(cases, args))
+
+
+def run(cases: list, args: argparse.Namespace) -> int:
+    """Runs the cases and prints the table; 1 if one failed."""
+    outputs = Outputs(args.output, overwrite=args.overwrite)
+    results = run_cases(cases, args.seed, outputs, keep=args.keep)
     print(table(results))
     print(f"seed {args.seed}; all cases: {args.output / 'robustness.jsonl'}")
     return int(any(result["verdict"] == "failed" for result in results))
@@ -73,14 +84,17 @@ def all_cases() -> list[tuple[str, str, Mutation]]:
     return cases
 
 
-def run_cases(cases: list, seed: int, output: Path, *, keep: bool = False) -> list[dict]:
+def run_cases(cases: list, seed: int, outputs: Outputs, *, keep: bool = False) -> list[dict]:
     """Runs the cases one after the other; the results, also as lines of robustness.jsonl."""
+    output = outputs.folder
+    path = output / "robustness.jsonl"
+    outputs.check([path])
     output.mkdir(parents=True, exist_ok=True)
     # Not a TemporaryDirectory: each fork would remove it when it ends.
     scratch = Path(tempfile.mkdtemp(dir=output)).resolve()
     results = []
     try:
-        with open(output / "robustness.jsonl", "w", encoding="utf-8") as file:
+        with outputs.writing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for result in _run_cases(cases, seed, scratch, output if keep else None):
                 results.append(result)
                 file.write(json.dumps(result) + "\n")
@@ -122,8 +136,7 @@ def _run_cases(cases: list, seed: int, scratch: Path, keep: Path | None) -> Iter
             "seconds": round(outcome.seconds, 2),
         }
         if keep and verdict == "failed":
-            kept = keep / name.replace("/", ".")
-            shutil.rmtree(kept, ignore_errors=True)
+            kept = tempfile.mkdtemp(prefix=f"{name.replace('/', '.')}_", dir=keep)
             case.folder.rename(kept)  # a copy could not be made of a pipe
         else:
             shutil.rmtree(case.folder)

@@ -7,6 +7,7 @@ results.jsonl to this machine's, and write the document with --no-run.
 The plots need matplotlib (pip install -e .[examples]).
 """
 
+import argparse
 import ast
 import json
 import re
@@ -19,7 +20,8 @@ import matplotlib
 from harness import RESULTS, number, output_folder, parser, table
 from tabulate import tabulate
 
-from sar.fileio import atomic_path, write_atomically
+from sar.outputs import Outputs
+from sar.program import exit_code
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments.add_argument(
         "--docs",
         metavar="FOLDER",
+        type=Path,
         default=FOLDER.parent / "docs",
         help="where the document is written (default: docs/; with --smallest, next to the results)",
     )
@@ -62,18 +65,36 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(args.programs) - set(PROGRAMS)
     if unknown:
         arguments.error(f"unknown {', '.join(sorted(unknown))}: known are {', '.join(PROGRAMS)}")
+    return exit_code(lambda: run(args, is_own=args.docs == arguments.get_default("docs")))
+
+
+def run(args: argparse.Namespace, *, is_own: bool) -> int:
+    """Runs the programs and writes the document; 1 if a program failed.
+
+    Args:
+        is_own: the document is that of this repository, which may always be written.
+
+    Raises:
+        InputError: the document or the results cannot be written.
+    """
+    output = output_folder(args)
+    results = output / RESULTS
+    docs = Outputs(output if args.smallest else args.docs, overwrite=args.overwrite or is_own)
+    docs.check([docs.folder / "benchmarks.md"])
     failed = []
     for name in () if args.no_run else args.programs or PROGRAMS:
         print(f"== {name}", flush=True)
         options = ["--threads", str(args.threads), "--device", args.device, "--output", args.output]
-        options += ["--smallest"] if args.smallest else []
+        options += ["--overwrite"] * args.overwrite + ["--smallest"] * args.smallest
         if subprocess.run([sys.executable, FOLDER / f"{name}.py", *options]).returncode != 0:
             failed.append(name)
-    output = output_folder(args)
-    results = output / RESULTS
     rows = newest(results.read_text().splitlines() if results.exists() else [])
-    write_atomically(results, "".join(json.dumps(row) + "\n" for row in rows))
-    write_document(rows, output if args.smallest else Path(args.docs))
+    if not args.no_run:
+        # The programs added lines meanwhile.
+        outputs = Outputs(output, overwrite=args.overwrite)
+        with outputs.writing(results) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_document(rows, docs)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -95,8 +116,8 @@ def run_key(row: dict) -> tuple:
     return row["device"], row["threads"], row["program"]
 
 
-def write_document(rows: list[dict], docs: Path) -> None:
-    """benchmarks.md, and a plot for each machine, in `docs`."""
+def write_document(rows: list[dict], docs: Outputs) -> None:
+    """benchmarks.md, and a plot for each machine."""
     parts = [INTRODUCTION]
     for (device, threads), of_machine in groupby(rows, lambda row: (row["device"], row["threads"])):
         of_machine = list(of_machine)
@@ -108,9 +129,10 @@ def write_document(rows: list[dict], docs: Path) -> None:
         series = growing(of_machine)
         if series:
             picture = f"benchmarks-{re.sub('[^a-z0-9]+', '-', title.lower())}.png"
-            plot_growth(series, docs / picture)
+            plot_growth(series, docs, docs.folder / picture)
             parts.append(growth_section(series, picture))
-    write_atomically(docs / "benchmarks.md", "\n".join(parts))
+    with docs.writing(docs.folder / "benchmarks.md") as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
 def program_section(program: str, threads: int, rows: list[dict]) -> str:
@@ -153,7 +175,7 @@ def growth_section(series: dict[tuple[str, str], list[dict]], picture: str) -> s
     )
 
 
-def plot_growth(series: dict[tuple[str, str], list[dict]], path: Path) -> None:
+def plot_growth(series: dict[tuple[str, str], list[dict]], docs: Outputs, path: Path) -> None:
     """A panel for each series: cost over size, each relative to its first point."""
     columns = 4
     rows = -(-len(series) // columns)
@@ -176,7 +198,7 @@ def plot_growth(series: dict[tuple[str, str], list[dict]], path: Path) -> None:
     axes[0, 0].set_ylabel("cost, relative to the first")
     axes[0, 0].legend()
     figure.tight_layout()
-    with atomic_path(path) as temporary:
+    with docs.writing(path) as temporary:
         figure.savefig(temporary, dpi=80)
     plt.close(figure)
 

@@ -29,7 +29,8 @@ from study.page import write_page
 from tqdm import tqdm
 
 from sar.errors import InputError
-from sar.program import exit_code, parser, positive
+from sar.outputs import Outputs
+from sar.program import add_output, exit_code, parser, positive
 
 EXAMPLES = """examples:
   python benchmarks/study.py
@@ -59,8 +60,12 @@ def main(argv: list[str] | None = None) -> int:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu or cuda (default: %(default)s)",
     )
-    arguments.add_argument(
-        "--output", type=Path, default=PROJECT / "output/study", metavar="FOLDER"
+    add_output(
+        arguments,
+        "FOLDER",
+        "default: output/study; --overwrite is about the page",
+        required=False,
+        default=PROJECT / "output/study",
     )
     arguments.add_argument(
         "--results", type=Path, default=PROJECT / "docs/results.jsonl", metavar="FILE"
@@ -75,6 +80,10 @@ def run(args: Namespace) -> int:
     Raises:
         InputError: a study's or the results file is wrong.
     """
+    # The page of this repository may always be written.
+    is_own = args.results.parent.resolve() == PROJECT / "docs"
+    docs = Outputs(args.results.parent, overwrite=args.overwrite or is_own)
+    docs.check([docs.folder / "results.md"])
     studies = [read_study(path) for path in args.studies or STUDIES]
     rows = read_results(args.results)
     num_failed = 0
@@ -84,7 +93,7 @@ def run(args: Namespace) -> int:
             failed = run_missing(study.cells(rows), rows, args, study.title)
         num_failed += failed
     shown = dict.fromkeys(path.resolve() for path in [*STUDIES, *args.studies])
-    write_page([read_study(path) for path in shown], rows, args.results.parent)
+    write_page([read_study(path) for path in shown], rows, docs)
     return 1 if num_failed else 0
 
 

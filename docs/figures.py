@@ -5,6 +5,7 @@ Both are toys of seconds on a CPU, from a fixed seed; they show what a loss does
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from matplotlib import pyplot as plt
 from torch import nn
 
+from sar import program
+from sar.outputs import Outputs
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer, simplex_etf
 
 SEED = 0
@@ -122,22 +125,37 @@ def draw_class_centres() -> plt.Figure:
 FIGURES = {"semantic_anchors": draw_semantic_anchors, "class_centres": draw_class_centres}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = Path(__file__).with_name("figures")
-    parser.add_argument("--output", type=Path, default=default, metavar="FOLDER")
+    program.add_output(parser, "FOLDER", "default: docs/figures", required=False, default=default)
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
+    # The figures in the folder of this program are its own, also in a new clone.
+    return program.exit_code(
+        lambda: write_figures(args.output, overwrite=args.overwrite or args.output == default)
+    )
+
+
+def write_figures(folder: Path, *, overwrite: bool) -> None:
+    """Draw and write all figures.
+
+    Raises:
+        InputError: one cannot be written.
+    """
+    outputs = Outputs(folder, overwrite=overwrite)
+    paths = {name: folder / f"{name}.svg" for name in FIGURES}
+    outputs.check(paths.values())
     matplotlib.use("agg")
     # The same file from the same numbers.
     with plt.rc_context({"svg.hashsalt": "sar", "font.size": 9, "axes.titlesize": 9}):
         for name, draw in FIGURES.items():
             figure = draw()
-            figure.savefig(args.output / f"{name}.svg", metadata={"Date": None})
+            with outputs.writing(paths[name]) as temporary:
+                figure.savefig(temporary, metadata={"Date": None})
             plt.close(figure)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

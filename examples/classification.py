@@ -32,6 +32,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from tqdm import tqdm
 
+from sar.program import exit_code
+
 NUM_CLASSES = 10
 TRAIN_COUNTS = np.geomspace(100, 2, NUM_CLASSES).round().astype(int).tolist()  # of each class
 NUM_TEST = 70  # of each class
@@ -172,8 +174,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Digits) -> Figure:
 def main(argv: list[str] | None = None) -> int:
     """Trains, prints the table and writes it and the picture; the exit code."""
     args = parse_args(argv, __doc__, "classification", seeds=5, steps=800)
-    compare(args, long_tailed_digits, run, draw)
-    return 0
+    return exit_code(lambda: compare(args, long_tailed_digits, run, draw))
 
 
 if __name__ == "__main__":

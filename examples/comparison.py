@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sar import program
-from sar.fileio import atomic_path, write_atomically
+from sar.outputs import Outputs
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 METHODS = ("plain", "SAR", "CeCo", "SAR + CeCo")
@@ -52,12 +52,12 @@ def parse_args(
         metavar="T",
         help=f"training steps of a run (default: {steps})",
     )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        type=Path,
+    program.add_output(
+        parser,
+        "FOLDER",
+        f"where {name}.md and {name}.png are written (default: output/examples)",
+        required=False,
         default=Path("output/examples"),
-        help=f"where {name}.md and {name}.png are written (default: output/examples)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="one seed and a quarter of the steps: a first look"
@@ -96,7 +96,13 @@ def compare(
         make_data: from a seed.
         run: one run, from method, seed, data, number of steps and the progress bar to update.
         draw: the picture, from the outcomes of each method and the data of the first seed.
+
+    Raises:
+        InputError: the table or the picture cannot be written.
     """
+    outputs = Outputs(args.output, overwrite=args.overwrite)
+    table_path, picture_path = (args.output / f"{args.name}.{end}" for end in ("md", "png"))
+    outputs.check([table_path, picture_path])
     torch.set_num_threads(1)  # the tensors are small: more threads get into each other's way
     start = time.perf_counter()
     outcomes = {method: [] for method in METHODS}
@@ -109,9 +115,9 @@ def compare(
     table = format_table(outcomes)
     seeds = f"mean ± standard deviation of {args.seeds} seeds" if args.seeds > 1 else "one seed"
     print(f"\nTest set, in percent, {seeds} ({time.perf_counter() - start:.0f} s):\n\n{table}\n")
-    table_path, picture_path = (args.output / f"{args.name}.{end}" for end in ("md", "png"))
-    write_atomically(table_path, table + "\n")
-    with atomic_path(picture_path) as temporary:
+    with outputs.writing(table_path) as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    with outputs.writing(picture_path) as temporary:
         draw(outcomes, make_data(0)).savefig(temporary, dpi=110)
     print(f"Written: {table_path}, {picture_path}")
 

@@ -1,10 +1,11 @@
 """Runs what tools/export.py wrote: ONNX Runtime, NumPy and Pillow, no PyTorch, no detectron2.
 
-usage: python examples/onnx_inference.py MODEL IMAGE OUTPUT
+usage: python examples/onnx_inference.py MODEL IMAGE OUTPUT   (OUTPUT: a new file)
 example: python examples/onnx_inference.py model.onnx street.jpg labels.png
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -15,6 +16,8 @@ if len(sys.argv) != 4:
     print(__doc__, file=sys.stderr)
     sys.exit(2)
 model_file, image_file, output_file = sys.argv[1:]
+if os.path.lexists(output_file):
+    sys.exit(f"error: OUTPUT {output_file} is already there: give the name of a new file")
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
 image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")

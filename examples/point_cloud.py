@@ -31,6 +31,8 @@ from matplotlib.lines import Line2D
 from torch import nn
 from tqdm import tqdm
 
+from sar.program import exit_code
+
 CLASSES = {
     "floor": "#d9cfbc",
     "wall": "#b3c3cf",
@@ -335,8 +337,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
 def main(argv: list[str] | None = None) -> int:
     """Trains, prints the table and writes it and the picture; the exit code."""
     args = parse_args(argv, __doc__, "point_cloud", seeds=3, steps=350)
-    compare(args, make_data, run, draw)
-    return 0
+    return exit_code(lambda: compare(args, make_data, run, draw))
 
 
 if __name__ == "__main__":

@@ -283,6 +283,21 @@ def test_a_broken_link_is_found(tmp_path):
     assert "nowhere.md" in result.stderr and "no-heading" in result.stderr
 
 
+def test_figures_do_not_replace_a_file_of_the_user(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "class_centres.svg"
+    path.write_text("the user's")
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "figures.py"), "--output", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "projects" / "SAR")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "add --overwrite" in done.stderr
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["the user's"]
+
+
 @pytest.mark.slow
 def test_figures_are_drawn_from_the_package(tmp_path):
     pytest.importorskip("matplotlib", reason="needs pip install -e .[docs]")

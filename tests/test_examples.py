@@ -62,7 +62,7 @@ def test_example_learns_with_every_method(name, smaller, steps, floor, columns, 
     arguments = ["--quick", "--steps", str(steps), "--output", str(tmp_path / "output")]
     result = run(f"import {name} as example\n{smaller}\nsys.exit(example.main({arguments}))")
     assert result.returncode == 0, result.stderr
-    written = {path.name for path in (tmp_path / "output").iterdir()}
+    written = {path.name for path in (tmp_path / "output").glob("[!.]*")}
     assert written == {f"{name}.md", f"{name}.png"}
     table = read_table(tmp_path / "output" / f"{name}.md")
     assert list(table) == METHODS
@@ -76,6 +76,16 @@ def test_example_learns_with_every_method(name, smaller, steps, floor, columns, 
     with Image.open(tmp_path / "output" / f"{name}.png") as picture:
         picture.load()
         assert picture.width > 1000 and len(picture.convert("RGB").getcolors(2**24)) > 20
+
+
+@pytest.mark.parametrize("name", ["classification", "point_cloud"])
+def test_a_file_of_the_user_is_refused_before_the_training(name, tmp_path):
+    path = tmp_path / f"{name}.md"
+    path.write_text("the user's")
+    result = run(f"import {name} as it; sys.exit(it.main(['--output', {str(tmp_path)!r}]))")
+    assert result.returncode == 1
+    assert f"{path}. Choose another --output, or add --overwrite" in result.stderr
+    assert path.read_text() == "the user's"
 
 
 def test_impossible_options_are_refused():

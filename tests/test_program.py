@@ -95,14 +95,36 @@ def test_numbers_that_are_none(word):
         program.positive("0")
 
 
-def test_what_cannot_be_written(tmp_path):
-    path = tmp_path / "file" / "a.png"
-    path.parent.write_text("")
-    with pytest.raises(InputError, match="a.png cannot be written .*choose another --output"):
-        with program.writing(path):
-            path.write_text("")
-    with pytest.raises(ZeroDivisionError), program.writing(path):
-        fail(ZeroDivisionError)
+def test_files_that_cannot_be_read_or_written_have_no_traceback(tmp_path, capsys):
+    path = tmp_path / "nowhere" / "a.png"
+    assert program.run(lambda args: path.read_text(), arguments()) == 1
+    reason = "cannot be read or written (No such file or directory)"
+    assert capsys.readouterr() == ("", f"error: {path} {reason}\n")
+    assert program.run(lambda args: path.read_text(), arguments("--verbose")) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert program.run(lambda args: fail(OSError("encoder error")), arguments()) == 1
+    assert capsys.readouterr().err == "error: encoder error\n"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+@pytest.mark.parametrize("ends", ["| true", "> /dev/full"])
+def test_a_console_that_takes_no_more(lines, ends):
+    code = f"import time; from sar import program; time.sleep(0.5 * ({lines} == 1)); "
+    code += f"raise SystemExit(program.exit_code(lambda: print(('x' * 100 + chr(10)) * {lines})))"
+    shell = f'set -o pipefail; "{sys.executable}" -c "{code}" {ends}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("error: [Errno ")
+
+
+def test_output_and_overwrite(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = program.parser("Does it.", "")
+    program.add_output(parser, "FILE", "the page")
+    args = parser.parse_args(["--output=~/page.html"])
+    assert (str(args.output), args.overwrite) == ("/home/me/page.html", False)
+    assert parser.parse_args(["--output", "x", "--overwrite"]).overwrite
 
 
 def test_it_needs_neither_pytorch_nor_detectron2():

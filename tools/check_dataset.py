@@ -22,11 +22,12 @@ from sar import program
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.labels import read_image, read_label
+from sar.data.locations import folders_of_data_set, folders_of_tree
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
-from sar.fileio import atomic_path
 from sar.output_dir import CLASS_FREQUENCY
+from sar.outputs import Outputs, collected
 from sar.visualization import class_colors
 from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
 
@@ -48,10 +49,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="a folder with images/{train,val}, labels/{train,val} and classes.txt: all splits",
     )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        help="where class_frequency.json and pictures go (default: output/NAME of the data set)",
+    program.add_output(
+        parser,
+        "FOLDER",
+        "where class_frequency.json and pictures go (default: output/NAME of the data set)",
+        required=False,
     )
     parser.add_argument("--pictures", action="store_true", help="also draw classes and samples")
     return program.run(check_all, parser.parse_args(argv))
@@ -71,9 +73,12 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
     Returns:
         what is wrong with it.
     """
-    folder = Path(args.output or f"output/{name}")
+    folder = args.output or Path("output", name)
     try:
         dicts = load_dataset(name)
+        data = folders_of_tree(args.folder) if args.folder else folders_of_data_set(name)
+        outputs = Outputs(folder, overwrite=args.overwrite, data=data)
+        outputs.check(planned_files(name, folder, args))
         metadata = MetadataCatalog.get(name)
         if metadata.get("stuff_classes") is None:
             raise InputError(
@@ -92,13 +97,13 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         elif scan.problems:
             print(scan.describe_problems())
         if args.pictures:
-            draw(name, dicts, metadata, scan, folder, quiet=args.quiet)
+            draw(name, dicts, metadata, scan, outputs, quiet=args.quiet)
         if scan.problems:
             raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
             path = folder / CLASS_FREQUENCY
-            with program.writing(path):
-                scan.frequency.save(path)
+            with outputs.writing(path) as temporary:
+                scan.frequency.save(temporary)
             if not args.quiet:
                 print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
     except InputError as error:
@@ -111,7 +116,7 @@ def draw(
     dicts: list[dict],
     metadata: Metadata,
     scan: DatasetScan,
-    folder: Path,
+    outputs: Outputs,
     *,
     quiet: bool,
 ) -> None:
@@ -123,7 +128,7 @@ def draw(
     if not any(scan.frequency.pixels):
         return
     pictures = {
-        folder / f"{name}_classes.png": plot_class_frequency(
+        outputs.folder / f"{name}_classes.png": plot_class_frequency(
             scan.frequency, with_groups=is_training_set(name)
         )
     }
@@ -137,14 +142,24 @@ def draw(
         for record in (sound[i] for i in chosen):
             image, label = record["file_name"], record["sem_seg_file_name"]
             samples.append((Path(image).name, read_image(image), read_label(label)))
-        pictures[folder / f"{name}_samples.jpg"] = contact_sheet(
+        pictures[outputs.folder / f"{name}_samples.jpg"] = contact_sheet(
             samples, metadata.stuff_classes, class_colors(metadata)
         )
+    errors: list[InputError] = []
     for path, picture in pictures.items():
-        with program.writing(path), atomic_path(path) as temporary:
+        with collected(errors), outputs.writing(path) as temporary:
             picture.save(temporary)
-        if not quiet:
+        if not errors and not quiet:
             print(f"Written: {path}")
+    if errors:
+        raise InputError("\n".join(map(str, errors)))
+
+
+def planned_files(name: str, folder: Path, args: argparse.Namespace) -> list[Path]:
+    """Return the files that may be written for a data set."""
+    names = [CLASS_FREQUENCY] if is_training_set(name) else []
+    names += [f"{name}_classes.png", f"{name}_samples.jpg"] if args.pictures else []
+    return [folder / file for file in names]
 
 
 def is_training_set(name: str) -> bool:

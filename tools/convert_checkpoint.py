@@ -25,10 +25,11 @@ import torch
 
 from sar import program
 from sar.config import load_config
+from sar.data.locations import folders_of_config
 from sar.engine.checks import check_model
 from sar.errors import InputError, listed
-from sar.fileio import atomic_path
 from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
+from sar.outputs import Outputs
 
 from detectron2.config import CfgNode
 
@@ -50,12 +51,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+    program.add_output(parser, "FILE", "the file to write")
     return program.run(convert, parser.parse_args(argv))
 
 
 def convert(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
+    outputs = Outputs.of_file(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[args.config_file, args.input],
+        data=folders_of_config(cfg),
+    )
     state, left = read(args.input)
     state |= left.pop("unused", {})  # what the way here left out comes home
     model = model_state(cfg)
@@ -72,10 +79,10 @@ def convert(args: argparse.Namespace) -> None:
     if conversion.unused:
         content["unused"] = conversion.unused
     try:
-        with atomic_path(args.output) as temporary:
+        with outputs.writing(args.output) as temporary:
             torch.save(content, temporary)
-    except (OSError, RuntimeError) as error:  # torch puts the latter in the place of the former
-        raise InputError(f"--output {args.output} cannot be written: {error}") from error
+    except RuntimeError as error:  # torch raises it where Python raises an OSError
+        raise InputError(f"{args.output} cannot be written ({error}): make room") from error
     if not args.quiet:
         report(conversion, sorted(left), in_full=args.verbose)
     if args.source:

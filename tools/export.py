@@ -32,10 +32,11 @@ from torch.export import ExportedProgram
 
 from sar import program
 from sar.config import load_config
+from sar.data.locations import folders_of_config
 from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
-from sar.fileio import atomic_path
 from sar.modeling.export import SegmentationGraph, check_exportable, trace
+from sar.outputs import Outputs
 
 EXAMPLES = """example:
   python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
@@ -53,9 +54,9 @@ Run = Callable[[np.ndarray], np.ndarray]
 def main(argv: list[str] | None = None) -> int:
     parser = program.parser(__doc__, EXAMPLES)
     program.add_config(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="NAME.onnx or NAME.pt2")
+    program.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
     args = parser.parse_args(argv)
-    if Path(args.output).suffix not in (".onnx", ".pt2"):
+    if args.output.suffix not in (".onnx", ".pt2"):
         parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
     return program.run(export_and_report, args)
 
@@ -66,7 +67,7 @@ def export_and_report(args: argparse.Namespace) -> None:
         logging.getLogger("torch").setLevel("ERROR")
     rows = export(args)
     if not args.quiet:
-        size = Path(args.output).stat().st_size / 2**20
+        size = args.output.stat().st_size / 2**20
         print(tabulate(rows, "keys", tablefmt="pipe"))
         print(f"Written: {args.output}, {size:.1f} MiB")
 
@@ -76,13 +77,19 @@ def export(args: argparse.Namespace) -> list[dict]:
 
     Raises:
         InputError: a config that is wrong or cannot be exported; a package that is missing; what
-            was exported is not the model. The file is not there then.
+            was exported is not the model. The file is not there then. Or as `Outputs.check`.
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = "cpu"
     check_exportable(cfg)
+    outputs = Outputs.of_file(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[args.config_file, cfg.MODEL.WEIGHTS],
+        data=folders_of_config(cfg),
+    )
     write, load = (
-        (write_onnx, load_onnx) if args.output.endswith(".onnx") else (write_pt2, load_pt2)
+        (write_onnx, load_onnx) if args.output.suffix == ".onnx" else (write_pt2, load_pt2)
     )
     model, class_names, colors = load_for_inference(cfg)
     description = {
@@ -93,7 +100,7 @@ def export(args: argparse.Namespace) -> list[dict]:
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
     }
     traced = trace(SegmentationGraph(model))
-    with program.writing(args.output), atomic_path(args.output) as temporary:
+    with outputs.writing(args.output) as temporary:
         write(traced, temporary, {key: json.dumps(x) for key, x in description.items()})
         return compare(model, load(temporary))
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Predicts images: pictures with a legend, label maps and, if asked for, maps of confidence.
 
-An input is a file, a folder (with its sub-folders) or a quoted pattern. For each image there are,
+An input is a file, a folder (with its sub-folders, also those that are links; hidden folders,
+@eaDir and __MACOSX are skipped) or a quoted pattern. For each image there are,
 in the output folder,
 
   overlays/NAME.jpg      the image under the colours of its classes
@@ -15,10 +16,10 @@ of a folder, the images alone are taken. Of one that breaks off, the frames befo
 
 NAME is the file's path below what all inputs have in common, without its suffix, unless two would
 share results then. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
-threads; one that cannot be read is named, and the others are predicted. TEST.MODE, TEST.AUG and
-INPUT.MIN_SIZE_TEST say how the model sees an image. The names of the classes are those of the data
-set in the config (of DATASETS.FOLDER, classes.txt is enough) or, where it is not there, of
-class_frequency.json beside MODEL.WEIGHTS.
+threads; one that cannot be read or written is named, and the others are predicted. TEST.MODE,
+TEST.AUG and INPUT.MIN_SIZE_TEST say how the model sees an image. The names of the classes are those
+of the data set in the config (of DATASETS.FOLDER, classes.txt is enough) or, where it is not there,
+of class_frequency.json beside MODEL.WEIGHTS.
 """
 
 import argparse
@@ -26,14 +27,16 @@ import glob
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from sar import program
+from sar.config import load_config
 from sar.data.datasets.folder import IMAGE_SUFFIXES
+from sar.data.locations import folders_of_config
 from sar.data.video import (
     Frame,
     import_av,
@@ -44,7 +47,8 @@ from sar.data.video import (
 )
 from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError
-from sar.fileio import atomic_path, names_below_common_folder
+from sar.fileio import names_below_common_folder
+from sar.outputs import Outputs, collected
 from sar.threads import map_ahead
 
 EXAMPLES = """examples:
@@ -54,6 +58,8 @@ EXAMPLES = """examples:
       --confidence MODEL.WEIGHTS W TEST.MODE slide
   python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
 """
+# Folders that network storage and macOS leave among a user's files.
+SYSTEM_FOLDERS = {"@eaDir", "__MACOSX"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
     )
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where results go")
+    program.add_output(parser, "FOLDER", "where results go")
     parser.add_argument("--confidence", action="store_true", help="also write confidence/")
     parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
     return program.run(predict, parser.parse_args(argv))
@@ -79,12 +85,20 @@ def predict(args: argparse.Namespace) -> None:
     names = dict(zip(files, output_names(files), strict=True))
     videos = {path: name for path, name in names.items() if is_video(path)}
     images = {path: name for path, name in names.items() if path not in videos}
+    cfg = load_config(args.config_file, args.opts)
+    outputs = Outputs(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files],
+        data=folders_of_config(cfg),
+    )
+    outputs.check(planned_files(images.values(), videos.values(), args))
     if videos:
         import_av()
     predictor = Predictor.load(args.config_file, *args.opts)
-    num_done, errors = predict_images(predictor, images, args)
+    num_done, errors = predict_images(predictor, images, outputs, args)
     for path, name in videos.items():
-        num_frames, error = predict_video(predictor, path, name, args)
+        num_frames, error = predict_video(predictor, path, name, outputs, args)
         num_done += num_frames
         if error:
             say(error)
@@ -92,8 +106,30 @@ def predict(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(f"{num_done} predictions in {args.output}")
     if errors:
-        what = "files not predicted, or not to the end" if videos else "images not predicted"
+        what = (
+            "files not predicted, or not to the end"
+            if videos
+            else "images not predicted or written"
+        )
         raise InputError(f"{len(errors)} of {len(files)} {what}")
+
+
+def planned_files(
+    images: Iterable[str], videos: Iterable[str], args: argparse.Namespace
+) -> list[Path]:
+    """Return the files that will be written, from the names of the results.
+
+    The frames of a video are not counted yet: of its folders, all PNG files are returned.
+    """
+    kinds = ["labels", *(["confidence"] if args.confidence else [])]
+    files = [args.output / kind / f"{name}.png" for kind in kinds for name in images]
+    for kind in kinds:
+        for name in videos:
+            files += (args.output / kind / name).glob("*.png")
+    if not args.no_overlays:
+        files += [args.output / "overlays" / f"{name}.jpg" for name in images]
+        files += [args.output / "overlays" / f"{name}.mp4" for name in videos]
+    return files
 
 
 def say(error: InputError) -> None:
@@ -101,7 +137,7 @@ def say(error: InputError) -> None:
 
 
 def predict_images(
-    predictor: Predictor, names: dict[str, str], args: argparse.Namespace
+    predictor: Predictor, names: dict[str, str], outputs: Outputs, args: argparse.Namespace
 ) -> tuple[int, list[InputError]]:
     """Predicts and writes images, given with the names of their results.
 
@@ -109,15 +145,17 @@ def predict_images(
         how many, and what is wrong with the others, which was said.
 
     Raises:
-        InputError: results cannot be written.
+        DiskFullError: there is no room for the results.
     """
 
     def write(name_and_prediction: tuple[str, Prediction | InputError]) -> InputError | None:
         name, prediction = name_and_prediction
         if isinstance(prediction, InputError):
             return prediction
-        save(prediction, Path(args.output), name, with_overlay=not args.no_overlays)
-        return None
+        errors: list[InputError] = []
+        with collected(errors):
+            save(prediction, outputs, name, with_overlay=not args.no_overlays)
+        return errors[0] if errors else None
 
     predictions = predictor.predict_all(names, with_confidence=args.confidence)
     results = map_ahead(write, zip(names.values(), predictions, strict=True), predictor.num_threads)
@@ -133,15 +171,15 @@ def predict_images(
 
 
 def predict_video(
-    predictor: Predictor, path: str, name: str, args: argparse.Namespace
+    predictor: Predictor, path: str, name: str, outputs: Outputs, args: argparse.Namespace
 ) -> tuple[int, InputError | None]:
-    """Predicts and writes a video's frames up to the first that cannot be.
+    """Predicts and writes a video's frames up to the first that cannot be predicted or written.
 
     Returns:
         how many, and what is wrong with the next.
 
     Raises:
-        InputError: results cannot be written.
+        DiskFullError: there is no room for the results.
     """
     time_stamps, errors = deque(), []
 
@@ -160,7 +198,7 @@ def predict_video(
 
     def write(frame: tuple[int, int, Prediction]) -> tuple[Image.Image | None, int]:
         number, time_stamp, prediction = frame
-        save(prediction, Path(args.output), f"{name}/{number:06d}", with_overlay=False)
+        save(prediction, outputs, f"{name}/{number:06d}", with_overlay=False)
         # In every frame the same classes, or the legend's height would change.
         overlay = None if args.no_overlays else prediction.overlay(all_classes=True)
         return overlay, time_stamp
@@ -171,18 +209,22 @@ def predict_video(
         return 0, error
     steps = map_ahead(write, until_error(), predictor.num_threads)
     if not args.no_overlays:
-        steps = write_video(Path(args.output, "overlays", f"{name}.mp4"), header, steps)
-    progress = tqdm(steps, total=header.num_frames, desc=name, unit="frame", disable=args.quiet)
-    num_frames = sum(1 for _ in progress)
+        overlays = outputs.folder / "overlays" / f"{name}.mp4"
+        steps = write_video(overlays, header, steps, writing=outputs.writing)
+    num_frames = 0
+    with collected(errors):
+        for _ in tqdm(steps, total=header.num_frames, desc=name, unit="frame", disable=args.quiet):
+            num_frames += 1
     return num_frames, errors[0] if errors else None
 
 
-def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool) -> None:
+def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: bool) -> None:
     """Writes what is asked for of one image.
 
     Raises:
         InputError: it cannot be written.
     """
+    folder = outputs.folder
     pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
     if with_overlay:
         # Full resolution for the colours too, or letters of the legend have fringes.
@@ -191,26 +233,33 @@ def save(prediction: Prediction, folder: Path, name: str, *, with_overlay: bool)
     if prediction.confidence is not None:
         pictures[folder / "confidence" / f"{name}.png"] = (prediction.confidence_image(), {})
     for path, (picture, options) in pictures.items():
-        with program.writing(path), atomic_path(path, sync=False) as temporary:
+        with outputs.writing(path, sync=False) as temporary:
             picture.save(temporary, **options)
 
 
-def find_files(inputs: Sequence[str], output: str) -> list[str]:
+def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
     """Absolute paths of the images and videos, each once. What lies in the output folder is no
     input of a folder or pattern around it.
 
     Raises:
-        InputError: an input that is not there, or holds none.
+        InputError: an input that is not there, or holds none; a folder that cannot be read.
     """
     found: dict[str, None] = {}
-    for word in inputs:
+    for word in map(os.path.expanduser, inputs):
         if os.path.isfile(word):
             files = [word]
         elif os.path.isdir(word):
+            if os.path.realpath(word) == os.path.realpath(output):
+                raise InputError(f"--input {word} is also --output: choose another --output")
             files = [path for path in walk(word) if not is_below(path, output)]
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
-            files = [path for path in files if not is_below(path, output)]
+            skipped = SYSTEM_FOLDERS - set(Path(word).parts)
+            files = [
+                path
+                for path in files
+                if not is_below(path, output) and not skipped & set(Path(path).parts)
+            ]
             if not files and not glob.has_magic(word):
                 is_key = "." in word and word.replace(".", "").replace("_", "").isupper()
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
@@ -225,16 +274,44 @@ def find_files(inputs: Sequence[str], output: str) -> list[str]:
 
 
 def walk(folder: str) -> list[str]:
-    """Images in a folder and below, sorted; hidden files are the systems' own."""
-    return sorted(
-        os.path.join(directory, name)
-        for directory, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-    )
+    """Images in a folder and below, sorted; links are followed, but not in circles.
+
+    Hidden files and folders are skipped, and those that systems leave among a user's files.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(
+            f"--input {folder}: the folder {error.filename} cannot be read ({error.strerror}): "
+            "get the right to read it, or leave it out"
+        ) from error
+
+    found = []
+    for directory, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = [
+            name
+            for name in folders
+            if not (name.startswith(".") or name in SYSTEM_FOLDERS)
+            and not leads_back(os.path.join(directory, name), folder)
+        ]
+        found += [
+            os.path.join(directory, name)
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
 
 
-def is_below(path: str, folder: str) -> bool:
+def leads_back(folder: str, start: str) -> bool:
+    """Whether the way from `start` to a folder has already passed that folder or one inside it."""
+    target = os.path.realpath(folder)
+    way = Path(folder).parents[: len(Path(folder).parts) - len(Path(start).parts)]
+    return any(Path(os.path.realpath(passed)).is_relative_to(target) for passed in way)
+
+
+def is_below(path: str, folder: str | os.PathLike) -> bool:
     return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
@@ -250,7 +327,7 @@ def output_names(files: Sequence[str]) -> list[str]:
     return stems if len(set(stems)) == len(stems) and not videos & folders else paths
 
 
-def check_keeps_inputs(files: Sequence[str], output: str) -> None:
+def check_keeps_inputs(files: Sequence[str], output: str | os.PathLike) -> None:
     """Raises InputError where a file to predict lies where results are written."""
     for path in files:
         if is_below(path, output):

@@ -15,9 +15,11 @@ A second run writes only what is missing.
 """  # noqa: E501
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +99,7 @@ def settle_classes(
     """The classes: those of an earlier run, those given, or those found in both splits."""
     path = output / CLASS_FILE
     given_classes = read_classes(given, REMEDY, num_classes) if given else None
-    if path.exists():
+    if os.path.lexists(path):
         classes = read_classes(path, REMEDY, num_classes)
         if given_classes and list(given_classes.items()) != list(classes.items()):
             raise InputError(
@@ -105,8 +107,7 @@ def settle_classes(
                 f"{output}, or leave out --classes."
             )
         return classes
-    classes = given_classes or find_classes(output / "found", images, threads, quiet=quiet)
-    shutil.rmtree(output / "found", ignore_errors=True)
+    classes = given_classes or find_classes(output / ".found", images, threads, quiet=quiet)
     if len(classes) != num_classes:
         raise InputError(
             f"{len(classes)} classes have pixels both in training and in validation images, and "
@@ -120,8 +121,13 @@ def settle_classes(
 def find_classes(
     folder: Path, images: Mapping[str, list[Path]], threads: int, *, quiet: bool
 ) -> dict[int, str]:
-    """The name of every index that has pixels in both splits, in the order of the indices."""
+    """The name of every index that has pixels in both splits, in the order of the indices.
+
+    Args:
+        folder: where the findings are kept until all images were looked through.
+    """
     found: dict[str, dict[int, str]] = {}
+    files = []
     for split, paths in images.items():
         chunks = {
             folder / f"{split}_{start:05d}.json": paths[start : start + _CHUNK]
@@ -136,7 +142,12 @@ def find_classes(
         )
         found[split] = {}
         for chunk in chunks:
-            found[split].update({int(i): n for i, n in json.loads(chunk.read_text()).items()})
+            found[split].update(read_found(chunk))
+        files += chunks
+    for file in files:
+        file.unlink()
+    with suppress(OSError):  # it holds other files: they stay
+        folder.rmdir()
     return {i: found["train"][i] for i in sorted(found["train"].keys() & found["val"].keys())}
 
 
@@ -161,6 +172,17 @@ def write_found(images: list[Path], target: Path) -> None:
     write_atomically(target, json.dumps(found))
 
 
+def read_found(path: Path) -> dict[int, str]:
+    """What `write_found` wrote."""
+    try:
+        return {int(index): str(name) for index, name in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read, or this program did not write it ({error!r}): move it away, "
+            "and run it again."
+        ) from error
+
+
 def read_indices(path: Path) -> np.ndarray:
     """ADE20K's indices, (H, W) uint16; 0 is unlabelled. Red holds tens of 256, green the rest."""
     with opened(path, "label") as image:
@@ -169,7 +191,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 
 def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
-    """Writes the image and, last, the label `target`, both of the same size."""
+    """Writes the image, unless it is there, and then the label `target`, of the same size."""
     label = Image.fromarray(new_ids[read_indices(_seg_file(source))])
     to = target.parents[2] / "images" / target.parent.name / source.name
     with opened(source, "image") as file:
@@ -181,11 +203,19 @@ def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
     scale = min(1.0, SHORT_SIDE / min(width, height))
     size = (round(width * scale), round(height * scale))
     # The labels lie on the pixels as stored: an orientation in the EXIF data must not stay.
-    with atomic_path(to) as temporary:
-        if size == image.size and is_upright:
-            shutil.copyfile(source, temporary)
-        else:
-            image.resize(size, Image.Resampling.BILINEAR).save(temporary, quality=95)
+    if os.path.lexists(to):  # a program that was stopped wrote it, or the user did
+        with opened(to, "image") as there:
+            if there.size != size:
+                raise InputError(
+                    f"{to} is already there, but is {there.size} and not {size}: move it away, "
+                    "and run it again."
+                )
+    else:
+        with atomic_path(to) as temporary:
+            if size == image.size and is_upright:
+                shutil.copyfile(source, temporary)
+            else:
+                image.resize(size, Image.Resampling.BILINEAR).save(temporary, quality=95)
     prepare.write_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), target)
 
 

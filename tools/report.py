@@ -6,6 +6,9 @@ pattern. A RUN that as a whole is a folder or matches some, as 'lr=*' does lr=0.
 of one NAME are those of one method with other seeds: the page has their mean and spread. Without
 NAME it is the folder's own name. Differences are to the method named first.
 
+First comes how the runs were trained: the settings that differ, from their config.yaml, and a note
+if the comparison is not fair, because length, batch size, data, input, schedule or weights differ.
+
 The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
 else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of
 its class centres, a map of its embeddings (PCA; t-SNE where scikit-learn is installed), and the
@@ -14,15 +17,17 @@ has the rest.
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from sar import program
-from sar.fileio import write_atomically
+from sar.outputs import Outputs
 from sar.report import Run, compare, find_runs, render
 
+logger = logging.getLogger("report")
 EXAMPLES = """examples:
   python tools/report.py output/CamVid/baseline_sem_fpn_R_18 output/CamVid/sar_sem_fpn_R_18 \\
       --output report.html
@@ -34,7 +39,7 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> int:
     parser = program.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the page, NAME.html")
+    program.add_output(parser, "FILE", "the page, NAME.html")
     parser.add_argument(
         "--images",
         type=program.count,
@@ -50,9 +55,17 @@ def write_page(args: argparse.Namespace) -> None:
         return tqdm(batches, f"Looking at {run.folder.name}", unit="image", disable=args.quiet)
 
     runs = find_runs(args.runs)
+    outputs = Outputs.of_file(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[path for run in runs for path in run.files()],
+    )
     content = compare(runs, num_images=args.images, show_progress=show_progress)
-    with program.writing(args.output):
-        write_atomically(args.output, render(content))
+    for text in filter(None, (content["settings"]["unfair"], content["warning"])):
+        logger.warning(text)
+    page = render(content)
+    with outputs.writing(args.output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     if not args.quiet:
         print(f"Comparison of {len(runs)} runs in {args.output}")
 

@@ -2,8 +2,8 @@
 """Draws image, truth and prediction of every image of a config's test set."""
 
 import argparse
+import os
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -13,10 +13,13 @@ from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.labels import read_image, read_label
+from sar.data.locations import folders_of_config
 from sar.engine import Trainer, complete_config
+from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
-from sar.fileio import atomic_path, names_below_common_folder
+from sar.fileio import names_below_common_folder
 from sar.modeling.inference import inference_model
+from sar.outputs import Outputs, collected
 from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
@@ -30,7 +33,7 @@ EXAMPLES = """example:
 def main(argv: list[str] | None = None) -> int:
     parser = program.parser(__doc__, EXAMPLES)
     program.add_config(parser)
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where pictures go")
+    program.add_output(parser, "FOLDER", "where pictures go")
     parser.add_argument(
         "--images", type=program.positive, metavar="N", help="draw the first N only (all)"
     )
@@ -38,20 +41,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(args: argparse.Namespace) -> None:
+    """Draw all pictures.
+
+    Raises:
+        InputError: anything wrong; if pictures cannot be written, once the others are done.
+    """
     cfg = load_config(args.config_file, args.opts)
     run = argparse.Namespace(eval_only=True, num_gpus=None, num_machines=1)
     complete_config(cfg, run)
     name = cfg.DATASETS.TEST[0]
+    dicts = load_dataset(name)[: args.images]
+    files = [record["file_name"] for record in dicts]
+    paths = [args.output / f"{stem}.png" for stem in stems(files)]
+    outputs = Outputs(
+        args.output,
+        overwrite=args.overwrite,
+        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files],
+        data=folders_of_config(cfg),
+    )
+    outputs.check(paths)
     metadata = MetadataCatalog.get(name)
     colors = class_colors(metadata)
     model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
-    dicts = load_dataset(name)[: args.images]
     batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
-    names = names_below_common_folder([record["file_name"] for record in dicts])
     progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)
+    errors: list[InputError] = []
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
-        for (sample,), name in zip(bar, names, strict=True):
+        for (sample,), path in zip(bar, paths, strict=True):
             scores = model([sample])[0]["sem_seg"]
             picture = side_by_side(
                 read_image(sample["file_name"]),
@@ -60,11 +77,24 @@ def draw(args: argparse.Namespace) -> None:
                 metadata.stuff_classes,
                 colors,
             )
-            path = Path(args.output, name).with_suffix(".png")
-            with program.writing(path), atomic_path(path) as temporary:
+            with collected(errors), outputs.writing(path) as temporary:
                 picture.save(temporary)
+    if errors:
+        raise InputError(
+            "\n".join([*map(str, errors), f"{len(errors)} of {len(dicts)} pictures not written"])
+        )
     if not args.quiet:
         print(f"{len(dicts)} pictures in {args.output}")
+
+
+def stems(files: list[str]) -> list[str]:
+    """Return a name for each file's picture: its path below their common folder, without suffix.
+
+    The suffix stays where two names would be the same without it.
+    """
+    names = names_below_common_folder(files)
+    shortened = [os.path.splitext(name)[0] for name in names]
+    return shortened if len(set(shortened)) == len(names) else names
 
 
 if __name__ == "__main__":

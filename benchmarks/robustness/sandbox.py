@@ -12,6 +12,7 @@ from PIL import Image
 
 from sar.config import load_config
 from sar.modeling.convert import LAYOUTS, to_theirs
+from sar.outputs import JOURNAL
 
 from detectron2.modeling import build_model
 
@@ -176,9 +177,9 @@ def read_metrics(output: Path) -> list[dict]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file under a folder, by its path in it."""
+    """SHA-256 of each file under a folder, by its path in it; journals of outputs do not count."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != JOURNAL
     }

@@ -50,10 +50,12 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
     environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
     if gpu:
         environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
+    log = folder / "console.txt"
+    if folder.exists() and any(folder.iterdir()) and not log.is_file():
+        raise InputError(f"{folder} is not the folder of a training of a study: move it away")
     # A training that was stopped is not resumed: what it costs is measured too.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    log = folder / "console.txt"
     commit = _commit()  # what is trained is of now
     start = time.perf_counter()
     with open(log, "wb") as console:

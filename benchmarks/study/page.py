@@ -8,14 +8,13 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from sar.fileio import atomic_path, write_atomically
+from sar.outputs import Outputs
 
 from .matrix import Settings, Study
 
@@ -64,8 +63,8 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     return Difference(mean, mean - half, mean + half)
 
 
-def write_page(studies: Sequence[Study], rows: Rows, docs: Path) -> None:
-    """results.md and its figures in `docs`.
+def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
+    """results.md and its figures.
 
     A study is there once all its methods are trained, an ablation once it is with every seed.
     """
@@ -74,13 +73,14 @@ def write_page(studies: Sequence[Study], rows: Rows, docs: Path) -> None:
         if all(cell.key in rows for cell in study.choice_cells()):
             if all(cell.key in rows for cell in study.method_cells(rows)):
                 parts += _Section(study, rows, docs).parts()
-    write_atomically(docs / "results.md", "\n\n".join(parts).rstrip() + "\n")
+    with docs.writing(docs.folder / "results.md") as temporary:
+        temporary.write_text("\n\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
 
 class _Section:
     """What the page has of one study."""
 
-    def __init__(self, study: Study, rows: Rows, docs: Path) -> None:
+    def __init__(self, study: Study, rows: Rows, docs: Outputs) -> None:
         self.study, self.rows, self.docs = study, rows, docs
         chosen = study.chosen(rows)
         self.methods = {name: self._rows(s, study.seeds) for name, s in chosen.items()}
@@ -280,7 +280,7 @@ class _Section:
     def _figure(self, kind: str, draw: Callable[[], plt.Figure]) -> str:
         file = f"results-{self.name}-{kind}.png"
         figure = draw()
-        with atomic_path(self.docs / file) as temporary:
+        with self.docs.writing(self.docs.folder / file) as temporary:
             figure.savefig(temporary, dpi=90)
         plt.close(figure)
         return f"![{self.study.title}: {kind}]({file})"

@@ -105,6 +105,23 @@ def test_report_writes_a_line_a_measurement_and_a_table_a_subject(harness, tmp_p
     assert cells[4] == ["size", "ours"] and cells[6] == ["small", "0 MiB"]
 
 
+def test_a_file_of_the_user_is_refused_before_anything_is_measured(harness, tmp_path, capsys):
+    path = tmp_path / harness.RESULTS
+    path.write_text("the user's\n")
+
+    def measure(device):
+        yield harness.Measurement("thing", "small", 1.0)
+        done.append(device)
+
+    done, words = [], ["--device", "cpu", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match="1"):
+        harness.main("Measures nothing.", measure, words)
+    assert not done and path.read_text() == "the user's\n"
+    assert "add --overwrite" in capsys.readouterr().err
+    harness.main("Measures nothing.", measure, [*words, "--overwrite"])
+    assert done and path.read_text().startswith("the user's\n{")  # lines are added, none is lost
+
+
 @pytest.mark.parametrize(
     "value, text",
     [(0, "0"), (0.00001234, "1.2e-05"), (0.01234, "0.0123"), (1.5, "1.50"), (99.96, "100"),

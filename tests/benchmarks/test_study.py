@@ -11,6 +11,7 @@ import yaml
 from scipy import stats
 
 from sar.errors import InputError
+from sar.outputs import Outputs
 
 from ..programs import load_program
 
@@ -267,7 +268,7 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
     from study.page import write_page
 
     study, rows = results
-    write_page([study], rows, tmp_path)
+    write_page([study], rows, Outputs(tmp_path))
     text = (tmp_path / "results.md").read_text()
     # Over seeds 0, 1, 2 plain is 40, 41, 42; all differences are the same in every seed.
     assert "| plain " in text and "41.00" in text
@@ -292,7 +293,7 @@ def test_one_metric_and_a_gate_that_closes_again(results, tmp_path):
     for row in rows.values():
         if "sar/gate_is_open" in row["curves"]:
             row["curves"]["sar/gate_is_open"] = [0.0, 1.0, 0.5]
-    write_page([replace(study, metrics=["mIoU"])], rows, tmp_path)
+    write_page([replace(study, metrics=["mIoU"])], rows, Outputs(tmp_path))
     losses = (
         (tmp_path / "results.md").read_text().split("### What the losses do")[1].split("###")[0]
     )
@@ -310,7 +311,7 @@ def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
             ours, reference = (rows[study.cell(chosen[n], seed).key] for n in (name, "plain"))
             ours["cpu_seconds"], reference["cpu_seconds"] = seconds, 10.0
             ours["commit"], reference["commit"] = commit, "1a"
-    write_page([study], rows, tmp_path)
+    write_page([study], rows, Outputs(tmp_path))
     text = (tmp_path / "results.md").read_text()
     costs = text.split("### Cost of training")[1].split("###")[0]
     lines = [line.split("|") for line in costs.splitlines() if line.startswith("|")]
@@ -323,11 +324,11 @@ def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
 
     study, rows = results
     del rows[study.cells(rows)[-3].key]
-    write_page([study], rows, tmp_path)
+    write_page([study], rows, Outputs(tmp_path))
     text = (tmp_path / "results.md").read_text()
     assert "## Roads" in text and "| as it is" in text and "| no filter" not in text
     del rows[study.cells(rows)[3].key]
-    write_page([study], rows, tmp_path)
+    write_page([study], rows, Outputs(tmp_path))
     assert "Roads" not in (tmp_path / "results.md").read_text()
 
 
@@ -409,3 +410,23 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
     # A method differs from plain by what it is, not by its data.
     first = [row["curves"]["loss_sem_seg"][0] for row in rows if row["seed"] == 0]
     assert abs(first[0] / first[1] - 1) < 0.05
+
+
+def test_a_folder_of_the_user_is_not_replaced_by_a_training(results, tmp_path):
+    from study.cells import run_cell
+
+    study, _ = results
+    (tmp_path / "notes.txt").write_text("the user's")
+    with pytest.raises(InputError, match="is not the folder of a training of a study"):
+        run_cell(study.choice_cells()[0], tmp_path, threads=1, device="cpu", gpu="")
+    assert (tmp_path / "notes.txt").read_text() == "the user's"
+
+
+def test_a_page_of_the_user_is_refused_first(program, write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "STUDIES", [])
+    monkeypatch.setattr(program, "run_cell", lambda *args, **options: pytest.fail("it trained"))
+    (tmp_path / "results.md").write_text("the user's")
+    words = [str(write()), "--output", str(tmp_path / "output")]
+    assert program.main([*words, "--results", str(tmp_path / "results.jsonl")]) == 1
+    assert "add --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "results.md").read_text() == "the user's"

@@ -472,7 +472,7 @@ def test_inference_needs_no_class_frequencies_and_training_says_so(small_config,
     model = build_model(cfg)
     with torch.no_grad():
         assert model.eval()(batch)[0]["sem_seg"].shape == (K, 50, 70)
-    with pytest.raises(InputError, match="pixels of each class .* DATASETS.CLASS_FREQUENCY to a file of"):
+    with pytest.raises(InputError, match="pixels of each class .* set DATASETS.CLASS_FREQ"):
         model.train()(batch)
 
 

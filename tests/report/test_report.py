@@ -172,6 +172,37 @@ def test_runs_on_different_numbers_of_images_are_told(tmp_path, content):
     assert other["num_evaluated"] is None
 
 
+def test_which_checkpoint_the_metrics_are_of(tmp_path):
+    folder = Path(make_run(tmp_path / "a", (1, 2, 3), weights={"file": "out/model_0000009.pth"}))
+    own = folder / "inference" / "roads_val"
+    for name, iou in (("model_final", 20), ("model_best", 10), ("model_0000004", 30)):
+        make_run(tmp_path / name, (iou,) * 3, weights={"file": f"/data/out/{name}.pth"})
+        shutil.move(tmp_path / name / "inference", folder / "inference" / name)
+
+    def found():
+        (run,) = find_runs([str(folder)])
+        metrics = run.evaluations["roads_val"]["metrics"]
+        return metrics["mIoU"], run.source("roads_val"), run.is_of_best("roads_val")
+
+    assert found() == (2, "the last evaluation of the training, of model_0000009.pth", False)
+    shutil.rmtree(own)
+    assert found() == (10, "model_best.pth", True)
+    shutil.rmtree(folder / "inference" / "model_best")
+    assert found() == (20, "model_final.pth", False)
+    shutil.rmtree(folder / "inference" / "model_final")
+    with pytest.raises(InputError, match="is no run"):
+        found()
+
+
+def test_a_run_may_have_its_data_sets_in_several_places(tmp_path):
+    folder = make_run(tmp_path / "a", (1, 2, 3))
+    make_run(tmp_path / "b", (4, 5, 6), dataset="fields_val")
+    shutil.move(tmp_path / "b" / "inference", tmp_path / "a" / "inference" / "model_best")
+    (run,) = find_runs([folder])
+    assert list(run.evaluations) == ["roads_val", "fields_val"]
+    assert run.source("fields_val") == "model_best.pth"
+
+
 def test_mean_spread_and_difference(content):
     plain, sar = content["methods"]
     assert (plain["name"], plain["num_runs"], sar["num_runs"]) == ("plain", 2, 3)
@@ -293,7 +324,7 @@ def test_the_page_holds_its_data_and_loads_nothing(content):
 # In the browser: what a user would do, and what there is to see then.
 SCRIPT = """<script>
 const seen = { errors };
-const [metrics, classes] = document.querySelectorAll("table");
+const [, metrics, classes] = document.querySelectorAll("table");
 const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
 const heads = (table) => [...table.tHead.rows[0].cells];
 const sorts = (table) => heads(table).map((cell) => cell.getAttribute("aria-sort"));
@@ -337,6 +368,10 @@ const labels = (low, high) => [...linePlot(
   [{ name: "a", color: "red", points: [[0, low], [9, high]] }], "loss", 600,
 ).querySelectorAll("text[text-anchor=end]")].map((node) => node.textContent);
 seen.ticks = ranges.map(([low, high]) => labels(low, high));
+seen.curves = [...document.querySelectorAll("#curve option")].map((node) => node.textContent);
+seen.curve = document.getElementById("curve").value;
+seen.first = document.querySelector("main > section").textContent;
+seen.runs = document.querySelector("#runs li").textContent;
 seen.warning = document.querySelector(".warning").textContent;
 seen.width = document.documentElement.scrollWidth <= innerWidth;
 document.body.replaceChildren(JSON.stringify(seen));
@@ -376,6 +411,14 @@ def test_the_page_in_a_browser(content, tmp_path):
         "projections": [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 0, 2], [0.5, 1, 2]]}],
     }
     content["warning"] = "Not the <same>."
+    content["settings"] |= {
+        "unfair": "Not fair: <length>.",
+        "rows": [
+            {"key": "SOLVER.MAX_ITER", "kind": "length", "is_unfair": True, "values": ["9", "99"]}
+        ],
+    }
+    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f"):
+        content["runs"][0]["curves"][name] = [(0, 1.0), (9, 2.0)]
     page = tmp_path / "page.html"
     listener = LISTENER.replace("RANGES", json.dumps([bounds for *bounds, _ in TICKS]))
     text = render(content).replace("<title>", listener, 1)
@@ -404,5 +447,12 @@ def test_the_page_in_a_browser(content, tmp_path):
     assert seen["highlight"] == ["dot", "true", 1, "false", 0]
     assert seen["reasons"] == 3 + 1 + 1  # cosines of two kinds, two methods; embeddings; pictures
     assert seen["ticks"] == [labels for *_, labels in TICKS]
+    assert seen["curves"] == [
+        "sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", "total_loss"
+    ]  # fmt: skip
+    assert seen["curve"] == "sem_seg/mIoU"
+    for text in ("Not fair: <length>.", "SOLVER.MAX_ITER", "99", "length", "plain (1) are not kn"):
+        assert text in seen["first"]
+    assert seen["runs"].endswith("; metrics of the last evaluation of the training")
     assert seen["warning"] == "Not the <same>."
     assert seen["width"]

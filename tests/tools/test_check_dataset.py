@@ -153,7 +153,7 @@ def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):
     assert len(ClassFrequency.load(tmp_path / "out/class_frequency.json").class_names) == 11
     (tmp_path / "out/class_frequency.json").unlink()
     assert tool.main(["--dataset", "camvid_val", "--output", str(tmp_path / "out")]) == 0
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("[!.]*"))
     assert tool.main(["--dataset", "camvid_test"]) == 1
     assert "DETECTRON2_DATASETS" in capsys.readouterr().err
 
@@ -193,6 +193,31 @@ def test_training_sets_are_known_by_name(tool, name, expected):
     assert tool.is_training_set(name) is expected
 
 
+def test_files_that_the_program_did_not_write_stay(tool, folder, tmp_path, capsys):
+    path = tmp_path / "out" / "class_frequency.json"
+    path.parent.mkdir()
+    path.write_text("the user's")
+    words = ["--folder", str(folder), "--output", str(path.parent)]
+    assert tool.main(words) == 1
+    assert f"{path}. Choose another --output, or add --overwrite" in capsys.readouterr().err
+    assert path.read_text() == "the user's"
+    for more in (["--overwrite"], []):  # then it is the program's own
+        assert tool.main([*words, *more]) == 0
+        assert ClassFrequency.load(path)
+    assert tool.main(["--folder", str(folder), "--output", str(folder / "checked")]) == 1
+    assert f"lies in the data set {folder}" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_does_not_stop_the_others(tool, folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    name = f"folder_{folder.name}_train"
+    (output / f"{name}_classes.png").mkdir(parents=True)
+    words = ["--folder", str(folder), "--output", str(output), "--pictures"]
+    assert tool.main(words) == 1
+    assert f"error: {output / name}_classes.png cannot be written" in capsys.readouterr().err
+    assert (output / f"{name}_samples.jpg").is_file()
+
+
 def test_pictures_of_both_splits(tool, folder, tmp_path, capsys):
     # Rules that hold for a sample that cannot be read: it is left out of the pictures.
     (folder / "labels/train/3.png").write_bytes(b"")
@@ -207,7 +232,7 @@ def test_pictures_of_both_splits(tool, folder, tmp_path, capsys):
         with Image.open(tmp_path / "out" / f"{name}_samples.jpg") as sheet:
             assert sheet.width == MARGIN + number * (TILE_WIDTH + MARGIN)
         assert f"Written: {tmp_path / 'out' / name}_samples.jpg" in out
-    assert len(list((tmp_path / "out").iterdir())) == 4  # and no class_frequency.json
+    assert len(list((tmp_path / "out").glob("[!.]*"))) == 4  # and no class_frequency.json
 
 
 def test_pictures_where_nothing_can_be_drawn(tool, folder, tmp_path):

@@ -171,7 +171,7 @@ def test_the_authors_checkpoint_comes_and_goes(
 
     assert tool.main([*line, back_path, "--to", "mmseg", "--input", ours_path, *options]) == 0
     assert_same(torch.load(back_path, weights_only=True)["state_dict"], theirs)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
         "back.pth",
         "ours.pth",
         "theirs.pth",
@@ -399,3 +399,20 @@ def test_settings_that_spoil_such_weights_are_named(tool, tmp_path, caplog, caps
     assert "  fc.weight\n  fc.bias\n" in capsys.readouterr().out
     assert tool.main([*line, "--quiet", *options]) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_neither_the_input_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys, more):
+    source, link = tmp_path / "model.pth", tmp_path / "link.pth"
+    source.write_text("weights")
+    link.symlink_to(source)
+    line = ["--config-file", CONFIG, "--from", "timm", "--input", str(source), *more, "--output"]
+    for output in (source, link):
+        assert tool.main([*line, str(output)]) == 1
+        assert f"{output} is the input {source}" in capsys.readouterr().err
+    assert source.read_text() == "weights" and link.is_symlink()
+    (tmp_path / "notes.pth").write_text("notes")
+    assert tool.main([*line, str(tmp_path / "notes.pth")]) == 1
+    expected = "no checkpoint" if more else "add --overwrite"  # the weights are none
+    assert expected in capsys.readouterr().err
+    assert (tmp_path / "notes.pth").read_text() == "notes"

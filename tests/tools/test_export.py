@@ -82,6 +82,13 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
     )
     expected = Predictor.load(CONFIG, *SMALL, *weights)(photo)
     assert (np.asarray(Image.open(labels)) == expected.labels).mean() > 0.999
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "onnx_inference.py"), *argv[1:3], str(photo)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and f"OUTPUT {photo} is already there" in done.stderr
     assert Image.open(labels).getpalette()[:6] == expected.colors.ravel()[:6].tolist()
 
     # Of the training branch there is nothing: it is the graph of the plain model.
@@ -167,3 +174,17 @@ def test_a_format_that_is_not_known_is_a_wrong_command_line(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--config-file", "C", "--output", "model.pb"])
     assert "model.pb ends neither in .onnx nor in .pt2" in capsys.readouterr().err
+
+
+def test_neither_the_weights_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys):
+    (tmp_path / "weights.onnx").write_text("weights")
+    (tmp_path / "notes.onnx").write_text("notes")
+    words = ["--config-file", CONFIG, *SMALL, "MODEL.WEIGHTS", str(tmp_path / "weights.onnx")]
+    for name, more, expected in (
+        ("weights.onnx", ["--overwrite"], "is the input"),
+        ("notes.onnx", [], "add --overwrite"),
+    ):
+        assert tool.main(["--output", str(tmp_path / name), *more, *words]) == 1
+        assert expected in capsys.readouterr().err
+    assert (tmp_path / "weights.onnx").read_text() == "weights"
+    assert (tmp_path / "notes.onnx").read_text() == "notes"

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sar.config import load_config
 from sar.data.labels import read_image, read_label
 from sar.data.video import Frame, VideoHeader, read_video, read_video_header
 from sar.engine.predictor import Prediction, Predictor
@@ -34,6 +35,7 @@ def tool(monkeypatch):
     colors = np.array([[1, 2, 3], [200, 100, 50]], np.uint8)
     predictor = Predictor(Brightness(), ["dark", "bright"], colors, num_threads=2)
     monkeypatch.setattr(module.Predictor, "load", lambda config, *overrides: predictor)
+    monkeypatch.setattr(module, "load_config", lambda config, opts: load_config("", opts))
     return module
 
 
@@ -60,7 +62,8 @@ def run(tool, output, *inputs, more=()):
 
 
 def written(output):
-    return sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.is_file())
+    files = (path for path in output.rglob("[!.]*") if path.is_file())
+    return sorted(str(path.relative_to(output)) for path in files)
 
 
 def test_a_folder_of_images(tool, photos, output, capsys):
@@ -109,9 +112,119 @@ def test_its_own_pictures_are_no_inputs(tool, photos):
         assert len(written(photos / "predicted")) == 6
 
 
+def test_folders_behind_links_are_inputs_and_circles_are_not_walked(tool, photos, output, tmp_path):
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    Image.open(photos / "a.png").save(tmp_path / "elsewhere" / "deep" / "c.png")
+    (photos / "linked").symlink_to(tmp_path / "elsewhere")
+    (photos / "sub" / "self").symlink_to(".")
+    (photos / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "elsewhere" / "back").symlink_to(photos)
+    assert run(tool, output, photos, more=["--no-overlays"]) == 0
+    names = ["a", "linked/deep/c", "sub/a", "sub/deep/b"]
+    assert written(output) == [f"labels/{name}.png" for name in names]
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints", "@eaDir", "__MACOSX", "sub/.hidden"])
+def test_folders_of_the_system_are_no_inputs(tool, photos, output, name):
+    (photos / name).mkdir()
+    (photos / name / "a.png").write_bytes(b"rubbish")
+    for inputs in (photos, photos / "**" / "*.*g"):
+        assert run(tool, output, inputs, more=["--no-overlays"]) == 0
+    assert written(output) == ["labels/a.png", "labels/sub/a.png", "labels/sub/deep/b.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tool, photos, output, monkeypatch, capsys):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(tool.os, "scandir", refuse)  # root may read everything
+    assert run(tool, output, photos) == 1
+    assert "photos cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_named_and_the_rest_is_done(
+    tool, photos, output, capsys
+):
+    long = "n" * 250  # with .bmp a name of 254 bytes; the .jpg of the overlay is allowed, too
+    Image.open(photos / "a.png").save(photos / f"{long}.bmp")
+    Image.open(photos / "a.png").save(photos / f"{long}.png")  # so that both keep their suffix
+    (output / "labels" / "sub").mkdir(parents=True)
+    (output / "labels" / "sub" / "a.png.png").mkdir()
+    assert run(tool, output, photos) == 1
+    errors = capsys.readouterr().err
+    assert f"error: {output}/labels/sub/a.png.png cannot be written" in errors
+    assert f"error: {output}/labels/{long}.bmp.png cannot be written" in errors
+    assert "error: 3 of 5 images not predicted or written" in errors
+    names = ["labels/a.png.png", "labels/sub/deep/b.jpg.png"]
+    names += ["overlays/a.png.jpg", "overlays/sub/deep/b.jpg.jpg"]
+    assert written(output) == names
+
+
+def test_a_full_disk_ends_it_with_one_message(tool, photos, output, capsys, monkeypatch):
+    def refuse(picture, path, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    assert run(tool, output, photos, more=["--quiet"]) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in message and "make room" in message
+
+
+def test_files_that_the_program_did_not_write_stay(tool, photos, output, capsys, monkeypatch):
+    for name in ("labels/a.png", "overlays/sub/a.jpg"):
+        (output / name).parent.mkdir(parents=True)
+        (output / name).write_text("the user's")
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.Predictor, "load", lambda *words: pytest.fail("it began to work"))
+        assert run(tool, output, photos) == 1
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "2 of 6 files are already there" in message and "add --overwrite" in message
+    assert f"{output}/labels/a.png, {output}/overlays/sub/a.jpg" in message
+    assert (output / "labels" / "a.png").read_text() == "the user's"
+    assert run(tool, output, photos, more=["--overwrite"]) == 0
+    assert run(tool, output, photos) == 0
+    # A label that the user has corrected.
+    Image.open(photos / "a.png").save(output / "labels" / "a.png")
+    assert run(tool, output, photos) == 1
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("place", ["", "labels", "predicted", "../photos_of_mine"])
+def test_nothing_is_written_into_the_data_set(
+    tool, folder, photos, tmp_path, capsys, monkeypatch, place, more
+):
+    (folder / "images").rename(tmp_path / "photos_of_mine")
+    (folder / "images").symlink_to(tmp_path / "photos_of_mine")
+    before = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+    words = [*more, "DATASETS.FOLDER", str(folder)]
+    assert run(tool, folder / place, photos / "a.png", more=words) == 1
+    assert "lies in the data set" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()} == before
+
+
+def test_frames_of_the_user_stay(tool, photos, output, write_clip, capsys):
+    clip = write_clip(num_frames=2)
+    (output / "labels" / "clip").mkdir(parents=True)
+    (output / "labels" / "clip" / "000002.png").write_text("the user's")
+    assert run(tool, output, clip) == 1
+    assert "clip/000002.png. Choose another" in capsys.readouterr().err
+    assert written(output) == ["labels/clip/000002.png"]
+
+
+def test_a_video_whose_results_cannot_be_written_does_not_stop_the_next(
+    tool, photos, output, write_clip, capsys
+):
+    clips = [write_clip("a.mkv", 2), write_clip("b.mkv", 2)]
+    (output / "labels" / "a" / "000002.png").mkdir(parents=True)
+    assert run(tool, output, *clips) == 1
+    assert "a/000002.png cannot be written" in capsys.readouterr().err
+    assert written(output) == ["labels/a/000001.png", *frame_names(2, "b"), "overlays/b.mp4"]
+
+
 @pytest.mark.parametrize(
     "inputs, expected",
     [
+        (["{output}"], "is also --output: choose another"),
         (["nowhere.png"], "--input nowhere.png is not there"),
         (["nowhere/*.png"], "--input nowhere/*.png: no image there"),
         (["{photos}/a.png", "MODEL.WEIGHTS", "w.pth"], "KEY VALUE pairs come after another option"),

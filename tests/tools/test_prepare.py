@@ -324,6 +324,73 @@ def test_second_run_writes_only_what_is_missing(request, name, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_file_that_is_there_is_replaced_or_deleted(request, name, tmp_path):
+    folder, run = prepare_calls(request, name)
+    downloaded = snapshot(folder)
+    run()
+    written = sorted(path for path in snapshot(folder).keys() - downloaded.keys())
+    for path in written:
+        path.unlink()
+    # The user's own: a label, links in the place of one, and folders of names that programs use.
+    *_, label, link, dangling = (path for path in written if path.suffix == ".png")
+    label.write_bytes(b"the user's")
+    (tmp_path / "truth.png").write_bytes(b"the user's")
+    link.symlink_to(tmp_path / "truth.png")
+    dangling.symlink_to(tmp_path / "nothing.png")
+    for place in ("found", ".found"):
+        (written[0].parent / place).mkdir()
+        (written[0].parent / place / "notes.json").write_text("the user's")
+    before = contents(folder)
+    run()
+    after = contents(folder)
+    assert {path: after[path] for path in before} == before
+    assert link.is_symlink() and dangling.is_symlink()
+    assert not (tmp_path / "nothing.png").exists()
+
+
+def test_ade20k_full_keeps_images_that_are_there(ade_full, capsys):
+    tool = load_tool("ade20k_full")
+    path = ade_full / "ade20k_full" / "images" / "train" / "ADE_train_00000000.jpg"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=rf"{path} is already there, but is \(9, 9\) and not"):
+        run_ade_full(tool, ade_full)
+    assert path.read_bytes() == before
+    Image.new("RGB", (40, 30)).save(path)
+    before = path.read_bytes()
+    run_ade_full(tool, ade_full)
+    assert path.read_bytes() == before
+    assert len(load_dataset("ade20k_full_train")) == 3
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"x": 1}'])
+def test_ade20k_full_with_findings_that_it_did_not_write(ade_full, text):
+    path = ade_full / "ade20k_full" / ".found" / "train_00000.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"{path} cannot be read, or this program did not"):
+        run_ade_full(load_tool("ade20k_full"), ade_full)
+    assert path.read_text() == text
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_the_others(tmp_path):
+    def convert(source, target):
+        if target.name == "1.png":
+            raise PermissionError(13, "Permission denied")
+        target.write_text(source)
+
+    sources = dict.fromkeys((tmp_path / f"{i}.png" for i in range(9)), "x")
+    with pytest.raises(InputError, match=r"1 of 9 files .*\n.*1.png cannot be written"):
+        prepare.convert_missing(convert, sources, desc="", threads=2, quiet=True)
+    assert len(list(tmp_path.iterdir())) == 8
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_number_of_images_is_checked_first(request, name):
     folder, run = prepare_calls(request, name)

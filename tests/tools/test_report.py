@@ -119,7 +119,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
     assert capsys.readouterr().out == ""
 
 
-def test_errors(tool, tmp_path, capsys):
+def test_errors(tool, tmp_path, capsys, caplog):
     assert tool.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path} is no run")
     assert not (tmp_path / "report.html").exists()
@@ -130,9 +130,27 @@ def test_errors(tool, tmp_path, capsys):
     path.write_text(json.dumps(evaluation))
     words = [str(tmp_path / "run"), "--output"]
     assert tool.main([*words, str(path / "report.html")]) == 1
-    assert "report.html cannot be written" in capsys.readouterr().err
+    assert f"cannot be written: {path} is not a folder" in capsys.readouterr().err
+    for name in ("config.yaml", "metrics.json", "model_best.pth"):
+        (tmp_path / "run" / name).write_text("")
+        assert tool.main([*words, str(tmp_path / "run" / name), "--overwrite"]) == 1
+        assert f"is the input {tmp_path / 'run' / name}" in capsys.readouterr().err
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "notes.html").write_text("the user's")
+    assert tool.main([*words, str(tmp_path / "notes.html")]) == 1
+    assert "add --overwrite" in capsys.readouterr().err
+    assert tool.main([*words, str(tmp_path / "run" / "report.html"), "--quiet"]) == 0
+    assert tool.main([*words, str(tmp_path / "run" / "report.html"), "--quiet"]) == 0
     assert tool.main([*words, str(tmp_path / "report.html"), "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
+    shutil.copytree(tmp_path / "run", tmp_path / "longer")
+    for name, last in (("run", 9), ("longer", 99)):
+        (tmp_path / name / "metrics.json").write_text(json.dumps({"iteration": last}))
+    output = str(tmp_path / "report.html")
+    assert tool.main([words[0], str(tmp_path / "longer"), "--output", output]) == 0
+    assert "Not a fair comparison: the runs differ in more" in caplog.text
+    assert "length (iterations done)" in content_of(tmp_path / "report.html")["settings"]["unfair"]
+    capsys.readouterr()
     for wrong in ("-1", "x"):
         with pytest.raises(SystemExit) as stop:
             tool.main([*words, "report.html", "--images", wrong])

@@ -27,7 +27,7 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
         [*command, str(tmp_path / "weights.pth")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    names = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    names = sorted(file.name for file in (tmp_path / "pictures").glob("[!.]*"))
     assert names == [f"{index}.png" for index in range(5)]
     picture = np.asarray(Image.open(tmp_path / "pictures" / "0.png"))
     image = np.asarray(Image.open(folder / "images" / "val" / "0.png"))
@@ -40,7 +40,20 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
         return done.stderr.strip().splitlines()[-1]
 
     assert error("nowhere.pth").startswith("error: checkpoint nowhere.pth")
+    # One picture cannot be written; the others are.
+    for path in (tmp_path / "pictures").glob("[!.]*"):
+        path.unlink()
+    (tmp_path / "pictures" / "0.png").mkdir()
+    assert error(str(tmp_path / "weights.pth")) == "1 of 5 pictures not written"
+    assert len(list((tmp_path / "pictures").glob("[1-4].png"))) == 4
+    # Pictures of the user.
+    (tmp_path / "pictures" / "1.png").write_text("the user's")
+    assert "add --overwrite" in error(str(tmp_path / "weights.pth"))
+    assert (tmp_path / "pictures" / "1.png").read_text() == "the user's"
+    command[command.index("--output") + 1] = str(folder / "pictures")
+    assert "lies in the data set" in error(str(tmp_path / "weights.pth"))
     command[command.index("--output") + 1] = str(tmp_path / "weights.pth")
     assert "cannot be written" in error(str(tmp_path / "weights.pth"))
+    command[command.index("--output") + 1] = str(tmp_path / "others")
     (folder / "images" / "val" / "0.png").write_bytes(b"rubbish")
     assert error(str(tmp_path / "weights.pth")).startswith("error: The image")

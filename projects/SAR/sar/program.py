@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TextIO
 
 from .errors import InputError, printable
@@ -59,6 +61,31 @@ def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> Non
     )
 
 
+def add_output(
+    parser: argparse.ArgumentParser,
+    metavar: str,
+    help: str,
+    *,
+    required: bool = True,
+    default: Path | None = None,
+) -> None:
+    """Add --output, a path in which a leading ~ is expanded, and --overwrite.
+
+    Both are for `sar.outputs.Outputs`, through which a program writes its files.
+
+    Args:
+        metavar: FOLDER or FILE.
+    """
+    parser.add_argument(
+        "--output", required=required, default=default, type=path, metavar=metavar, help=help
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in --output that this program did not write (default: refuse)",
+    )
+
+
 def _whole_number(least: int) -> Callable[[str], int]:
     def convert(word: str) -> int:
         if not word.isdecimal() or int(word) < least:
@@ -74,15 +101,9 @@ def _whole_number(least: int) -> Callable[[str], int]:
 count, positive = _whole_number(0), _whole_number(1)
 
 
-@contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Raises an InputError where what --output names cannot be written within the `with`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error}): make room, or choose another --output"
-        ) from error
+def path(word: str) -> Path:
+    """Return the path; a leading ~ is the home folder, also where the shell leaves it as it is."""
+    return Path(os.path.expanduser(word))
 
 
 def run(
@@ -101,7 +122,7 @@ def run(
     for handler in logging.getLogger().handlers:
         handler.addFilter(printable_record)
     with redirect_stdout(_PrintableStream(sys.stdout)):
-        return exit_code(lambda: main(args), when_stopped)
+        return exit_code(lambda: main(args), when_stopped, with_traceback=args.verbose)
 
 
 # The lines that a program breaks and indents itself.
@@ -130,17 +151,49 @@ class _PrintableStream:
         return getattr(self._stream, name)
 
 
-def exit_code(main: Callable[[], int | None], when_stopped: str = "") -> int:
-    """What `main` returns (None is 0); 1 for an InputError and 130 for Ctrl-C, which are said.
+def exit_code(
+    main: Callable[[], int | None], when_stopped: str = "", *, with_traceback: bool = False
+) -> int:
+    """Return what `main` returns (None is 0); print errors and return 1, or 130 for Ctrl-C.
+
+    The errors are those of input, and of reading and writing files, the console included.
 
     Args:
         when_stopped: how to go on after Ctrl-C.
+        with_traceback: also print where reading or writing failed.
     """
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if with_traceback:
+            traceback.print_exc()
+        if error.filename is None:
+            _drop_unwritten_output()
+        print(f"error: {_described(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Stopped. {when_stopped}".rstrip(), file=sys.stderr)
         return 130
+
+
+def _described(error: OSError) -> str:
+    """The file and the reason; what the system says where it names no file."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{os.fsdecode(error.filename)} cannot be read or written ({error.strerror})"
+
+
+def _drop_unwritten_output() -> None:
+    """Lose what stdout still holds if stdout cannot take it (a closed pipe, a full disk).
+
+    Otherwise Python tries to write it again when it ends, and prints a second error.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,8 @@
 """What the programs tools/prepare_*.py share: a download in, a registered data set out.
 
-They write only what is missing, so that one that was stopped goes on where it was, and they write
-every file under its name only when it is whole.
+They write into the download, but only files that are missing: no file that is there is replaced or
+deleted, so they need no --overwrite. A program that was stopped goes on where it was. Every file
+has its name only when it is whole.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from sar.data import datasets
 from sar.data.labels import read_label
 from sar.errors import InputError, listed
 from sar.fileio import atomic_path
+from sar.outputs import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +114,11 @@ def convert_missing(
         threads: how many files are under way at once.
 
     Raises:
-        InputError: a source is wrong (the others are converted all the same), or a target cannot
-            be written (which stops it).
+        InputError: a source is wrong or a target cannot be written (the others are converted all
+            the same), or the disk is full (which stops it).
     """
-    missing = {target: source for target, source in sources.items() if not target.exists()}
+    # A link that leads nowhere is there, too.
+    missing = {to: source for to, source in sources.items() if not os.path.lexists(to)}
     num_done = len(sources) - len(missing)
     logger.info("%s: %d of %d files are there already", desc, num_done, len(sources))
     failures = []
@@ -130,12 +133,15 @@ def convert_missing(
                     future.result()
                 except InputError as error:
                     failures.append(str(error))
+                except OSError as error:
+                    if error.errno in NO_ROOM:
+                        raise
+                    failures.append(f"{futures[future]} cannot be written ({error})")
                 bar.update()
         except OSError as error:
             pool.shutdown(cancel_futures=True)
             raise InputError(
-                f"{futures[future]} cannot be written ({error}): make room, or get the right to "
-                "write there, and run it again."
+                f"{futures[future]} cannot be written ({error}): make room, and run it again."
             ) from error
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)

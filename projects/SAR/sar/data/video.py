@@ -5,10 +5,11 @@ Shape shorthands: H, W: height and width in pixels, upright.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, count, takewhile
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -98,7 +99,11 @@ def read_video(path: str | os.PathLike) -> Iterator[Frame]:
 
 
 def write_video(
-    path: str | os.PathLike, header: VideoHeader, pictures: Iterable[tuple[Image.Image, int]]
+    path: str | os.PathLike,
+    header: VideoHeader,
+    pictures: Iterable[tuple[Image.Image, int]],
+    *,
+    writing: Callable[[str | os.PathLike], AbstractContextManager[Path]] = atomic_path,
 ) -> Iterator[None]:
     """Writes RGB pictures with their time stamps to an mp4 (H.264, yuv420p).
 
@@ -109,6 +114,7 @@ def write_video(
     Args:
         header: of the video whose time stamps these are.
         pictures: all of the size of the first, or cut to it.
+        writing: yields a temporary path for `path`, as `sar.outputs.Outputs.writing` does.
 
     Raises:
         InputError: PyAV is missing, or the file cannot be written.
@@ -116,7 +122,7 @@ def write_video(
     pictures = iter(pictures)
     first = next(pictures, None)
     if first is not None:
-        with _encoder(path, header, first[0].size) as encode:
+        with _encoder(path, header, first[0].size, writing) as encode:
             yield from map_ahead(encode, chain([first], pictures), 1)
 
 
@@ -179,12 +185,15 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple]:
 
 @contextmanager
 def _encoder(
-    path: str | os.PathLike, header: VideoHeader, size: tuple[int, int]
+    path: str | os.PathLike,
+    header: VideoHeader,
+    size: tuple[int, int],
+    writing: Callable[[str | os.PathLike], AbstractContextManager[Path]],
 ) -> Iterator[Callable[[tuple[Image.Image, int]], None]]:
     av = import_av()
     size = tuple(length + length % 2 for length in size)
     try:
-        with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+        with writing(path) as temporary, av.open(str(temporary), "w") as container:
             stream = container.add_stream("libx264", header.frame_rate, options=_ENCODING)
             stream.width, stream.height = size
             stream.pix_fmt = "yuv420p"

@@ -21,6 +21,7 @@ from sar.visualization import colorize
 from sar.visualization.cosines import centred_cosines
 
 from .runs import Run
+from .settings import compare_settings
 from .views import Images, View, look_at
 
 # Images of the test set that the page shows.
@@ -56,6 +57,7 @@ def compare(
     first_runs = [next(run for run in runs if run.method == method) for method in methods]
     names = {run.folder: _name(run, runs) for run in runs}
     warning = _warn_of_other_images(list(names.values()), evaluations)
+    settings = compare_settings(runs, list(names.values()), dataset)
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
@@ -72,6 +74,7 @@ def compare(
         "dataset": dataset,
         "num_evaluated": None if warning else evaluations[0]["num_images"],
         "warning": warning,
+        "settings": settings,
         "classes": _describe_classes(class_names, colors, frequency, groups),
         "order": _order(groups, len(class_names)),
         "is_ordered": bool(groups),
@@ -86,6 +89,7 @@ def compare(
                 "name": names[run.folder],
                 "method": methods.index(run.method),
                 "folder": str(run.folder),
+                "source": run.source(dataset),
                 "curves": run.curves(),
             }
             for run in runs

@@ -64,6 +64,23 @@ function swatch(color) {
   return node;
 }
 
+function fillSettings() {
+  const { rows, unfair, notes } = data.settings;
+  if (unfair) section("settings").append(say(unfair, "warning"));
+  section("settings").append(...notes.map((note) => say(note, "faint")));
+  if (!rows.length) {
+    section("settings").append(say("No setting is known to differ.", "faint"));
+    return;
+  }
+  const headers = ["setting", ...data.methods.map((method) => method.name), "belongs to"];
+  section("settings").append(sortableTable("Settings that differ between the runs", headers,
+    rows.map(({ key, values, kind, is_unfair: isUnfair }) => [
+      textCell(key), ...values.map(textCell), { value: kind, parts: [
+        element("span", { class: isUnfair ? "worse" : "faint" }, kind || "–"),
+      ] },
+    ])));
+}
+
 function fillMetrics() {
   const rows = data.methods.map((method, index) => [
     textCell(method.name), { text: String(method.num_runs), value: method.num_runs },
@@ -102,14 +119,18 @@ function fillClasses() {
 }
 
 function fillTraining() {
-  const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))].sort();
+  // The mIoU first, with several data sets that of the one which is compared.
+  const rank = (name) => name.endsWith("/mIoU")
+    ? 1 + (name === "sem_seg/mIoU" || name.startsWith(`${data.dataset}/`)) : 0;
+  const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))]
+    .sort((a, b) => rank(b) - rank(a) || a.localeCompare(b));
   if (!names.length) {
     section("training").append(say("Left out: no run has a metrics.json.", "reason"));
     return;
   }
   const select = element("select", { id: "curve" },
     ...names.map((name) => element("option", {}, name)));
-  select.value = names.includes("total_loss") ? "total_loss" : names[0];
+  select.value = !rank(names[0]) && names.includes("total_loss") ? "total_loss" : names[0];
   const place = element("div");
   const draw = () => {
     const lines = data.runs.filter((run) => select.value in run.curves).map((run) => ({
@@ -224,7 +245,8 @@ function fillPictures() {
 
 function fillRuns() {
   section("runs").append(element("ul", {}, ...data.runs.map((run) =>
-    element("li", {}, `${run.name}: `, element("span", { class: "faint" }, run.folder)))));
+    element("li", {}, `${run.name}: `, element("span", { class: "faint" }, run.folder),
+      `; metrics of ${run.source}`))));
 }
 
 function setTheme(theme) {
@@ -244,6 +266,7 @@ section("summary").textContent = data.dataset
 if (data.warning) section("summary").after(say(data.warning, "warning"));
 document.querySelector("nav").append(...[...document.querySelectorAll("section")].map((one) =>
   element("a", { href: `#${one.id}` }, one.querySelector("h2").textContent)));
+fillSettings();
 fillMetrics();
 fillClasses();
 fillTraining();

@@ -7,19 +7,31 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
 from sar.evaluation.table import GROUP_NAMES
-from sar.output_dir import CLASS_FREQUENCY, EVALUATION, INFERENCE, METRICS
+from sar.output_dir import (
+    CLASS_FREQUENCY,
+    CONFIG,
+    EVALUATION,
+    INFERENCE,
+    LAST_CHECKPOINT,
+    LOG,
+    METRICS,
+)
 
 # Points of a curve that a page can show.
 _MAX_POINTS = 400
 # Scalars of metrics.json that say nothing of what was learnt.
 _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
+
+# Checkpoints whose evaluations with --eval-only lie in inference/NAME/DATA_SET.
+_EVALUATED = ("model_best", "model_final")
 
 Curve = list[tuple[int, float]]
 
@@ -32,16 +44,45 @@ class Run:
         method: what it is a run of; runs of one method differ in their seed alone.
         folder: its OUTPUT_DIR.
         evaluations: by data set, the content of sem_seg_evaluation.json.
+        evaluated: by data set, the name of the checkpoint that `--eval-only` evaluated; "" for
+            the evaluation that the training made itself.
     """
 
     method: str
     folder: Path
     evaluations: dict[str, dict]
+    evaluated: dict[str, str]
+
+    def source(self, dataset: str) -> str:
+        """Say which checkpoint the evaluation on a data set is of."""
+        weights = self.evaluations[dataset].get("weights")
+        file = weights.get("file") if isinstance(weights, dict) else None
+        file = os.path.basename(file) if isinstance(file, str) else ""
+        if self.evaluated[dataset]:
+            return file or f"{self.evaluated[dataset]}.pth"
+        return "the last evaluation of the training" + (f", of {file}" if file else "")
+
+    def is_of_best(self, dataset: str) -> bool:
+        """Whether the evaluation on a data set is of the checkpoint with the best metric."""
+        return self.evaluated[dataset] == _EVALUATED[0]
 
     def checkpoint(self) -> Path | None:
         """model_best.pth, else model_final.pth, else None."""
         paths = [self.folder / f"model_{name}.pth" for name in ("best", "final")]
         return next(filter(Path.is_file, paths), None)
+
+    def files(self) -> list[Path]:
+        """The files in its OUTPUT_DIR that a training or an evaluation wrote."""
+        names = (
+            CONFIG,
+            METRICS,
+            CLASS_FREQUENCY,
+            LAST_CHECKPOINT,
+            f"{LOG}*",
+            "*.pth",
+            "*tfevents*",
+        )
+        return [path for name in (*names, f"{INFERENCE}/**/*") for path in self.folder.glob(name)]
 
     def class_frequency(self) -> ClassFrequency | None:
         """That of its training set, where the run has left it."""
@@ -58,19 +99,8 @@ class Run:
         Raises:
             InputError: metrics.json cannot be read.
         """
-        path = self.folder / METRICS
         curves: dict[str, Curve] = {}
-        try:
-            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
-        for line in lines:
-            try:
-                scalars = json.loads(line)
-                iteration = int(scalars["iteration"])
-            # Such as the half line of a run that was killed; OverflowError is that of Infinity.
-            except (ValueError, KeyError, TypeError, OverflowError):
-                continue
+        for iteration, scalars in self._metrics():
             for name, value in scalars.items():
                 is_of_a_class = "/IoU-" in name or "/ACC-" in name
                 if name in _NO_CURVES or is_of_a_class or not _is_finite(value):
@@ -80,6 +110,31 @@ class Run:
                     curve.pop()
                 curve.append((iteration, float(f"{value:.5g}")))
         return {name: _thinned(curve) for name, curve in sorted(curves.items())}
+
+    def iterations(self) -> int | None:
+        """How many iterations metrics.json says were done; None if it says nothing.
+
+        Raises:
+            InputError: metrics.json cannot be read.
+        """
+        last = deque(self._metrics(), maxlen=1)
+        return last[0][0] + 1 if last else None
+
+    def _metrics(self) -> Iterator[tuple[int, dict]]:
+        """The iteration and the scalars of each line of metrics.json."""
+        path = self.folder / METRICS
+        try:
+            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+        for line in lines:
+            try:
+                scalars = json.loads(line)
+                iteration = int(scalars["iteration"])
+            # Such as the half line of a run that was killed; OverflowError is that of Infinity.
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                continue
+            yield iteration, scalars
 
 
 def find_runs(words: Sequence[str]) -> list[Run]:
@@ -106,7 +161,7 @@ def find_runs(words: Sequence[str]) -> list[Run]:
             resolved = folder.resolve()
             if resolved in runs:
                 raise InputError(f"run {folder} is given twice: leave one out")
-            runs[resolved] = Run(name or resolved.name, folder, _evaluations(folder))
+            runs[resolved] = Run(name or resolved.name, folder, *_evaluations(folder))
     return list(runs.values())
 
 
@@ -115,27 +170,40 @@ def _folders(pattern: str) -> list[Path]:
     return [Path(path) for path in paths if os.path.isdir(path)]
 
 
-def _evaluations(folder: Path) -> dict[str, dict]:
-    evaluations = {}
-    # Files alone: a pipe would be waited for.
-    for path in filter(Path.is_file, sorted(folder.glob(f"{INFERENCE}/*/{EVALUATION}"))):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path} cannot be read ({error}): write it anew with train_net.py --eval-only"
-            ) from error
-        if problem := _problem(content):
-            raise InputError(f"{path}: {problem}: write it anew with train_net.py --eval-only")
-        evaluations[path.parent.name] = content
+def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
+    """The evaluations of a run, and of which checkpoint each is, by data set.
+
+    The evaluation by the training itself is preferred to those of --eval-only.
+    """
+    evaluations, evaluated = {}, {}
+    for checkpoint in ("", *_EVALUATED):
+        # Files alone: a pipe would be waited for.
+        paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
+        for path in filter(Path.is_file, paths):
+            dataset = path.parent.name
+            if dataset not in evaluations:
+                evaluations[dataset] = _read_evaluation(path)
+                evaluated[dataset] = checkpoint
     if not evaluations:
         raise InputError(
             f"{folder} is no run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the OUTPUT_DIR "
             "of a training that has ended, or evaluate it there with train_net.py --eval-only"
         )
-    return evaluations
+    return evaluations, evaluated
+
+
+def _read_evaluation(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): write it anew with train_net.py --eval-only"
+        ) from error
+    if problem := _problem(content):
+        raise InputError(f"{path}: {problem}: write it anew with train_net.py --eval-only")
+    return content
 
 
 def _problem(content: object) -> str:

@@ -1,0 +1,244 @@
+"""The guard through which every program writes its files: no file of the user is ever replaced.
+
+A program may write a file again that it wrote before, unless the user has changed the file since.
+The hidden journal `.sar_outputs.jsonl` in the output folder tells such files: it has a line for
+each written file, with the file's path, size and time of modification. (A mark inside the files
+would stay when a user corrects them, and some formats have no place for one.)
+
+This module imports neither PyTorch nor detectron2.
+"""
+
+import errno
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import InputError, listed
+from .fileio import atomic_path
+
+# What the system says if there is no room for any file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+JOURNAL = ".sar_outputs.jsonl"
+_NUM_NAMED = 3  # files that an error message names
+_REMEDY = "choose another --output"
+
+# A file as the journal knows it: path below the output folder, size in bytes, time in nanoseconds.
+_Written = tuple[str, int, int]
+
+
+class DiskFullError(InputError):
+    """The disk has no room left, so no further file can be written either."""
+
+
+class Outputs:
+    """The files that a program writes into one folder.
+
+    Files are written under a temporary name and then renamed. Before that, each path is checked
+    (see `check`). A program checks all paths that it knows before it starts to work.
+
+    Example::
+
+        outputs = Outputs("predictions", inputs=["a.png"])
+        outputs.check(["predictions/a.png"])
+        ...
+        with outputs.writing("predictions/a.png") as temporary:
+            picture.save(temporary)
+
+    Args:
+        folder: the output folder, or the folder of a single output file; created when needed.
+        overwrite: also replace files that the program did not write.
+        inputs: files that the program reads. They are never replaced.
+        data: folders of data sets. Nothing is written into them.
+
+    Raises:
+        InputError: the journal is not a regular file, or cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        overwrite: bool = False,
+        inputs: Iterable[str | os.PathLike] = (),
+        data: Iterable[str | os.PathLike] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self._root = Path(os.path.realpath(folder))
+        self._overwrite = overwrite
+        self._inputs = {identity: path for path in inputs if (identity := _identity(path))}
+        self._data = [Path(os.path.realpath(path)) for path in data]
+        self._journal = self.folder / JOURNAL
+        self._written = _read_journal(self._journal)
+        self._checked_folders: set[Path] = set()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of_file(cls, path: str | os.PathLike, **options) -> "Outputs":
+        """Return the guard of a program with one output file, which is checked.
+
+        Args:
+            options: those of the class.
+
+        Raises:
+            InputError: as `check`, or the path is a folder.
+        """
+        if os.path.isdir(path):
+            raise InputError(f"--output {path} is a folder: give the name of a file")
+        outputs = cls(Path(path).parent, **options)
+        outputs.check([path])
+        return outputs
+
+    def check(self, paths: Iterable[str | os.PathLike]) -> None:
+        """Check that files may be written. A path that is a folder passes; writing it fails.
+
+        Args:
+            paths: of files in the output folder or below it.
+
+        Raises:
+            InputError: files are there that the program did not write, or that changed since, and
+                `overwrite` is not set. With `overwrite`, too: a path is an input, lies in a data
+                set, lies in a linked folder that leads out of the output folder, or is a device or
+                a pipe; or the output folder cannot be one.
+        """
+        paths = list(map(Path, paths))
+        for folder in {path.parent: None for path in paths}:
+            if folder not in self._checked_folders:
+                self._check_folder(folder)
+                self._checked_folders.add(folder)
+        for path in paths:
+            _check_is_regular(path)
+            if (identity := _identity(path)) in self._inputs:
+                raise InputError(
+                    f"--output: {path} is the input {self._inputs[identity]}: {_REMEDY}"
+                )
+        foreign = [path for path in paths if not self._may_replace(path)]
+        if foreign:
+            raise InputError(
+                f"--output: {len(foreign)} of {len(paths)} files are already there, and this "
+                "program did not write them, or they changed since: "
+                f"{listed(foreign, _NUM_NAMED)}. {_REMEDY.capitalize()}, or add --overwrite to "
+                "replace them"
+            )
+
+    @contextmanager
+    def writing(self, path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
+        """Yield a temporary path for a file, and give the file its name on success.
+
+        Args:
+            path: of a file in the output folder or below it.
+            sync: as in `atomic_path`.
+
+        Raises:
+            InputError: as `check`, or the file cannot be written; `DiskFullError` if there is no
+                room for it.
+        """
+        path = Path(path)
+        self.check([path])
+        try:
+            with atomic_path(path, sync=sync) as temporary:
+                yield temporary
+                # Noted before it has its name, so that a program that is killed can go on later.
+                self._note(path, temporary)
+        except OSError as error:
+            kind = DiskFullError if error.errno in NO_ROOM else InputError
+            raise kind(f"{path} cannot be written ({error}): make room, or {_REMEDY}") from error
+
+    def _check_folder(self, folder: Path) -> None:
+        resolved = Path(os.path.realpath(folder))
+        if not resolved.is_relative_to(self._root):
+            raise InputError(
+                f"--output {self.folder}: {folder} leads out of it through a link, to {resolved}: "
+                f"remove the link, or {_REMEDY}"
+            )
+        ancestors = (resolved, *resolved.parents)
+        for data in ancestors:
+            if data in self._data or _is_data_set(data):
+                raise InputError(
+                    f"--output: {folder} lies in the data set {data}, where nothing may be "
+                    f"written: {_REMEDY}"
+                )
+        existing = next(path for path in (self._root, *self._root.parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise InputError(f"{folder} cannot be written: {existing} is not a folder: {_REMEDY}")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{folder} cannot be written: no permission to write into {existing}: {_REMEDY}"
+            )
+
+    def _may_replace(self, path: Path) -> bool:
+        try:
+            found = os.lstat(path)
+        except OSError:  # not there, or a path that writing will refuse
+            return True
+        if self._overwrite or stat.S_ISDIR(found.st_mode):
+            return True
+        return (self._name(path), found.st_size, found.st_mtime_ns) in self._written
+
+    def _note(self, path: Path, temporary: Path) -> None:
+        found = os.stat(temporary)
+        written = (self._name(path), found.st_size, found.st_mtime_ns)
+        # The line break before the line ends one that a killed program left unfinished.
+        line = "\n" + json.dumps(dict(zip(("file", "size", "mtime_ns"), written, strict=True)))
+        with self._lock, open(self._journal, "ab") as journal:
+            journal.write(line.encode() + b"\n")
+            self._written.add(written)
+
+    def _name(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+
+@contextmanager
+def collected(errors: list[InputError]) -> Iterator[None]:
+    """Add an InputError of the `with` block to `errors`, so that other files can be done.
+
+    Raises:
+        DiskFullError: it passes through, because no other file could be written.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except InputError as error:
+        errors.append(error)
+
+
+def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
+    """What is the same for all names of a file, links and hard links included."""
+    with suppress(OSError, ValueError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _is_data_set(folder: Path) -> bool:
+    parts = (folder / "images", folder / "labels")
+    return (folder / "classes.txt").is_file() and all(part.is_dir() for part in parts)
+
+
+def _check_is_regular(path: Path) -> None:
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"--output: {path} is a device or a pipe, not a file: {_REMEDY}")
+
+
+def _read_journal(path: Path) -> set[_Written]:
+    if not os.path.lexists(path):
+        return set()
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{path} is not a regular file: remove it, or {_REMEDY}")
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): {_REMEDY}") from error
+    written = set()
+    for line in lines:
+        # Such as the half line of a program that was killed.
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            entry = json.loads(line)
+            written.add((entry["file"], entry["size"], entry["mtime_ns"]))
+    return written

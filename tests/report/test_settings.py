@@ -1,0 +1,141 @@
+"""Which settings of runs differ, and whether their comparison is fair."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from sar.config import load_config
+from sar.report import find_runs
+from sar.report.settings import compare_settings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EVALUATION = {"class_names": ["a"], "metrics": {"mIoU": 1, "IoU-a": 1}, "num_images": 1}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name, *overrides, config="", last_iteration=9, checkpoint=""):
+        """An OUTPUT_DIR with config.yaml, metrics.json and an evaluation; its path."""
+        folder = tmp_path / name
+        path = folder / "inference" / checkpoint / "roads_val" / "sem_seg_evaluation.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(EVALUATION))
+        cfg = load_config(config, ["OUTPUT_DIR", str(folder), *map(str, overrides)])
+        (folder / "config.yaml").write_text(cfg.dump())
+        if last_iteration is not None:
+            lines = [json.dumps({"iteration": i}) for i in (0, last_iteration)]
+            (folder / "metrics.json").write_text("\n".join([*lines, '{"iter']))
+        return str(folder)
+
+    return make
+
+
+def settings_of(*words):
+    runs = find_runs(words)
+    return compare_settings(runs, [run.folder.name for run in runs], "roads_val")
+
+
+def test_runs_of_one_config_differ_in_nothing(make_run, tmp_path):
+    words = []
+    for seed in (1, 2):
+        file = tmp_path / f"run_{seed}" / "class_frequency.json"  # of its own OUTPUT_DIR
+        words.append(make_run(f"run_{seed}", "SEED", seed, "DATASETS.CLASS_FREQUENCY", file))
+    assert settings_of(*words) == {"rows": [], "unfair": "", "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("SOLVER.MAX_ITER", "100", "length"),
+        ("SOLVER.IMS_PER_BATCH", "2", "batch size"),
+        ("DATASETS.FOLDER", "somewhere", "data"),
+        ("DATASETS.TRAIN", "('camvid_train',)", "data"),
+        ("INPUT.CROP.SIZE", "(64, 64)", "input size or augmentation"),
+        ("INPUT.COLOR_JITTER", "0.5", "input size or augmentation"),
+        ("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "schedule or optimizer"),
+        ("SOLVER.OPTIMIZER", "ADAMW", "schedule or optimizer"),
+        ("SOLVER.BASE_LR", "0.5", "schedule or optimizer"),
+        ("MODEL.WEIGHTS", "elsewhere/weights.pth", "backbone, head or weights"),
+        ("MODEL.BACKBONE.NAME", "build_timm_backbone", "backbone, head or weights"),
+        ("MODEL.RESNETS.DEPTH", "18", "backbone, head or weights"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "FCNHead", "backbone, head or weights"),
+        ("TEST.MODE", "slide", "evaluation"),
+    ],
+)
+def test_unfair_comparisons(make_run, key, value, kind):
+    settings = settings_of(make_run("a"), make_run("b", key, value))
+    (row,) = settings["rows"]
+    assert (row["key"], row["kind"], row["is_unfair"]) == (key, kind, True)
+    assert len(set(row["values"])) == 2
+    assert settings["unfair"].startswith("Not a fair comparison: ")
+    assert f"{kind} ({key})" in settings["unfair"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',)", "the method"),
+        ("MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT", "1.0", "the method"),
+        ("MODEL.CENTER_COLLAPSE.WEIGHT", "0.8", "the method"),
+        ("MODEL.LOSS.NAME", "seesaw", "the method"),
+        ("MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN", "the method"),
+        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "the method"),
+        ("DATASETS.CLASS_FREQUENCY", "counts.json", "the method"),
+        ("DATALOADER.NUM_WORKERS", "1", ""),
+        ("SOLVER.CHECKPOINT_PERIOD", "7", ""),
+        ("TEST.PICTURES", "0", ""),
+    ],
+)
+def test_methods_and_what_changes_no_metric_may_differ(make_run, key, value, kind):
+    settings = settings_of(make_run("a"), make_run("b", key, value))
+    (row,) = settings["rows"]
+    assert (row["key"], row["kind"], row["is_unfair"]) == (key, kind, False)
+    assert settings["unfair"] == ""
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*/baseline_*.yaml")), ids=str)
+def test_the_projects_own_methods_are_compared_fairly(make_run, config):
+    others = [config.with_name(config.name.replace("baseline", x)) for x in ("sar", "ceco")]
+    words = [make_run(x.stem, config=str(x)) for x in (config, *others) if x.is_file()]
+    settings = settings_of(*words)
+    assert settings["unfair"] == ""
+    assert "MODEL.REGULARIZERS" in [row["key"] for row in settings["rows"]]
+
+
+def test_values_of_each_method_unfair_ones_first(make_run):
+    words = [f"plain={make_run(f'plain_{n}', 'SOLVER.MAX_ITER', n)}" for n in (10, 20)]
+    ours = ("MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',)", "SOLVER.MAX_ITER", "10")
+    words.append(f"sar={make_run('sar', *ours)}")
+    length, method = settings_of(*words)["rows"]
+    assert length["values"] == ["10, 20", "10"]
+    assert method["values"] == ["[]", "['SemanticAnchorRegularizer']"]
+
+
+def test_iterations_that_were_really_done(make_run):
+    words = [make_run(f"run_{n}", last_iteration=n) for n in (99, 49, None)]
+    settings = settings_of(*words)
+    (row,) = settings["rows"]
+    assert row["values"] == ["100", "50", "not known"]
+    assert "length (iterations done)" in settings["unfair"]
+
+
+@pytest.mark.parametrize(
+    "checkpoints", list(itertools.combinations(["", "model_best", "model_final"], 2))
+)
+def test_metrics_of_the_best_checkpoint_and_of_the_last(make_run, checkpoints):
+    words = [make_run(f"run_{i}", checkpoint=name) for i, name in enumerate(checkpoints)]
+    unfair = settings_of(*words)["unfair"]
+    assert ("evaluated checkpoint" in unfair) == ("model_best" in checkpoints)
+
+
+def test_runs_without_a_readable_config_are_named(make_run, tmp_path):
+    words = [make_run(name) for name in ("a", "b", "c")]
+    (tmp_path / "b" / "config.yaml").unlink()
+    (tmp_path / "c" / "config.yaml").write_text("NO_SUCH_KEY: 1")
+    settings = settings_of(*words)
+    first, second = settings["notes"]
+    assert first == f"The settings of b are not known: there is no {tmp_path}/b/config.yaml"
+    assert second.startswith("The settings of c are not known") and "NO_SUCH_KEY" in second
+    assert settings["rows"] == [] and settings["unfair"] == ""
