@@ -28,7 +28,7 @@ from sar.visualization import draw_overlay
 from detectron2.config import CfgNode
 
 from .checkpoint import Classes
-from .checks import check_model
+from .checks import check_model, check_names
 from .prepare import choose_device
 from .trainer import Trainer
 
@@ -237,6 +237,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
     cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
     cfg.TEST.GEOMETRY = False
+    check_names(cfg)
     names, colors = find_classes(cfg)
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, len(names)):
