@@ -238,11 +238,11 @@ def test_your_data_can_be_followed(tmp_path):
     run([sys.executable, "-c", code])
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {
-        "output/folder_mine_train/folder_mine_train_classes.png",
-        "output/folder_mine_train/folder_mine_train_samples.jpg",
+        "output/folder_example_data_train/folder_example_data_train_classes.png",
+        "output/folder_example_data_train/folder_example_data_train_samples.jpg",
         "output/Folder/sar_sem_fpn_R_18/model_final.pth",
         "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
-        "output/Folder/sar_sem_fpn_R_18/inference/folder_mine_test/sem_seg_evaluation.json",
+        "output/Folder/sar_sem_fpn_R_18/inference/folder_example_data_test/sem_seg_evaluation.json",
         "predictions/overlays/0000.jpg",
         "overlay.png",
         "report.html",
