@@ -14,7 +14,7 @@ import torch
 from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset, metadata_of
-from sar.data.datasets.folder import register_folder
+from sar.data.datasets.folder import choose_splits
 from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
@@ -74,11 +74,7 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     """
     choose_device(cfg, args)
     if cfg.DATASETS.FOLDER:
-        train, val, *_ = register_folder(cfg.DATASETS.FOLDER)
-        cfg.DATASETS.TRAIN = (train,)
-        # A split of this folder stays as it was asked for, be it there or not.
-        if train.rpartition("_")[0] not in (n.rpartition("_")[0] for n in cfg.DATASETS.TEST):
-            cfg.DATASETS.TEST = (val,)
+        choose_splits(cfg, test_is_set=_sets(args, "DATASETS.TEST"))
     check_names(cfg)
     check_values(cfg)
     if not args.eval_only:
@@ -89,6 +85,14 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
         check_batch(cfg, model, args.num_processes * args.num_machines)
     check_test_images(cfg, model)
     return model
+
+
+def _sets(args: Namespace, key: str) -> bool:
+    """Whether the config file or the command line sets a key, be it to its default."""
+    loaded = {}
+    if os.path.isfile(args.config_file):  # a pipe cannot be read again
+        loaded = CfgNode.load_yaml_with_base(args.config_file)
+    return key in leaves(loaded) or key in args.opts[::2]
 
 
 def choose_device(cfg: CfgNode, args: Namespace) -> None:

@@ -1,0 +1,54 @@
+"""What `prepare` makes of DATASETS.FOLDER and DATASETS.TEST, and what it says of the data."""
+
+import shutil
+from argparse import Namespace
+
+import pytest
+
+from sar.engine.prepare import prepare
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_catalogs(monkeypatch):
+    """What a test registers goes with it."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", dict(catalog.data))
+
+
+def prepared(opts, config_file=CONFIG):
+    return prepare(
+        Namespace(
+            config_file=config_file, opts=opts, eval_only=False, resume=False,
+            num_gpus=1, num_machines=1, machine_rank=0,
+        )
+    )  # fmt: skip
+
+
+def test_no_evaluation_if_the_command_line_says_so(overrides):
+    assert prepared(overrides).DATASETS.TEST == ("folder_mine_val",)
+    assert prepared([*overrides, "DATASETS.TEST", "()"]).DATASETS.TEST == ()
+
+
+def test_no_evaluation_if_the_config_says_so(overrides, tmp_path, request):
+    base = request.config.rootpath / CONFIG
+    (tmp_path / "base.yaml").write_text(f"_BASE_: {base}\nDATASETS:\n  TEST: ()\n")
+    (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
+    assert prepared(overrides, str(tmp_path / "config.yaml")).DATASETS.TEST == ()
+
+
+def test_images_to_predict_later_are_no_obstacle(overrides, folder):
+    shutil.copytree(folder / "images/val", folder / "images/test")
+    assert prepared(overrides).DATASETS.TEST == ("folder_mine_val",)
+
+
+def test_another_data_set_is_evaluated_if_it_is_named(overrides, folder):
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    prepared([*overrides, "DATASETS.FOLDER", str(other)])
+    cfg = prepared([*overrides, "DATASETS.TEST", "('folder_other_val',)"])
+    assert cfg.DATASETS.TRAIN == ("folder_mine_train",)
+    assert cfg.DATASETS.TEST == ("folder_other_val",)
