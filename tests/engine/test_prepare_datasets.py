@@ -3,9 +3,12 @@
 import shutil
 from argparse import Namespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sar.engine.prepare import prepare
+from sar.errors import InputError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -52,3 +55,30 @@ def test_another_data_set_is_evaluated_if_it_is_named(overrides, folder):
     cfg = prepared([*overrides, "DATASETS.TEST", "('folder_other_val',)"])
     assert cfg.DATASETS.TRAIN == ("folder_mine_train",)
     assert cfg.DATASETS.TEST == ("folder_other_val",)
+
+
+def test_warnings_of_the_scan_are_logged(overrides, folder, caplog):
+    (folder / "classes.txt").write_text("ground\nblock\ndot\npothole\n")
+    prepared(overrides)
+    (warning,) = (text for text in caplog.messages if "pothole" in text)
+    assert warning.startswith("folder_mine_train: No training label has a pixel of the class")
+
+
+def test_one_class_is_refused(overrides, folder, caplog):
+    for file in (folder / "labels/train").iterdir():
+        ids = np.asarray(Image.open(file))
+        Image.fromarray(np.where(ids == 1, 255, 0).astype(np.uint8)).save(file)
+    with pytest.raises(InputError, match="One class has pixels"):
+        prepared(overrides)
+    assert "if 255 stands for the foreground" in caplog.text
+
+
+def test_the_range_that_is_set_is_the_one_that_is_checked(overrides, folder, caplog):
+    for file in (folder / "images").rglob("*.png"):
+        grey = np.asarray(Image.open(file))[:, :, 0]
+        Image.fromarray(grey.astype(np.uint16) + 7000).save(file)
+    prepared(overrides)
+    assert caplog.text.count("grey images of 16 bits") == 2
+    caplog.clear()
+    prepared([*overrides, "INPUT.BLACK_POINT", "7000", "INPUT.WHITE_POINT", "7255"])
+    assert "16 bits" not in caplog.text

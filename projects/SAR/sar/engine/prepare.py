@@ -15,6 +15,7 @@ from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import choose_splits
+from sar.data.grey_range import GreyRange
 from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
@@ -207,7 +208,7 @@ def find_class_frequency(
         _require_same_classes(cfg, given)
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
-            _scan((name,), check_images=True, progress=progress)
+            _scan(cfg, (name,), check_images=True, progress=progress)
         _count_training_set(cfg, path, check_images=True, progress=progress)
     elif not given and (is_new or not _goes_with(cfg, path)):
         if not needs_training:
@@ -225,7 +226,7 @@ def find_class_frequency(
 
 def _count_training_set(cfg: CfgNode, path: str, **options: bool) -> None:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
-    frequency = _scan(cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
+    frequency = _scan(cfg, cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
     replace(frequency, datasets=_training_sets(cfg)).save(path)
 
 
@@ -237,7 +238,12 @@ def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def _scan(
-    names: tuple[str, ...], *, check_images: bool, progress: bool, max_skipped: int = 0
+    cfg: CfgNode,
+    names: tuple[str, ...],
+    *,
+    check_images: bool,
+    progress: bool,
+    max_skipped: int = 0,
 ) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
@@ -248,8 +254,13 @@ def _scan(
         metadata.stuff_classes,
         metadata.ignore_label,
         check_images=check_images,
+        is_training_set=tuple(names) == tuple(cfg.DATASETS.TRAIN),
+        class_colors=metadata.get("stuff_colors") or (),
+        grey_range=GreyRange.from_config(cfg),
         progress=progress,
     )
+    for warning in scan.warnings:
+        logger.warning(f"{', '.join(names)}: {warning}")
     scan.raise_for_problems(max_skipped)
     if scan.problems:
         logger.warning(

@@ -66,7 +66,7 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
     class_names, colors = read_classes(folder / "classes.txt")
-    complete = [split for split in SPLITS if not _missing_parts(folder, split)]
+    complete = [split for split in SPLITS if not missing_parts(folder, split)]
     prefix = _prefix(folder)
     for split in SPLITS:
         name = f"{prefix}_{split}"
@@ -110,7 +110,7 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
         if name in DatasetCatalog:
             continue
         split = name.removeprefix(f"{prefix}_")
-        missing = _missing_parts(folder, split) if name != split and split in SPLITS else ()
+        missing = missing_parts(folder, split) if name != split and split in SPLITS else ()
         reason = f" (there is no folder {missing[0]})" if missing else ""
         raise InputError(
             f'DATASETS.TEST names "{name}", but there is no data set "{name}"{reason}: the splits '
@@ -122,7 +122,7 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
     if val in names:
         cfg.DATASETS.TEST = (val,)
         return
-    missing = _missing_parts(folder, "val")
+    missing = missing_parts(folder, "val")
     if len(missing) == 1:
         raise InputError(
             f'There is no folder {missing[0]}: add it, or set DATASETS.TEST "()" to train without '
@@ -149,8 +149,9 @@ def _prefix(folder: Path) -> str:
     return prefix
 
 
-def _missing_parts(folder: Path, split: str) -> list[Path]:
-    paths = [folder / part / split for part in ("images", "labels")]
+def missing_parts(folder: str | os.PathLike, split: str) -> list[Path]:
+    """Return which of the two folders of a split, images and labels, do not exist."""
+    paths = [Path(folder).expanduser() / part / split for part in ("images", "labels")]
     return [path for path in paths if not path.is_dir()]
 
 
