@@ -57,7 +57,7 @@ _NUM_THREADS = min(16, (os.cpu_count() or 1) + 4)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a file: one of KINDS, the file, and a message that names both."""
+    """What is wrong with a file, or ("") with the data set: one of KINDS, the file, a message."""
 
     kind: str
     file: str
@@ -125,6 +125,8 @@ class DatasetScan:
         """
         can_be_skipped = all(problem.kind in _MAY_BE_SKIPPED for problem in self.problems)
         if not can_be_skipped or len(self.problems) > max_skipped:
+            if [problem.kind for problem in self.problems] == [SINGLE_CLASS]:
+                raise InputError(self.problems[0].message)
             raise InputError(
                 f"{len(self.problems)} problems in the data set.\n"
                 f"{self.describe_problems(max_files=5)}\n"
