@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sar.engine.prepare import prepare
+from sar.engine.trainer import Trainer
 from sar.errors import InputError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -82,3 +83,14 @@ def test_the_range_that_is_set_is_the_one_that_is_checked(overrides, folder, cap
     caplog.clear()
     prepared([*overrides, "INPUT.BLACK_POINT", "7000", "INPUT.WHITE_POINT", "7255"])
     assert "16 bits" not in caplog.text
+
+
+def test_a_training_without_evaluation_ends_with_its_model(overrides, folder, tmp_path):
+    for part in ("images", "labels"):
+        shutil.rmtree(folder / part / "val")
+    cfg = prepared([*overrides, "TEST.EVAL_PERIOD", "2"])
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert (tmp_path / "output/model_final.pth").exists()
+    assert not (tmp_path / "output/model_best.pth").exists()
