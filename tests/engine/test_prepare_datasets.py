@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.engine.prepare import prepare
+from sar.config import load_config
+from sar.engine.prepare import complete_config, prepare
 from sar.engine.trainer import Trainer
 from sar.errors import InputError
 
@@ -42,6 +43,12 @@ def test_no_evaluation_if_the_config_says_so(overrides, tmp_path, request):
     (tmp_path / "base.yaml").write_text(f"_BASE_: {base}\nDATASETS:\n  TEST: ()\n")
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
     assert prepared(overrides, str(tmp_path / "config.yaml")).DATASETS.TEST == ()
+
+
+def test_a_program_without_a_command_line_evaluates_the_validation_split(overrides):
+    cfg = load_config(CONFIG, overrides)
+    complete_config(cfg, Namespace(eval_only=True, num_gpus=1, num_machines=1))
+    assert cfg.DATASETS.TEST == ("folder_mine_val",)
 
 
 def test_images_to_predict_later_are_no_obstacle(overrides, folder):

@@ -90,10 +90,12 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
 
 def _sets(args: Namespace, key: str) -> bool:
     """Whether the config file or the command line sets a key, be it to its default."""
+    # Programs such as tools/visualize.py complete a config of their own: nothing is set by ().
+    config_file, opts = getattr(args, "config_file", None) or "", getattr(args, "opts", ())
     loaded = {}
-    if os.path.isfile(args.config_file):  # a pipe cannot be read again
-        loaded = CfgNode.load_yaml_with_base(args.config_file)
-    return key in leaves(loaded) or key in args.opts[::2]
+    if os.path.isfile(config_file):  # a pipe cannot be read again
+        loaded = CfgNode.load_yaml_with_base(config_file)
+    return key in leaves(loaded) or key in opts[::2]
 
 
 def choose_device(cfg: CfgNode, args: Namespace) -> None:
