@@ -273,11 +273,15 @@ def _recorded_recipe(folder: Path) -> dict | None:
 
 def _check_replaceable(folder: Path) -> None:
     """Raise InputError unless `folder` is absent, empty, or holds a generated data set alone."""
-    try:
-        reason = _reason_to_keep(folder)
-    except FileNotFoundError:  # absent, or replaced by another process meanwhile
-        return
-    if reason:
+    while os.path.lexists(folder):
+        try:
+            looked_at, reason = folder.lstat().st_ino, _reason_to_keep(folder)
+            if folder.lstat().st_ino != looked_at:
+                continue
+        except FileNotFoundError:  # another process replaces it: look again
+            continue
+        if reason is None:
+            return
         raise InputError(
             f"{NAME} cannot be generated in {folder}, because {reason}. Choose another folder (for "
             "the registered data set, through DETECTRON2_DATASETS), or move this one away."
