@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from sar.config import add_sar_config, leaves, load_config, lookup
+from sar.data.labels import read_label
 from sar.engine.launch import argument_parser
 
 from detectron2.config import get_cfg
@@ -205,9 +208,29 @@ def test_code_of_your_head_runs_in_one_go(capsys, monkeypatch):
     assert Path(config["_BASE_"]).exists()
 
 
+def test_colour_masks_are_converted_as_the_questions_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine/classes.txt").write_text("gravel 0 0 0\nkerb 255 0 0\n")
+    colors = np.array([[[0, 0, 0], [255, 0, 0], [255, 0, 0]]], np.uint8)
+    for split in ("train", "val"):
+        Path("masks", split, "city").mkdir(parents=True)
+        Image.fromarray(colors).save(f"masks/{split}/city/a.png")
+    (code,) = blocks("faq.md", "python")
+    exec(compile(code, "faq.md", "exec"), {})
+    assert read_label("mine/labels/train/city/a.png").tolist() == [[0, 1, 1]]
+    assert read_label("mine/labels/val/city/a.png").tolist() == [[0, 1, 1]]
+    with pytest.raises(SystemExit, match="a.png exists already"):
+        exec(compile(code, "faq.md", "exec"), {})
+    Path("mine/labels/train/city/a.png").unlink()
+    Image.fromarray(colors + np.uint8(1)).save("masks/train/city/a.png")
+    with pytest.raises(SystemExit, match=r"a.png has the colour \(0, 1, 1\)"):
+        exec(compile(code, "faq.md", "exec"), {})
+
+
 def test_no_other_page_has_code_that_is_not_run():
     pages = {page.name for page in PAGES if blocks(page.name, "python")}
-    assert pages == {"your-head.md", "your-data.md"}
+    assert pages == {"your-head.md", "your-data.md", "faq.md"}
 
 
 @pytest.mark.slow
@@ -238,14 +261,14 @@ def test_your_data_can_be_followed(tmp_path):
     run([sys.executable, "-c", code])
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert {
-        "output/folder_mine_train/folder_mine_train_classes.png",
-        "output/folder_mine_train/folder_mine_train_samples.jpg",
+        "output/folder_example_data_train/folder_example_data_train_classes.png",
+        "output/folder_example_data_train/folder_example_data_train_samples.jpg",
         "output/Folder/sar_sem_fpn_R_18/model_final.pth",
         "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
-        "output/Folder/sar_sem_fpn_R_18/inference/folder_mine_test/sem_seg_evaluation.json",
-        "predictions/overlays/0000.jpg",
-        "overlay.png",
-        "report.html",
+        "output/Folder/sar_sem_fpn_R_18/inference/folder_example_data_test/sem_seg_evaluation.json",
+        "output/predictions/overlays/0000.jpg",
+        "output/overlay.png",
+        "output/report.html",
     } <= written
 
 

@@ -2,8 +2,10 @@
 """Reads a data set through: says what is in it and what is wrong with it, and counts its classes.
 
 For each split: the number of images, their sizes, the share of ignored pixels, pixels and images of
-each class with its group (f frequent, c common, r rare), the ids found, and every problem: files
-that are missing or cannot be read, sizes that differ, ids that are no class. The counts of a
+each class with its group (f frequent, c common, r rare), the ids found, every problem (files that
+are missing or cannot be read, sizes that differ, ids that are no class, a single class), and
+warnings about what is probably wrong: classes without a pixel, palettes that disagree, images that
+use a small part of their range. The counts of a
 training set without problems are written to class_frequency.json, for DATASETS.CLASS_FREQUENCY.
 With --pictures there are also, of each split,
 
@@ -19,9 +21,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from sar import program
+from sar.config import load_config
 from sar.data.datasets import load_dataset
-from sar.data.datasets.folder import register_folder
-from sar.data.labels import read_image, read_label
+from sar.data.datasets.folder import SPLITS, missing_parts, register_folder
+from sar.data.grey_range import GreyRange
+from sar.data.labels import allow_pixels, read_image, read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError, listed, printable
@@ -36,6 +40,7 @@ from detectron2.data import Metadata, MetadataCatalog
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train
   python tools/check_dataset.py --folder ~/my_roads --output output/my_roads --pictures
+  python tools/check_dataset.py --folder ~/thermal INPUT.BLACK_POINT 7000 INPUT.WHITE_POINT 9000
 """
 NUM_SAMPLES = 12  # on a contact sheet
 
@@ -56,15 +61,47 @@ def main(argv: list[str] | None = None) -> int:
         required=False,
     )
     parser.add_argument("--pictures", action="store_true", help="also draw classes and samples")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys of a training that change how files are read (INPUT.BLACK_POINT, "
+        "INPUT.WHITE_POINT, INPUT.MAX_PIXELS), last",
+    )
     return program.run(check_all, parser.parse_args(argv))
 
 
 def check_all(args: argparse.Namespace) -> None:
-    names = register_folder(args.folder) if args.folder is not None else (args.dataset,)
+    cfg = load_config("", args.opts)
+    args.grey_range = GreyRange.from_config(cfg)
+    allow_pixels(cfg.INPUT.MAX_PIXELS)
+    names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
     # Every split is looked at, whatever is wrong with another.
     errors = [error for name in names if (error := check(name, args))]
     if errors:
         raise InputError("\n".join(map(str, errors)))
+
+
+def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
+    """Register a folder, and print which of its splits are left out.
+
+    Returns:
+        the names of the splits that have images and labels.
+
+    Raises:
+        InputError: as `register_folder`, or no split has both.
+    """
+    names = register_folder(folder)
+    for split in SPLITS:
+        missing = missing_parts(folder, split)
+        if len(missing) == 1 and not quiet:
+            print(f"The split {split} is not checked, because there is no folder {missing[0]}.")
+    if not names:
+        raise InputError(
+            f"{folder} has no split with images and labels, such as images/train and "
+            "labels/train: add one."
+        )
+    return names
 
 
 def check(name: str, args: argparse.Namespace) -> InputError | None:
@@ -90,6 +127,9 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             metadata.stuff_classes,
             metadata.get("ignore_label", 255),
             check_images=True,
+            is_training_set=is_training_set(name),
+            class_colors=metadata.get("stuff_colors") or (),
+            grey_range=args.grey_range,
             progress=not args.quiet,
         )
         if not args.quiet:
@@ -97,7 +137,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         elif scan.problems:
             print(scan.describe_problems())
         if args.pictures:
-            draw(name, dicts, metadata, scan, outputs, quiet=args.quiet)
+            draw(name, dicts, metadata, scan, outputs, args.grey_range, quiet=args.quiet)
         if scan.problems:
             raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
         if is_training_set(name):
@@ -117,6 +157,7 @@ def draw(
     metadata: Metadata,
     scan: DatasetScan,
     outputs: Outputs,
+    grey_range: GreyRange,
     *,
     quiet: bool,
 ) -> None:
@@ -141,7 +182,7 @@ def draw(
         samples = []
         for record in (sound[i] for i in chosen):
             image, label = record["file_name"], record["sem_seg_file_name"]
-            samples.append((Path(image).name, read_image(image), read_label(label)))
+            samples.append((Path(image).name, read_image(image, grey_range), read_label(label)))
         pictures[outputs.folder / f"{name}_samples.jpg"] = contact_sheet(
             samples, metadata.stuff_classes, class_colors(metadata)
         )
@@ -169,7 +210,7 @@ def is_training_set(name: str) -> bool:
 
 
 def report(name: str, num_images: int, scan: DatasetScan) -> None:
-    """Prints the contents of a data set, and then its problems."""
+    """Print the contents of a data set, and then its problems and warnings."""
     frequency = scan.frequency
     found = sum(frequency.pixels)
     unknown = sum(pixels for _, pixels in scan.out_of_range.values())
@@ -183,7 +224,17 @@ def report(name: str, num_images: int, scan: DatasetScan) -> None:
         print(f"ids found: {describe_ids(scan)}")
     if found:
         print(class_table(scan, with_groups=is_training_set(name)))
-    print(scan.describe_problems() if scan.problems else "No problems found.")
+    print(describe_findings(scan))
+
+
+def describe_findings(scan: DatasetScan) -> str:
+    """Return the problems and the warnings, a line each; or that there are none."""
+    paragraphs = [scan.describe_problems()] if scan.problems else []
+    if scan.warnings:
+        title = "warnings" if scan.problems else "No problems found, but warnings"
+        lines = [f"  {warning}" for warning in scan.warnings]
+        paragraphs.append("\n".join([f"{title} ({len(lines)}):", *lines]))
+    return "\n".join(paragraphs) or "No problems found."
 
 
 def describe_sizes(sizes: dict[tuple[int, int], int]) -> str:

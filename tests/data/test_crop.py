@@ -10,6 +10,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sar.data.augmentation import GeometricTransform
 from sar.data.crop import read_crop
+from sar.data.grey_range import GreyRange
 from sar.data.labels import read_image
 from sar.errors import InputError
 
@@ -118,6 +119,18 @@ def test_animated_png(tmp_path):
     frames = [picture("RGB"), picture("RGB").rotate(180)]
     frames[0].save(tmp_path / "image.png", save_all=True, append_images=frames[1:])
     assert_equal_to_whole(tmp_path / "image.png")
+
+
+def test_16_bit_png_is_scaled_to_its_range(tmp_path):
+    path, grey_range = tmp_path / "image.png", GreyRange(1000, 2000)
+    values = np.random.default_rng(0).integers(900, 2100, SHAPE).astype(np.uint16)
+    Image.fromarray(values).save(path)
+    for rows in (20, SHAPE[0]):  # of which the first decodes a part of the file
+        transform = GeometricTransform(SHAPE, SHAPE, 0, 0, (rows, 40))
+        np.testing.assert_array_equal(
+            read_crop(path, transform, "label.png", grey_range),
+            transform.apply_image(read_image(path, grey_range)),
+        )
 
 
 def test_rows_below_the_crop_are_not_decoded(tmp_path):

@@ -1,19 +1,22 @@
 import errno
 import logging
 import os
+import unicodedata
 
 import pytest
 from PIL import Image
 
+from sar.config import add_sar_config
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import (
+    choose_splits,
     default_color,
     pair_images_and_labels,
-    read_classes,
     register_folder,
 )
 from sar.errors import InputError
 
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
@@ -82,9 +85,18 @@ def test_a_test_split_is_there_where_the_folder_has_one(folder, tmp_path):
     names = register_folder(folder)
     assert names == ("folder_roads_train", "folder_roads_val", "folder_roads_test")
     assert [d["image_id"] for d in load_dataset(names[2])] == ["d"]
-    (folder / "labels/test").rename(tmp_path / "away")
-    with pytest.raises(InputError, match="no folder .*roads/labels/test: add it"):
-        register_folder(folder)
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_without_images_or_labels_is_no_data_set(folder, tmp_path, split, part):
+    for each in ("images", "labels"):
+        add((folder / each / "test/d").with_suffix(".png"))
+    name = f"folder_roads_{split}"
+    assert name in register_folder(folder)
+    (folder / part / split).rename(tmp_path / "away")
+    assert len(register_folder(folder)) == 2
+    assert name not in DatasetCatalog and name not in MetadataCatalog
 
 
 @pytest.mark.parametrize("num_classes, ignore_label", [(255, 255), (256, 65535)])
@@ -95,44 +107,16 @@ def test_ignore_label_goes_with_the_number_of_classes(folder, num_classes, ignor
     assert len({tuple(color) for color in metadata.stuff_colors}) == num_classes
 
 
-# -- classes.txt
-
-
-def test_classes_with_colours_comments_and_blank_lines(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_bytes(
-        b"\xef\xbb\xbf# id 0 follows\r\nroad\r\n\r\nroad marking 250 200 60\r\n"
-        b"  pothole\t#C81e28  \r\nlane 2\r\n\xc3\xa9tang\r\n"
-    )
-    names, colors = read_classes(path)
-    assert names == ["road", "road marking", "pothole", "lane 2", "étang"]
-    assert colors == [default_color(0), [250, 200, 60], [200, 30, 40], *map(default_color, (3, 4))]
+def test_colours_of_classes(folder):
+    (folder / "classes.txt").write_text("road\npothole #c81e28\n")
+    metadata = MetadataCatalog.get(register_folder(folder)[0])
+    assert metadata.stuff_colors == [default_color(0), [200, 30, 40]]
 
 
 def test_default_colours_are_pascal_vocs():
     expected = [[128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]
     assert [default_color(i) for i in range(5)] == expected
     assert default_color(19) == [0, 64, 128]  # the twentieth, tvmonitor
-
-
-@pytest.mark.parametrize(
-    "content, expected",
-    [
-        ("", "names no class"),
-        ("# nothing\n\n", "names no class"),
-        ("road\n\ncar\nroad 1 2 3\n", r'line 4: the class "road" is named on line 1'),
-        ("road 10 20 300\n", r'line 1: the colour of "road" is \[10, 20, 300\]'),
-        ("road 1 2 " + "9" * 5000, r"line 1: the colour of"),
-        (b"r\xe4der\n", "cannot be read .*UTF-8"),
-        ("\n".join(map(str, range(65536))), "names 65536 classes"),
-    ],
-)
-def test_wrong_classes_name_the_file(folder, content, expected):
-    path = folder / "classes.txt"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=expected) as error:
-        register_folder(folder)
-    assert str(path) in str(error.value)
 
 
 # -- what is missing
@@ -149,11 +133,12 @@ def test_no_classes(folder):
         register_folder(folder)
 
 
-@pytest.mark.parametrize("part", ["images/val", "labels/train"])
-def test_missing_split_folder(folder, part):
-    (folder / part).rename(folder / "away")
-    with pytest.raises(InputError, match=f"no folder .*roads/{part}: add it"):
-        register_folder(folder)
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_a_training_split_that_is_not_there(folder, part):
+    (folder / part / "train").rename(folder / "away")
+    assert register_folder(folder) == ("folder_roads_val",)
+    with pytest.raises(InputError, match=f"no folder .*roads/{part}/train of {part}"):
+        load_dataset("folder_roads_train")
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])
@@ -188,14 +173,57 @@ def test_label_without_image_is_a_warning(folder, caplog):
 def test_two_images_for_one_label(folder):
     add(folder / "images/train/a.png")
     train, _ = register_folder(folder)
-    with pytest.raises(InputError, match="have the same name"):
+    with pytest.raises(InputError, match="are two images of the same name"):
         load_dataset(train)
 
 
-def test_hidden_files_do_not_count(folder):
-    (folder / "images/val/._c.jpg").write_bytes(b"of the system")
+def test_two_labels_for_one_image(folder):
+    add(folder / "labels/train/a.TIF")
+    train, _ = register_folder(folder)
+    with pytest.raises(InputError, match="are two labels of the same name"):
+        load_dataset(train)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff", ".bmp", ".PNG", ".TIF"])
+def test_labels_of_other_formats(folder, suffix):
+    (folder / "labels/val/c.png").rename(folder / f"labels/val/c{suffix}")
+    (record,) = load_dataset(register_folder(folder)[1])
+    assert record["sem_seg_file_name"] == str(folder / f"labels/val/c{suffix}")
+
+
+def test_a_folder_of_files_that_are_no_labels_says_what_it_holds(folder):
+    (folder / "labels/val/c.png").rename(folder / "labels/val/c.jpg")
+    with pytest.raises(InputError, match=r"no labels \(.*but other files \(.jpg \(1\)\)"):
+        load_dataset(register_folder(folder)[1])
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_names_are_the_same(folder, forms):
+    images, labels = (unicodedata.normalize(form, "é/café") for form in forms)
+    add(folder / f"images/val/{images}.jpg")
+    add(folder / f"labels/val/{labels}.png")
+    _, record = load_dataset(register_folder(folder)[1])
+    assert record["image_id"] == unicodedata.normalize("NFC", "é/café")
+    assert record["file_name"] == str(folder / f"images/val/{images}.jpg")
+    assert record["sem_seg_file_name"] == str(folder / f"labels/val/{labels}.png")
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "._c.jpg", ".hidden.png", "Thumbs.db", ".ipynb_checkpoints/c-checkpoint.png",
+        "@eaDir/c.png", "__MACOSX/c.png", "$RECYCLE.BIN/c.png", "city/.cache/c.png",
+        "System Volume Information/c.png",
+    ],
+)  # fmt: skip
+def test_files_of_the_system_do_not_count(folder, caplog, part, name):
+    path = folder / part / "val" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"of the system")
     dicts = pair_images_and_labels(folder / "images/val", folder / "labels/val", remedy="")
     assert [d["image_id"] for d in dicts] == ["c"]
+    assert not caplog.records
 
 
 def test_links_in_a_circle_are_refused(folder):
@@ -230,3 +258,53 @@ def test_classes_in_a_pipe(folder):
     os.mkfifo(folder / "classes.txt")
     with pytest.raises(InputError, match="classes.txt is no file"):
         register_folder(folder)
+
+
+# -- DATASETS.TRAIN and DATASETS.TEST
+
+
+def chosen(folder, test=(), test_is_set=False):
+    cfg = get_cfg()
+    add_sar_config(cfg)
+    cfg.DATASETS.FOLDER, cfg.DATASETS.TEST = str(folder), test
+    choose_splits(cfg, test_is_set=test_is_set or bool(test))
+    return cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+
+
+def test_the_validation_split_is_evaluated_by_default(folder):
+    assert chosen(folder) == (("folder_roads_train",), ("folder_roads_val",))
+
+
+def test_no_evaluation_if_none_is_asked_for(folder):
+    assert chosen(folder, test_is_set=True) == (("folder_roads_train",), ())
+
+
+def test_data_sets_that_are_named_stay(folder):
+    for part in ("images", "labels"):
+        add((folder / part / "test/d").with_suffix(".png"))
+    test = ("folder_roads_test", "camvid_val")
+    assert chosen(folder, test) == (("folder_roads_train",), test)
+
+
+@pytest.mark.parametrize("name", ["folder_road_val", "folder_link_val", "roads_val", "val"])
+def test_a_name_that_does_not_exist_is_refused_with_those_that_do(folder, tmp_path, name):
+    (tmp_path / "link").symlink_to(folder)
+    message = f'no data set "{name}": .* are folder_roads_train, folder_roads_val'
+    with pytest.raises(InputError, match=message):
+        chosen(tmp_path / "link", (name,))
+
+
+def test_a_split_without_labels_is_refused_if_it_is_named(folder):
+    add(folder / "images/test/d.png")
+    with pytest.raises(InputError, match='_test" .there is no folder .*roads/labels/test'):
+        chosen(folder, ("folder_roads_test",))
+    assert chosen(folder)[1] == ("folder_roads_val",)
+
+
+def test_a_folder_without_validation_split_is_not_evaluated(folder, tmp_path, caplog):
+    (folder / "images/val").rename(tmp_path / "images")
+    with pytest.raises(InputError, match=r'roads/images/val: add it, or set DATASETS.TEST "\(\)"'):
+        chosen(folder)
+    assert chosen(folder, test_is_set=True)[1] == ()
+    (folder / "labels/val").rename(tmp_path / "labels")
+    assert chosen(folder)[1] == () and "no validation split" in caplog.text

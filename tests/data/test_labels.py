@@ -4,9 +4,17 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from sar.data.labels import read_image, read_image_size, read_label
+from sar.data.grey_range import GreyRange
+from sar.data.labels import (
+    allow_pixels,
+    read_image,
+    read_image_size,
+    read_label,
+    read_label_and_palette,
+    read_stored_image,
+)
 from sar.errors import InputError
 
 from detectron2.data import detection_utils
@@ -82,10 +90,40 @@ def test_grey_label_of_few_bits_gives_ids_as_written(tmp_path, bits):
 
 @pytest.mark.parametrize("mode, channels", [("RGB", "R+G+B"), ("RGBA", "R+G+B+A"), ("LA", "L+A")])
 def test_label_of_several_channels_is_an_error(tmp_path, mode, channels):
-    Image.new(mode, (4, 3)).save(tmp_path / "coloured.png")
+    image = Image.new(mode, (4, 3))
+    image.putpixel((0, 0), (1, 1, 2, 255)[: len(channels) // 2 + 1] if mode != "LA" else (1, 7))
+    image.save(tmp_path / "coloured.png")
     with pytest.raises(InputError, match=r"coloured\.png has the channels") as error:
         read_label(tmp_path / "coloured.png")
-    assert channels in str(error.value) and "single-channel PNG" in str(error.value)
+    for part in (channels, "single-channel PNG", "docs/faq.md"):
+        assert part in str(error.value)
+    if mode == "RGB":
+        assert "Its colours are (0, 0, 0), (1, 1, 2)." in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_ids_that_are_repeated_over_the_channels(tmp_path, mode):
+    ids = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    Image.fromarray(ids).convert(mode).save(tmp_path / "label.png")
+    np.testing.assert_array_equal(read_label(tmp_path / "label.png"), ids)
+
+
+def test_palette_of_a_label(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 1]], np.uint8))
+    image.putpalette([1, 2, 3, 4, 5, 6])
+    image.save(tmp_path / "label.png")
+    ids, palette = read_label_and_palette(tmp_path / "label.png")
+    assert ids.tolist() == [[0, 1, 1]] and palette[:2].tolist() == [[1, 2, 3], [4, 5, 6]]
+    Image.fromarray(ids).save(tmp_path / "grey.png")
+    assert read_label_and_palette(tmp_path / "grey.png")[1] is None
+
+
+def test_label_of_floating_point_numbers_is_an_error(tmp_path):
+    save(tmp_path / "float.tif", np.zeros((3, 3), np.float32))
+    with pytest.raises(
+        InputError, match=r"float\.tif holds floating-point numbers: write the class"
+    ):
+        read_label(tmp_path / "float.tif")
 
 
 def test_label_of_32_bits_is_an_error_where_values_do_not_fit(tmp_path):
@@ -148,6 +186,73 @@ def test_16_bit_image_is_scaled_not_clipped(tmp_path, suffix):
     image = read_image(save(tmp_path / f"deep{suffix}", values))
     assert image.dtype == np.uint8 and image.shape == (6, 10, 3)
     np.testing.assert_array_equal(image[:, :, 1], np.rint(values / 65535 * 255))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_image_is_scaled_to_its_range(tmp_path, suffix):
+    path = save(tmp_path / f"deep{suffix}", np.array([[999, 1000, 1500, 2000, 2001]], np.uint16))
+    assert read_image(path, GreyRange(1000, 2000))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    stored = read_stored_image(path)
+    assert stored.values.tolist() == [[999, 1000, 1500, 2000, 2001]]
+    assert not stored.lacks_low_bits and not stored.has_other_bands
+
+
+@pytest.mark.parametrize("black, white", [(-1, 9), (9, 9), (10, 9), (0, 65536)])
+def test_ranges_that_cannot_be(black, white):
+    with pytest.raises(InputError, match=f"BLACK_POINT is {black} and INPUT.WHITE_POINT {white}"):
+        GreyRange(black, white)
+
+
+def tiff(path, array, photometric=1):
+    """A TIFF of bands (H, W, C) that Pillow cannot write; photometric 1 is grey, 2 is RGB."""
+    height, width, bands = array.shape
+    bits, pixels = 8 * array.dtype.itemsize, array.astype(array.dtype.newbyteorder("<")).tobytes()
+    sample_format = "uif".index(array.dtype.kind) + 1
+    others = bands - (1 if photometric == 1 else 3)
+    tags = {
+        256: width, 257: height, 258: [bits] * bands, 259: 1, 262: photometric, 273: 0,
+        277: bands, 278: height, 279: len(pixels), 284: 1, 338: [0] * others,
+        339: [sample_format] * bands,
+    }  # fmt: skip
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        if value != []:
+            directory[tag] = value
+    # Pillow adds the end of the directory to the offset of the strip.
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + directory.tobytes(8) + pixels)
+    return path
+
+
+@pytest.mark.parametrize(
+    "dtype, bands, described",
+    [
+        (np.uint8, 4, "4 bands of 8 bits: write the one or three bands"),
+        (np.uint16, 5, "5 bands of 16 bits: .* gdal_translate -b 1 -b 2 -b 3"),
+        (np.uint16, 12, "12 bands of 16 bits"),
+        (np.float32, 3, r"3 bands of 32 bits \(floating-point numbers\)"),
+        (np.float64, 1, r"1 band of 64 bits \(floating-point numbers\): convert it to 8 or 16"),
+        (np.int16, 2, "2 bands of 16 bits with sign"),
+    ],
+)
+def test_tiff_that_pillow_cannot_read_is_explained(tmp_path, dtype, bands, described):
+    path = tiff(tmp_path / "bands.tif", np.zeros((3, 4, bands), dtype))
+    for read in (read_image, read_image_size, read_stored_image):
+        with pytest.raises(InputError, match=rf"The image .*bands\.tif has {described}"):
+            read(path)
+    with pytest.raises(InputError, match=r"The label .*bands\.tif has"):
+        read_label(path)
+
+
+@pytest.mark.parametrize("bands, photometric, others", [(3, 2, 0), (4, 2, 1), (1, 1, 0), (2, 1, 1)])
+def test_bands_that_are_not_read(tmp_path, bands, photometric, others):
+    path = tiff(tmp_path / "bands.tif", np.zeros((3, 4, bands), np.uint8), photometric)
+    assert read_stored_image(path).has_other_bands == bool(others)
+
+
+def test_16_bit_colours_lack_their_low_bits(tmp_path):
+    path = tiff(tmp_path / "deep.tif", np.full((3, 4, 3), 4095, np.uint16), 2)
+    stored = read_stored_image(path)
+    assert stored.lacks_low_bits and (stored.values == 15).all()
 
 
 def test_floating_point_image_is_an_error(tmp_path):
@@ -213,8 +318,17 @@ def test_damaged_files_raise_nothing_but_input_errors(tmp_path, rgb, suffix):
     assert errors > 0
 
 
+@pytest.mark.filterwarnings("ignore:::PIL")
 def test_image_too_large_to_be_decoded(tmp_path, monkeypatch, rgb):
     path = save(tmp_path / "large.png", rgb)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(InputError, match=r"large\.png is too large .* cut it into tiles"):
-        read_image(path)
+    for read in (read_image, read_image_size, read_label):
+        with pytest.raises(InputError, match=r"large\.png has more pixels .* INPUT\.MAX_PIXELS"):
+            read(path)
+    allow_pixels(54)
+    assert read_image(path).shape == rgb.shape
+    allow_pixels(10)  # what was allowed stays so
+    assert Image.MAX_IMAGE_PIXELS == 27
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    allow_pixels(10)
+    assert Image.MAX_IMAGE_PIXELS is None

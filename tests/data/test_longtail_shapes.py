@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -226,26 +227,135 @@ def test_interrupted_generation_leaves_nothing_and_is_redone(tmp_path, monkeypat
     assert_complete(folder, 6)
 
 
-def test_half_a_data_set_is_replaced(tmp_path):
+def test_what_a_killed_process_leaves_is_no_obstacle(tmp_path):
     folder = tmp_path / "shapes"
-    (folder / "images" / "train").mkdir(parents=True)
-    (folder / "images" / "train" / "0000.png").write_bytes(b"half a pic")
-    killed = tmp_path / ".shapes.0123abcd"  # what a killed process leaves
+    killed = tmp_path / ".shapes.0123abcd"
     (killed / "images").mkdir(parents=True)
     generate(folder, num_images=FEW)
     (killed / "images").rmdir()
     killed.rmdir()
     assert_complete(folder, 6)
-    assert all(array.size for array in pixels_of(folder).values())
 
 
-def test_somebody_elses_folder_is_not_replaced(tmp_path):
-    folder = tmp_path / "shapes"
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "shapes").mkdir()
+    generate(tmp_path / "shapes", num_images=FEW)
+    assert_complete(tmp_path / "shapes", 6)
+
+
+def contents(folder):
+    """Bytes of every file, target of every link, and None for every folder."""
+    return {
+        path.relative_to(folder): (
+            path.readlink() if path.is_symlink() else None if path.is_dir() else path.read_bytes()
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def add_users_data_set(folder):
+    for part in ("images", "labels"):
+        (folder / part / "train").mkdir(parents=True)
+        (folder / part / "train" / "0000.png").write_bytes(b"years of work")
+    (folder / "classes.txt").write_text("road")
+
+
+def add_thesis(folder):
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match=r"shapes holds \"thesis.tex\""):
+
+
+def add_recipe_of_a_cake(folder):
+    add_users_data_set(folder)
+    (folder / "recipe.json").write_text('{"flour": 500}')
+
+
+def add_empty_folders(folder):
+    (folder / "images" / "train").mkdir(parents=True)
+
+
+def add_generated(folder, foreign=None):
+    generate(folder, seed=1, num_images=FEW)
+    if foreign is not None:
+        foreign(folder)
+
+
+def add_note(folder):
+    (folder / "labels" / "val" / ".note").write_text("look here")
+
+
+def add_link(folder):
+    (folder.parent / "labels").mkdir()
+    (folder / "labels" / "more").symlink_to(folder.parent / "labels")
+
+
+def link_a_label(folder):
+    path = folder / "labels" / "train" / "0000.png"
+    path.rename(folder.parent / "label.png")
+    path.symlink_to(folder.parent / "label.png")
+
+
+def correct_a_label(folder):
+    path = folder / "labels" / "train" / "0000.png"
+    path.write_bytes(b"corrected by hand")
+    later = (folder / "recipe.json").stat().st_mtime + 10
+    os.utime(path, (later, later))
+
+
+@pytest.mark.parametrize(
+    "add, named",
+    [
+        (add_users_data_set, "classes.txt"),
+        (add_thesis, "thesis.tex"),
+        (add_recipe_of_a_cake, "classes.txt"),
+        (add_empty_folders, "images/train"),
+        (partial(add_generated, foreign=add_note), "labels/val/.note was not generated"),
+        (partial(add_generated, foreign=add_link), "labels/more was not generated"),
+        (partial(add_generated, foreign=link_a_label), "labels/train/0000.png was not generated"),
+        (partial(add_generated, foreign=correct_a_label), "train/0000.png was changed after"),
+        (lambda folder: folder.write_text("a file"), "it is a file"),
+    ],
+)
+def test_what_was_not_generated_is_not_replaced(tmp_path, add, named):
+    add(tmp_path / "shapes")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=f"cannot be generated in .*shapes, because .*{named}"):
+        generate(tmp_path / "shapes", num_images=FEW)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("add", [Path.mkdir, add_generated, add_users_data_set, lambda folder: 0])
+def test_a_link_is_not_replaced(tmp_path, add):
+    add(tmp_path / "elsewhere")
+    (tmp_path / "shapes").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="because it is a link"):
+        generate(tmp_path / "shapes", num_images=FEW)
+    assert contents(tmp_path) == before
+
+
+def test_data_of_the_recipe_are_used_through_a_link(tmp_path):
+    generate(tmp_path / "elsewhere", num_images=FEW)
+    (tmp_path / "shapes").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    generate(tmp_path / "shapes", num_images=FEW)
+    assert contents(tmp_path) == before
+
+
+def test_files_that_come_during_the_generation_are_kept(tmp_path, monkeypatch):
+    folder = tmp_path / "shapes"
+
+    def draw(*args):
+        folder.mkdir(exist_ok=True)
+        (folder / "thesis.tex").write_text("years of work")
+        return draw_scene(*args)
+
+    draw_scene = longtail_shapes.draw_scene
+    monkeypatch.setattr(longtail_shapes, "draw_scene", draw)
+    with pytest.raises(InputError, match="thesis.tex"):
         generate(folder, num_images=FEW)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("outdated", [False, True])

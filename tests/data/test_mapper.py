@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -222,3 +223,37 @@ def test_image_without_label(write):
     del dataset_dict["sem_seg_file_name"]
     with pytest.raises(InputError, match="im.png has no label"):
         _plain()(dataset_dict)
+
+
+def test_16_bit_images_are_scaled_to_the_configs_range(cfg, write):
+    cfg.INPUT.BLACK_POINT, cfg.INPUT.WHITE_POINT = 51000, 52000
+    deep = np.full((40, 50), 51500, np.uint16)
+    dataset_dict = write(image=deep)
+    mapper = SemanticSegmentationMapper(cfg, is_train=False)
+    assert (mapper(dataset_dict)["image"] == 128).all()
+    assert (mapper.read_image(dataset_dict["file_name"]) == 128).all()
+    cfg.INPUT.COLOR_JITTER = 0.0
+    sample = SemanticSegmentationMapper(cfg, is_train=True)(dataset_dict, np.random.default_rng(0))
+    assert 128 in sample["image"]
+    assert set(sample["image"].unique().tolist()) <= {128, *map(int, cfg.MODEL.PIXEL_MEAN)}
+
+
+def test_ranges_that_cannot_be_are_refused(cfg):
+    cfg.INPUT.BLACK_POINT = 70000
+    with pytest.raises(InputError, match="INPUT.BLACK_POINT is 70000"):
+        SemanticSegmentationMapper(cfg, is_train=False)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_larger_images_are_decoded_if_the_config_says_so(cfg, write, monkeypatch):
+    dataset_dict = write()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    cfg.INPUT.MAX_PIXELS = 100
+    with pytest.raises(InputError, match="INPUT.MAX_PIXELS"):
+        SemanticSegmentationMapper(cfg, is_train=False)(dataset_dict)
+    cfg.INPUT.MAX_PIXELS = 2000
+    mapper = SemanticSegmentationMapper(cfg, is_train=False)
+    assert mapper(dataset_dict)["image"].shape == (3, 40, 50)
+    content = pickle.dumps(mapper)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as in a worker that starts
+    assert pickle.loads(content)(dataset_dict)["image"].shape == (3, 40, 50)

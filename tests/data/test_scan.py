@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from sar.data.grey_range import GreyRange
 from sar.data.labels import read_label
 from sar.data.scan import classes_shown, scan_dataset
 from sar.errors import InputError
@@ -119,7 +122,7 @@ def test_truncated_image_is_found_where_images_are_decoded(make, suffix):
 def test_unreadable_and_coloured_labels(make):
     dicts = make(random_labels(4))
     truncate(dicts[1]["sem_seg_file_name"])
-    Image.new("RGB", (50, 40)).save(dicts[2]["sem_seg_file_name"])
+    Image.new("RGB", (50, 40), "red").save(dicts[2]["sem_seg_file_name"])
     result = scan(dicts)
     assert [(p.kind, p.file) for p in result.problems] == [
         ("unreadable label", dicts[i]["sem_seg_file_name"]) for i in (1, 2)
@@ -162,6 +165,94 @@ def test_size_is_that_of_the_upright_image(make, check_images):
     exif[0x0112] = 6
     Image.new("RGB", (40, 50)).save(dicts[0]["file_name"], exif=exif)
     assert scan(dicts, check_images=check_images).problems == []
+
+
+@pytest.mark.parametrize("turned", ["file_name", "sem_seg_file_name"])
+def test_an_orientation_that_one_file_has_is_explained(make, turned):
+    dicts = make(random_labels(1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(dicts[0][turned]) as image:
+        image.save(dicts[0][turned], exif=exif)
+    (problem,) = scan(dicts).problems
+    assert problem.kind == "size differs"
+    assert f"the EXIF orientation of {dicts[0][turned]} swaps width and height" in problem.message
+
+
+# -- classes
+
+
+def test_a_class_in_no_training_label_is_named(make):
+    dicts = make(random_labels(2, ids=(0, 1, IGNORE)))
+    result = scan(dicts, is_training_set=True)
+    (warning,) = result.warnings
+    assert 'No training label has a pixel of the class "pothole"' in warning
+    assert result.problems == []
+    assert scan(dicts).warnings == []  # of a validation set
+    # The ignored id needs no pixel, even if it is among the classes.
+    assert scan(make(random_labels(1)), ignore_label=2, is_training_set=True).warnings == []
+
+
+def test_foreground_saved_as_255_is_explained(make):
+    dicts = make(random_labels(2, ids=(0, IGNORE)))
+    for is_training_set in (False, True):
+        result = scan(dicts, is_training_set=is_training_set)
+        assert any(
+            "the ids 0 and 255 alone, and 255 is ignored: if 255 stands for the foreground" in text
+            for text in result.warnings
+        )
+    assert scan(make(random_labels(2, ids=(0,)))).warnings == []
+    assert scan(make(random_labels(2, ids=(0, 1, IGNORE)))).warnings == []
+
+
+def test_one_class_is_a_problem(make):
+    dicts = make(random_labels(2, ids=(0, IGNORE)))
+    for is_training_set in (False, True):
+        result = scan(dicts, names=("kerb",), is_training_set=is_training_set)
+        assert [problem.kind for problem in result.problems] == ["single class"]
+        with pytest.raises(InputError, match='one class, "kerb", .* label the background'):
+            result.raise_for_problems(max_skipped=5)
+
+
+def test_one_class_in_the_training_labels_is_a_problem(make):
+    dicts = make(random_labels(2, ids=(1, IGNORE)))
+    assert scan(dicts).problems == []
+    with pytest.raises(InputError, match='One class has pixels, "car", .* label the background'):
+        scan(dicts, is_training_set=True).raise_for_problems()
+
+
+def test_sound_data_give_no_warning(make):
+    assert scan(make(random_labels(3)), is_training_set=True).warnings == []
+
+
+# -- palettes and values
+
+
+def test_palettes_are_compared_with_each_other_and_with_the_classes(make):
+    dicts = make(random_labels(3))
+    red, green = (255, 0, 0), (0, 255, 0)
+    for i, record in enumerate(dicts):
+        with Image.open(record["sem_seg_file_name"]) as file:
+            label = Image.fromarray(np.asarray(file))
+        label.putpalette([0, 0, 0, *(green + red if i == 2 else red + green)])
+        label.save(record["sem_seg_file_name"])
+    between, with_classes = scan(dicts, class_colors=[(0, 0, 0), red, green]).warnings
+    assert 'disagree about the ids 1, 2: 1 ("car") is #ff0000' in between
+    assert "label0.png" in between and "label2.png" in between
+    assert "contradict" in with_classes and "label2.png" in with_classes
+    assert scan(dicts[:2], class_colors=[(0, 0, 0), red, green]).warnings == []
+
+
+def test_images_that_use_a_small_part_of_16_bits(make):
+    dicts = make(random_labels(2))
+    for record in dicts:
+        values = np.random.default_rng(0).integers(1000, 1400, (40, 50)).astype(np.uint16)
+        Image.fromarray(values).save(record["file_name"])
+    (warning,) = scan(dicts).warnings
+    black, white = re.search(r"BLACK_POINT (\d+) INPUT.WHITE_POINT (\d+)\.$", warning).groups()
+    assert "2 grey images of 16 bits" in warning and "become 2 of 256 grey levels" in warning
+    assert scan(dicts, grey_range=GreyRange(int(black), int(white))).warnings == []
+    assert scan(dicts, check_images=False).warnings == []
 
 
 def test_unknown_ids_are_an_error_however_many_files_may_be_skipped(make):
@@ -215,6 +306,9 @@ def test_few_files_are_under_way_at_once(make, function, monkeypatch):
                 yield record
 
     monkeypatch.setattr("sar.data.scan.read_label", counting_read)
+    monkeypatch.setattr(
+        "sar.data.scan.read_label_and_palette", lambda path: (counting_read(path), None)
+    )
     monkeypatch.setattr("sar.data.scan._NUM_THREADS", 1)
     function(Records(make(random_labels(40))))
     assert num_read == 40

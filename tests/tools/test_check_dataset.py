@@ -1,3 +1,5 @@
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +55,12 @@ def test_clean_folder(tool, folder, tmp_path, capsys):
     assert "ignored (255): 20.00% of the pixels" in out
     assert "ids found: 0-1, 255" in out
     assert out.count("No problems found") == 2
+    # The validation split need not show all classes.
+    assert (
+        'No problems found, but warnings (1):\n  No training label has a pixel of the class "p'
+        in out
+    )
+    assert out.rstrip().endswith("No problems found.")
     path = tmp_path / "out" / "class_frequency.json"
     assert f"DATASETS.CLASS_FREQUENCY {path}" in out
     # Of the training split, though the validation split was read after it.
@@ -123,6 +131,60 @@ def test_missing_label_in_one_split_leaves_the_other_checked(tool, folder, tmp_p
     captured = capsys.readouterr()
     assert "1 of 4 images" in captured.err and "2.jpg" in captured.err
     assert "folder_roads_val_val: 2 images" in captured.out
+
+
+def test_every_split_that_is_there_is_checked(tool, folder, tmp_path, capsys):
+    for part in ("images", "labels"):
+        shutil.copytree(folder / part / "val", folder / part / "test")
+        shutil.rmtree(folder / part / "val")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "folder_roads_val_train: 4 images" in out and "folder_roads_val_test: 2 images" in out
+    shutil.rmtree(folder / "labels/test")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    assert f"test is not checked, because there is no folder {folder / 'labels/test'}" in (
+        capsys.readouterr().out
+    )
+    shutil.rmtree(folder / "labels/train")
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
+    assert "has no split with images and labels" in capsys.readouterr().err
+
+
+def test_a_single_class_is_a_problem(tool, folder, tmp_path, capsys):
+    for file in (folder / "labels/train").iterdir():
+        Image.fromarray(np.where(np.asarray(Image.open(file)) == 1, 255, 0).astype(np.uint8)).save(
+            file
+        )
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
+    out = capsys.readouterr().out
+    assert 'One class has pixels, "road"' in out
+    assert "warnings (2):" in out and "if 255 stands for the foreground" in out
+
+
+def test_16_bit_images_and_the_keys_that_their_warning_names(tool, folder, tmp_path, capsys):
+    for file in sorted((folder / "images").rglob("*.jpg")):
+        values = np.random.default_rng(0).integers(7000, 8000, (10, 20)).astype(np.uint16)
+        Image.fromarray(values).save(file.with_suffix(".png"))
+        file.unlink()
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--pictures"]
+    assert tool.main(args) == 0
+    out = capsys.readouterr().out
+    assert out.count("grey images of 16 bits") == 2
+    keys = re.search(r"set (INPUT.BLACK_POINT \d+ INPUT.WHITE_POINT \d+)\.", out)[1].split()
+    assert tool.main([*args, *keys]) == 0
+    assert "grey images" not in capsys.readouterr().out
+    assert tool.main([*args, "INPUT.BLACK_POINT", "-1"]) == 1
+    assert "INPUT.BLACK_POINT is -1" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_larger_images_are_read_if_the_command_line_says_so(tool, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "allow_pixels", lambda number: None)
+        assert tool.main(args) == 1
+    assert tool.main([*args, "INPUT.MAX_PIXELS", "200"]) == 0
 
 
 def test_nothing_readable(tool, folder, tmp_path, capsys):

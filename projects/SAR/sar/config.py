@@ -123,8 +123,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = True
 
     # -- Data
-    # A data set of your own (images/, labels/, classes.txt): its training and validation splits
-    # replace TRAIN and TEST; but a TEST that names splits of this folder (folder_NAME_test) stays.
+    # A data set of your own (images/, labels/, classes.txt). Its training split replaces TRAIN. Its
+    # validation split is evaluated, unless DATASETS.TEST is set: to other data sets, such as
+    # ("folder_NAME_test",), or to () for no evaluation.
     cfg.DATASETS.FOLDER = ""
     # class_frequency.json of the training set (tools/check_dataset.py writes it), for the groups
     # of frequent, common and rare classes, for CeCo and for MODEL.LOSS. Empty: found by a scan of
@@ -135,6 +136,13 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CHECK = True
     # Greatest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
+    # Values of 16-bit grey images that become 0 and 255; values outside are clipped. Set them if
+    # the images use a small part of the range (thermal, 12-bit cameras): the check says which.
+    cfg.INPUT.BLACK_POINT = 0
+    cfg.INPUT.WHITE_POINT = 65535
+    # Greatest number of pixels of an image or a label. Raise it for larger images that you trust;
+    # lower values than this one change nothing.
+    cfg.INPUT.MAX_PIXELS = 178956970
     # detectron2's DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" repeats images that show a
     # class which fewer than DATALOADER.REPEAT_THRESHOLD of the images (a share) do.
 

@@ -10,7 +10,8 @@ from PIL import Image
 from sar.errors import InputError
 
 from .augmentation import GeometricTransform
-from .labels import decoded, opened, orientation
+from .grey_range import GreyRange
+from .labels import FULL_RANGE, decoded, opened, orientation
 
 _UPRIGHT = (None, 1)
 # How much larger than the sample an image decoded at a reduced size still is, along both edges: as
@@ -20,9 +21,12 @@ _REDUCTION_GAP = 2
 
 
 def read_crop(
-    path: str | os.PathLike, transform: GeometricTransform, label_path: str | os.PathLike
+    path: str | os.PathLike,
+    transform: GeometricTransform,
+    label_path: str | os.PathLike,
+    grey_range: GreyRange = FULL_RANGE,
 ) -> np.ndarray:
-    """What `transform.apply_image(read_image(path))` gives, decoding no more than it takes.
+    """Return `transform.apply_image(read_image(path, grey_range))`, decoding no more than needed.
 
     See `decode`: where a JPEG is reduced, as near as _REDUCTION_GAP says; in all other cases equal
     but for rounding, by 1.
@@ -31,6 +35,7 @@ def read_crop(
         path: the image file.
         transform: drawn for the file's size.
         label_path: where that size is from.
+        grey_range: of grey images of 16 bits.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -39,11 +44,14 @@ def read_crop(
         InputError: the file is missing, truncated, no image, has neither 8 nor 16 bits, or has
             another size than its label.
     """
-    return transform.apply_pillow(*decode(path, transform, label_path))
+    return transform.apply_pillow(*decode(path, transform, label_path, grey_range))
 
 
 def decode(
-    path: str | os.PathLike, transform: GeometricTransform, label_path: str | os.PathLike
+    path: str | os.PathLike,
+    transform: GeometricTransform,
+    label_path: str | os.PathLike,
+    grey_range: GreyRange = FULL_RANGE,
 ) -> tuple[Image.Image, int]:
     """What `GeometricTransform.apply_pillow` is given: the part of an image that it needs, RGB.
 
@@ -53,9 +61,9 @@ def decode(
     """
     with opened(path, "image") as image:
         reduction = _reduce(image, transform)
-        pixels = _upper_rows(image, path, transform)
+        pixels = _upper_rows(image, path, transform, grey_range)
         if pixels is None:
-            pixels = decoded(image, path)
+            pixels = decoded(image, path, grey_range)
             if reduction == 1 and pixels.size != transform.source_shape[::-1]:
                 height, width = transform.source_shape
                 raise InputError(
@@ -87,7 +95,10 @@ def _reduce(image: Image.Image, transform: GeometricTransform) -> int:
 
 
 def _upper_rows(
-    image: Image.Image, path: str | os.PathLike, transform: GeometricTransform
+    image: Image.Image,
+    path: str | os.PathLike,
+    transform: GeometricTransform,
+    grey_range: GreyRange,
 ) -> Image.Image | None:
     """The decoded rows of a PNG that the transform needs; None where that is not possible."""
     rows = transform.rows_needed
@@ -108,4 +119,4 @@ def _upper_rows(
     with Image.open(content) as upper:
         upper.load()
         # Which may also be told after the pixels.
-        return decoded(upper, path) if orientation(upper) in _UPRIGHT else None
+        return decoded(upper, path, grey_range) if orientation(upper) in _UPRIGHT else None

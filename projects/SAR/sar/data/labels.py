@@ -3,14 +3,18 @@
 Shape shorthands: H, W: height and width in pixels, after the EXIF orientation is applied.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from sar.errors import InputError, listed
+
+from .grey_range import GreyRange
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -22,18 +26,46 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_QUARTER_TURNS = (5, 6, 7, 8)
+# Tags of TIFF.
+_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
+_SAMPLE_FORMATS = {
+    2: " with sign",
+    3: " (floating-point numbers)",
+    5: " (complex)",
+    6: " (complex)",
+}
+# Images of more pixels are refused by default, since small files can claim to be huge.
+MAX_PIXELS = 178_956_970
+FULL_RANGE = GreyRange()
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255: what an id was multiplied by.
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Reads an image as detectron2's `read_image` does, its EXIF orientation applied.
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """An image as its file stores it, upright.
 
-    Grey images are repeated over the three channels, an alpha channel is dropped, and 16-bit
-    images are scaled to 8 bits (65535 becomes 255) rather than clipped.
+    Attributes:
+        values: (H, W) uint16 of a grey image of 16 bits; (H, W, 3) uint8 RGB of all others.
+        lacks_low_bits: a colour image of 16 bits, of which Pillow reads the upper 8 alone.
+        has_other_bands: bands that are not read, such as near infrared (not alpha).
+    """
+
+    values: np.ndarray
+    lacks_low_bits: bool
+    has_other_bands: bool
+
+
+def read_image(path: str | os.PathLike, grey_range: GreyRange = FULL_RANGE) -> np.ndarray:
+    """Read an image as detectron2's `read_image` does, its EXIF orientation applied.
+
+    Grey images are repeated over the three channels, an alpha channel is dropped, and grey images
+    of 16 bits are scaled to 8 bits (by default, 65535 becomes 255) rather than clipped.
 
     Args:
         path: the image file.
+        grey_range: of grey images of 16 bits.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -42,11 +74,34 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
         InputError: the file is missing, truncated, no image, or has neither 8 nor 16 bits.
     """
     with opened(path, "image") as image:
-        return np.asarray(decoded(image, path))
+        return np.asarray(decoded(image, path, grey_range))
 
 
-def decoded(image: Image.Image, path: str | os.PathLike) -> Image.Image:
-    """An opened image's pixels: upright, RGB of 8 bits, as `read_image` says.
+def read_stored_image(path: str | os.PathLike) -> StoredImage:
+    """Read an image without scaling its values.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    with opened(path, "image") as image:
+        raw_mode = _raw_mode(image)
+        image.load()
+        upright = _upright(image)
+        if _is_deep(upright):
+            values = _as_uint16(np.asarray(upright), path, "image")
+        else:
+            values = np.asarray(_as_rgb(upright, path))
+        return StoredImage(
+            values,
+            lacks_low_bits=values.ndim == 3 and ";16" in raw_mode,
+            has_other_bands=image.format == "TIFF" and "X" in raw_mode,
+        )
+
+
+def decoded(
+    image: Image.Image, path: str | os.PathLike, grey_range: GreyRange = FULL_RANGE
+) -> Image.Image:
+    """Return an opened image's pixels: upright, RGB of 8 bits, as `read_image` says.
 
     Args:
         path: of the file, for errors.
@@ -56,15 +111,31 @@ def decoded(image: Image.Image, path: str | os.PathLike) -> Image.Image:
     """
     image.load()
     upright = _upright(image)
-    if upright.mode == "I" or upright.mode.startswith("I;16"):
+    if _is_deep(upright):
         grey = _as_uint16(np.asarray(upright), path, "image")
-        upright = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    elif upright.mode == "F":
+        upright = Image.fromarray(grey_range.to_8_bits(grey))
+    return _as_rgb(upright, path)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how Pillow calls the layout of the file's pixels, such as "RGB;16B", before `load`."""
+    arguments = image.tile[0][3] if image.tile else ""
+    if isinstance(arguments, tuple):
+        arguments = arguments[0] if arguments else ""
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _as_rgb(image: Image.Image, path: str | os.PathLike) -> Image.Image:
+    if image.mode == "F":
         raise InputError(
             f"Image {path} holds floating-point numbers, whose range is unknown: "
             "convert it to 8 or 16 bits."
         )
-    return upright if upright.mode == "RGB" else upright.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -77,24 +148,37 @@ def read_image_size(path: str | os.PathLike) -> tuple[int, int]:
         width, height = image.size
         # Asked for EXIF data that the header of a PNG does not have, Pillow decodes the image.
         if image.format != "PNG" or "exif" in image.info:
-            if orientation(image) in (5, 6, 7, 8):
+            if orientation(image) in _QUARTER_TURNS:
                 width, height = height, width
     return height, width
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:
-    """Reads a label map: the ids as they were written, whatever the PNG's depth or palette.
+    """Read a label map: the ids as they were written, whatever the file's depth or palette.
 
     Args:
         path: a single-channel file, grey (1, 2, 4, 8 or 16 bits) or with a palette, whose indices
-            are the ids.
+            are the ids; or a file whose channels red, green and blue are equal.
 
     Returns:
         (H, W), uint8 or uint16.
 
     Raises:
-        InputError: the file is missing, truncated, no image, of a lossy format, or has more than
-            one channel.
+        InputError: the file is missing, truncated, no image, of a lossy format, or has colours
+            or floating-point numbers.
+    """
+    return read_label_and_palette(path)[0]
+
+
+def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a label map and its palette.
+
+    Returns:
+        (H, W) ids, as `read_label`; and (N, 3) uint8, the colours of the ids 0 to N - 1, or None
+        for a file without a palette.
+
+    Raises:
+        InputError: as `read_label`.
     """
     with opened(path, "label") as image:
         if image.format in ("JPEG", "MPO", "WEBP"):
@@ -102,21 +186,44 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
                 f"Label {path} is a {image.format} file, whatever its name: lossy compression "
                 "changes class ids: write labels as PNG."
             )
-        stretch = _GREY_STRETCH.get(image.tile[0][3], 1) if image.format == "PNG" else 1
+        stretch = _GREY_STRETCH.get(_raw_mode(image), 1) if image.format == "PNG" else 1
         image.load()
         upright = _upright(image)
-        mode = upright.mode
-        if mode not in ("1", "L", "P", "I") and not mode.startswith("I;16"):
-            raise InputError(
-                f"Label {path} has the channels {'+'.join(upright.getbands())} where one channel "
-                "of class ids is needed: write the ids (0 to the number of classes - 1) as an 8- "
-                "or 16-bit single-channel PNG, not their colours."
-            )
+        palette = None
+        if upright.mode == "P":
+            palette = np.array(upright.getpalette("RGB"), np.uint8).reshape(-1, 3)
         ids = np.array(upright)
-    if mode in ("1", "L", "P"):
-        ids = ids.astype(np.uint8, copy=False)
-        return ids if stretch == 1 else ids // np.uint8(stretch)
-    return _as_uint16(ids, path, "label")
+        if upright.mode in ("1", "L", "P"):
+            ids = ids.astype(np.uint8, copy=False)
+            return (ids if stretch == 1 else ids // np.uint8(stretch)), palette
+        if _is_deep(upright):
+            return _as_uint16(ids, path, "label"), palette
+        if upright.mode == "F":
+            raise InputError(
+                f"Label {path} holds floating-point numbers: write the class ids as whole numbers "
+                "of 8 or 16 bits."
+            )
+        return _first_of_equal_channels(upright, path), palette
+
+
+def _first_of_equal_channels(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
+    """Return (H, W) uint8 ids that are repeated over red, green and blue."""
+    if image.mode in ("LA", "RGB", "RGBA"):
+        values = np.asarray(image)
+        ids = values[:, :, 0]
+        colors = values[:, :, :3] if image.mode != "LA" else ids[:, :, None]
+        is_opaque = image.mode == "RGB" or (values[:, :, -1] == 255).all()
+        if is_opaque and (colors == ids[:, :, None]).all():
+            return ids.copy()
+    found = ""
+    if image.mode == "RGB" and (counts := image.getcolors()):  # of at most 256 colours
+        found = f" Its colours are {listed(sorted(color for _, color in counts))}."
+    raise InputError(
+        f"Label {path} has the channels {'+'.join(image.getbands())}, whose values differ, where "
+        f"one channel of class ids is needed.{found} Write the ids (0 to the number of classes - "
+        '1) as an 8- or 16-bit single-channel PNG, not their colours: docs/faq.md, "Labels", has '
+        "the Python that converts colours to ids."
+    )
 
 
 def read_truth(path: str | os.PathLike, num_classes: int, ignore_label: int) -> np.ndarray:
@@ -166,13 +273,69 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"The {what} {path} is too large ({error}): cut it into tiles.") from error
+        raise InputError(
+            f"The {what} {path} has more pixels than are decoded ({error}): set INPUT.MAX_PIXELS "
+            "to their number if you trust the file, or cut it into tiles."
+        ) from error
+    except UnidentifiedImageError as error:
+        if reason := _unusual_tiff(path, what):
+            raise InputError(f"The {what} {path} {reason}") from error
+        raise _damaged(path, what, error) from error
     # A damaged file makes decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise InputError(
-            f"The {what} {path} cannot be read (truncated, damaged, or no image): {error}. "
-            "Copy it again from its source, or remove it from the data set."
-        ) from error
+        raise _damaged(path, what, error) from error
+
+
+def _damaged(path: str | os.PathLike, what: str, error: Exception) -> InputError:
+    return InputError(
+        f"The {what} {path} cannot be read (truncated, damaged, or no image): {error}. "
+        "Copy it again from its source, or remove it from the data set."
+    )
+
+
+def _unusual_tiff(path: str | os.PathLike, what: str) -> str | None:
+    """Return what a TIFF holds that Pillow does not decode, and what to do; None if unknown."""
+    try:
+        with open(path, "rb") as file:
+            header = file.read(8)
+            header += file.read(8 if header[2] == 43 else 0)  # a BigTIFF
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(tags.next)
+            tags.load(file)
+        bands, bits = int(tags.get(_SAMPLES_PER_PIXEL, 1)), tags.get(_BITS_PER_SAMPLE, (1,))[0]
+        kind = _SAMPLE_FORMATS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "")
+    # Not a TIFF, or a damaged one: decoders raise nearly anything.
+    except Exception:
+        return None
+    advice = "convert it to 8 or 16 bits"
+    if bands > 1:
+        needed = "the band of the class ids" if what == "label" else "the one or three bands to use"
+        options = "-b 1" if what == "label" else "-b 1 -b 2 -b 3"
+        advice = (
+            f"write {needed}, of 8 or 16 bits, as a file of its own, such as with: gdal_translate "
+            f"{options} INPUT OUTPUT"
+        )
+    return f"has {bands} {'band' if bands == 1 else 'bands'} of {bits} bits{kind}: {advice}."
+
+
+def allow_pixels(number: int) -> None:
+    """Let Pillow decode images of up to so many pixels, in this process.
+
+    The limit is never lowered: Pillow's own (MAX_PIXELS) and that of another caller stay.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:  # None: no limit
+        # Pillow refuses images of more than twice as many.
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(number / 2))
+
+
+def is_turned_by_exif(path: str | os.PathLike) -> bool:
+    """Whether the EXIF orientation of an image or a label swaps its width and height.
+
+    Raises:
+        InputError: the file is missing or no image.
+    """
+    with opened(path, "file") as image:
+        return orientation(image) in _QUARTER_TURNS
 
 
 def orientation(image: Image.Image) -> int | None:

@@ -7,6 +7,7 @@ Shape shorthands:
 """
 
 import copy
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,8 @@ from .augmentation import (
     resize_shortest_edge,
 )
 from .crop import read_crop
-from .labels import read_image, read_truth
+from .grey_range import GreyRange
+from .labels import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
 
 _FORMATS = ("RGB", "BGR")
 
@@ -47,6 +49,8 @@ class SemanticSegmentationMapper:
         color_jitter: None for none.
         pad_shape: (h, w) that smaller crops are padded to; None: they are not.
         pixel_mean: what images are padded with, per channel in the order of `image_format`.
+        grey_range: which values of grey images of 16 bits become black and white.
+        max_pixels: of an image or a label; for Pillow, in each process that has the mapper.
         test_size: the shorter edge (0: not resized) and the most for the longer one, in pixels;
             test only.
 
@@ -66,6 +70,8 @@ class SemanticSegmentationMapper:
         color_jitter: ColorJitter | None = None,
         pad_shape: tuple[int, int] | None = None,
         pixel_mean: Sequence[float] = (0, 0, 0),
+        grey_range: GreyRange = FULL_RANGE,
+        max_pixels: int = MAX_PIXELS,
         test_size: tuple[int, int] = (0, 0),
     ) -> None:
         if image_format not in _FORMATS:
@@ -81,7 +87,15 @@ class SemanticSegmentationMapper:
         self.color_jitter = color_jitter
         self.pad_shape = pad_shape
         self.pixel_mean = pixel_mean
+        self.grey_range = grey_range
+        self.max_pixels = max_pixels
         self.test_size = test_size
+        allow_pixels(max_pixels)
+
+    def __setstate__(self, state: dict) -> None:
+        """Restore the mapper in a worker, whose Pillow does not know the limit yet."""
+        self.__dict__.update(state)
+        allow_pixels(self.max_pixels)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
@@ -90,6 +104,8 @@ class SemanticSegmentationMapper:
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "grey_range": GreyRange.from_config(cfg),
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
         if not is_train:
             return {**kwargs, "test_size": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)}
@@ -136,8 +152,16 @@ class SemanticSegmentationMapper:
             # Drawn before the image is read, of which only what the crop shows is decoded.
             self._augment(sample, label, self.geometry(label, rng), rng)
         else:
-            sample.update(self.map_pixels(read_image(dataset_dict["file_name"])))
+            sample.update(self.map_pixels(self.read_image(dataset_dict["file_name"])))
         return sample
+
+    def read_image(self, path: str | os.PathLike) -> np.ndarray:
+        """Read an image as the model sees it, not resized: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: the file is missing or unreadable.
+        """
+        return read_image(path, self.grey_range)
 
     def map_pixels(self, image: np.ndarray) -> dict:
         """The test sample of an image that is in memory.
@@ -162,7 +186,9 @@ class SemanticSegmentationMapper:
     ) -> None:
         """Adds to the sample of a training image what the model takes."""
         # RGB for ColorJitter; the order that the model takes comes with the last copy.
-        image = read_crop(sample["file_name"], transform, sample["sem_seg_file_name"])
+        image = read_crop(
+            sample["file_name"], transform, sample["sem_seg_file_name"], self.grey_range
+        )
         label = transform.apply_label(label)
         if self.color_jitter is not None:
             image = self.color_jitter(image, rng)

@@ -1,9 +1,9 @@
-"""One pass over a data set's files: counts its classes and finds what would stop a training."""
+"""One pass over a data set's files: counts its classes and finds what is wrong with them."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
@@ -12,7 +12,17 @@ from sar.errors import InputError, listed
 from sar.threads import map_ahead
 
 from .class_frequency import ClassFrequency
-from .labels import read_image, read_image_size, read_label
+from .grey_range import GreyRange
+from .grey_use import GreyUse, ImageUse
+from .labels import (
+    FULL_RANGE,
+    is_turned_by_exif,
+    read_image_size,
+    read_label,
+    read_label_and_palette,
+    read_stored_image,
+)
+from .palettes import PaletteComparison, meaningful_colors
 
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
@@ -21,6 +31,7 @@ UNREADABLE_LABEL = "unreadable label"
 SIZE_DIFFERS = "size differs"
 IDS_OUT_OF_RANGE = "ids out of range"
 NOTHING_LABELLED = "nothing labelled"
+SINGLE_CLASS = "single class"
 KINDS = (
     MISSING_IMAGE,
     UNREADABLE_IMAGE,
@@ -29,6 +40,7 @@ KINDS = (
     SIZE_DIFFERS,
     IDS_OUT_OF_RANGE,
     NOTHING_LABELLED,
+    SINGLE_CLASS,
 )
 # What a training may pass over; the others tell of a data set that is not what the config says.
 _MAY_BE_SKIPPED = (
@@ -45,7 +57,7 @@ _NUM_THREADS = min(16, (os.cpu_count() or 1) + 4)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a file: one of KINDS, the file, and a message that names both."""
+    """What is wrong with a file, or ("") with the data set: one of KINDS, the file, a message."""
 
     kind: str
     file: str
@@ -62,7 +74,8 @@ class DatasetScan:
         sizes: number of labels of each size (height, width).
         out_of_range: for each id that is neither a class nor ignored, the numbers of labels and of
             pixels that have it.
-        problems: all that is wrong, in the order of the data set.
+        problems: all that would stop a training, in the order of the data set.
+        warnings: sentences about what is probably wrong, but stops no training.
     """
 
     frequency: ClassFrequency
@@ -70,6 +83,7 @@ class DatasetScan:
     sizes: dict[tuple[int, int], int]
     out_of_range: dict[int, tuple[int, int]]
     problems: list[Problem]
+    warnings: list[str]
 
     def describe_problems(self, max_files: int | None = None) -> str:
         """All problems by kind, at most `max_files` of each, and what to do about them."""
@@ -83,7 +97,7 @@ class DatasetScan:
             if len(messages) > len(lines) - 1:
                 lines.append(f"  ... and {len(messages) - len(lines) + 1} more")
             if kind == SIZE_DIFFERS:
-                lines.append("  An image and its label must have the same size: export them anew.")
+                lines.append("  An image and its label must have the same size: export them again.")
             if kind == IDS_OUT_OF_RANGE:
                 lines += self._describe_out_of_range()
             paragraphs.append("\n".join(lines))
@@ -111,6 +125,8 @@ class DatasetScan:
         """
         can_be_skipped = all(problem.kind in _MAY_BE_SKIPPED for problem in self.problems)
         if not can_be_skipped or len(self.problems) > max_skipped:
+            if [problem.kind for problem in self.problems] == [SINGLE_CLASS]:
+                raise InputError(self.problems[0].message)
             raise InputError(
                 f"{len(self.problems)} problems in the data set.\n"
                 f"{self.describe_problems(max_files=5)}\n"
@@ -124,10 +140,13 @@ def scan_dataset(
     ignore_label: int,
     *,
     check_images: bool,
+    is_training_set: bool = False,
+    class_colors: Sequence[Sequence[int]] = (),
+    grey_range: GreyRange = FULL_RANGE,
     num_threads: int | None = None,
     progress: bool = True,
 ) -> DatasetScan:
-    """Reads every label of a data set, and every image or its header.
+    """Read every label of a data set, and every image or its header.
 
     Bad files are gathered, not raised. Files are decoded in threads (Pillow releases the
     interpreter's lock there), a few at a time: memory does not grow with the data set.
@@ -138,6 +157,9 @@ def scan_dataset(
         ignore_label: the label of pixels that count for nothing.
         check_images: decode the images, which finds truncated ones; otherwise only their headers
             are read, for the size.
+        is_training_set: every class should have pixels, and at least two classes must.
+        class_colors: (K, 3) colours of the classes, to compare with the palettes of labels.
+        grey_range: what images of 16 bits are scaled with; warnings say if it does not fit.
         num_threads: default: a few more than cores, since some wait for the disk; at most 16.
         progress: show a progress bar.
     """
@@ -145,26 +167,48 @@ def scan_dataset(
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
+    palettes, grey_use = PaletteComparison(class_names, class_colors), GreyUse(grey_range)
 
     def examine(record: dict) -> "_Examined":
         return _examine(record, num_classes, ignore_label, check_images)
 
     results = map_ahead(examine, dicts, num_threads or _NUM_THREADS)
-    for result in tqdm(
+    results = tqdm(
         results, total=len(dicts), desc="Checking files", unit="image", disable=not progress
-    ):
+    )
+    for record, result in zip(dicts, results, strict=True):
         problems += result.problems
+        palettes.add(record.get("sem_seg_file_name"), result.colors)
+        if result.image_use is not None:
+            grey_use.add(record["file_name"], result.image_use)
         if result.counts is not None:
             pixels[: len(result.counts)] += result.counts
             labels[: len(result.counts)] += result.counts > 0
             sizes[result.size] += 1
 
-    if sizes and not pixels[:num_classes].any():
-        message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
-        problems.append(Problem(NOTHING_LABELLED, "", message))
     ignored_pixels = int(pixels[ignore_label])
     pixels[ignore_label] = labels[ignore_label] = 0
     unknown = (num_classes + np.flatnonzero(pixels[num_classes:])).tolist()
+    shown = np.flatnonzero(pixels[:num_classes]).tolist()
+    absent = sorted({*range(num_classes)} - {*shown, ignore_label})
+    warnings = []
+    if sizes and not shown:
+        message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
+        problems.append(Problem(NOTHING_LABELLED, "", message))
+    elif num_classes == 1:
+        problems.append(Problem(SINGLE_CLASS, "", _single_class("There is one class", class_names)))
+    elif shown and is_training_set:
+        if len(shown) == 1:
+            message = _single_class("One class has pixels", [class_names[shown[0]]])
+            problems.append(Problem(SINGLE_CLASS, "", message))
+        if absent:
+            warnings.append(_absent([class_names[k] for k in absent]))
+    if shown == [0] and ignored_pixels and not unknown:
+        warnings.append(
+            f"The labels have the ids 0 and {ignore_label} alone, and {ignore_label} is ignored: "
+            f"if {ignore_label} stands for the foreground, write its pixels as 1 (with a line in "
+            "classes.txt for each of the two classes)."
+        )
     return DatasetScan(
         frequency=ClassFrequency(
             class_names=tuple(class_names),
@@ -177,6 +221,23 @@ def scan_dataset(
         sizes=dict(sizes),
         out_of_range={i: (int(labels[i]), int(pixels[i])) for i in unknown},
         problems=problems,
+        warnings=warnings + palettes.warnings() + grey_use.warnings(),
+    )
+
+
+def _single_class(finding: str, class_names: Sequence[str]) -> str:
+    return (
+        f'{finding}, "{class_names[0]}", so the softmax has nothing to learn (loss 0, mIoU 100): '
+        "label the background as a class of its own, instead of ignoring it."
+    )
+
+
+def _absent(class_names: Sequence[str]) -> str:
+    names = listed([f'"{name}"' for name in class_names], 10)
+    classes, them = ("class", "it") if len(class_names) == 1 else ("classes", "them")
+    return (
+        f"No training label has a pixel of the {classes} {names}: add images that show {them}, or "
+        f"correct the labels or classes.txt."
     )
 
 
@@ -224,6 +285,8 @@ class _Examined:
     problems: list[Problem]
     counts: np.ndarray | None = None  # pixels of each id, up to the highest
     size: tuple[int, int] | None = None
+    image_use: ImageUse | None = None
+    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of ids, by its palette
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
@@ -232,7 +295,9 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     image_size = None
     try:
         if check_images:
-            image_size = read_image(image_file).shape[:2]
+            image = read_stored_image(image_file)
+            image_size = image.values.shape[:2]
+            result.image_use = ImageUse.of(image)
         else:
             image_size = read_image_size(image_file)
     except InputError as error:
@@ -243,7 +308,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         result.problems.append(Problem(MISSING_LABEL, image_file, _lacks_label(record)))
         return result
     try:
-        label = read_label(label_file)
+        label, palette = read_label_and_palette(label_file)
     except InputError as error:
         kind = UNREADABLE_LABEL if os.path.isfile(label_file) else MISSING_LABEL
         result.problems.append(Problem(kind, label_file, str(error)))
@@ -256,11 +321,15 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         message = f"{label_file} is {_size(label.shape)}"
         if image_size not in (None, label.shape):
             message += f", its image {image_file} is {_size(image_size)}"
+            message += _explain_turn(image_file, image_size, label_file, label.shape)
         if stated_size != label.shape:
             message += f", the data set says {_size(stated_size)}"
         result.problems.append(Problem(SIZE_DIFFERS, label_file, message))
 
     result.counts = np.bincount(label.reshape(-1))
+    if palette is not None:
+        shown = np.flatnonzero(result.counts[:num_classes]).tolist()
+        result.colors = meaningful_colors(palette, [i for i in shown if i != ignore_label])
     unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
     unknown = unknown[unknown != ignore_label]
     if unknown.size:
@@ -268,6 +337,21 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         message = f"{label_file} has the ids {listed(ids, 10)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result
+
+
+def _explain_turn(
+    image_file: str, image_size: tuple[int, int], label_file: str, label_size: tuple[int, int]
+) -> str:
+    """Return the end of a message if the EXIF orientation of one file swaps width and height."""
+    if image_size != label_size[::-1]:
+        return ""
+    turned = [file for file in (image_file, label_file) if is_turned_by_exif(file)]
+    if len(turned) != 1:
+        return ""
+    return (
+        f" (the EXIF orientation of {turned[0]} swaps width and height, and the other file has no "
+        "such orientation: turn the pixels of one of them, or remove the orientation)"
+    )
 
 
 def _lacks_label(record: dict) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from sar.config import leaves, load_config, lookup
+from sar.config_file import read_config_file
 from sar.data.class_frequency import (
     ClassFrequency,
     class_frequency_of,
@@ -21,7 +22,8 @@ from sar.data.class_frequency import (
     note_class_frequency,
 )
 from sar.data.datasets import load_dataset, metadata_of
-from sar.data.datasets.folder import register_folder
+from sar.data.datasets.folder import choose_splits
+from sar.data.grey_range import GreyRange
 from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
@@ -90,11 +92,7 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
     """
     choose_device(cfg, args)
     if cfg.DATASETS.FOLDER:
-        train, val, *_ = register_folder(cfg.DATASETS.FOLDER)
-        cfg.DATASETS.TRAIN = (train,)
-        # A split of this folder stays as it was asked for, be it there or not.
-        if train.rpartition("_")[0] not in (n.rpartition("_")[0] for n in cfg.DATASETS.TEST):
-            cfg.DATASETS.TEST = (val,)
+        choose_splits(cfg, test_is_set=_sets(args, "DATASETS.TEST"))
     check_names(cfg)
     check_values(cfg)
     if not args.eval_only:
@@ -105,6 +103,14 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
         check_batch(cfg, model, args.num_processes * args.num_machines)
     check_test_images(cfg, model)
     return model
+
+
+def _sets(args: Namespace, key: str) -> bool:
+    """Whether the config file or the command line sets a key, even to its default."""
+    # Programs such as tools/visualize.py complete a config of their own: nothing is set by ().
+    config_file, opts = getattr(args, "config_file", ""), getattr(args, "opts", ())
+    loaded = read_config_file(config_file) if config_file else {}
+    return key in leaves(loaded) or key in opts[::2]
 
 
 def choose_device(cfg: CfgNode, args: Namespace | None = None) -> None:
@@ -233,7 +239,7 @@ def count_classes(cfg: CfgNode, args: Namespace) -> ClassFrequency | None:
         _require_same_classes(cfg, given)
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
-            _scan((name,), check_images=True, progress=progress)
+            _scan(cfg, (name,), check_images=True, progress=progress)
         counted = _count_training_set(cfg, check_images=True, progress=progress)
         return None if given else counted
     if given:
@@ -266,7 +272,7 @@ def save_class_frequency(cfg: CfgNode, path: str | os.PathLike) -> None:
 
 def _count_training_set(cfg: CfgNode, **options: bool) -> ClassFrequency:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
-    frequency = _scan(cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
+    frequency = _scan(cfg, cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
     with suppress(OSError):  # labels that are missing, which may be skipped
         frequency = replace(frequency, fingerprint=_fingerprint(cfg))
     return replace(frequency, datasets=_training_sets(cfg))
@@ -318,7 +324,12 @@ def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
 
 
 def _scan(
-    names: tuple[str, ...], *, check_images: bool, progress: bool, max_skipped: int = 0
+    cfg: CfgNode,
+    names: tuple[str, ...],
+    *,
+    check_images: bool,
+    progress: bool,
+    max_skipped: int = 0,
 ) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
@@ -329,8 +340,13 @@ def _scan(
         metadata.stuff_classes,
         metadata.ignore_label,
         check_images=check_images,
+        is_training_set=tuple(names) == tuple(cfg.DATASETS.TRAIN),
+        class_colors=metadata.get("stuff_colors") or (),
+        grey_range=GreyRange.from_config(cfg),
         progress=progress,
     )
+    for warning in scan.warnings:
+        logger.warning(f"{', '.join(names)}: {warning}")
     scan.raise_for_problems(max_skipped)
     if scan.problems:
         logger.warning(

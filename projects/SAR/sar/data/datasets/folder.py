@@ -5,73 +5,76 @@
       images/train/         png, jpg, jpeg, tif, tiff or bmp; sub-folders are kept
       images/val/
       images/test/          if you keep one for the end
-      labels/train/         for each image, a PNG of its name: 8 or 16 bits, one channel of ids
-      labels/val/
+      labels/train/         for each image, a file of its name (png, tif, tiff or bmp): 8 or 16
+      labels/val/           bits, one channel of ids
       labels/test/
 
-A line of classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks.
-Blank lines and lines that start with # do not count. Pixels labelled 255 are ignored; with more
-than 255 classes, which need 16-bit labels, those labelled 65535.
+A split is a data set if it has both images and labels. A line of classes.txt is `name`,
+`name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks. Blank lines and lines that start
+with # do not count; class_file.py describes the other forms. Pixels labelled 255 are ignored; with
+more than 255 classes, which need 16-bit labels, those labelled 65535.
 """
 
 import logging
 import os
-import re
+import unicodedata
 import zlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
-from sar.errors import InputError, listed
+from sar.errors import InputError, listed, nearest
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .class_file import read_class_file
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-LABEL_SUFFIXES = (".png",)
-SPLITS = ("train", "val")
-HELD_OUT = "test"
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+SPLITS = ("train", "val", "test")
 _TREE = (
-    "The folder needs classes.txt (a class name a line), images/train, images/val, labels/train "
-    "and labels/val, and may have images/test and labels/test; datasets/README.md shows it."
+    "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
+    "have images and labels of val and test; datasets/README.md shows it."
 )
+# Folders that systems and network storage leave in others, next to those with a leading dot.
+_SYSTEM_FOLDERS = {
+    "@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
+    "system volume information", "lost+found", "__pycache__",
+}  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 
 def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
-    """Registers a folder's splits, again if they are registered already.
+    """Register the splits of a folder, again if they are registered already.
 
-    Images and labels are listed when a split is loaded, and not opened even then.
+    Images and labels are listed when a split is loaded, and not opened even then. The training
+    split is registered even if it is not there, so that loading it says what is missing.
 
     Returns:
-        the names of the training and the validation split, and of the test split where the folder
-        has one: `folder_<folder>_{train,val,test}`.
+        the names of the splits (of SPLITS) with images and labels: `folder_<folder>_<split>`.
 
     Raises:
-        InputError: the folder, one of its parts or classes.txt is missing, or classes.txt is wrong.
-            Loading a split raises it for an empty folder and for images without label.
+        InputError: the folder or classes.txt is missing, or classes.txt is wrong. Loading a split
+            raises it for an empty folder and for images without label.
     """
-    folder = Path(os.path.realpath(os.path.expanduser(path)))
+    folder = _resolved(path)
     if not os.path.isdir(folder):
         raise InputError(
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
     class_names, colors = read_classes(folder / "classes.txt")
-    has_held_out = any(os.path.exists(folder / part / HELD_OUT) for part in ("images", "labels"))
-    splits = (*SPLITS, HELD_OUT) if has_held_out else SPLITS
-    for part in ("images", "labels"):
-        for split in splits:
-            if not os.path.isdir(folder / part / split):
-                raise InputError(f"There is no folder {folder / part / split}: add it. {_TREE}")
-
-    prefix = f"folder_{folder.name}"
-    known = f"{prefix}_{SPLITS[0]}"
-    if known in DatasetCatalog:
-        if MetadataCatalog.get(known).image_root != str(folder / "images" / SPLITS[0]):
-            # Another folder of the same name; the checksum does not depend on the order.
-            prefix += f"_{zlib.crc32(str(folder).encode()):08x}"
-    names = tuple(f"{prefix}_{split}" for split in splits)
-    for name, split in zip(names, splits, strict=True):
+    complete = [split for split in SPLITS if not missing_parts(folder, split)]
+    prefix = _prefix(folder)
+    for split in SPLITS:
+        name = f"{prefix}_{split}"
+        if split != "train" and split not in complete:
+            for catalog in (DatasetCatalog, MetadataCatalog):  # it may have been there before
+                if name in catalog:
+                    catalog.remove(name)
+            continue
         image_root, label_root = folder / "images" / split, folder / "labels" / split
         datasets.register(
             name,
@@ -82,60 +85,89 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             image_root=str(image_root),
             sem_seg_root=str(label_root),
         )
-    return names
+    return tuple(f"{prefix}_{split}" for split in complete)
+
+
+def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
+    """Register DATASETS.FOLDER, and complete DATASETS.TRAIN and DATASETS.TEST in place.
+
+    TRAIN becomes the training split. TEST becomes the validation split by default; names that
+    are set stay, and a TEST that is set to () means no evaluation.
+
+    Args:
+        test_is_set: the config file or the command line sets DATASETS.TEST.
+
+    Raises:
+        InputError: as `register_folder`; DATASETS.TEST names a data set that does not exist; by
+            default, the validation split has images but no labels, or labels but no images.
+    """
+    folder = _resolved(cfg.DATASETS.FOLDER)
+    names = register_folder(folder)
+    prefix = _prefix(folder)
+    cfg.DATASETS.TRAIN = (f"{prefix}_train",)
+    val = f"{prefix}_val"
+    for name in cfg.DATASETS.TEST:
+        if name in DatasetCatalog:
+            continue
+        split = name.removeprefix(f"{prefix}_")
+        missing = missing_parts(folder, split) if name != split and split in SPLITS else ()
+        reason = f" (there is no folder {missing[0]})" if missing else ""
+        raise InputError(
+            f'DATASETS.TEST names "{name}", but there is no data set "{name}"{reason}: the splits '
+            f"of DATASETS.FOLDER {folder} are {listed(names) or 'not there'}."
+            f"{nearest(name, names or DatasetCatalog)}"
+        )
+    if cfg.DATASETS.TEST or test_is_set:
+        return
+    if val in names:
+        cfg.DATASETS.TEST = (val,)
+        return
+    missing = missing_parts(folder, "val")
+    if len(missing) == 1:
+        raise InputError(
+            f'There is no folder {missing[0]}: add it, or set DATASETS.TEST "()" to train without '
+            "evaluation."
+        )
+    logger.warning(
+        f"There is no evaluation, because {folder} has no validation split (images/val and "
+        "labels/val)."
+    )
+
+
+def _resolved(path: str | os.PathLike) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def _prefix(folder: Path) -> str:
+    """Return what the names of the folder's splits begin with, as in `register_folder`."""
+    prefix = f"folder_{folder.name}"
+    train = f"{prefix}_train"
+    if train in DatasetCatalog:
+        if MetadataCatalog.get(train).image_root != str(folder / "images" / "train"):
+            # Another folder of the same name; the checksum does not depend on the order.
+            prefix += f"_{zlib.crc32(str(folder).encode()):08x}"
+    return prefix
+
+
+def missing_parts(folder: str | os.PathLike, split: str) -> list[Path]:
+    """Return which of the two folders of a split, images and labels, do not exist."""
+    paths = [Path(folder).expanduser() / part / split for part in ("images", "labels")]
+    return [path for path in paths if not path.is_dir()]
 
 
 def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
-    """Reads classes.txt.
+    """Read classes.txt.
 
     Returns:
         the K names in the order of the ids, and K colours [r, g, b]; classes without a colour of
         their own get one from `default_color`.
 
     Raises:
-        InputError: the file is missing, names no class, names one twice, or has a colour that is
-            none.
+        InputError: as `read_class_file`.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
-        raise InputError(f"{path} is no file: write it. {_TREE}")
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path} is not there: write it. {_TREE}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): write it as UTF-8 text.") from error
-
-    line_of: dict[str, int] = {}
-    colors = []
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line or line.startswith("#"):
-            continue
-        name, color = _name_and_color(line)
-        if color is not None and max(color) > 255:
-            raise InputError(
-                f'{path}, line {number}: the colour of "{name}" is {color}: write three numbers '
-                "from 0 to 255, or #rrggbb."
-            )
-        if name in line_of:
-            raise InputError(
-                f'{path}, line {number}: the class "{name}" is named on line {line_of[name]} '
-                "already: give each class a name of its own."
-            )
-        colors.append(color or default_color(len(line_of)))
-        line_of[name] = number
-    if not line_of:
-        raise InputError(f"{path} names no class: write a class name a line, in the order of ids.")
-    if len(line_of) > 65535:
-        raise InputError(f"{path} names {len(line_of)} classes: 16-bit labels have room for 65535.")
-    return list(line_of), colors
-
-
-def _name_and_color(line: str) -> tuple[str, list[int] | None]:
-    if match := re.fullmatch(r"(.+?)\s+#([0-9a-fA-F]{6})", line):
-        return match[1], list(bytes.fromhex(match[2]))
-    if match := re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)\s+(\d+)", line):
-        return match[1], [int(match[i][:9]) for i in (2, 3, 4)]  # Python reads no longer numbers
-    return line, None
+    classes = read_class_file(path, _TREE)
+    colors = [color or default_color(k) for k, (_, color) in enumerate(classes)]
+    return [name for name, _ in classes], colors
 
 
 def default_color(class_id: int) -> list[int]:
@@ -160,9 +192,11 @@ def default_colors(num_classes: int) -> list[list[int]]:
 def pair_images_and_labels(
     image_root: str | os.PathLike, label_root: str | os.PathLike, *, remedy: str
 ) -> list[dict]:
-    """Lists the images under a folder with their labels, which have the same path but end in .png.
+    """List the images under a folder with their labels, which have the same path up to the ending.
 
-    A label without image is left out, with a warning in the log.
+    Unicode's composed and decomposed forms of a name are the same name. Hidden files, hidden
+    folders and system folders are skipped. A label without image is left out, with a warning in
+    the log.
 
     Args:
         image_root: the folder of the images, sub-folders included.
@@ -171,10 +205,11 @@ def pair_images_and_labels(
 
     Returns:
         data set dicts with "file_name", "sem_seg_file_name" and "image_id" (the path under
-        `image_root` without its ending), sorted by "image_id".
+        `image_root` without its ending, in NFC), sorted by "image_id".
 
     Raises:
-        InputError: no such folder, no image in it, two images of one name, images without label.
+        InputError: no such folder, no image in it, two images or two labels of one name, images
+            without label.
     """
     images = _files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
     labels = _files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
@@ -182,8 +217,8 @@ def pair_images_and_labels(
     if unlabelled:
         raise InputError(
             f"{len(unlabelled)} of {len(images)} images in {image_root} have no label in "
-            f"{label_root}: {listed(unlabelled)}. Add a PNG of the same name for each, or "
-            f"take the images out. {remedy}"
+            f"{label_root}: {listed(unlabelled)}. Add a label of the same name for each "
+            f"({', '.join(LABEL_SUFFIXES)}), or take the images out. {remedy}"
         )
     orphans = [os.path.basename(labels[stem]) for stem in sorted(labels.keys() - images.keys())]
     if orphans:
@@ -200,7 +235,7 @@ def pair_images_and_labels(
 def _files_by_stem(
     folder: str | os.PathLike, suffixes: tuple[str, ...], what: str, remedy: str
 ) -> dict[str, str]:
-    """Path of every file under `folder` with one of the suffixes, by its relative path without."""
+    """Return the path of each file with one of the suffixes, by its relative path without it."""
     if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder} of {what}. {remedy}")
 
@@ -208,27 +243,37 @@ def _files_by_stem(
         raise InputError(f"The folder {folder} of {what} cannot be read: {error}.") from error
 
     found: dict[str, str] = {}
+    others: Counter[str] = Counter()  # suffixes of the files that are no images or labels
     for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not _is_of_the_system(name)]
         for subfolder in subfolders:
             _refuse_circle(directory, subfolder)
         for file in files:
             stem, suffix = os.path.splitext(file)
-            # Names with a leading dot are the systems' own (macOS writes ._NAME.jpg).
-            if file.startswith(".") or suffix.lower() not in suffixes:
+            if file.startswith("."):  # the systems' own: macOS writes ._NAME.jpg
+                continue
+            if suffix.lower() not in suffixes:
+                others[suffix] += 1
                 continue
             path = os.path.join(directory, file)
-            key = Path(directory, stem).relative_to(folder).as_posix()
+            key = unicodedata.normalize("NFC", Path(directory, stem).relative_to(folder).as_posix())
             if key in found:
                 raise InputError(
-                    f"{found[key]} and {path} have the same name, so that they would share a "
-                    "label: rename or remove one."
+                    f"{found[key]} and {path} are two {what} of the same name: rename or remove "
+                    "one."
                 )
             found[key] = path
     if not found:
+        ends = [f"{suffix or 'without an ending'} ({n})" for suffix, n in others.most_common()]
+        holds = f" but other files ({listed(ends)})" if others else ""
         raise InputError(
-            f"The folder {folder} holds no {what} ({', '.join(suffixes)}): fill it. {remedy}"
+            f"The folder {folder} holds no {what} ({', '.join(suffixes)}){holds}: fill it. {remedy}"
         )
     return found
+
+
+def _is_of_the_system(folder_name: str) -> bool:
+    return folder_name.startswith(".") or folder_name.lower() in _SYSTEM_FOLDERS
 
 
 def _refuse_circle(directory: str, subfolder: str) -> None:

@@ -10,7 +10,7 @@ first use, in seconds, under the folder of the data sets:
         classes.txt                       a name a line
         class_frequency.json              of the training labels
         instances_{train,val,test}.json   the shapes in COCO's format, visible parts as RLE
-        recipe.json                       what it was generated from
+        recipe.json                       what it was generated from; marks the folder as ours
 """
 
 import errno
@@ -58,6 +58,7 @@ COLORS = (
 )
 # To be raised whenever other pixels come out: data sets on disk are then generated anew.
 RECIPE_VERSION = 1
+RECIPE = "recipe.json"
 SEED = 0
 NUM_IMAGES = {"train": 600, "val": 150, "test": 300}
 # With fewer pictures of a class than this its IoU would be a matter of chance.
@@ -74,14 +75,15 @@ def generate(
 ) -> None:
     """Generates the data set as `folder`, unless it is there from the same recipe already.
 
-    It is made in a temporary folder beside it and renamed when complete, so that `folder` never
-    holds half a data set; processes that do so at the same time all succeed.
+    The data set is written to a temporary folder next to `folder` and renamed when it is complete.
+    So `folder` never holds half a data set, and processes that generate at the same time all
+    succeed. A data set of another recipe is replaced; files that were not generated never are.
 
     Raises:
-        InputError: `folder` holds something else, which is not replaced.
+        InputError: `folder` is a file or a link, or holds files that were not generated.
         OSError: `folder` cannot be written.
     """
-    folder = Path(folder).resolve()
+    folder = Path(os.path.abspath(folder))  # a link stays a link
     recipe = {"version": RECIPE_VERSION, "seed": seed, **num_images}
     if _recorded_recipe(folder) == recipe:
         return
@@ -92,7 +94,7 @@ def generate(
         for split in SPLITS:
             _generate_split(temporary, split, num_images[split], seed)
         (temporary / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-        (temporary / "recipe.json").write_text(json.dumps(recipe))
+        (temporary / RECIPE).write_text(json.dumps(recipe))
         _move_into_place(temporary, folder, recipe)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -260,31 +262,79 @@ def _annotation(number: int, image_id: int, class_id: int, mask: np.ndarray) -> 
 
 
 def _recorded_recipe(folder: Path) -> dict | None:
-    """What the data set in `folder` was generated from; None where there is none."""
+    """Return the recipe of the data set in `folder`; None if it records none of ours."""
     try:
-        return json.loads((folder / "recipe.json").read_text())
+        recipe = json.loads((folder / RECIPE).read_text())
     except (OSError, ValueError):
         return None
+    is_ours = isinstance(recipe, dict) and recipe.keys() == {"version", "seed", *SPLITS}
+    return recipe if is_ours and all(type(value) is int for value in recipe.values()) else None
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raises InputError where `folder` holds anything but a generated data set, whole or not."""
-    if not folder.exists():
-        return
-    ours = {"images", "labels", "classes.txt", "class_frequency.json", "recipe.json"}
-    ours |= {f"instances_{split}.json" for split in SPLITS}
-    foreign = sorted(set(os.listdir(folder)) - ours)
-    if foreign:
+    """Raise InputError unless `folder` is absent, empty, or holds a generated data set alone."""
+    while os.path.lexists(folder):
+        try:
+            looked_at, reason = folder.lstat().st_ino, _reason_to_keep(folder)
+            if folder.lstat().st_ino != looked_at:
+                continue
+        except FileNotFoundError:  # another process replaces it: look again
+            continue
+        if reason is None:
+            return
         raise InputError(
-            f'{NAME} is generated, but its folder {folder} holds "{foreign[0]}", which is no part '
-            "of it. Move that elsewhere, or set DETECTRON2_DATASETS to another folder."
+            f"{NAME} cannot be generated in {folder}, because {reason}. Choose another folder (for "
+            "the registered data set, through DETECTRON2_DATASETS), or move this one away."
         )
 
 
+def _reason_to_keep(folder: Path) -> str | None:
+    """Return why the existing `folder` must not be replaced; None if it may be."""
+    if folder.is_symlink():
+        return "it is a link"
+    if folder.is_file():
+        return "it is a file"
+    found = _files_in(folder)
+    if not found:
+        return None
+    recipe = _recorded_recipe(folder)
+    if recipe is None:
+        return f"it holds files that were not generated, such as {found[0]}"
+    generated = _generated_files(recipe)
+    when_complete = (folder / RECIPE).stat().st_mtime_ns  # the last file to be written
+    for name in found:
+        if name not in generated or (folder / name).is_symlink():
+            return f"{name} was not generated"
+        if (folder / name).stat().st_mtime_ns > when_complete:
+            return f"{name} was changed after it was generated"
+    return None
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Return the sorted paths below `folder` of all that is not a plain folder with content."""
+    found = []
+    for entry in os.scandir(folder):
+        inside = _files_in(Path(entry)) if entry.is_dir(follow_symlinks=False) else []
+        found += [f"{entry.name}/{name}" for name in inside] or [entry.name]
+    return sorted(found)
+
+
+def _generated_files(recipe: Mapping[str, int]) -> set[str]:
+    """Return the paths of all files of a data set, and of its folders that may be empty."""
+    files = {"classes.txt", "class_frequency.json", RECIPE}
+    for split in SPLITS:
+        files.add(f"instances_{split}.json")
+        for part in ("images", "labels"):
+            files.add(f"{part}/{split}")
+            files |= {f"{part}/{split}/{_file_name(i)}" for i in range(recipe[split])}
+    return files
+
+
 def _move_into_place(temporary: Path, folder: Path, recipe: dict) -> None:
-    """Renames `temporary` to `folder`, in place of an outdated or incomplete one."""
+    """Rename `temporary` to `folder`, in place of a data set of another recipe."""
     outdated = temporary.with_name(f"{temporary.name}.old")
     while _recorded_recipe(folder) != recipe:  # another process may have been faster
+        _check_replaceable(folder)  # again: files may have come while images were drawn
         with suppress(FileNotFoundError):
             os.replace(folder, outdated)
             shutil.rmtree(outdated)

@@ -1,0 +1,106 @@
+"""Which values the images of a data set have, and what is lost when they become 8 bits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .grey_range import MAX_VALUE, GreyRange
+from .labels import StoredImage
+
+# Fewer of the 256 grey levels are worth a warning.
+_FEW_LEVELS = 64
+# Shares of the pixels: the darkest and brightest, which may be broken; clipped by the grey range.
+_OUTLIERS = 0.001
+_MANY_CLIPPED = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class ImageUse:
+    """What `GreyUse` needs of an image.
+
+    Attributes:
+        counts: (N,) number of pixels of each value of an image of 16 bits; None for other images.
+        is_color: the counts are of the upper 8 bits of an image of 3 x 16 bits.
+        has_other_bands: as StoredImage.
+    """
+
+    counts: np.ndarray | None
+    is_color: bool
+    has_other_bands: bool
+
+    @classmethod
+    def of(cls, image: StoredImage) -> "ImageUse":
+        is_deep = image.lacks_low_bits or image.values.dtype == np.uint16
+        counts = np.bincount(image.values.reshape(-1)) if is_deep else None
+        return cls(counts, image.lacks_low_bits, image.has_other_bands)
+
+
+class GreyUse:
+    """Gathers which part of their range the images of 16 bits use, image by image.
+
+    Args:
+        grey_range: which values become black and white.
+    """
+
+    def __init__(self, grey_range: GreyRange) -> None:
+        self._grey_range = grey_range
+        self._num_images = {"grey": 0, "colour": 0}
+        self._counts = {
+            "grey": np.zeros(MAX_VALUE + 1, np.int64),
+            "colour": np.zeros(256, np.int64),
+        }
+        self._with_other_bands: list[str] = []
+
+    def add(self, file: str, image: ImageUse) -> None:
+        """Add an image of the data set."""
+        if image.has_other_bands:
+            self._with_other_bands.append(file)
+        if image.counts is not None:
+            kind = "colour" if image.is_color else "grey"
+            self._num_images[kind] += 1
+            self._counts[kind][: len(image.counts)] += image.counts
+
+    def warnings(self) -> list[str]:
+        """Return a sentence about each loss: levels of grey and of colour, pixels, bands."""
+        warnings = self._grey_warnings() if self._num_images["grey"] else []
+        if self._num_images["colour"]:
+            low, high = _part_in_use(self._counts["colour"])
+            if high - low < _FEW_LEVELS:
+                warnings.append(
+                    f"The {self._num_images['colour']} colour images of 16 bits use few values, of "
+                    f"which the upper 8 bits are read: {high - low + 1} of 256 levels are left; "
+                    "scale the images and write them with 8 bits."
+                )
+        if self._with_other_bands:
+            warnings.append(
+                f"{len(self._with_other_bands)} images, such as {self._with_other_bands[0]}, have "
+                "more bands than are read (the first, or red, green and blue): if the model should "
+                "see others, write them as files of three bands."
+            )
+        return warnings
+
+    def _grey_warnings(self) -> list[str]:
+        counts, current = self._counts["grey"], self._grey_range
+        low, high = _part_in_use(counts)
+        num_levels = int(np.ptp(current.to_8_bits(np.array([low, high], np.uint16)))) + 1
+        clipped = 1 - counts[current.black : current.white + 1].sum() / counts.sum()
+        if num_levels >= _FEW_LEVELS and clipped <= _MANY_CLIPPED:
+            return []
+        black = min(low, MAX_VALUE - 1)
+        loss = f"become {num_levels} of 256 grey levels"
+        if num_levels >= _FEW_LEVELS:
+            loss = f"lie outside the range to {clipped:.0%}"
+        return [
+            f"The {self._num_images['grey']} grey images of 16 bits use the values {low} to "
+            f"{high}, which {loss} with INPUT.BLACK_POINT {current.black} and INPUT.WHITE_POINT "
+            f"{current.white}: set INPUT.BLACK_POINT {black} INPUT.WHITE_POINT "
+            f"{max(high, black + 1)}."
+        ]
+
+
+def _part_in_use(counts: np.ndarray) -> tuple[int, int]:
+    """Return the lowest and the highest value of all pixels but outliers."""
+    below = np.cumsum(counts)
+    shares = np.array([_OUTLIERS, 1 - _OUTLIERS]) * below[-1]
+    low, high = np.searchsorted(below, shares, side="left").tolist()
+    return low, high
