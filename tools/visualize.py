@@ -12,7 +12,7 @@ from sar import program
 from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
-from sar.data.labels import read_image, read_label
+from sar.data.labels import read_label
 from sar.data.locations import folders_of_config
 from sar.engine import Trainer, complete_config
 from sar.errors import InputError
@@ -63,7 +63,8 @@ def draw(args: argparse.Namespace) -> None:
     metadata = MetadataCatalog.get(name)
     colors = class_colors(metadata)
     model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
-    batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), dicts)
+    mapper = Trainer.build_test_mapper(cfg)
+    batches = loader.build_test_loader(cfg, mapper, dicts)
     progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)
     errors: list[InputError] = []
     # The bar ends with the block, before an error is printed.
@@ -71,7 +72,7 @@ def draw(args: argparse.Namespace) -> None:
         for (sample,), path in zip(bar, paths, strict=True):
             scores = model([sample])[0]["sem_seg"]
             picture = side_by_side(
-                read_image(sample["file_name"]),
+                mapper.read_image(sample["file_name"]),
                 read_label(sample["sem_seg_file_name"]),
                 argmax_over_classes(scores).cpu().numpy(),
                 metadata.stuff_classes,

@@ -197,3 +197,9 @@ def test_confidence_images_round():
         np.zeros((1, 3), np.uint8),
     )
     assert np.asarray(prediction.confidence_image()).tolist() == [[0, 128, 255]]
+
+
+def test_16_bit_images_are_read_with_the_range_of_the_config(load, tmp_path):
+    Image.fromarray(np.full((48, 64), 7100, np.uint16)).save(tmp_path / "thermal.png")
+    predictor = load("INPUT.BLACK_POINT", "7000", "INPUT.WHITE_POINT", "7200")
+    assert (predictor(tmp_path / "thermal.png").image == 128).all()

@@ -13,7 +13,7 @@ from torch import nn
 
 from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
-from sar.data.labels import read_image, read_label
+from sar.data.labels import read_label
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
@@ -92,7 +92,7 @@ class Pictures:
             for name, record in self._records.items():
                 scores = predictor([mapper(record)])[0]["sem_seg"]
                 prediction = argmax_over_classes(scores).cpu().numpy()
-                image = read_image(record["file_name"])
+                image = mapper.read_image(record["file_name"])
                 label_file = record.get("sem_seg_file_name")
                 truth = None if label_file is None else reduced(read_label(label_file))
                 pictures[f"predictions/{name}"] = side_by_side(

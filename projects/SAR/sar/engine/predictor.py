@@ -16,7 +16,6 @@ from torch import nn
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors, read_classes
-from sar.data.labels import read_image
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame
 from sar.errors import InputError, listed
@@ -180,7 +179,7 @@ class Predictor:
         if isinstance(image, Frame):
             name, image = image.name, image.pixels
         elif not isinstance(image, np.ndarray):
-            name, image = str(image), read_image(image)
+            name, image = str(image), self.mapper.read_image(image)
         elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(
                 f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 "
