@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from sar import program
 from sar.config import load_config
-from sar.data.datasets.folder import IMAGE_SUFFIXES
+from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
 from sar.data.video import (
     Frame,
@@ -58,8 +58,6 @@ EXAMPLES = """examples:
       --confidence MODEL.WEIGHTS W TEST.MODE slide
   python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
 """
-# Folders that network storage and macOS leave among a user's files.
-SYSTEM_FOLDERS = {"@eaDir", "__MACOSX"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -254,11 +252,12 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
             files = [path for path in walk(word) if not is_below(path, output)]
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
-            skipped = SYSTEM_FOLDERS - set(Path(word).parts)
+            named = set(Path(word).parts)
             files = [
                 path
                 for path in files
-                if not is_below(path, output) and not skipped & set(Path(path).parts)
+                if not is_below(path, output)
+                and not any(map(is_system_folder, set(Path(path).parent.parts) - named))
             ]
             if not files and not glob.has_magic(word):
                 is_key = "." in word and word.replace(".", "").replace("_", "").isupper()
@@ -293,8 +292,7 @@ def walk(folder: str) -> list[str]:
         folders[:] = [
             name
             for name in folders
-            if not (name.startswith(".") or name in SYSTEM_FOLDERS)
-            and not leads_back(os.path.join(directory, name), folder)
+            if not is_system_folder(name) and not leads_back(os.path.join(directory, name), folder)
         ]
         found += [
             os.path.join(directory, name)

@@ -28,7 +28,7 @@ def prepared(opts, config_file=CONFIG):
     return prepare(
         Namespace(
             config_file=config_file, opts=opts, eval_only=False, resume=False,
-            num_gpus=1, num_machines=1, machine_rank=0,
+            num_gpus=None, num_machines=1, machine_rank=0,
         )
     )  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_no_evaluation_if_the_config_says_so(overrides, tmp_path, request):
 
 def test_a_program_without_a_command_line_evaluates_the_validation_split(overrides):
     cfg = load_config(CONFIG, overrides)
-    complete_config(cfg, Namespace(eval_only=True, num_gpus=1, num_machines=1))
+    complete_config(cfg, Namespace(eval_only=True, num_gpus=None, num_machines=1))
     assert cfg.DATASETS.TEST == ("folder_mine_val",)
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sar.data import datasets
-from sar.data.datasets.folder import HELD_OUT, SPLITS
+from sar.data.datasets.folder import SPLITS
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -43,4 +43,4 @@ def folders_of_tree(folder: str | os.PathLike) -> list[Path]:
     """Return the folders of a DATASETS.FOLDER; each of them may be a link to another place."""
     root = Path(os.path.expanduser(folder))
     parts = [root / part for part in ("images", "labels")]
-    return [root, *parts, *(part / split for part in parts for split in (*SPLITS, HELD_OUT))]
+    return [root, *parts, *(part / split for part in parts for split in SPLITS)]

@@ -245,7 +245,7 @@ def _files_by_stem(
     found: dict[str, str] = {}
     others: Counter[str] = Counter()  # suffixes of the files that are no images or labels
     for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not _is_of_the_system(name)]
+        subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
         for subfolder in subfolders:
             _refuse_circle(directory, subfolder)
         for file in files:
@@ -272,7 +272,8 @@ def _files_by_stem(
     return found
 
 
-def _is_of_the_system(folder_name: str) -> bool:
+def is_system_folder(folder_name: str) -> bool:
+    """Whether a folder is hidden, or one that systems leave among a user's files."""
     return folder_name.startswith(".") or folder_name.lower() in _SYSTEM_FOLDERS
 
 
