@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 
@@ -55,6 +56,8 @@ class WatchedLoader(DataLoader):
         except GeneratorExit:  # the caller wants no more batches
             raise
         except BaseException as error:
+            if isinstance(error, (ConnectionError, EOFError)):  # of a worker that is about to end
+                wait([worker.sentinel for worker in workers], timeout=5)
             explanation = _explain_end(workers) or _explain(error)
             _kill(workers)
             if isinstance(error, Exception) and not isinstance(error, InputError) and explanation:
@@ -214,11 +217,11 @@ def _take_sigterm_from_parent(worker_id: int) -> None:
         return
     parent = multiprocessing.parent_process().pid
 
-    def wait() -> None:
+    def heed() -> None:
         while os.getppid() == parent:
             received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_CHECK)
             if received is not None and received.si_pid == parent:
                 break
         os._exit(0)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=heed, daemon=True).start()
