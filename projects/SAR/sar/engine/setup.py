@@ -12,6 +12,8 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from .log_stream import fail_once
+
 logger = logging.getLogger(__name__)
 
 
@@ -22,6 +24,8 @@ def log_to(output: str, rank: int, name: str, args: Namespace) -> None:
         args: not all programs that train have --quiet.
     """
     for handler in setup_logger(output, distributed_rank=rank, name=name).handlers:
+        if isinstance(handler, logging.StreamHandler):
+            fail_once(handler)
         if getattr(args, "quiet", False) and getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(_matters)
 

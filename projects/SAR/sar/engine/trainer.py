@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 import weakref
+from contextlib import contextmanager
 
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
@@ -30,15 +31,16 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWrite
 
 from .checkpoint import Checkpointer
 from .checkpoint_hooks import CheckpointHook
+from .disk import require_folder, writing_to
 from .history import TensorboardWriter, cut_metrics, restore_storage, set_aside, storage_state
 from .hooks import (
     LOG_PERIOD,
     EvalHook,
     GateLogger,
-    HookSequence,
     PeriodicWriter,
     PreciseBN,
     StopAtSigterm,
+    WritingHooks,
     is_due,
 )
 from .pictures import Pictures
@@ -74,14 +76,21 @@ class Trainer(DefaultTrainer):
                     model, device_ids=device_ids, broadcast_buffers=False
                 )
         precision = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
-        self._trainer = TrainingStep(model, optimizer, seed=self.seed, precision=precision)
+        trainer = weakref.proxy(self)
+        self._trainer = TrainingStep(
+            model,
+            optimizer,
+            seed=self.seed,
+            precision=precision,
+            waiting=lambda: trainer._waiting_for_data(),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
             model,
             cfg.OUTPUT_DIR,
             skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
-            trainer=weakref.proxy(self),
+            trainer=trainer,
         )
         # Of the run that is resumed: its latest scalars; was it stopped before it had evaluated,
         # written and saved what it should after its last step?
@@ -145,12 +154,13 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg, model, evaluators=None):
         """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG; with TEST.GEOMETRY,
         the evaluators it builds listen to the model."""
-        if not cfg.TEST.GEOMETRY or evaluators is not None:
-            return super().test(cfg, inference_model(cfg, model), evaluators)
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
-            evaluators = [cls.build_evaluator(cfg, name, tap=tap) for name in cfg.DATASETS.TEST]
-            return super().test(cfg, model, evaluators)
+        with writing_to(cfg.OUTPUT_DIR):
+            if not cfg.TEST.GEOMETRY or evaluators is not None:
+                return super().test(cfg, inference_model(cfg, model), evaluators)
+            num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+            with tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap:
+                evaluators = [cls.build_evaluator(cfg, name, tap=tap) for name in cfg.DATASETS.TEST]
+                return super().test(cfg, model, evaluators)
 
     @classmethod
     def load_for_evaluation(cls, cfg, resume: bool = False):
@@ -197,6 +207,8 @@ class Trainer(DefaultTrainer):
             except InputError:  # it says what is wrong
                 raise
             except Exception:
+                if comm.get_world_size() > 1 and self.sigterm.is_received:
+                    self.sigterm.exit()  # another process has ended first
                 if comm.get_world_size() == 1:  # of several, it may be but the end of another
                     logger.exception("Exception during training:")
                 raise
@@ -255,7 +267,34 @@ class Trainer(DefaultTrainer):
         """A checkpoint of this iteration, before what is yet to be evaluated, written and saved."""
         self.record_losses()
         self._is_step_unfinished = True
-        self.checkpointer.save_iteration(self.iter)
+        with self.writing():
+            self.checkpointer.save_iteration(self.iter)
+
+    @contextmanager
+    def writing(self):
+        """Writes to OUTPUT_DIR in here, however long it takes.
+
+        Raises:
+            InputError: OUTPUT_DIR was removed, or its disk is full or read-only.
+        """
+        with self.sigterm.unlimited(), writing_to(self.cfg.OUTPUT_DIR):
+            if comm.is_main_process():
+                require_folder(self.cfg.OUTPUT_DIR, CONFIG)
+            yield
+
+    @contextmanager
+    def _waiting_for_data(self):
+        """Heeds a SIGTERM in here: the state is still the one after the iteration before."""
+        try:
+            with self.sigterm.interrupts():
+                yield
+        except SystemExit:
+            if self.iter > self.start_iter:
+                self.iter -= 1
+                self.record_losses()
+                with self.writing():
+                    self.checkpointer.save_iteration(self.iter)
+            raise
 
     def state_dict(self):
         """All that a run depends on, beside its config and its data."""
@@ -291,11 +330,11 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             GateLogger(self.model),
-            *precise_bn,
             self._stop_hook,
+            *precise_bn,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             # One hook, since hooks of one's own are inserted before the last.
-            HookSequence(
+            WritingHooks(
                 self._writer_hook,
                 CheckpointHook(
                     self.checkpointer,
