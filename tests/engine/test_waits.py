@@ -19,7 +19,7 @@ SECONDS = {1: 20, 2: 60}
 
 # Whoever reads an image waits, as for a file server, while a file "hang" lies in its folder.
 PROGRAM = """
-import os, runpy, sys, time
+import os, runpy, sys, time, faulthandler; faulthandler.register(10)
 from pathlib import Path
 import sar.engine
 from sar.data.mapper import SemanticSegmentationMapper

@@ -215,6 +215,7 @@ def _take_sigterm_from_parent(worker_id: int) -> None:
     """
     if not hasattr(signal, "sigtimedwait"):
         return
+    signal.set_wakeup_fd(-1)  # it is the parent's
     parent = multiprocessing.parent_process().pid
 
     def heed() -> None:

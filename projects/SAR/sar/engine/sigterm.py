@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 128 + signal.SIGTERM
 # Seconds from the signal to the end of a process that waits: clusters often kill it then.
 _LIMIT = 30.0
+_IS_OVER = b"\0"  # no number of a signal
 _LOOK = 0.5  # seconds between two looks at the clock, or at the other processes
 
 
@@ -65,8 +66,9 @@ class Sigterm:
         finally:
             signal.set_wakeup_fd(fd_before)
             signal.signal(signal.SIGTERM, before)
-            os.close(writer)
+            os.write(writer, _IS_OVER)  # to close it is not enough: workers of loaders have a copy
             watcher.join()
+            os.close(writer)
             os.close(reader)
 
     @contextmanager
@@ -164,7 +166,7 @@ class Sigterm:
         while True:
             if select.select([signals], [], [], _LOOK)[0]:
                 number = os.read(signals, 1)
-                if not number:  # `listening` is over
+                if number == _IS_OVER:
                     return
                 if number[0] == signal.SIGTERM and self._deadline == float("inf"):
                     self.is_received = True
