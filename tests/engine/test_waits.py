@@ -19,7 +19,7 @@ SECONDS = {1: 20, 2: 60}
 
 # Whoever reads an image waits, as for a file server, while a file "hang" lies in its folder.
 PROGRAM = """
-import os, runpy, sys, time, faulthandler; faulthandler.register(10)
+import os, runpy, sys, time
 from pathlib import Path
 import sar.engine
 from sar.data.mapper import SemanticSegmentationMapper
@@ -87,7 +87,7 @@ class Run:
         Args:
             parent: id of a process, for its children alone.
         """
-        words = ["ps", "-o", "pid=,ppid=,stat=,args=", "-s", str(self.process.pid)]
+        words = ["ps", "-ww", "-o", "pid=,ppid=,stat=,args=", "-s", str(self.process.pid)]
         lines = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
         found = []
         for pid, ppid, state, command in (line.split(maxsplit=3) for line in lines):
