@@ -98,6 +98,11 @@ class Trainer(DefaultTrainer):
         self._is_step_unfinished = False
         self._pictures = Pictures(cfg, self.build_test_mapper)
         self.register_hooks(self.build_hooks())
+        if not any(isinstance(hook, StopAtSigterm) for hook in self._hooks):
+            logger.warning(
+                f"{type(self).__name__}.build_hooks leaves out the hooks of its superclass: SIGTERM "
+                "saves no checkpoint then. Extend super().build_hooks()"
+            )
 
     @classmethod
     def build_model(cls, cfg):
