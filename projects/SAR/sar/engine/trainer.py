@@ -100,8 +100,8 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
         if not any(isinstance(hook, StopAtSigterm) for hook in self._hooks):
             logger.warning(
-                f"{type(self).__name__}.build_hooks leaves out the hooks of its superclass: SIGTERM "
-                "saves no checkpoint then. Extend super().build_hooks()"
+                f"{type(self).__name__}.build_hooks leaves out the hooks of its superclass: "
+                "SIGTERM saves no checkpoint then. Extend super().build_hooks()"
             )
 
     @classmethod
