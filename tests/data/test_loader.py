@@ -1,11 +1,5 @@
 import itertools
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,7 +10,6 @@ import sar  # noqa: F401
 from sar.config import add_sar_config
 from sar.data.loader import (
     TrainBatchSampler,
-    _take_sigterm_from_parent,
     build_test_loader,
     build_train_loader,
     repeat_factors,
@@ -28,8 +21,6 @@ from sar.errors import InputError
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.utils import comm
-
-from ..distributed import run_processes
 
 NUM_IMAGES = 7
 
@@ -398,44 +389,3 @@ def test_test_loader_shows_every_image_once(cfg, dicts, monkeypatch, workers, wo
         assert len(loader) == len(batches) and all(len(batch) == 1 for batch in batches)
         shown += [batch[0]["image_id"] for batch in batches]
     assert shown == list(range(NUM_IMAGES))
-
-
-def test_where_no_signal_says_who_sent_it_a_worker_heeds_all(monkeypatch):
-    monkeypatch.delattr(signal, "sigwaitinfo", raising=False)  # as on macOS
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        _take_sigterm_from_parent(0)
-        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _terminated_at_image_1(record):
-    if record["image_id"] == 1:
-        send = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
-        subprocess.run([sys.executable, "-c", send], check=True)
-        time.sleep(0.5)  # in which any thread that is open to it takes it
-    return record
-
-
-def _load_with_a_worker_of_several_threads(rank, cfg):
-    def start_thread():  # as libraries do, before `worker_init_fn` is called
-        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-
-    os.register_at_fork(after_in_child=start_thread)
-    records = [{"image_id": i} for i in range(9)]
-    batches = iter(build_test_loader(cfg, _terminated_at_image_1, records))
-    assert [next(batches)[0]["image_id"] for _ in range(6)] == [0, 1, 2, 3, 4, 5]
-    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    (worker,) = multiprocessing.active_children()
-    worker.terminate()
-    worker.join(timeout=30)
-    assert worker.exitcode == 0
-
-
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no signal says who sent it")
-def test_a_worker_of_several_threads_heeds_its_parents_sigterm_alone(cfg):
-    cfg.DATALOADER.NUM_WORKERS = 1
-    # In a process of its own: what is registered for forks stays.
-    run_processes(_load_with_a_worker_of_several_threads, 1, cfg)

@@ -128,6 +128,37 @@ def test_sigterm_saves_the_iteration_and_says_so(iteration, runs, tmp_path):
     assert best["iteration"] == wanted["iteration"] and best["best"] == wanted["best"]
 
 
+class Before(At):
+    """Calls something before the step of an iteration."""
+
+    def before_step(self):
+        super().after_step()
+
+    def after_step(self):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("iteration", [9, 12, 20])
+def test_sigterm_before_the_data_has_come_saves_the_iteration_before(iteration, runs, tmp_path):
+    common, expected = runs
+    uninterrupted = train(expected)
+    with pytest.raises(SystemExit) as stopped:
+        train(common, Before(iteration, terminate))
+    assert stopped.value.code == 143
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == f"model_{iteration - 1:07d}.pth"
+    resumed = train(common, resume=True)
+    assert resumed.start_iter == iteration
+    assert_same_run(resumed, uninterrupted, output, tmp_path / "expected")
+
+
+def test_sigterm_before_the_first_step_saves_nothing(overrides, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train(overrides, Before(0, terminate))
+    assert stopped.value.code == 143 and not list((tmp_path / "output").glob("*.pth"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("evaluation", [1, 3])
 def test_sigterm_interrupts_an_evaluation(evaluation, runs, tmp_path, monkeypatch):

@@ -295,3 +295,15 @@ def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):
     assert trainer.steps == 4
     lines = [line for line in read_metrics(tmp_path / "output") if "validation_loss" in line]
     assert lines and all("total_loss" in line for line in lines)
+
+
+def test_hooks_without_those_of_the_superclass_are_warned_about(overrides, caplog):
+    class Own(Trainer):
+        def build_hooks(self):
+            return []
+
+    Own(prepare(arguments(overrides)))
+    assert "Own.build_hooks leaves out the hooks of its superclass" in caplog.text
+    caplog.clear()
+    Trainer(prepare(arguments(overrides)))
+    assert "build_hooks" not in caplog.text

@@ -10,11 +10,7 @@ function, too.
 
 import itertools
 import logging
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -29,6 +25,7 @@ from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampl
 from detectron2.utils import comm
 
 from .scan import classes_shown
+from .workers import WatchedLoader
 
 logger = logging.getLogger(__name__)
 
@@ -267,22 +264,21 @@ def _sample_or_error(mapper: Callable, dataset_dict: dict, *args) -> dict | Inpu
         return InputError(f"The sample of {dataset_dict['file_name']} cannot be read: {error}")
 
 
-class _SampleLoader(DataLoader):
+class _SampleLoader(WatchedLoader):
     """Lists of samples, loaded by DATALOADER.NUM_WORKERS processes of one thread each.
 
     Raises:
-        InputError: while iterating, at the unreadable image after the first `max_skipped` ones.
+        InputError: while iterating, at the unreadable image after the first `max_skipped` ones, or
+            as WatchedLoader.
     """
 
     def __init__(self, cfg: CfgNode, dataset: Dataset, *, max_skipped: int = 0, **kwargs) -> None:
         super().__init__(
             dataset,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
-            collate_fn=_as_list,
             pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
             # torch seeds the workers from it; without, a loader would move the global generator.
             generator=torch.Generator(),
-            worker_init_fn=_take_sigterm_from_parent,
             **kwargs,
         )
         self._max_skipped = max_skipped
@@ -290,7 +286,7 @@ class _SampleLoader(DataLoader):
     def __iter__(self) -> Iterator[list[dict]]:
         skipped = set()
         # Not in a variable, which an error's traceback would keep, and the workers with it.
-        for batch in self._start_workers():
+        for batch in super().__iter__():
             for sample, errors in batch:
                 for index in errors.keys() - skipped:
                     skipped.add(index)
@@ -302,10 +298,6 @@ class _SampleLoader(DataLoader):
                     )
             yield [sample for sample, _ in batch]
 
-    def _start_workers(self) -> Iterator[list[_Loaded]]:
-        with _sigterm_blocked():
-            return super().__iter__()
-
     def _skip(self, number: int, error: InputError) -> None:
         if number <= self._max_skipped:
             logger.warning(f"Unreadable, {number} of at most {self._max_skipped} images: {error}")
@@ -316,35 +308,3 @@ class _SampleLoader(DataLoader):
                 f"{error} It is the unreadable image number {number}, where "
                 f"DATALOADER.MAX_SKIPPED_SAMPLES allows {self._max_skipped}"
             )
-
-
-@contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """What is started meanwhile begins with SIGTERM blocked, as do all of its threads: libraries
-    start theirs before `_take_sigterm_from_parent` could block it."""
-    if not hasattr(signal, "sigwaitinfo"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _take_sigterm_from_parent(worker_id: int) -> None:
-    """Clusters send SIGTERM to every process, when the trainer still has a step to make: a worker
-    heeds only that of the process that started it. (Not so on macOS.)"""
-    if not hasattr(signal, "sigwaitinfo"):
-        return
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _as_list(samples: list) -> list:
-    return samples

@@ -1,6 +1,8 @@
 """The metrics of a training as one continuous run, however often it was interrupted."""
 
 import json
+import threading
+from functools import cache
 from pathlib import Path
 
 from sar.errors import InputError
@@ -64,6 +66,7 @@ class TensorboardWriter(TensorboardXWriter):
 
     Raises:
         InputError: TensorBoard is not installed.
+        OSError: while it writes, if its disk fails, or has failed in its own thread.
     """
 
     def __init__(self, log_dir: str, **kwargs) -> None:
@@ -74,8 +77,22 @@ class TensorboardWriter(TensorboardXWriter):
                 f"TensorBoard cannot be imported ({error}): pip install tensorboard, or leave "
                 "TensorboardWriter out in build_writers of a Trainer of your own"
             ) from error
+        _mute_event_writers()
         super().__init__(log_dir, **kwargs)
 
     def write(self) -> None:
         super().write()
         self._writer.flush()
+
+
+@cache
+def _mute_event_writers() -> None:
+    """Leaves the errors of TensorBoard's threads to their writer, which raises them again."""
+    hook = threading.excepthook
+
+    def handle(args) -> None:
+        is_event_writer = type(args.thread).__module__.startswith("tensorboard.")
+        if not (is_event_writer and isinstance(args.exc_value, OSError)):
+            hook(args)
+
+    threading.excepthook = handle

@@ -1,10 +1,10 @@
 """What is done between the steps of a training."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
-import torch
 from fvcore.nn.precise_bn import get_bn_modules
-from torch import distributed, nn
+from torch import nn
 
 from sar.regularizers import SemanticAnchorRegularizer
 
@@ -22,24 +22,27 @@ def is_due(iteration: int, period: int) -> bool:
     return period > 0 and (iteration + 1) % period == 0
 
 
-class HookSequence(HookBase):
-    """Several hooks as one, in order."""
+class WritingHooks(HookBase):
+    """Hooks that write to OUTPUT_DIR, as one hook, in order; errors as `Trainer.writing`."""
 
     def __init__(self, *sequence: HookBase) -> None:
         self.sequence = sequence
 
     def before_train(self) -> None:
-        for hook in self.sequence:
-            hook.trainer = self.trainer
-            hook.before_train()
+        with self.trainer.writing():
+            for hook in self.sequence:
+                hook.trainer = self.trainer
+                hook.before_train()
 
     def after_step(self) -> None:
-        for hook in self.sequence:
-            hook.after_step()
+        with self.trainer.writing():
+            for hook in self.sequence:
+                hook.after_step()
 
     def after_train(self) -> None:
-        for hook in self.sequence:
-            hook.after_train()
+        with self.trainer.writing():
+            for hook in self.sequence:
+                hook.after_train()
 
 
 class GateLogger(HookBase):
@@ -79,13 +82,37 @@ class PreciseBN(hooks.PreciseBN):
 
     def update_stats(self) -> None:
         statistics = {id(x) for layer in get_bn_modules(self._model) for x in layer.buffers()}
-        others = [buffer for buffer in self._model.buffers() if id(buffer) not in statistics]
-        before = [buffer.clone() for buffer in others]
-        self._data_iter = iter(self._build_loader())
-        super().update_stats()
-        self._data_iter = None  # and the loader's workers
-        for buffer, value in zip(others, before, strict=True):
-            buffer.copy_(value)
+        buffers = list(self._model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        self._data_iter = self._batches()
+        changed = set()
+        try:
+            super().update_stats()
+            changed = statistics
+        finally:
+            self._data_iter = None  # and the loader's workers
+            for buffer, value in zip(buffers, before, strict=True):
+                if id(buffer) not in changed:
+                    buffer.copy_(value)
+
+    def after_step(self) -> None:
+        try:
+            super().after_step()
+        except SystemExit:
+            self.trainer.save_unfinished_step()
+            comm.synchronize()  # who leaves first takes the others with it
+            raise
+
+    def _batches(self) -> Iterator[list[dict]]:
+        """Batches; ends the program after a SIGTERM, all processes at the same batch."""
+        sigterm = self.trainer.sigterm
+        batches = iter(self._build_loader())
+        while True:
+            if sigterm.is_received_by_any():
+                sigterm.exit()
+            with sigterm.interrupts():
+                batch = next(batches)
+            yield batch
 
 
 class StopAtSigterm(HookBase):
@@ -98,10 +125,12 @@ class StopAtSigterm(HookBase):
 
     def before_train(self) -> None:
         self._vote = None
-        if comm.get_world_size() > 1:
-            self._voters = distributed.new_group(backend="gloo")
+
+    def before_step(self) -> None:
+        self._start = time.monotonic()
 
     def after_step(self) -> None:
+        self.trainer.sigterm.allow(2 * (time.monotonic() - self._start))
         if comm.get_world_size() == 1:
             must_stop = self.trainer.sigterm.is_received
         else:
@@ -114,26 +143,29 @@ class StopAtSigterm(HookBase):
     def _count_votes(self) -> bool:
         must_stop = False
         if self._vote is not None:
-            self._vote.wait()
-            must_stop = bool(self._ballot)
-        self._ballot = torch.tensor(int(self.trainer.sigterm.is_received))
-        self._vote = distributed.all_reduce(
-            self._ballot, distributed.ReduceOp.MAX, group=self._voters, async_op=True
-        )
+            ballot, work = self._vote
+            work.wait()
+            must_stop = bool(ballot)
+        self._vote = self.trainer.sigterm.vote()
         return must_stop
 
 
 class EvalHook(hooks.EvalHook):
-    """detectron2's, which a SIGTERM interrupts: the evaluation is made anew by the resumed run."""
+    """detectron2's; a SIGTERM in an evaluation saves the state before the evaluation.
 
-    def _do_eval(self) -> None:
-        try:
-            with self.trainer.sigterm.interrupts():
-                super()._do_eval()
-        except SystemExit:
-            if self.trainer.iter < self.trainer.max_iter:  # else model_final.pth is there
-                self.trainer.save_unfinished_step()
-            raise
+    The resumed run evaluates again.
+    """
+
+    def __init__(self, eval_period: int, eval_function: Callable) -> None:
+        def evaluate() -> dict:
+            with self.trainer.sigterm.ends(self._save):
+                return eval_function()
+
+        super().__init__(eval_period, evaluate)
+
+    def _save(self) -> None:
+        if self.trainer.iter < self.trainer.max_iter:  # otherwise, model_final.pth is there
+            self.trainer.save_unfinished_step()
 
 
 class PeriodicWriter(hooks.PeriodicWriter):

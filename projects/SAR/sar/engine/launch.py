@@ -50,7 +50,8 @@ EXAMPLES = """examples:
   python %(prog)s --config-file C --resume
 """
 EXIT_CODES = """,
-  143 told to end (SIGTERM), after a checkpoint, 128 + n a process was ended by signal n"""
+  143 told to end (SIGTERM), after a checkpoint if one could be saved,
+  128 + n a process was ended by signal n"""
 # To read a large data set through takes its time; a process that dies meanwhile ends all others.
 PREPARE_TIMEOUT = timedelta(days=1)
 

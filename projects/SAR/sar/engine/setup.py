@@ -20,6 +20,8 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from .log_stream import fail_once
+
 logger = logging.getLogger(__name__)
 
 _LOGGERS = ("sar", "fvcore", "detectron2")
@@ -56,6 +58,7 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
             target.addHandler(kept)
         for handler in target.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
+                fail_once(handler)
                 handler.addFilter(printable_record)
                 if getattr(args, "quiet", False):
                     handler.addFilter(_matters)
@@ -80,6 +83,7 @@ def log_to_file(folder: str | Path) -> None:
     file = logging.FileHandler(Path(folder, name), encoding="utf-8")
     file.setFormatter(_FORMAT)
     file.addFilter(printable_record)
+    fail_once(file)
     file.stream.writelines(f"{line}\n" for line in kept.lines)
     file.flush()
     for target in map(logging.getLogger, _LOGGERS):

@@ -7,7 +7,8 @@ whoever has to rely on that, such as a checkpoint, fetches them first.
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ class TrainingStep:
             dropout and the like need no state of their own to be resumed.
         precision: None for float32; torch.bfloat16 or torch.float16 for autocast to it, the latter
             with scaled gradients.
+        waiting: makes the context in which a step waits for its batch, before it changes anything.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class TrainingStep:
         *,
         seed: int,
         precision: torch.dtype | None = None,
+        waiting: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.model = model.train()
         self.optimizer = optimizer
         self.seed = seed
         self.precision = precision
+        self.waiting = waiting
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision is torch.float16)
         self.data_loader: Iterable[list[dict]] = ()
@@ -76,7 +80,8 @@ class TrainingStep:
         if is_first:
             self._batches = iter(self.data_loader)
         start = time.perf_counter()
-        batch = next(self._batches)
+        with self.waiting():
+            batch = next(self._batches)
         data_time = time.perf_counter() - start
         _seed_generators(self.seed, iteration)
         batch = [_on_device(sample, self.device) for sample in batch]

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -34,15 +34,16 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWrite
 from .checkpoint import Checkpointer, Classes
 from .checkpoint_hooks import CheckpointHook
 from .checks import check_max_iter
+from .disk import require_folder, writing_to
 from .history import TensorboardWriter, cut_metrics, restore_storage, storage_state
 from .hooks import (
     LOG_PERIOD,
     EvalHook,
     GateLogger,
-    HookSequence,
     PeriodicWriter,
     PreciseBN,
     StopAtSigterm,
+    WritingHooks,
     is_due,
 )
 from .pictures import Pictures
@@ -80,7 +81,14 @@ class Trainer(DefaultTrainer):
                     model, device_ids=device_ids, broadcast_buffers=False
                 )
         precision = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
-        self._trainer = TrainingStep(model, optimizer, seed=self.seed, precision=precision)
+        trainer = weakref.proxy(self)
+        self._trainer = TrainingStep(
+            model,
+            optimizer,
+            seed=self.seed,
+            precision=precision,
+            waiting=lambda: trainer._waiting_for_data(),
+        )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
             model,
@@ -88,7 +96,7 @@ class Trainer(DefaultTrainer):
             skip_mismatched=cfg.MODEL.WEIGHTS_SKIP_MISMATCHED,
             kept=cfg.SOLVER.CHECKPOINTS_KEPT,
             classes=Classes.of_dataset(cfg.DATASETS.TRAIN[0]),
-            trainer=weakref.proxy(self),
+            trainer=trainer,
         )
         # Of the run that is resumed: its latest scalars; was it stopped before it had evaluated,
         # written and saved what it should after its last step?
@@ -97,6 +105,11 @@ class Trainer(DefaultTrainer):
         self._is_resumed = False
         self._pictures = Pictures(cfg, self.build_test_mapper)
         self.register_hooks(self.build_hooks())
+        if not any(isinstance(hook, StopAtSigterm) for hook in self._hooks):
+            logger.warning(
+                f"{type(self).__name__}.build_hooks leaves out the hooks of its superclass: "
+                "SIGTERM saves no checkpoint then. Extend super().build_hooks()"
+            )
 
     @classmethod
     def build_model(cls, cfg):
@@ -155,9 +168,10 @@ class Trainer(DefaultTrainer):
         With TEST.GEOMETRY, the evaluators that it builds listen to the model. Results of a model of
         `load_for_evaluation` are written to a folder of its checkpoint, with a log.
         """
-        if evaluators is not None:
-            return super().test(cfg, inference_model(cfg, model), evaluators)
         with ExitStack() as stack:
+            stack.enter_context(writing_to(cfg.OUTPUT_DIR))
+            if evaluators is not None:
+                return super().test(cfg, inference_model(cfg, model), evaluators)
             options = {}
             if cfg.TEST.GEOMETRY:
                 num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -232,13 +246,16 @@ class Trainer(DefaultTrainer):
         """
         logger.info(f"Starting training from iteration {self.start_iter}")
         self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
-        self._start_run()  # not before: what cannot start leaves OUTPUT_DIR alone
+        with writing_to(self.cfg.OUTPUT_DIR):
+            self._start_run()  # not before: what cannot start leaves OUTPUT_DIR alone
         with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
             try:
                 self._run_iterations()
             except InputError:  # it says what is wrong
                 raise
             except Exception:
+                if comm.get_world_size() > 1 and self.sigterm.is_received:
+                    self.sigterm.exit()  # another process has ended first
                 if comm.get_world_size() == 1:  # of several, it may be but the end of another
                     logger.exception("Exception during training:")
                 raise
@@ -297,7 +314,34 @@ class Trainer(DefaultTrainer):
         """A checkpoint of this iteration, before what is yet to be evaluated, written and saved."""
         self.record_losses()
         self._is_step_unfinished = True
-        self.checkpointer.save_iteration(self.iter)
+        with self.writing():
+            self.checkpointer.save_iteration(self.iter)
+
+    @contextmanager
+    def writing(self):
+        """Writes to OUTPUT_DIR in here, however long it takes.
+
+        Raises:
+            InputError: OUTPUT_DIR was removed, or its disk is full or read-only.
+        """
+        with self.sigterm.unlimited(), writing_to(self.cfg.OUTPUT_DIR):
+            if comm.is_main_process():
+                require_folder(self.cfg.OUTPUT_DIR, CONFIG)
+            yield
+
+    @contextmanager
+    def _waiting_for_data(self):
+        """Heeds a SIGTERM in here: the state is still the one after the iteration before."""
+        try:
+            with self.sigterm.interrupts():
+                yield
+        except SystemExit:
+            if self.iter > self.start_iter:
+                self.iter -= 1
+                self.record_losses()
+                with self.writing():
+                    self.checkpointer.save_iteration(self.iter)
+            raise
 
     def state_dict(self):
         """All that a run depends on, beside its config and its data."""
@@ -333,11 +377,11 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             GateLogger(self.model),
-            *precise_bn,
             self._stop_hook,
+            *precise_bn,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
             # One hook, since hooks of one's own are inserted before the last.
-            HookSequence(
+            WritingHooks(
                 self._writer_hook,
                 CheckpointHook(
                     self.checkpointer,
