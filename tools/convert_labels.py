@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Converts colour masks to labels, by the colours of a class file.
 
-Annotation tools export masks in which each class has a colour (CVAT's "Segmentation mask 1.1", for
-example). Training needs labels of one channel of class ids. For each mask below --labels, this
-program writes the PNG file --output/NAME.png, where NAME is the mask's path below --labels without
-its suffix. A mask is an RGB, RGBA or palette image (png, tif, tiff or bmp).
+Annotation tools export masks in which each class has a colour, such as CVAT's "Segmentation mask
+1.1". Training needs labels of one channel of class ids. For each mask below --labels, this program
+writes --output/NAME.png, where NAME is the mask's path below --labels without its suffix. A mask is
+an RGB, RGBA or palette image (png, tif, tiff or bmp).
 
 The class file has a name and a colour on each line, in the order of the ids: classes.txt with lines
 such as `kerb 255 0 0` or `kerb #ff0000`, or CVAT's labelmap.txt. Transparent pixels and the colours

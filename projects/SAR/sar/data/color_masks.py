@@ -90,16 +90,20 @@ class ColorMaskConverter:
         for i in np.argsort(-counts, kind="stable")[:_NUM_NAMED]:
             nearest = np.square(self._colors - colors[i]).sum(axis=1).argmin()
             found.append(
-                f"{tuple(colors[i].tolist())} ({counts[i]} pixels, nearest to "
+                f"{tuple(colors[i].tolist())} ({_counted(counts[i])}, nearest to "
                 f'"{self._names[nearest]}" {tuple(self._colors[nearest].tolist())})'
             )
         if len(colors) > _NUM_NAMED:
             found.append(f"and {len(colors) - _NUM_NAMED} more colours")
         return (
-            f"The mask {path} has {counts.sum()} pixels in colours of no class: "
+            f"The mask {path} has {_counted(counts.sum())} in colours of no class: "
             f"{', '.join(found)}. Correct the mask, add the colours to the class file, or "
             "name them with --ignore."
         )
+
+
+def _counted(pixels: int) -> str:
+    return f"{pixels} {'pixel' if pixels == 1 else 'pixels'}"
 
 
 def _packed(colors: np.ndarray) -> np.ndarray:

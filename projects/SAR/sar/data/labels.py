@@ -252,7 +252,7 @@ def _refuse_lossy(image: Image.Image, path: str | os.PathLike) -> None:
 
 
 def how_to_convert(path: str | os.PathLike) -> str:
-    """Return a sentence with the command that converts colour masks to labels.
+    """Return what labels need, and the command that converts colour masks to labels.
 
     The command converts the labels of the folder that holds the mask and a classes.txt. Without a
     classes.txt, it converts the mask's own folder, and CLASSES stands for the class file.
@@ -261,22 +261,17 @@ def how_to_convert(path: str | os.PathLike) -> str:
         path: a colour mask.
     """
     folder = Path(os.path.abspath(path)).parent
-    root = next(
-        (root for root in (folder, *folder.parents) if (root / "classes.txt").is_file()), None
-    )
-    if root is None:
-        labels, classes, output = folder, "CLASSES", f"{folder}_ids"
-    else:
-        part = folder.relative_to(root).parts[:1]
-        labels, classes, output = (
-            root.joinpath(*part),
-            root / "classes.txt",
-            Path(f"{root}_ids", *part),
-        )
-    options = {"--labels": labels, "--classes": classes, "--output": output}
-    words = [str(word) for pair in options.items() for word in pair]
+    options = {"--labels": folder, "--classes": "CLASSES", "--output": f"{folder}_ids"}
+    for root in (folder, *folder.parents):
+        if (classes := root / "classes.txt").is_file():
+            part = folder.relative_to(root).parts[:1]  # such as labels/
+            output = Path(f"{root}_ids", *part)
+            options = {"--labels": root.joinpath(*part), "--classes": classes, "--output": output}
+            break
+    words = [str(word) for option in options.items() for word in option]
     return (
-        "To convert colours to ids, write the colour of each class into the class file and run: "
+        "Labels need class ids (0 to the number of classes - 1) as an 8- or 16-bit single-channel "
+        "PNG, not colours. To convert the colours of the class file to ids, run: "
         f"{shlex.join(['python', 'tools/convert_labels.py', *words])}"
     )
 
@@ -295,8 +290,7 @@ def _first_of_equal_channels(image: Image.Image, path: str | os.PathLike) -> np.
         found = f" Its colours are {listed(sorted(color for _, color in counts))}."
     raise ColorMaskError(
         f"Label {path} has the channels {'+'.join(image.getbands())}, whose values differ, where "
-        f"one channel of class ids is needed.{found} Write the ids (0 to the number of classes - "
-        "1) as an 8- or 16-bit single-channel PNG, not their colours.",
+        f"one channel of class ids is needed.{found}",
         how_to_convert(path),
     )
 
