@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from sar.data.datasets.class_file import read_class_file
+from sar.data.datasets.class_file import read_class_colors, read_class_file
 from sar.errors import InputError
 
 
@@ -109,3 +109,15 @@ def test_wrong_lines_are_refused(read, tmp_path, content, expected):
         read(content)
     assert str(tmp_path / "classes.txt") in str(error.value)
     assert "\x1b" not in str(error.value)
+
+
+def test_classes_with_colours_of_their_own(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("# name colour\ngravel 0 0 0\nkerb #ff0000\n")
+    assert read_class_colors(path) == (["gravel", "kerb"], [[0, 0, 0], [255, 0, 0]])
+    path.write_text("gravel 0 0 0\n\nkerb\nbollard\n")
+    with pytest.raises(InputError, match="the classes on the lines 3, 4 are without a colour"):
+        read_class_colors(path)
+    path.write_text("gravel 0 0 0\n\nkerb #000000\n")
+    with pytest.raises(InputError, match='line 3: the class "kerb" has the colour .* of line 1:'):
+        read_class_colors(path)

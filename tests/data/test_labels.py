@@ -1,4 +1,6 @@
 import io
+import pickle
+import shlex
 import struct
 import zlib
 
@@ -8,7 +10,9 @@ from PIL import Image, TiffImagePlugin
 
 from sar.data.grey_range import GreyRange
 from sar.data.labels import (
+    ColorMaskError,
     allow_pixels,
+    how_to_convert,
     read_image,
     read_image_size,
     read_label,
@@ -95,10 +99,30 @@ def test_label_of_several_channels_is_an_error(tmp_path, mode, channels):
     image.save(tmp_path / "coloured.png")
     with pytest.raises(InputError, match=r"coloured\.png has the channels") as error:
         read_label(tmp_path / "coloured.png")
-    for part in (channels, "single-channel PNG", "docs/faq.md"):
+    for part in (channels, "single-channel PNG", "tools/convert_labels.py"):
         assert part in str(error.value)
     if mode == "RGB":
         assert "Its colours are (0, 0, 0), (1, 1, 2)." in str(error.value)
+
+
+def test_the_command_for_colours_has_the_paths_that_are_known(tmp_path):
+    root = tmp_path / "my roads"
+    path = root / "labels" / "train" / "a.png"
+    command = how_to_convert(path).partition(" run: ")[2]
+    folder = str(path.parent)
+    options = ["--labels", folder, "--classes", "CLASSES", "--output", f"{folder}_ids"]
+    assert shlex.split(command) == ["python", "tools/convert_labels.py", *options]
+    root.mkdir()
+    (root / "classes.txt").write_text("gravel\n")
+    for mask, part in ((path, "/labels"), (root / "a.png", "")):
+        options = ["--labels", f"{root}{part}", "--classes", f"{root}/classes.txt"]
+        options += ["--output", f"{root}_ids{part}"]
+        assert shlex.split(how_to_convert(mask))[-6:] == options
+
+
+def test_the_error_about_colours_passes_between_processes():
+    error = pickle.loads(pickle.dumps(ColorMaskError("finding", "remedy")))
+    assert (str(error), error.finding) == ("finding remedy", "finding")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

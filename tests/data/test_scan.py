@@ -124,9 +124,13 @@ def test_unreadable_and_coloured_labels(make):
     truncate(dicts[1]["sem_seg_file_name"])
     Image.new("RGB", (50, 40), "red").save(dicts[2]["sem_seg_file_name"])
     result = scan(dicts)
+    files = [dicts[i]["sem_seg_file_name"] for i in (1, 2)]
     assert [(p.kind, p.file) for p in result.problems] == [
-        ("unreadable label", dicts[i]["sem_seg_file_name"]) for i in (1, 2)
+        ("unreadable label", files[0]),
+        ("label of colours", files[1]),
     ]
+    assert result.describe_problems().count("tools/convert_labels.py") == 1
+    result.raise_for_problems(max_skipped=2)
     assert "R+G+B" in result.problems[1].message
     assert result.frequency.num_images == 2
 

@@ -1,13 +1,18 @@
 """Reading images and label maps, with an error that names the file where one cannot be read.
 
+A label map holds class ids. A colour mask, which annotation tools export, holds the colours of the
+classes instead; tools/convert_labels.py makes label maps of colour masks.
+
 Shape shorthands: H, W: height and width in pixels, after the EXIF orientation is applied.
 """
 
 import math
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -40,6 +45,19 @@ MAX_PIXELS = 178_956_970
 FULL_RANGE = GreyRange()
 # Pillow stretches grey PNGs of 2 and 4 bits to 0..255: what an id was multiplied by.
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
+
+
+class ColorMaskError(InputError):
+    """A label holds colours instead of class ids.
+
+    Attributes:
+        finding: the message without the remedy.
+    """
+
+    # With one argument, so that loader processes can raise the error again.
+    def __init__(self, finding: str, remedy: str = "") -> None:
+        super().__init__(f"{finding} {remedy}".rstrip())
+        self.finding = finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +182,8 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
         (H, W), uint8 or uint16.
 
     Raises:
-        InputError: the file is missing, truncated, no image, of a lossy format, or has colours
-            or floating-point numbers.
+        InputError: the file is missing, truncated, no image, of a lossy format, or has
+            floating-point numbers; `ColorMaskError` if it has colours.
     """
     return read_label_and_palette(path)[0]
 
@@ -181,11 +199,7 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
         InputError: as `read_label`.
     """
     with opened(path, "label") as image:
-        if image.format in ("JPEG", "MPO", "WEBP"):
-            raise InputError(
-                f"Label {path} is a {image.format} file, whatever its name: lossy compression "
-                "changes class ids: write labels as PNG."
-            )
+        _refuse_lossy(image, path)
         stretch = _GREY_STRETCH.get(_raw_mode(image), 1) if image.format == "PNG" else 1
         image.load()
         upright = _upright(image)
@@ -206,6 +220,62 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
         return _first_of_equal_channels(upright, path), palette
 
 
+def read_color_mask(path: str | os.PathLike) -> np.ndarray:
+    """Read a colour mask, with its EXIF orientation applied.
+
+    Args:
+        path: an RGB or RGBA file, or one with a palette, whose colours are read.
+
+    Returns:
+        (H, W, 4) uint8 RGBA; alpha is 255 if the file has none.
+
+    Raises:
+        InputError: the file is missing, truncated, no image, of a lossy format, or has one channel.
+    """
+    with opened(path, "label") as image:
+        _refuse_lossy(image, path)
+        image.load()
+        if image.mode in ("1", "L", "F") or _is_deep(image):
+            raise InputError(
+                f"The mask {path} has one channel and no colours, so its values may be class ids "
+                "already: if they are, copy the file; if they are grey colours, write it as RGB."
+            )
+        return np.array(_upright(image).convert("RGBA"))
+
+
+def _refuse_lossy(image: Image.Image, path: str | os.PathLike) -> None:
+    if image.format in ("JPEG", "MPO", "WEBP"):
+        raise InputError(
+            f"Label {path} is a {image.format} file, whatever its name: lossy compression changes "
+            "ids and colours. Export it again as PNG."
+        )
+
+
+def how_to_convert(path: str | os.PathLike) -> str:
+    """Return what labels need, and the command that converts colour masks to labels.
+
+    The command converts the labels of the folder that holds the mask and a classes.txt. Without a
+    classes.txt, it converts the mask's own folder, and CLASSES stands for the class file.
+
+    Args:
+        path: a colour mask.
+    """
+    folder = Path(os.path.abspath(path)).parent
+    options = {"--labels": folder, "--classes": "CLASSES", "--output": f"{folder}_ids"}
+    for root in (folder, *folder.parents):
+        if (classes := root / "classes.txt").is_file():
+            part = folder.relative_to(root).parts[:1]  # such as labels/
+            output = Path(f"{root}_ids", *part)
+            options = {"--labels": root.joinpath(*part), "--classes": classes, "--output": output}
+            break
+    words = [str(word) for option in options.items() for word in option]
+    return (
+        "Labels need class ids (0 to the number of classes - 1) as an 8- or 16-bit single-channel "
+        "PNG, not colours. To convert the colours of the class file to ids, run: "
+        f"{shlex.join(['python', 'tools/convert_labels.py', *words])}"
+    )
+
+
 def _first_of_equal_channels(image: Image.Image, path: str | os.PathLike) -> np.ndarray:
     """Return (H, W) uint8 ids that are repeated over red, green and blue."""
     if image.mode in ("LA", "RGB", "RGBA"):
@@ -218,11 +288,10 @@ def _first_of_equal_channels(image: Image.Image, path: str | os.PathLike) -> np.
     found = ""
     if image.mode == "RGB" and (counts := image.getcolors()):  # of at most 256 colours
         found = f" Its colours are {listed(sorted(color for _, color in counts))}."
-    raise InputError(
+    raise ColorMaskError(
         f"Label {path} has the channels {'+'.join(image.getbands())}, whose values differ, where "
-        f"one channel of class ids is needed.{found} Write the ids (0 to the number of classes - "
-        '1) as an 8- or 16-bit single-channel PNG, not their colours: docs/faq.md, "Labels", has '
-        "the Python that converts colours to ids."
+        f"one channel of class ids is needed.{found}",
+        how_to_convert(path),
     )
 
 

@@ -16,6 +16,8 @@ from .grey_range import GreyRange
 from .grey_use import GreyUse, ImageUse
 from .labels import (
     FULL_RANGE,
+    ColorMaskError,
+    how_to_convert,
     is_turned_by_exif,
     read_image_size,
     read_label,
@@ -28,6 +30,7 @@ MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
 MISSING_LABEL = "missing label"
 UNREADABLE_LABEL = "unreadable label"
+COLOR_MASK = "label of colours"
 SIZE_DIFFERS = "size differs"
 IDS_OUT_OF_RANGE = "ids out of range"
 NOTHING_LABELLED = "nothing labelled"
@@ -37,6 +40,7 @@ KINDS = (
     UNREADABLE_IMAGE,
     MISSING_LABEL,
     UNREADABLE_LABEL,
+    COLOR_MASK,
     SIZE_DIFFERS,
     IDS_OUT_OF_RANGE,
     NOTHING_LABELLED,
@@ -48,6 +52,7 @@ _MAY_BE_SKIPPED = (
     UNREADABLE_IMAGE,
     MISSING_LABEL,
     UNREADABLE_LABEL,
+    COLOR_MASK,
     SIZE_DIFFERS,
 )
 _NUM_IDS = 65536  # what 16 bits can hold
@@ -89,13 +94,16 @@ class DatasetScan:
         """All problems by kind, at most `max_files` of each, and what to do about them."""
         paragraphs = []
         for kind in KINDS:
-            messages = [problem.message for problem in self.problems if problem.kind == kind]
-            if not messages:
+            found = [problem for problem in self.problems if problem.kind == kind]
+            if not found:
                 continue
+            messages = [problem.message for problem in found]
             lines = [f"{kind} ({len(messages)}):"]
             lines += [f"  {message}" for message in messages[:max_files]]
             if len(messages) > len(lines) - 1:
                 lines.append(f"  ... and {len(messages) - len(lines) + 1} more")
+            if kind == COLOR_MASK:
+                lines.append(f"  {how_to_convert(found[0].file)}")
             if kind == SIZE_DIFFERS:
                 lines.append("  An image and its label must have the same size: export them again.")
             if kind == IDS_OUT_OF_RANGE:
@@ -309,6 +317,9 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         return result
     try:
         label, palette = read_label_and_palette(label_file)
+    except ColorMaskError as error:
+        result.problems.append(Problem(COLOR_MASK, label_file, error.finding))
+        return result
     except InputError as error:
         kind = UNREADABLE_LABEL if os.path.isfile(label_file) else MISSING_LABEL
         result.problems.append(Problem(kind, label_file, str(error)))

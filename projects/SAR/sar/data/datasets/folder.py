@@ -81,11 +81,16 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
             class_names,
             colors,
-            ignore_label=65535 if len(class_names) > 255 else 255,
+            ignore_label=ignore_label_for(len(class_names)),
             image_root=str(image_root),
             sem_seg_root=str(label_root),
         )
     return tuple(f"{prefix}_{split}" for split in complete)
+
+
+def ignore_label_for(num_classes: int) -> int:
+    """Return the id of ignored pixels, the largest of the labels' bits: 8, or 16 when needed."""
+    return 65535 if num_classes > 255 else 255
 
 
 def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
@@ -211,8 +216,8 @@ def pair_images_and_labels(
         InputError: no such folder, no image in it, two images or two labels of one name, images
             without label.
     """
-    images = _files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
-    labels = _files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
+    images = files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
+    labels = files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
     unlabelled = [os.path.basename(images[stem]) for stem in sorted(images.keys() - labels.keys())]
     if unlabelled:
         raise InputError(
@@ -232,10 +237,22 @@ def pair_images_and_labels(
     ]
 
 
-def _files_by_stem(
+def files_by_stem(
     folder: str | os.PathLike, suffixes: tuple[str, ...], what: str, remedy: str
 ) -> dict[str, str]:
-    """Return the path of each file with one of the suffixes, by its relative path without it."""
+    """Return the path of each file with one of the suffixes, by its relative path without it.
+
+    The keys are in Unicode's composed form, NFC. Hidden files, hidden folders and system folders
+    are skipped.
+
+    Args:
+        suffixes: in lower case, with their dots.
+        what: how messages call the files, such as "labels".
+        remedy: the end of some messages.
+
+    Raises:
+        InputError: the folder is missing, cannot be read or holds none; two files of one name.
+    """
     if not os.path.isdir(folder):
         raise InputError(f"There is no folder {folder} of {what}. {remedy}")
 
