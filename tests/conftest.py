@@ -8,6 +8,7 @@ from PIL import Image
 import sar  # noqa: F401  before detectron2, which test modules import
 from sar.engine import lock
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 # The tests' tensors are small: more threads only get into each other's way.
@@ -16,14 +17,18 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def end_of_run():
-    """Take back what a run leaves in its process: handlers of loggers, the lock of OUTPUT_DIR."""
-    names = ("sar", "detectron2", "fvcore")
-    before = {name: list(logging.getLogger(name).handlers) for name in names}
+    """Take back what a run leaves in its process: loggers, the lock of OUTPUT_DIR, data sets."""
+    loggers = [logging.getLogger(name) for name in ("sar", "detectron2", "fvcore")]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
     yield
-    for name in names:
-        logging.getLogger(name).handlers = before[name]
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
     setup_logger.cache_clear()
     lock.release()
+    for name in [name for name in DatasetCatalog if name.startswith("folder_")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_pictures(overrides, tmp_path, monkeypatch, evaluation_calls):
     words = ["--config-file", CONFIG, "--output", str(tmp_path / "pictures")]
     draw([*words, *overrides, *ALL_MODES])
     assert len(evaluation_calls) == NUM_CALLS
-    assert len(list((tmp_path / "pictures").iterdir())) == 5
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
 
 
 def test_bad_modes_are_seen_before_anything_runs(overrides):
