@@ -19,11 +19,12 @@ torch.set_num_threads(1)
 def end_of_run():
     """Take back what a run leaves in its process: loggers, the lock of OUTPUT_DIR, data sets."""
     loggers = [logging.getLogger(name) for name in ("sar", "detectron2", "fvcore")]
-    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    for logger in loggers:  # as in a run; pytest's caplog sees it before the test starts
+        logger.propagate = False
+    before = [list(logger.handlers) for logger in loggers]
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers = handlers
     setup_logger.cache_clear()
     lock.release()
     for name in [name for name in DatasetCatalog if name.startswith("folder_")]:

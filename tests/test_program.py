@@ -39,7 +39,7 @@ def test_names_of_others_cannot_write_to_the_terminal(capsys, caplog):
 
     def main(args):
         print(f"{name}:\n\tlisted")
-        logging.getLogger("sar").error("%s is bad\x1b[31m\x07", name)
+        logging.getLogger("a library").error("%s is bad\x1b[31m\x07", name)
         raise InputError(f"{name} is bad")
 
     root = logging.getLogger()
