@@ -6,7 +6,15 @@ import os
 import pytest
 
 from sar.errors import InputError
-from sar.output_dir import check_is_free, is_run, mark, previous_runs, set_aside
+from sar.output_dir import (
+    check_is_evaluation,
+    check_is_free,
+    is_run,
+    mark,
+    previous_runs,
+    set_aside,
+    write_config,
+)
 
 FILES = {
     "config.yaml": "a", "log.txt": "b", "log.txt.rank1": "c", "metrics.json": "d",
@@ -14,8 +22,14 @@ FILES = {
     "model_final.pth": "h", "model_best.pth": "i", "events.out.tfevents.1.host": "j",
     "inference/roads_val/sem_seg_evaluation.json": "k",
     "inference/model_best/roads_val/sem_seg_evaluation.json": "l",
+    "inference/model_best/roads_val/sem_seg_evaluation-2.json": "m",
+    "inference/model_best/run.json": "n", "inference/model_best/log.txt": "o",
+    "inference/coco_instances_results.json": "p", "config-until-0000500.yaml": "q",
 }  # fmt: skip
-OF_OTHERS = {"notes.txt": "1", "model_pruned.pth": "2", "previous/notes.txt": "3", "sub/a": "4"}
+OF_OTHERS = {
+    "notes.txt": "1", "model_pruned.pth": "2", "previous/notes.txt": "3", "sub/a": "4",
+    "inference/roads_val/mine.txt": "5",
+}  # fmt: skip
 
 
 def write(folder, files):
@@ -117,6 +131,32 @@ def test_names_of_another_kind(name, is_folder, tmp_path):
     (tmp_path / name).mkdir() if is_folder else (tmp_path / name).touch()
     with pytest.raises(InputError, match=f"OUTPUT_DIR .*: {name} is not a"):
         check_is_free(tmp_path)
+
+
+def test_another_config_stays(tmp_path):
+    for text, iteration in (("a", 0), ("a", 3), ("b", 5), ("c", 5), ("c", 9)):
+        write_config(tmp_path, text, iteration)
+    assert read(tmp_path) == {
+        "config.yaml": "c",
+        "config-until-0000005.yaml": "a",
+        "config-until-0000005-2.yaml": "b",
+    }
+
+
+def test_evaluations_do_not_touch_files_of_others(tmp_path):
+    folder = tmp_path / "inference" / "model_best"
+    check_is_evaluation(tmp_path, folder)
+    folder.mkdir(parents=True)
+    check_is_evaluation(tmp_path, folder)
+    write(folder, {"roads_val/sem_seg_evaluation.json": "mine"})
+    with pytest.raises(InputError, match="model_best has files that no evaluation of this project"):
+        check_is_evaluation(tmp_path, folder)
+    mark(folder)
+    check_is_evaluation(tmp_path, folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "inference").symlink_to(tmp_path / "inference")
+    with pytest.raises(InputError, match="inference is a link or a file"):
+        check_is_evaluation(tmp_path / "other", tmp_path / "other" / "inference" / "model_best")
 
 
 def test_links_are_not_followed(tmp_path):

@@ -145,12 +145,12 @@ def test_counts_of_a_config(tmp_path):
     cfg = load_config("", ["DATASETS.TRAIN", "('roads_train',)"])
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     assert class_frequency_of(cfg) is None
-    note_class_frequency(("roads_train",), FREQUENCY)
+    note_class_frequency(cfg, FREQUENCY)
     assert class_frequency_of(cfg) == FREQUENCY
     other = replace(FREQUENCY, pixels=(1, 1))
     other.save(tmp_path / "counts.json")
     cfg.DATASETS.CLASS_FREQUENCY = str(tmp_path / "counts.json")
     assert class_frequency_of(cfg) == other
     cfg.DATASETS.CLASS_FREQUENCY = ""
-    note_class_frequency(("roads_train",), None)
+    note_class_frequency(cfg, None)
     assert class_frequency_of(cfg) is None

@@ -69,6 +69,6 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     def refuse(*args):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     lock.hold(tmp_path)
     assert "cannot be locked (Operation not supported)" in caplog.text

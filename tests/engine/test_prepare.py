@@ -11,7 +11,7 @@ from PIL import Image
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency, class_frequency_of
 from sar.data.datasets.folder import register_folder
-from sar.engine import lock, prepare
+from sar.engine import Trainer, lock, prepare
 from sar.engine.checks import check_buildable
 from sar.engine.prepare import save_class_frequency
 from sar.errors import InputError
@@ -151,6 +151,12 @@ def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path)
     assert class_frequency_of(cfg).num_images == 5
 
 
+def train(overrides):
+    trainer = Trainer(prepare(arguments(overrides)))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+
+
 def relabel(folder, value):
     path = folder / "labels" / "train" / "0.png"
     labels = np.array(Image.open(path))
@@ -166,19 +172,53 @@ def test_labels_that_have_changed_since_they_were_counted(overrides, folder, tmp
     cfg = prepare(arguments(overrides, resume=True))
     assert class_frequency_of(cfg).counts_the_same(before)
     assert class_frequency_of(cfg).fingerprint != before.fingerprint
-    assert "have changed" not in caplog.text
+    assert "other counts" not in caplog.text
 
     relabel(folder, 2)
     for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
         caplog.clear()
         cfg = prepare(arguments(overrides, **settings))
         assert class_frequency_of(cfg) == before
-        assert "training labels have changed" in caplog.text
         assert "ground, block, dot have other counts" in caplog.text
-        assert "delete that file" in caplog.text
+        assert "To count again, remove it" in caplog.text
     (tmp_path / "output" / "class_frequency.json").unlink()  # as the warning says
     cfg = prepare(arguments(overrides, resume=True))
     assert class_frequency_of(cfg).pixels[2] > before.pixels[2]
+
+
+def test_counts_that_are_given_but_old(overrides, folder, tmp_path, caplog):
+    given = str(tmp_path / "counts.json")
+    save_class_frequency(prepare(arguments(overrides)), given)
+    before = ClassFrequency.load(given)
+    relabel(folder, 2)
+    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    words = [*overrides, "DATASETS.CLASS_FREQUENCY", given]
+    for settings in ({}, {"resume": True}, {"resume": True, "eval_only": True}):
+        caplog.clear()
+        assert class_frequency_of(prepare(arguments(words, **settings))) == before
+        assert f"not those that were counted in {given}" in caplog.text
+
+
+def test_counts_in_output_dir_may_be_given(overrides, tmp_path):
+    """They move away with the earlier run, but were read before."""
+    train(overrides)
+    counts = tmp_path / "output" / "class_frequency.json"
+    train([*overrides, "DATASETS.CLASS_FREQUENCY", str(counts)])
+    assert counts.is_file()
+
+
+def test_a_training_does_not_write_among_the_data(overrides, folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder / "images")
+    for output in (folder, folder / "images" / "train", folder / "labels", tmp_path / "link" / "x"):
+        with pytest.raises(InputError, match="lies in the data set"):
+            prepare(arguments([*overrides, "OUTPUT_DIR", str(output)]))
+    prepare(arguments([*overrides, "OUTPUT_DIR", str(folder / "runs" / "1")]))
+
+
+def test_home_is_expanded(overrides, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", "~/mine", "OUTPUT_DIR", "~/run"]))
+    assert cfg.OUTPUT_DIR == str(tmp_path / "run")
 
 
 def test_an_evaluation_counts_again_if_its_own_counts_are_old(overrides, folder, tmp_path):
@@ -186,7 +226,9 @@ def test_an_evaluation_counts_again_if_its_own_counts_are_old(overrides, folder,
     cfg = prepare(arguments(overrides))
     save_checkpoint(cfg, output)
     (output / "class_frequency.json").unlink()
-    save_class_frequency(cfg, output / "inference" / "class_frequency.json")
+    evaluated = output / "inference" / "model_0000001"
+    mark(evaluated)
+    save_class_frequency(cfg, evaluated / "class_frequency.json")
     before = class_frequency_of(cfg)
     assert class_frequency_of(prepare(arguments(overrides, eval_only=True, resume=True))) == before
     relabel(folder, 2)

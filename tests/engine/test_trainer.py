@@ -89,7 +89,20 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
         assert len(found["weights"]["sha256"]) == 64
         assert "Evaluation of" in (inference / name / "log.txt").read_text()
     assert found["weights"]["sha256"] == digest
+    assert len(found["data"]["fingerprint"]) == 64
     assert read_evaluation(inference) == of_training
+
+    # Of the same checkpoint with other settings: both stay.
+    cfg = prepare(arguments([*opts, "INPUT.MIN_SIZE_TEST", "32"], eval_only=True))
+    Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+    (folder,) = (inference / name).glob("*_val")
+    sizes = [
+        json.loads((folder / f"sem_seg_evaluation{number}.json").read_text())["config"].get(
+            "INPUT.MIN_SIZE_TEST"
+        )
+        for number in ("-2", "")
+    ]
+    assert sizes[0] != sizes[1] == 32
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(overrides, tmp_path):

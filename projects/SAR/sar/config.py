@@ -1,5 +1,6 @@
 """Every config key that the project adds to detectron2's, with its meaning beside it."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode, get_cfg
@@ -215,7 +216,15 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
         )
     values = list(zip(overrides[::2], overrides[1::2], strict=True))
     _set(cfg, defaults, values, "command line")
+    for key in _PATHS:
+        parent, _, last = key.rpartition(".")
+        group = lookup(cfg, parent) if parent else cfg
+        group[last] = os.path.expanduser(group[last])
     return cfg
+
+
+# A shell expands `~` in the first place of a word only, and YAML does not at all.
+_PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
 
 
 def lookup(cfg: CfgNode, key: str):

@@ -2,6 +2,7 @@
 
 run.json                        marks the folder: when, where and by what command the run started
 config.yaml                     the config of the training
+config-until-0000500.yaml       the config of its first 500 iterations, if --resume changed it
 log.txt, log.txt.rank1, ...     the log of each process
 metrics.json                    a line of scalars every few iterations
 events.out.tfevents.*           the same, and pictures, for TensorBoard
@@ -12,9 +13,9 @@ inference/DATA_SET/             evaluations by the training itself, of its lates
     sem_seg_evaluation.json         metrics, confusion matrix, and what was evaluated
     sem_seg_predictions.json        predictions, with TEST.SAVE_JSON
 inference/MODEL/                evaluations of one checkpoint by --eval-only:
-    log.txt                         their log
+    run.json, log.txt               as above
+    class_frequency.json            as above
     DATA_SET/                       as above
-inference/class_frequency.json  counts of the training set, if only evaluations were run here
 previous/, previous-2/, ...     all files of the earlier runs in this folder, the oldest first
 .sar-run.lock                   held by the training that writes here
 
@@ -29,6 +30,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -50,7 +52,13 @@ CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 _PROJECT = "detectron2-sar"
 _FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT)
 _MORE_FILES = re.compile(
-    rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|{CHECKPOINT.pattern}"
+    rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|config-until-[\d-]+\.yaml|"
+    rf"{CHECKPOINT.pattern}"
+)
+# In inference/, of this project's and of detectron2's evaluators.
+_RESULTS = re.compile(
+    rf"{RUN}|{re.escape(LOG)}(\.rank\d+)?|{CLASS_FREQUENCY}|"
+    r"\.?(sem_seg|coco|instances|panoptic|lvis|box|predictions)[\w.-]*\.(jsonl?|pth|pkl)"
 )
 
 
@@ -87,13 +95,37 @@ def check_is_free(folder: str | os.PathLike) -> None:
         )
 
 
+def check_is_evaluation(output_dir: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Raise InputError if --eval-only would write into a folder that no evaluation of ours made.
+
+    Args:
+        folder: of the results of a checkpoint, below `output_dir`/inference.
+    """
+    folder = Path(folder)
+    for path in (Path(output_dir, INFERENCE), folder):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise InputError(
+                f"OUTPUT_DIR {output_dir}: {path} is a link or a file, but results of evaluations "
+                "are written into a folder of that name. Move it away, or choose another "
+                "OUTPUT_DIR."
+            )
+    if folder.is_dir() and any(folder.iterdir()) and not is_run(folder):
+        raise InputError(
+            f"OUTPUT_DIR {output_dir}: {folder} has files that no evaluation of this project "
+            "wrote. Move them away, or choose another OUTPUT_DIR."
+        )
+
+
 def is_run(folder: str | os.PathLike) -> bool:
     """Whether a training of this project has started in `folder`."""
     return bool(_run_id(Path(folder)))
 
 
 def mark(folder: str | os.PathLike) -> None:
-    """Mark `folder` as the folder of a run that starts now; a run that is resumed stays marked."""
+    """Mark `folder` as that of a training or evaluation that starts now.
+
+    A run that is resumed keeps its mark.
+    """
     if is_run(folder):
         return
     content = {
@@ -104,6 +136,19 @@ def mark(folder: str | os.PathLike) -> None:
         "command": sys.argv,
     }
     write_atomically(Path(folder, RUN), json.dumps(content, indent=2) + "\n")
+
+
+def write_config(folder: str | os.PathLike, config: str, iteration: int) -> None:
+    """Write config.yaml; another one that is there stays, under a name with the iteration."""
+    path = Path(folder, CONFIG)
+    if path.is_file():
+        if path.read_text(errors="replace") == config:
+            return
+        names = (
+            f"config-until-{iteration:07d}{f'-{number}' * (number > 1)}.yaml" for number in count(1)
+        )
+        path.rename(next(p for p in map(path.with_name, names) if not os.path.lexists(p)))
+    write_atomically(path, config)
 
 
 def set_aside(folder: str | os.PathLike) -> Path | None:
@@ -127,9 +172,12 @@ def set_aside(folder: str | os.PathLike) -> Path | None:
     try:
         target.mkdir(exist_ok=True)
         write_atomically(target / RUN, (folder / RUN).read_bytes())
-        for path in (*_files_of_run(folder), folder / INFERENCE):
-            if path.exists():
-                path.replace(target / path.name)
+        for path in _files_of_run(folder):
+            path.replace(target / path.name)
+        for path in _results(folder):
+            (target / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target / path.relative_to(folder))
+        _remove_empty_folders(folder / INFERENCE)
         (folder / RUN).unlink()  # the copy is in `target`
     except OSError as error:
         raise InputError(
@@ -174,6 +222,20 @@ def _files_of_run(folder: Path) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.is_file() and (path.name in _FILES or _MORE_FILES.fullmatch(path.name))
     ]
+
+
+def _results(folder: Path) -> list[Path]:
+    """The results of evaluations in `folder`; links are not followed."""
+    found = []
+    for directory, _, names in os.walk(folder / INFERENCE):
+        found += [Path(directory, name) for name in names if _RESULTS.fullmatch(name)]
+    return sorted(found)
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    for directory, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            os.rmdir(directory)
 
 
 def _run_id(folder: Path) -> str:

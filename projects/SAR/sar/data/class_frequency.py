@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from sar.errors import InputError, shortened
 from sar.fileio import write_atomically
+
+from detectron2.config import CfgNode
 
 
 @dataclass(frozen=True)
@@ -122,28 +124,32 @@ def fingerprint_of(label_files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-# By DATASETS.TRAIN, the counts that this process has made or was given before its run.
-_known: dict[tuple[str, ...], ClassFrequency] = {}
+# By training set and file, the counts that this process has made or read before its run.
+_known: dict[tuple, ClassFrequency] = {}
 
 
-def note_class_frequency(train: Sequence[str], frequency: ClassFrequency | None) -> None:
-    """Let `class_frequency_of` find the counts of a training set; None if there are none."""
-    _known.pop(tuple(train), None)
+def note_class_frequency(cfg: CfgNode, frequency: ClassFrequency | None) -> None:
+    """Let `class_frequency_of` find the counts of a config's training set; None if it has none."""
+    _known.pop(_key(cfg), None)
     if frequency is not None:
-        _known[tuple(train)] = frequency
+        _known[_key(cfg)] = frequency
 
 
-def class_frequency_of(cfg) -> ClassFrequency | None:
-    """The counts of a config's training set: those of DATASETS.CLASS_FREQUENCY, else those noted.
+def class_frequency_of(cfg: CfgNode) -> ClassFrequency | None:
+    """The counts of a config's training set: those noted, else those of DATASETS.CLASS_FREQUENCY.
 
     Raises:
         InputError: the file of DATASETS.CLASS_FREQUENCY is missing, malformed or of another number
             of classes.
     """
     path, num_classes = cfg.DATASETS.CLASS_FREQUENCY, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if path:
-        return ClassFrequency.load(path, num_classes)
-    return _known.get(tuple(cfg.DATASETS.TRAIN))
+    if _key(cfg) in _known:
+        return _known[_key(cfg)]
+    return ClassFrequency.load(path, num_classes) if path else None
+
+
+def _key(cfg: CfgNode) -> tuple:
+    return (*cfg.DATASETS.TRAIN, cfg.DATASETS.CLASS_FREQUENCY)
 
 
 def _are_names(value: object) -> bool:

@@ -5,6 +5,7 @@ import os
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.labels import read_image_size
 from sar.data.loader import check_sampler
+from sar.data.locations import folders_of_tree
 from sar.data.mapper import build_train_mapper
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
@@ -39,7 +41,7 @@ from .checkpoint import Checkpointer, Classes
 from .solver import build_lr_scheduler, build_optimizer
 
 
-def check_output_dir(path: str, *, trains: bool) -> None:
+def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:
     """Create OUTPUT_DIR if it is missing.
 
     Args:
@@ -48,12 +50,14 @@ def check_output_dir(path: str, *, trains: bool) -> None:
     Raises:
         InputError: OUTPUT_DIR cannot be written, or has files that no run of ours wrote.
     """
+    path = cfg.OUTPUT_DIR
     if path.endswith((".txt", ".log")):
         raise InputError(
             f"OUTPUT_DIR {path} has the name of a log file, as detectron2 sees it. Change it."
         )
     if trains:
         check_is_free(path)
+        _check_is_no_data(cfg)
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -63,6 +67,19 @@ def check_output_dir(path: str, *, trains: bool) -> None:
             f"OUTPUT_DIR {path} cannot be written ({error.strerror}: {error.filename}). Choose "
             "another."
         ) from error
+
+
+def _check_is_no_data(cfg: CfgNode) -> None:
+    """Raise InputError if OUTPUT_DIR is DATASETS.FOLDER, or lies among its images or labels."""
+    if not cfg.DATASETS.FOLDER:
+        return
+    output = Path(os.path.realpath(cfg.OUTPUT_DIR))
+    root, *parts = (Path(os.path.realpath(path)) for path in folders_of_tree(cfg.DATASETS.FOLDER))
+    if output == root or any(part in (output, *output.parents) for part in parts):
+        raise InputError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} lies in the data set {cfg.DATASETS.FOLDER} "
+            "(DATASETS.FOLDER). Choose another."
+        )
 
 
 def check_names(cfg: CfgNode) -> None:
@@ -279,7 +296,7 @@ def check_batch(cfg: CfgNode, model: torch.nn.Module, num_processes: int) -> Non
         )
 
 
-def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None:
+def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> str:
     """Load what the run will start from into the model, to see that it can be loaded.
 
     So that it is known before the data set is read through, and before anything is written.
@@ -287,6 +304,9 @@ def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None
     Args:
         model: of `check_buildable`.
         args: of the command line, for `eval_only` and `resume`.
+
+    Returns:
+        The file, or "" for random weights.
 
     Raises:
         InputError: a checkpoint that is missing, broken, refused, of another model or of other
@@ -303,6 +323,7 @@ def check_weights(cfg: CfgNode, model: torch.nn.Module, args: Namespace) -> None
     loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     if loaded["is_resumed"] and not args.eval_only:
         check_max_iter(cfg.SOLVER.MAX_ITER, loaded.get("iteration", -1) + 1, loaded["file"])
+    return loaded["file"]
 
 
 def check_max_iter(max_iter: int, num_done: int, place: str) -> None:

@@ -10,6 +10,7 @@ There are four ways to run, which all end in `main(cfg, args)` in each process, 
 """
 
 import atexit
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -52,6 +53,7 @@ EXAMPLES = """examples:
 EXIT_CODES = """,
   143 told to end (SIGTERM), after a checkpoint if one could be saved,
   128 + n a process was ended by signal n"""
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 # To read a large data set through takes its time; a process that dies meanwhile ends all others.
 PREPARE_TIMEOUT = timedelta(days=1)
 
@@ -107,7 +109,7 @@ def _prepare_and_run(main: Callable, args: Namespace) -> None:
 def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:
     if cfg.DATASETS.FOLDER:  # detectron2's catalog is one of each process
         register_folder(cfg.DATASETS.FOLDER)
-    note_class_frequency(cfg.DATASETS.TRAIN, args.class_frequency)
+    note_class_frequency(cfg, args.class_frequency)
     set_up_process(cfg, args)
     main(cfg, args)
     comm.synchronize()  # who leaves first takes away the others' connections
@@ -202,13 +204,15 @@ def _run_worker(main: Callable, cfg: CfgNode, args: Namespace, errors: str) -> N
 
 
 def _end_with(parent: int) -> None:
-    """End this process within a second if its parent has ended, however that was.
+    """End this process as soon as its parent has ended, however that was.
 
     The parent holds the lock of OUTPUT_DIR. torch asks the system for a SIGINT instead, which
     processes ignore that a shell has started with `&`.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def watch() -> None:
+    def watch() -> None:  # elsewhere, and if the parent ended before the call above
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)

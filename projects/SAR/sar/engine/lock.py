@@ -1,7 +1,7 @@
 """One training at a time in an OUTPUT_DIR.
 
 The operating system drops the lock when its process ends, however it ends, so a lock never has to
-be removed by hand. It holds across machines on file systems that support `flock`.
+be removed by hand. It holds across machines on file systems that support locks.
 """
 
 import atexit
@@ -34,8 +34,9 @@ def hold(folder: str | os.PathLike) -> None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock, whose lock the workers of a loader would keep after this process.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             os.close(descriptor)
             raise InputError(
                 f"OUTPUT_DIR {folder} is in use by another training: {_describe(path)}. Wait until "

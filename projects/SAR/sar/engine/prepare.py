@@ -27,7 +27,8 @@ from sar.data.grey_range import GreyRange
 from sar.data.loader import check_batch_size
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
-from sar.output_dir import CLASS_FREQUENCY, INFERENCE, LAST_CHECKPOINT
+from sar.evaluation.evaluator import evaluation_folder
+from sar.output_dir import CLASS_FREQUENCY, LAST_CHECKPOINT, check_is_evaluation
 
 from detectron2.config import CfgNode
 
@@ -42,6 +43,7 @@ from .checks import (
     check_values,
     check_weights,
 )
+from .disk import writing_to
 from .setup import log_to_console
 
 logger = logging.getLogger(__name__)
@@ -60,17 +62,25 @@ def prepare(args: Namespace) -> CfgNode:
         InputError: anything wrong with the config, the output folder or the data sets.
     """
     cfg = load_config(args.config_file, args.opts)
+    with writing_to(cfg.OUTPUT_DIR):
+        return _prepare(cfg, args)
+
+
+def _prepare(cfg: CfgNode, args: Namespace) -> CfgNode:
     # detectron2's own parser has no --num-processes.
     first_rank = args.machine_rank * max(args.num_gpus or 0, getattr(args, "num_processes", 1))
     log_to_console(args, first_rank, names=("sar",))
     is_new_folder = not os.path.lexists(cfg.OUTPUT_DIR)
-    check_output_dir(cfg.OUTPUT_DIR, trains=not args.eval_only)
+    check_output_dir(cfg, trains=not args.eval_only)
     try:
         if not args.eval_only and args.machine_rank == 0:
             lock.hold(cfg.OUTPUT_DIR)
-        check_weights(cfg, complete_config(cfg, args), args)
-        args.class_frequency = count_classes(cfg, args)
-        note_class_frequency(cfg.DATASETS.TRAIN, args.class_frequency)
+        weights = check_weights(cfg, complete_config(cfg, args), args)
+        evaluated = evaluation_folder(cfg.OUTPUT_DIR, weights) if args.eval_only else ""
+        if args.eval_only:
+            check_is_evaluation(cfg.OUTPUT_DIR, evaluated)
+        args.class_frequency = count_classes(cfg, args, evaluated)
+        note_class_frequency(cfg, args.class_frequency)
     except BaseException:
         lock.release()
         if is_new_folder:
@@ -217,7 +227,9 @@ def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
         logger.warning(f"{why}: SyncBN becomes BN in {', '.join(replaced)}")
 
 
-def count_classes(cfg: CfgNode, args: Namespace) -> ClassFrequency | None:
+def count_classes(
+    cfg: CfgNode, args: Namespace, evaluated: str | os.PathLike = ""
+) -> ClassFrequency | None:
     """How frequent each class is in the training set, reading the data through if need be.
 
     A new training reads every image and label of its data sets, unless DATASETS.CHECK is off, so
@@ -225,8 +237,11 @@ def count_classes(cfg: CfgNode, args: Namespace) -> ClassFrequency | None:
     started with, and an evaluation those of the training in OUTPUT_DIR. To evaluate without the
     training set is possible: then there are no groups of frequent and rare classes.
 
+    Args:
+        evaluated: of --eval-only, the `evaluation_folder` of the checkpoint.
+
     Returns:
-        The counts; None if they are unknown, or those of DATASETS.CLASS_FREQUENCY.
+        The counts; None if they are unknown.
 
     Raises:
         InputError: what is wrong with the files; class frequencies of other classes.
@@ -235,20 +250,24 @@ def count_classes(cfg: CfgNode, args: Namespace) -> ClassFrequency | None:
     is_resumed = args.resume and os.path.isfile(os.path.join(output, LAST_CHECKPOINT))
     is_new = not (args.eval_only or is_resumed)
     given = cfg.DATASETS.CLASS_FREQUENCY
+    frequency = None
     if given:
         _require_same_classes(cfg, given)
+        frequency = ClassFrequency.load(given)
     if is_new and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TEST:
             _scan(cfg, (name,), check_images=True, progress=progress)
         counted = _count_training_set(cfg, check_images=True, progress=progress)
-        return None if given else counted
-    if given:
-        return None
+        if frequency is not None:
+            _warn_of_changes(frequency, counted, given)
+        return frequency or counted
+    if frequency is not None:
+        return _still_valid(cfg, given, progress) if frequency.fingerprint else frequency
     if not is_new:
         kept = os.path.join(output, CLASS_FREQUENCY)
         if _goes_with(cfg, kept):
             return _still_valid(cfg, kept, progress)
-        kept = os.path.join(output, INFERENCE, CLASS_FREQUENCY)
+        kept = os.path.join(evaluated, CLASS_FREQUENCY)
         if args.eval_only and _goes_with(cfg, kept):
             if _has_same_labels(cfg, ClassFrequency.load(kept)):
                 return ClassFrequency.load(kept)
@@ -305,15 +324,21 @@ def _still_valid(cfg: CfgNode, path: str, progress: bool) -> ClassFrequency:
         return kept
     if counted.counts_the_same(kept):  # copied or touched, but not changed
         return counted
+    _warn_of_changes(kept, counted, path)
+    return kept
+
+
+def _warn_of_changes(kept: ClassFrequency, counted: ClassFrequency, path: str) -> None:
+    """Warn if counts in a file are not those of the training labels as they are now."""
     differs = zip(kept.class_names, kept.pixels, counted.pixels, strict=True)
     changed = [name for name, before, now in differs if before != now]
-    logger.warning(
-        f"The training labels have changed since they were counted in {path}: "
-        f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors and "
-        "groups still follow the old counts. To count again, delete that file and run the same "
-        "command."
-    )
-    return kept
+    if not counted.counts_the_same(kept):
+        logger.warning(
+            f"The training labels are not those that were counted in {path}: "
+            f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors "
+            "and groups still follow the counts in that file. To count again, remove it, or leave "
+            "DATASETS.CLASS_FREQUENCY empty, and run the same command."
+        )
 
 
 def _training_sets(cfg: CfgNode) -> tuple[str, ...]:

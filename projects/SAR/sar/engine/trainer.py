@@ -5,7 +5,6 @@ import os
 import warnings
 import weakref
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
@@ -19,10 +18,18 @@ from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
 from sar.evaluation.evaluator import evaluation_folder
-from sar.fileio import remove_leftovers, write_atomically
+from sar.fileio import remove_leftovers
 from sar.modeling.embedding_tap import find_classifier
 from sar.modeling.inference import inference_model
-from sar.output_dir import CLASS_FREQUENCY, CONFIG, INFERENCE, METRICS, mark, set_aside
+from sar.output_dir import (
+    CLASS_FREQUENCY,
+    CONFIG,
+    INFERENCE,
+    METRICS,
+    mark,
+    set_aside,
+    write_config,
+)
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
@@ -181,9 +188,10 @@ class Trainer(DefaultTrainer):
             evaluators = [cls.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST]
             if weights := getattr(model, "weights_file", ""):
                 folder = evaluation_folder(cfg.OUTPUT_DIR, weights)
-                log_to_file(folder)
                 if comm.is_main_process():
-                    save_class_frequency(cfg, Path(cfg.OUTPUT_DIR, INFERENCE, CLASS_FREQUENCY))
+                    mark(folder)
+                    save_class_frequency(cfg, folder / CLASS_FREQUENCY)
+                log_to_file(folder)
             for evaluator in evaluators:
                 if isinstance(evaluator, LongTailEvaluator):
                     evaluator.describe_run(cfg, weights)
@@ -228,7 +236,7 @@ class Trainer(DefaultTrainer):
             elif (moved := set_aside(folder)) is not None:
                 logger.warning(f"Moved the files of an earlier training in {folder} to {moved}")
             mark(folder)
-            write_atomically(os.path.join(folder, CONFIG), self.cfg.dump())
+            write_config(folder, self.cfg.dump(), self.start_iter)
             save_class_frequency(self.cfg, os.path.join(folder, CLASS_FREQUENCY))
             note_begun()
         comm.synchronize()  # no process may write to a file that is about to be moved

@@ -10,7 +10,9 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ import torch
 from torch import Tensor
 
 from sar.config import leaves, load_config, lookup
-from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets import metadata_of
+from sar.data.class_frequency import ClassFrequency, fingerprint_of
+from sar.data.datasets import load_dataset, metadata_of
 from sar.data.labels import read_truth
 from sar.errors import InputError, nearest, printable
 from sar.fileio import atomic_path, write_atomically
@@ -116,6 +118,9 @@ class LongTailEvaluator(DatasetEvaluator):
         else:
             weights = {"iteration": _last_iteration(cfg)}
         self._run = {"weights": weights, "config": _settings(cfg)}
+        with suppress(InputError, OSError):
+            files = [r["sem_seg_file_name"] for r in load_dataset(self._dataset_name)]
+            self._run["data"] = {"fingerprint": fingerprint_of(files)}
 
     def reset(self) -> None:
         self._confusion: Tensor | None = None  # made on the device of the first prediction
@@ -315,7 +320,9 @@ class LongTailEvaluator(DatasetEvaluator):
         if "geometry" in results:
             content["geometry"] = _without_nan(results["geometry"])
         text = json.dumps(content, allow_nan=False)
-        write_atomically(self._output_dir / EVALUATION, text + "\n")
+        path = self._output_dir / EVALUATION
+        _keep_other(path, self._run)
+        write_atomically(path, text + "\n")
 
     def _json_category_ids(self, metadata: Metadata) -> list[int]:
         """The id of each class in the data set's own numbering."""
@@ -344,6 +351,21 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
     if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
         name = f"{name}-{_sha256(weights_file)[:8]}"
     return Path(output_dir, INFERENCE, name)
+
+
+def _keep_other(path: Path, run: dict) -> None:
+    """Give earlier results of the same checkpoint a name of their own if they are of other data or
+    settings; those of a training in progress replace each other."""
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if "file" not in before.get("weights", {}):
+        return
+    if all(before.get(key) == json.loads(json.dumps(run.get(key))) for key in ("config", "data")):
+        return
+    names = (f"{path.stem}-{number}{path.suffix}" for number in count(2))
+    path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
 
 
 @lru_cache(maxsize=8)
