@@ -16,8 +16,9 @@ from .configs import PLANTED
 from .processes import Outcome
 from .sandbox import CLASSES, Sandbox, digests, load_weights, read_metrics
 
-# What a refused run may write to: the log; pictures, and counts of a split, that came before.
-LOGS = re.compile(r"output/(.+/)?log\.txt.*")
+# What a refused run may write to: the log, and the mark of an evaluation that has started;
+# pictures, and counts of a split, that came before.
+LOGS = re.compile(r"output/(.+/)?log\.txt.*|output/inference/[^/]+/(run|class_frequency)\.json")
 MAY_WRITE = {
     "visualize": re.compile(r"pictures/.*\.png|output/log\.txt"),
     "check_dataset": re.compile(r"checked/class_frequency\.json"),
