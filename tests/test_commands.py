@@ -48,14 +48,15 @@ SMALL = {
     "report.py": "--images 2",
     "check_dataset.py": "",
     "analyze_model.py": "",
+    "convert_labels.py": "",
     "point_cloud.py": "--seeds 1 --steps 2",
     "classification.py": "--seeds 1 --steps 2",
     "figures.py": "--output figures",
 }
 # Placeholders, several machines, and programs that are run elsewhere.
 LEFT_OUT = re.compile(r"benchmarks/|prepare_NAME|\.\.\.|\$|--num-machines")
-# Need a download that is not here; the error says so.
-REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train")
+# Need a download, or masks of colours, that are not here; the error says so.
+REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|convert_labels")
 
 pytestmark = pytest.mark.slow
 

@@ -260,7 +260,8 @@ def test_your_data_can_be_followed(tmp_path):
         "output/folder_example_data_train/folder_example_data_train_samples.jpg",
         "output/Folder/sar_sem_fpn_R_18/model_final.pth",
         "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
-        "output/Folder/sar_sem_fpn_R_18/inference/folder_example_data_test/sem_seg_evaluation.json",
+        "output/Folder/sar_sem_fpn_R_18/inference/model_best/folder_example_data_test/"
+        "sem_seg_evaluation.json",
         "output/predictions/overlays/0000.jpg",
         "output/overlay.png",
         "output/report.html",
@@ -336,7 +337,7 @@ assert shares["cross-entropy"][-1] < 0.01 and shares["CeCo"].min() > 0.1
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr
-    drawn = {path.name for path in tmp_path.iterdir()}
+    drawn = {path.name for path in tmp_path.glob("*.svg")}
     assert drawn == {path.name for path in (DOCS / "figures").glob("*.svg")}
     used = set(re.findall(r"\]\(figures/([\w.]+)\)", (DOCS / "methods.md").read_text()))
     assert used == drawn
