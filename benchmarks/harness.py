@@ -41,6 +41,8 @@ from sar import program
 from sar.outputs import Outputs
 
 RESULTS = "results.jsonl"
+# All benchmarks add their lines to one file, so they are one program in its folder's journal.
+RESULTS_PROGRAM = "benchmarks"
 # A reading of a shorter time would be one of the clock and of the calls' overhead.
 _SHORTEST_READING = 2e-3
 _FEWEST_ROUNDS = 5
@@ -224,7 +226,7 @@ def report(
     Raises:
         InputError: the file cannot be written, or another program wrote it and not `overwrite`.
     """
-    outputs = Outputs(output, overwrite=overwrite)
+    outputs = Outputs(output, overwrite=overwrite, program=RESULTS_PROGRAM)
     path = outputs.folder / RESULTS
     outputs.check([path])
     measurements = list(measurements)

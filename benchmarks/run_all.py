@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 
 import matplotlib
-from harness import RESULTS, number, output_folder, parser, table
+from harness import RESULTS, RESULTS_PROGRAM, number, output_folder, parser, table
 from tabulate import tabulate
 
 from sar.outputs import Outputs
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, *, is_own: bool) -> int:
     rows = newest(results.read_text().splitlines() if results.exists() else [])
     if not args.no_run:
         # The programs added lines meanwhile.
-        outputs = Outputs(output, overwrite=args.overwrite)
+        outputs = Outputs(output, overwrite=args.overwrite, program=RESULTS_PROGRAM)
         with outputs.writing(results) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_document(rows, docs)

@@ -51,6 +51,9 @@ from sar.fileio import names_below_common_folder
 from sar.outputs import Outputs, collected
 from sar.threads import map_ahead
 
+# Folders in --output.
+RESULTS = ("labels", "overlays", "confidence")
+
 EXAMPLES = """examples:
   python tools/predict.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --input photos \\
       --output predictions MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
@@ -236,28 +239,30 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
 
 
 def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
-    """Absolute paths of the images and videos, each once. What lies in the output folder is no
-    input of a folder or pattern around it.
+    """Return the absolute paths of the images and videos, each once.
+
+    Earlier results in the output folder are no inputs of a folder or pattern around them.
 
     Raises:
-        InputError: an input that is not there, or holds none; a folder that cannot be read.
+        InputError: an input that is not there, holds none, or holds earlier results only; a folder
+            that cannot be read.
     """
     found: dict[str, None] = {}
+    results = result_folders(output)
     for word in map(os.path.expanduser, inputs):
         if os.path.isfile(word):
             files = [word]
         elif os.path.isdir(word):
             if os.path.realpath(word) == os.path.realpath(output):
                 raise InputError(f"--input {word} is also --output: choose another --output")
-            files = [path for path in walk(word) if not is_below(path, output)]
+            files = walk(word)
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
             named = set(Path(word).parts)
             files = [
                 path
                 for path in files
-                if not is_below(path, output)
-                and not any(map(is_system_folder, set(Path(path).parent.parts) - named))
+                if not any(map(is_system_folder, set(Path(path).parent.parts) - named))
             ]
             if not files and not glob.has_magic(word):
                 is_key = "." in word and word.replace(".", "").replace("_", "").isupper()
@@ -267,6 +272,13 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
             raise InputError(
                 f"--input {word}: no image there ({', '.join(IMAGE_SUFFIXES)}); videos have to be "
                 "named, or matched by a pattern"
+            )
+        if not os.path.isfile(word):
+            files = [path for path in files if not lies_in(path, results)]
+        if not files:
+            raise InputError(
+                f"--input {word} lies in --output {output}, where results are written: choose "
+                "another --output"
             )
         found.update(dict.fromkeys(map(os.path.abspath, files)))
     return list(found)
@@ -309,8 +321,14 @@ def leads_back(folder: str, start: str) -> bool:
     return any(Path(os.path.realpath(passed)).is_relative_to(target) for passed in way)
 
 
-def is_below(path: str, folder: str | os.PathLike) -> bool:
-    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+def result_folders(output: str | os.PathLike) -> set[Path]:
+    """Return the folders in the output folder where results are written, with links resolved."""
+    return {Path(os.path.realpath(Path(output, name))) for name in RESULTS}
+
+
+def lies_in(path: str, folders: set[Path]) -> bool:
+    """Return whether a file, with links resolved, lies in one of the folders or below."""
+    return not folders.isdisjoint(Path(os.path.realpath(path)).parents)
 
 
 def output_names(files: Sequence[str]) -> list[str]:
@@ -326,9 +344,10 @@ def output_names(files: Sequence[str]) -> list[str]:
 
 
 def check_keeps_inputs(files: Sequence[str], output: str | os.PathLike) -> None:
-    """Raises InputError where a file to predict lies where results are written."""
+    """Raise InputError if a file to predict lies where results are written."""
+    results = result_folders(output)
     for path in files:
-        if is_below(path, output):
+        if lies_in(path, results):
             raise InputError(
                 f"--input {path} lies in --output {output}, and could be overwritten: choose "
                 "another --output"

@@ -6,8 +6,9 @@ pattern. A RUN that as a whole is a folder or matches some, as 'lr=*' does lr=0.
 of one NAME are those of one method with other seeds: the page has their mean and spread. Without
 NAME it is the folder's own name. Differences are to the method named first.
 
-First comes how the runs were trained: the settings that differ, from their config.yaml, and a note
-if the comparison is not fair, because length, batch size, data, input, schedule or weights differ.
+First comes how the runs were trained and evaluated: the settings and the labels that differ, and a
+note if the comparison is not fair, because length, batch size, data, input, schedule, weights or
+evaluation differ. An evaluation by --eval-only is passed over if its checkpoint was replaced since.
 
 The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
 else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of
@@ -61,7 +62,8 @@ def write_page(args: argparse.Namespace) -> None:
         inputs=[path for run in runs for path in run.files()],
     )
     content = compare(runs, num_images=args.images, show_progress=show_progress)
-    for text in filter(None, (content["settings"]["unfair"], content["warning"])):
+    settings = content["settings"]
+    for text in filter(None, (settings["unfair"], content["warning"], *settings["notes"])):
         logger.warning(text)
     page = render(content)
     with outputs.writing(args.output) as temporary:

@@ -1,10 +1,15 @@
 #!/usr/bin/env python
-"""Draws image, truth and prediction of every image of a config's test set."""
+"""Draw image, ground truth and prediction of every image of a config's test set.
+
+The colours of the classes are those that are saved in the checkpoint, as in tools/predict.py. Older
+checkpoints have none; then the colours are those of the data set.
+"""
 
 import argparse
 import os
 import sys
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -15,6 +20,7 @@ from sar.data.datasets import load_dataset
 from sar.data.labels import read_label
 from sar.data.locations import folders_of_config
 from sar.engine import Trainer, complete_config
+from sar.engine.checkpoint import Classes
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.fileio import names_below_common_folder
@@ -23,6 +29,7 @@ from sar.outputs import Outputs, collected
 from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
 
 EXAMPLES = """example:
   python tools/visualize.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output pictures \\
@@ -61,8 +68,10 @@ def draw(args: argparse.Namespace) -> None:
     )
     outputs.check(paths)
     metadata = MetadataCatalog.get(name)
-    colors = class_colors(metadata)
-    model = inference_model(cfg, Trainer.load_for_evaluation(cfg))
+    model = Trainer.load_for_evaluation(cfg)
+    saved = Classes.from_file(PathManager.get_local_path(model.weights_file))
+    colors = np.array(saved.colors, dtype=np.uint8) if saved else class_colors(metadata)
+    model = inference_model(cfg, model)
     mapper = Trainer.build_test_mapper(cfg)
     batches = loader.build_test_loader(cfg, mapper, dicts)
     progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ def test_report_writes_a_line_a_measurement_and_a_table_a_subject(harness, tmp_p
     assert cells[2] == ["small", "2.00 ms", "9.00 ms", "4.50", "1.60 ms", "1.25"]
     assert cells[3] == ["large", "300 ms", "1200 ms", "4.00", "", ""]
     assert cells[4] == ["size", "ours"] and cells[6] == ["small", "0 MiB"]
+
+
+def test_benchmarks_add_their_lines_to_one_file(harness, tmp_path, monkeypatch):
+    for name in ("loader.py", "evaluator.py"):
+        monkeypatch.setattr(sys, "argv", [name])
+        harness.report([harness.Measurement("thing", "small", ours=1.0)], tmp_path, "cpu")
+    lines = [json.loads(line) for line in (tmp_path / harness.RESULTS).read_text().splitlines()]
+    assert [line["program"] for line in lines] == ["loader.py", "evaluator.py"]
 
 
 def test_a_file_of_the_user_is_refused_before_anything_is_measured(harness, tmp_path, capsys):

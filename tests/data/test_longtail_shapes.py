@@ -244,10 +244,10 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 
 def contents(folder):
-    """Bytes of every file, target of every link, and None for every folder."""
+    """Bytes of every file, target of every link, and None for every folder and pipe."""
     return {
         path.relative_to(folder): (
-            path.readlink() if path.is_symlink() else None if path.is_dir() else path.read_bytes()
+            path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
         )
         for path in folder.rglob("*")
     }
@@ -296,10 +296,25 @@ def link_a_label(folder):
 
 
 def correct_a_label(folder):
-    path = folder / "labels" / "train" / "0000.png"
-    path.write_bytes(b"corrected by hand")
-    later = (folder / "recipe.json").stat().st_mtime + 10
-    os.utime(path, (later, later))
+    (folder / "labels" / "train" / "0000.png").write_bytes(b"corrected by hand")
+
+
+def move_a_photo_there(folder):
+    photo = folder.parent / "photo.png"
+    photo.write_bytes(b"years of work")
+    os.utime(photo, (1e9, 1e9))  # as mv, cp -p, rsync -t and unzip keep it
+    os.replace(photo, folder / "images" / "train" / "0001.png")
+
+
+def put_a_pipe_there(folder):
+    (folder / "classes.txt").unlink()
+    os.mkfifo(folder / "classes.txt")
+
+
+def forget_the_checksums(folder):
+    recipe = json.loads((folder / "recipe.json").read_text())
+    del recipe["files"]
+    (folder / "recipe.json").write_text(json.dumps(recipe))
 
 
 @pytest.mark.parametrize(
@@ -312,7 +327,10 @@ def correct_a_label(folder):
         (partial(add_generated, foreign=add_note), "labels/val/.note was not generated"),
         (partial(add_generated, foreign=add_link), "labels/more was not generated"),
         (partial(add_generated, foreign=link_a_label), "labels/train/0000.png was not generated"),
-        (partial(add_generated, foreign=correct_a_label), "train/0000.png was changed after"),
+        (partial(add_generated, foreign=correct_a_label), "train/0000.png is not as it was"),
+        (partial(add_generated, foreign=move_a_photo_there), "train/0001.png is not as it was"),
+        (partial(add_generated, foreign=put_a_pipe_there), "classes.txt is not as it was"),
+        (partial(add_generated, foreign=forget_the_checksums), "an earlier version generated it"),
         (lambda folder: folder.write_text("a file"), "it is a file"),
     ],
 )
@@ -322,6 +340,30 @@ def test_what_was_not_generated_is_not_replaced(tmp_path, add, named):
     with pytest.raises(InputError, match=f"cannot be generated in .*shapes, because .*{named}"):
         generate(tmp_path / "shapes", num_images=FEW)
     assert contents(tmp_path) == before
+
+
+def test_data_of_an_earlier_version_are_used_if_the_recipe_is_the_same(tmp_path):
+    add_generated(tmp_path / "shapes", forget_the_checksums)
+    before = contents(tmp_path)
+    generate(tmp_path / "shapes", seed=1, num_images=FEW)
+    assert contents(tmp_path) == before
+
+
+def test_a_copy_with_new_times_and_without_some_files_is_replaced(tmp_path):
+    add_generated(tmp_path / "shapes")
+    for path in (tmp_path / "shapes").rglob("*.*"):
+        os.utime(path)
+    (tmp_path / "shapes" / "images" / "train" / "0000.png").unlink()
+    generate(tmp_path / "shapes", num_images=FEW)
+    assert_complete(tmp_path / "shapes", 6)
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    generate("~/shapes", num_images=FEW)
+    assert_complete(tmp_path / "home" / "shapes", 6)
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("add", [Path.mkdir, add_generated, add_users_data_set, lambda folder: 0])

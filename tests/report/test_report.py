@@ -1,3 +1,4 @@
+import hashlib
 import html
 import importlib.util
 import json
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sar import output_dir
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.report import compare, find_runs, render
@@ -122,6 +124,11 @@ ALL = {"mIoU": 1.0} | {f"IoU-{name}": 1.0 for name in CLASSES}
         ("num_images", "7", 'num_images: expected a count, found "7"'),
         ("class_names", "abc", 'class_names: expected a list of names, found "abc"'),
         ("class_names", [1, 2, 3], "class_names: expected a list of names"),
+        ("confusion_truth_by_prediction", [[1]], "expected 3 x 3 counts, found [[1]]"),
+        ("confusion_truth_by_prediction", [[1, 2], [3]], "expected 3 x 3 counts, found [[1, 2]"),
+        ("confusion_truth_by_prediction", [[-1] * 3] * 3, "expected 3 x 3 counts, found [[-1"),
+        ("confusion_truth_by_prediction", [[0.5] * 3] * 3, "expected 3 x 3 counts, found [[0.5"),
+        ("confusion_truth_by_prediction", None, "expected 3 x 3 counts, found null"),
         ("groups", [[1, 0], [], [2]], "groups: expected the ids 0 to 2, each once"),
         ("groups", {"f": [1], "c": [], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
         ("groups", {"f": [1], "c": [1], "r": [2]}, "groups: expected the ids 0 to 2, each once"),
@@ -192,6 +199,61 @@ def test_which_checkpoint_the_metrics_are_of(tmp_path):
     shutil.rmtree(folder / "inference" / "model_final")
     with pytest.raises(InputError, match="is no run"):
         found()
+
+
+def test_an_evaluation_of_a_checkpoint_that_was_replaced_is_passed_over(tmp_path):
+    folder = Path(make_run(tmp_path / "a", (1, 2, 3), weights={"iteration": 9}))
+    (folder / "metrics.json").write_text('{"iteration": 9}')
+    for name, iou in (("model_best", 10), ("model_final", 20)):
+        (folder / f"{name}.pth").write_text(name)
+        weights = {"file": name, "sha256": hashlib.sha256(name.encode()).hexdigest()}
+        make_run(tmp_path / name, (iou,) * 3, weights=weights)
+        shutil.move(tmp_path / name / "inference", folder / "inference" / name)
+
+    def found():
+        (run,) = find_runs([str(folder)])
+        return run.evaluations["roads_val"]["metrics"]["mIoU"], run.notes
+
+    assert found() == (2, ())
+    # The training goes on, without an evaluation.
+    (folder / "metrics.json").write_text('{"iteration": 19}')
+    assert found() == (10, ())
+    (folder / "model_best.pth").write_text("replaced")
+    mean, (note,) = found()
+    assert mean == 20 and "model_best.pth was replaced after that evaluation" in note
+    (folder / "model_final.pth").write_text("replaced")
+    mean, notes = found()
+    assert mean == 2 and len(notes) == 3 and "after 10 of 20 iterations" in notes[2]
+    shutil.rmtree(folder / "inference" / "roads_val")
+    with pytest.raises(InputError, match="no evaluation of its present checkpoints.*--eval-only"):
+        found()
+    for name in ("model_best", "model_final"):
+        (folder / f"{name}.pth").unlink()  # nothing contradicts the evaluations then
+    assert found() == (10, ())
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_run(tmp_path / "a", (1, 2, 3))
+    for word in ("b=~/a", "b=~/a*"):
+        (run,) = find_runs([word])
+        assert (run.method, run.folder) == ("b", tmp_path / "a")
+    assert find_runs(["~/a"])[0].method == "a"
+
+
+def test_files_of_a_run_and_of_the_earlier_runs_in_its_folder(tmp_path):
+    folder = Path(make_run(tmp_path / "a", (1, 2, 3)))
+    output_dir.mark(folder)
+    (folder / "model_final.pth").write_text("weights")
+    assert output_dir.set_aside(folder) == folder / "previous"
+    make_run(folder, (1, 2, 3))
+    output_dir.mark(folder)
+    (folder / "notes.txt").write_text("the user's")
+    (run,) = find_runs([str(folder)])
+    files = {str(path.relative_to(folder)) for path in run.files() if path.is_file()}
+    names = {"run.json", "metrics.json", "class_frequency.json"}
+    names |= {"inference/roads_val/sem_seg_evaluation.json"}
+    assert files == names | {f"previous/{name}" for name in (*names, "model_final.pth")}
 
 
 def test_a_run_may_have_its_data_sets_in_several_places(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
 from sar.report import find_runs
 from sar.report.settings import compare_settings
 
@@ -16,12 +17,15 @@ EVALUATION = {"class_names": ["a"], "metrics": {"mIoU": 1, "IoU-a": 1}, "num_ima
 
 @pytest.fixture
 def make_run(tmp_path):
-    def make(name, *overrides, config="", last_iteration=9, checkpoint=""):
-        """An OUTPUT_DIR with config.yaml, metrics.json and an evaluation; its path."""
+    def make(name, *overrides, config="", last_iteration=9, checkpoint="", **changes):
+        """An OUTPUT_DIR with config.yaml, metrics.json and an evaluation; its path.
+
+        `changes` are to the JSON file of the evaluation.
+        """
         folder = tmp_path / name
         path = folder / "inference" / checkpoint / "roads_val" / "sem_seg_evaluation.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(EVALUATION))
+        path.write_text(json.dumps(EVALUATION | changes))
         cfg = load_config(config, ["OUTPUT_DIR", str(folder), *map(str, overrides)])
         (folder / "config.yaml").write_text(cfg.dump())
         if last_iteration is not None:
@@ -83,6 +87,7 @@ def test_unfair_comparisons(make_run, key, value, kind):
         ("MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN", "the method"),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "the method"),
         ("DATASETS.CLASS_FREQUENCY", "counts.json", "the method"),
+        ("DATASETS.TEST", "('roads_val', 'fields_val')", ""),
         ("DATALOADER.NUM_WORKERS", "1", ""),
         ("SOLVER.CHECKPOINT_PERIOD", "7", ""),
         ("TEST.PICTURES", "0", ""),
@@ -139,3 +144,98 @@ def test_runs_without_a_readable_config_are_named(make_run, tmp_path):
     assert first == f"The settings of b are not known: there is no {tmp_path}/b/config.yaml"
     assert second.startswith("The settings of c are not known") and "NO_SUCH_KEY" in second
     assert settings["rows"] == [] and settings["unfair"] == ""
+
+
+def unfair_row(settings):
+    """The only row, which says why the comparison is not fair."""
+    (row,) = settings["rows"]
+    assert row["is_unfair"]
+    assert f"{row['kind']} ({row['key']})" in settings["unfair"]
+    return row
+
+
+def save_counts(folder, *, num_images=4, pixels=(40,), fingerprint=""):
+    frequency = ClassFrequency(
+        ("a",), num_images, (num_images,), pixels, ignored_pixels=0, fingerprint=fingerprint
+    )
+    frequency.save(Path(folder) / "class_frequency.json")
+
+
+@pytest.mark.parametrize("other", [{"num_images": 2}, {"pixels": (39,)}])
+def test_other_training_labels_at_the_same_place_are_unfair(make_run, other):
+    words = [make_run("a"), make_run("b")]
+    save_counts(words[0])
+    save_counts(words[1], **other)
+    row = unfair_row(settings_of(*words))
+    assert (row["key"], row["kind"]) == ("training labels", "data")
+    assert row["values"][0].startswith("4 images, 40 pixels") and len(set(row["values"])) == 2
+
+
+def test_counts_of_a_given_file_may_be_those_of_other_data(make_run):
+    words = [make_run("a"), make_run("b", "DATASETS.CLASS_FREQUENCY", "counts.json")]
+    save_counts(words[0])
+    save_counts(words[1], num_images=2, fingerprint="2")
+    settings = settings_of(*words)
+    assert [row["key"] for row in settings["rows"]] == ["DATASETS.CLASS_FREQUENCY"]
+    assert settings["unfair"] == "" and settings["notes"] == []
+
+
+def test_other_evaluation_labels_are_unfair(make_run):
+    confusions = ([[2, 1], [0, 3]], [[1, 2], [3, 0]], [[3, 0], [1, 3]])
+    names = {"class_names": ["a", "b"], "metrics": {"mIoU": 1, "IoU-a": 1, "IoU-b": 1}}
+    words = [
+        make_run(f"run_{i}", confusion_truth_by_prediction=confusion, **names)
+        for i, confusion in enumerate(confusions)
+    ]
+    assert settings_of(*words[:2])["unfair"] == ""  # the same labels, other predictions
+    row = unfair_row(settings_of(*words))
+    assert (row["key"], row["kind"]) == ("evaluation labels", "data")
+    assert row["values"][0] == row["values"][1] != row["values"][2]
+
+
+def test_label_files_that_were_written_again_are_noted(make_run):
+    words = []
+    for name in ("1", "2"):
+        words.append(make_run(name, data={"fingerprint": name}))
+        save_counts(words[-1], fingerprint=name)
+    settings = settings_of(*words)
+    assert settings["rows"] == [] and settings["unfair"] == ""
+    training, evaluation = settings["notes"]
+    assert "may not be fair: the files of the training labels differ" in training
+    assert "may not be fair: the files of the evaluation labels differ" in evaluation
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "name", "kind"),
+    [
+        ("TEST.AUG.ENABLED", True, "TEST.AUG.ENABLED", "evaluation"),
+        ("TEST.MODE", "slide", "TEST.MODE", "evaluation"),
+        ("INPUT.MIN_SIZE_TEST", 8, "INPUT.MIN_SIZE_TEST", "input size or augmentation"),
+        ("INPUT.FORMAT", "RGB", "evaluation: INPUT.FORMAT", "evaluation"),
+        ("DATASETS.FOLDER", "/mine", "evaluation: DATASETS.FOLDER", "evaluation"),
+    ],
+)
+def test_settings_of_the_evaluation_count_not_those_of_the_training(
+    make_run, key, value, name, kind
+):
+    words = [make_run("a"), make_run("b", checkpoint="model_final")]
+    path = next(Path(words[1]).rglob("sem_seg_evaluation.json"))
+    path.write_text(json.dumps(EVALUATION | {"config": {key: value}}))
+    row = unfair_row(settings_of(*words))
+    assert (row["key"], row["kind"]) == (name, kind)
+
+
+def test_a_training_with_other_test_settings_that_was_evaluated_alike_is_fair(make_run):
+    words = [make_run("a"), make_run("b", "TEST.AUG.ENABLED", True, "INPUT.FORMAT", "RGB")]
+    for word, config in zip(words, ({}, {"INPUT.FORMAT": "RGB"}), strict=True):
+        path = next(Path(word).rglob("sem_seg_evaluation.json"))
+        path.write_text(json.dumps(EVALUATION | {"config": config}))
+    assert unfair_row(settings_of(*words))["key"] == "INPUT.FORMAT"  # once
+
+
+def test_metrics_of_a_training_that_went_on_are_those_of_the_evaluation(make_run):
+    words = [make_run("a"), make_run("b", last_iteration=19, weights={"iteration": 9})]
+    settings = settings_of(*words)
+    assert settings["rows"] == []
+    (note,) = settings["notes"]
+    assert "went on after its evaluation on roads_val" in note and "after 10 of 20 iter" in note

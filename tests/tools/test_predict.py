@@ -112,6 +112,18 @@ def test_its_own_pictures_are_no_inputs(tool, photos):
         assert len(written(photos / "predicted")) == 6
 
 
+@pytest.mark.parametrize("more", [[], ["--confidence"]])
+def test_results_may_go_next_to_the_folder_of_the_images(tool, photos, monkeypatch, more):
+    monkeypatch.chdir(photos.parent)
+    before = {path: path.read_bytes() for path in photos.rglob("*.*")}
+    for inputs in ("photos", "photos/**/*g", "photos/a.png"):
+        for _ in range(2):
+            assert run(tool, ".", inputs, more=more) == 0
+    results = [name for name in written(Path(".")) if not name.startswith("photos/")]
+    assert len(results) == 6 + 3 * len(more)
+    assert {path: path.read_bytes() for path in photos.rglob("*.*")} == before
+
+
 def test_folders_behind_links_are_inputs_and_circles_are_not_walked(tool, photos, output, tmp_path):
     (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
     Image.open(photos / "a.png").save(tmp_path / "elsewhere" / "deep" / "c.png")
@@ -231,6 +243,8 @@ def test_a_video_whose_results_cannot_be_written_does_not_stop_the_next(
         (["{photos}/clip.MP4"], "videos need PyAV: run pip install -e .[video]"),
         (["{photos}/empty"], "no image there (.png, "),
         (["{output}/labels/a.png"], "could be overwritten"),
+        (["{output}/labels"], "labels lies in --output {output}, where results are written"),
+        (["{output}/**/*.png"], "*.png lies in --output {output}, where results are written"),
     ],
 )
 def test_inputs_that_are_refused(tool, photos, output, capsys, monkeypatch, inputs, expected):
@@ -241,7 +255,7 @@ def test_inputs_that_are_refused(tool, photos, output, capsys, monkeypatch, inpu
     (output / "labels" / "a.png").write_bytes((photos / "a.png").read_bytes())
     assert run(tool, output, *(word.format(photos=photos, output=output) for word in inputs)) == 1
     (message,) = capsys.readouterr().err.splitlines()
-    assert message.startswith("error: ") and expected in message
+    assert message.startswith("error: ") and expected.format(output=output) in message
     assert written(output) == ["labels/a.png"]
 
 

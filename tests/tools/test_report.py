@@ -131,7 +131,7 @@ def test_errors(tool, tmp_path, capsys, caplog):
     words = [str(tmp_path / "run"), "--output"]
     assert tool.main([*words, str(path / "report.html")]) == 1
     assert f"cannot be written: {path} is not a folder" in capsys.readouterr().err
-    for name in ("config.yaml", "metrics.json", "model_best.pth"):
+    for name in ("run.json", "config.yaml", "metrics.json", "model_best.pth"):
         (tmp_path / "run" / name).write_text("")
         assert tool.main([*words, str(tmp_path / "run" / name), "--overwrite"]) == 1
         assert f"is the input {tmp_path / 'run' / name}" in capsys.readouterr().err

@@ -34,6 +34,18 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
     enlarged = image.repeat(4, 0).repeat(4, 1)  # 64 pixels wide, to at least 240
     assert (picture[30 : 30 + 48 * 4, 8 : 8 + 64 * 4] == enlarged).all()
 
+    # The colours of the checkpoint, whatever colours classes.txt has now.
+    names = [line.split()[0] for line in (folder / "classes.txt").read_text().splitlines()]
+    colors = [(10, 20, 30), (40, 50, 60), (70, 80, 90)]
+    classes = {"names": names, "colors": colors}
+    torch.save({"model": model.state_dict(), "classes": classes}, tmp_path / "colored.pth")
+    words = [*command, str(tmp_path / "colored.pth")]
+    words[words.index("--output") + 1] = str(tmp_path / "colored")
+    subprocess.run(words, check=True, timeout=120)
+    picture = np.asarray(Image.open(tmp_path / "colored" / "0.png"))
+    for color in colors:
+        assert (picture == color).all(-1).any()
+
     def error(*words):
         done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
         assert done.returncode == 1

@@ -1,9 +1,11 @@
 """The guard through which every program writes its files: no file of the user is ever replaced.
 
-A program may write a file again that it wrote before, unless the user has changed the file since.
-The hidden journal `.sar_outputs.jsonl` in the output folder tells such files: it has a line for
-each written file, with the file's path, size and time of modification. (A mark inside the files
-would stay when a user corrects them, and some formats have no place for one.)
+A program may write a file again that it wrote before, unless the file has changed since. Files of
+another program are refused, too: labels that one program converted are the ground truth of a data
+set, and must not become the predictions of another. The hidden journal `.sar_outputs.jsonl` in the
+output folder has a line for each written file: the program, and the file's path, size and time of
+modification. (A mark inside the files would stay when a user corrects them, and some formats have
+no place for one.)
 
 This module imports neither PyTorch nor detectron2.
 """
@@ -12,6 +14,7 @@ import errno
 import json
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,8 +29,10 @@ JOURNAL = ".sar_outputs.jsonl"
 _NUM_NAMED = 3  # files that an error message names
 _REMEDY = "choose another --output"
 
-# A file as the journal knows it: path below the output folder, size in bytes, time in nanoseconds.
-_Written = tuple[str, int, int]
+# A file as the journal knows it: the program that wrote the file, the path below the output folder,
+# the size in bytes, the time of modification in nanoseconds.
+_Written = tuple[str, str, int, int]
+_KEYS = ("program", "file", "size", "mtime_ns")
 
 
 class DiskFullError(InputError):
@@ -53,6 +58,8 @@ class Outputs:
         overwrite: also replace files that the program did not write.
         inputs: files that the program reads. They are never replaced.
         data: folders of data sets. Nothing is written into them.
+        program: the name of the program in the journal; by default, the name of its file. Programs
+            that write the same files share a name.
 
     Raises:
         InputError: the journal is not a regular file, or cannot be read.
@@ -65,10 +72,12 @@ class Outputs:
         overwrite: bool = False,
         inputs: Iterable[str | os.PathLike] = (),
         data: Iterable[str | os.PathLike] = (),
+        program: str = "",
     ) -> None:
         self.folder = Path(folder)
         self._root = Path(os.path.realpath(folder))
         self._overwrite = overwrite
+        self._program = program or Path(sys.argv[0]).name
         self._inputs = {identity: path for path in inputs if (identity := _identity(path))}
         self._data = [Path(os.path.realpath(path)) for path in data]
         self._journal = self.folder / JOURNAL
@@ -176,19 +185,19 @@ class Outputs:
             return True
         if self._overwrite or stat.S_ISDIR(found.st_mode):
             return True
-        return (self._name(path), found.st_size, found.st_mtime_ns) in self._written
+        return self._entry(path, found) in self._written
 
     def _note(self, path: Path, temporary: Path) -> None:
-        found = os.stat(temporary)
-        written = (self._name(path), found.st_size, found.st_mtime_ns)
+        written = self._entry(path, os.stat(temporary))
         # The line break before the line ends one that a killed program left unfinished.
-        line = "\n" + json.dumps(dict(zip(("file", "size", "mtime_ns"), written, strict=True)))
+        line = "\n" + json.dumps(dict(zip(_KEYS, written, strict=True)))
         with self._lock, open(self._journal, "ab") as journal:
             journal.write(line.encode() + b"\n")
             self._written.add(written)
 
-    def _name(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.folder)).as_posix()
+    def _entry(self, path: Path, found: os.stat_result) -> _Written:
+        name = Path(os.path.relpath(path, self.folder)).as_posix()
+        return self._program, name, found.st_size, found.st_mtime_ns
 
 
 @contextmanager
@@ -237,8 +246,8 @@ def _read_journal(path: Path) -> set[_Written]:
         raise InputError(f"{path} cannot be read ({error}): {_REMEDY}") from error
     written = set()
     for line in lines:
-        # Such as the half line of a program that was killed.
+        # Such as the half line of a program that was killed, or a line without the program.
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             entry = json.loads(line)
-            written.add((entry["file"], entry["size"], entry["mtime_ns"]))
+            written.add(tuple(entry[key] for key in _KEYS))
     return written

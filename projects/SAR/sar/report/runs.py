@@ -4,6 +4,7 @@ K: number of classes.
 """
 
 import glob
+import hashlib
 import json
 import os
 import sys
@@ -11,6 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
@@ -21,8 +24,11 @@ from sar.output_dir import (
     EVALUATION,
     INFERENCE,
     LAST_CHECKPOINT,
+    LOCK,
     LOG,
     METRICS,
+    RUN,
+    previous_runs,
 )
 
 # Points of a curve that a page can show.
@@ -32,6 +38,9 @@ _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
 
 # Checkpoints whose evaluations with --eval-only lie in inference/NAME/DATA_SET.
 _EVALUATED = ("model_best", "model_final")
+
+# Key of the confusion matrix in sem_seg_evaluation.json.
+_CONFUSION = "confusion_truth_by_prediction"
 
 Curve = list[tuple[int, float]]
 
@@ -46,17 +55,18 @@ class Run:
         evaluations: by data set, the content of sem_seg_evaluation.json.
         evaluated: by data set, the name of the checkpoint that `--eval-only` evaluated; "" for
             the evaluation that the training made itself.
+        notes: sentences about evaluations that were passed over.
     """
 
     method: str
     folder: Path
     evaluations: dict[str, dict]
     evaluated: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def source(self, dataset: str) -> str:
         """Say which checkpoint the evaluation on a data set is of."""
-        weights = self.evaluations[dataset].get("weights")
-        file = weights.get("file") if isinstance(weights, dict) else None
+        file = _evaluated_weights(self.evaluations[dataset]).get("file")
         file = os.path.basename(file) if isinstance(file, str) else ""
         if self.evaluated[dataset]:
             return file or f"{self.evaluated[dataset]}.pth"
@@ -72,8 +82,10 @@ class Run:
         return next(filter(Path.is_file, paths), None)
 
     def files(self) -> list[Path]:
-        """The files in its OUTPUT_DIR that a training or an evaluation wrote."""
+        """The files that trainings and evaluations wrote, those of earlier runs included."""
         names = (
+            RUN,
+            LOCK,
             CONFIG,
             METRICS,
             CLASS_FREQUENCY,
@@ -81,8 +93,10 @@ class Run:
             f"{LOG}*",
             "*.pth",
             "*tfevents*",
+            f"{INFERENCE}/**/*",
         )
-        return [path for name in (*names, f"{INFERENCE}/**/*") for path in self.folder.glob(name)]
+        folders = (self.folder, *previous_runs(self.folder))
+        return [path for folder in folders for name in names for path in folder.glob(name)]
 
     def class_frequency(self) -> ClassFrequency | None:
         """That of its training set, where the run has left it."""
@@ -100,7 +114,7 @@ class Run:
             InputError: metrics.json cannot be read.
         """
         curves: dict[str, Curve] = {}
-        for iteration, scalars in self._metrics():
+        for iteration, scalars in _read_metrics(self.folder):
             for name, value in scalars.items():
                 is_of_a_class = "/IoU-" in name or "/ACC-" in name
                 if name in _NO_CURVES or is_of_a_class or not _is_finite(value):
@@ -111,30 +125,19 @@ class Run:
                 curve.append((iteration, float(f"{value:.5g}")))
         return {name: _thinned(curve) for name, curve in sorted(curves.items())}
 
-    def iterations(self) -> int | None:
-        """How many iterations metrics.json says were done; None if it says nothing.
+    def iterations(self, dataset: str) -> int | None:
+        """Return how many iterations the evaluated training had done; None if nothing says it.
 
         Raises:
             InputError: metrics.json cannot be read.
         """
-        last = deque(self._metrics(), maxlen=1)
-        return last[0][0] + 1 if last else None
+        evaluated = _evaluated_after(self.evaluations[dataset])
+        return _iterations_done(self.folder) if evaluated is None else evaluated
 
-    def _metrics(self) -> Iterator[tuple[int, dict]]:
-        """The iteration and the scalars of each line of metrics.json."""
-        path = self.folder / METRICS
-        try:
-            lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error}): get the right to") from error
-        for line in lines:
-            try:
-                scalars = json.loads(line)
-                iteration = int(scalars["iteration"])
-            # Such as the half line of a run that was killed; OverflowError is that of Infinity.
-            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-                continue
-            yield iteration, scalars
+    def ground_truth(self, dataset: str) -> list[int] | None:
+        """Return the pixels of each class in the labels of an evaluation; None if not recorded."""
+        confusion = self.evaluations[dataset].get(_CONFUSION)
+        return None if confusion is None else np.sum(confusion, axis=1).tolist()
 
 
 def find_runs(words: Sequence[str]) -> list[Run]:
@@ -166,30 +169,103 @@ def find_runs(words: Sequence[str]) -> list[Run]:
 
 
 def _folders(pattern: str) -> list[Path]:
+    pattern = os.path.expanduser(pattern)
     paths = [pattern] if os.path.isdir(pattern) else sorted(glob.glob(pattern))
     return [Path(path) for path in paths if os.path.isdir(path)]
 
 
-def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str]]:
-    """The evaluations of a run, and of which checkpoint each is, by data set.
+def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[str, ...]]:
+    """The evaluations of a run, of which checkpoint each is, by data set, and notes.
 
-    The evaluation by the training itself is preferred to those of --eval-only.
+    The evaluation by the training itself is preferred to those of --eval-only, unless the training
+    went on after it. Those of --eval-only are passed over if their checkpoint was replaced.
     """
-    evaluations, evaluated = {}, {}
+    evaluations, evaluated, outdated, notes = {}, {}, {}, []
     for checkpoint in ("", *_EVALUATED):
         # Files alone: a pipe would be waited for.
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
-        for path in filter(Path.is_file, paths):
-            dataset = path.parent.name
-            if dataset not in evaluations:
-                evaluations[dataset] = _read_evaluation(path)
-                evaluated[dataset] = checkpoint
+        paths = [p for p in paths if p.is_file() and p.parent.name not in evaluations]
+        weights = folder / f"{checkpoint}.pth"
+        checksum = _sha256(weights) if checkpoint and paths and weights.is_file() else ""
+        for path in paths:
+            dataset, content = path.parent.name, _read_evaluation(path)
+            if checksum and _evaluated_weights(content).get("sha256", checksum) != checksum:
+                notes.append(
+                    f"{path} is passed over, because {weights.name} was replaced after that "
+                    "evaluation: evaluate it again with train_net.py --eval-only."
+                )
+            elif not checkpoint and _went_on_after(content, folder):
+                outdated[dataset] = content
+            else:
+                evaluations[dataset], evaluated[dataset] = content, checkpoint
+    for dataset, content in outdated.items():
+        if dataset not in evaluations:
+            evaluations[dataset], evaluated[dataset] = content, ""
+            notes.append(
+                f"The training in {folder} went on after its evaluation on {dataset}: the metrics "
+                f"are those after {_evaluated_after(content)} of {_iterations_done(folder)} "
+                "iterations."
+            )
+    if not evaluations and notes:
+        raise InputError(f"{folder} has no evaluation of its present checkpoints: {notes[0]}")
     if not evaluations:
         raise InputError(
             f"{folder} is no run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the OUTPUT_DIR "
             "of a training that has ended, or evaluate it there with train_net.py --eval-only"
         )
-    return evaluations, evaluated
+    return evaluations, evaluated, tuple(notes)
+
+
+def _evaluated_weights(evaluation: dict) -> dict:
+    """What an evaluation has recorded of its weights; {} if nothing."""
+    weights = evaluation.get("weights")
+    return weights if isinstance(weights, dict) else {}
+
+
+def _evaluated_after(evaluation: dict) -> int | None:
+    """After how many iterations a training made an evaluation; None if that is not recorded."""
+    iteration = _evaluated_weights(evaluation).get("iteration")
+    return iteration + 1 if isinstance(iteration, int) else None
+
+
+def _went_on_after(evaluation: dict, folder: Path) -> bool:
+    """Whether the training in a folder has done more iterations since an evaluation of its own."""
+    evaluated = _evaluated_after(evaluation)
+    return evaluated is not None and evaluated < (_iterations_done(folder) or 0)
+
+
+def _iterations_done(folder: Path) -> int | None:
+    """How many iterations metrics.json says were done; None if it says nothing."""
+    last = deque(_read_metrics(folder), maxlen=1)
+    return last[0][0] + 1 if last else None
+
+
+def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
+    """The iteration and the scalars of each line of metrics.json."""
+    path = folder / METRICS
+    try:
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+    for line in lines:
+        try:
+            scalars = json.loads(line)
+            iteration = int(scalars["iteration"])
+        # Such as the half line of a run that was killed; OverflowError is that of Infinity.
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            continue
+        yield iteration, scalars
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(2**20):
+                digest.update(part)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+    return digest.hexdigest()
 
 
 def _read_evaluation(path: Path) -> dict:
@@ -226,6 +302,9 @@ def _problem(content: object) -> str:
     for name in ("mIoU", *(f"IoU-{name}" for name in names)):
         if name not in content.get("metrics", {}):
             return f"metrics: {name} is missing"
+    if _CONFUSION in content and not _is_confusion(content[_CONFUSION], len(names)):
+        found = shortened(content[_CONFUSION])
+        return f"{_CONFUSION}: expected {len(names)} x {len(names)} counts, found {found}"
     groups = content.get("groups", {})
     if groups != {} and not _are_groups(groups, len(names)):
         return (
@@ -233,6 +312,16 @@ def _problem(content: object) -> str:
             f"{', '.join(GROUP_NAMES)}, found {shortened(groups)}"
         )
     return ""
+
+
+def _is_confusion(matrix: object, num_classes: int) -> bool:
+    """Whether it has a row of counts for each class."""
+    try:
+        counts = np.array(matrix)
+    except ValueError:  # rows of different lengths
+        return False
+    is_square = counts.shape == (num_classes, num_classes)
+    return is_square and counts.dtype.kind in "iu" and counts.min() >= 0
 
 
 def _are_groups(groups: object, num_classes: int) -> bool:

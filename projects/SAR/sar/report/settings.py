@@ -5,6 +5,7 @@ the metrics, such as the length of the training, the comparison says more than t
 """
 
 import os
+import zlib
 from collections.abc import Sequence
 
 from sar.config import leaves, load_config, lookup
@@ -15,9 +16,29 @@ from .runs import Run
 
 ITERATIONS = "iterations done"
 CHECKPOINT = "evaluated checkpoint"
+TRAINING_LABELS = "training labels"
+EVALUATION_LABELS = "evaluation labels"
+# Before the key of a setting of the evaluation, if the training has one, too.
+EVALUATION = "evaluation: "
 # Say nothing about a run, or differ in every run.
 _LEFT_OUT = ("OUTPUT_DIR", "SEED", "VERSION")
 _METHOD = "the method"
+# The starts of keys that only evaluations use, and of keys that trainings use, too.
+_OF_EVALUATION = (
+    "TEST.MODE",
+    "TEST.AUG",
+    "TEST.CROP",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+)
+_OF_BOTH = (
+    "DATASETS.FOLDER",
+    "INPUT.FORMAT",
+    "INPUT.BLACK_POINT",
+    "INPUT.WHITE_POINT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+)
 # What a setting belongs to, by the start of its key; the first match counts. Settings that are not
 # listed are shown, and do not make a comparison unfair.
 _KINDS = {
@@ -36,10 +57,14 @@ _KINDS = {
     "MODEL.CHANNELS_LAST": "",
     "SOLVER.CHECKPOINT": "",
     "DATASETS.CHECK": "",
+    # The evaluations that are compared are all on one data set.
+    "DATASETS.TEST": "",
     ITERATIONS: "length",
     "SOLVER.MAX_ITER": "length",
     "SOLVER.IMS_PER_BATCH": "batch size",
     "DATASETS": "data",
+    TRAINING_LABELS: "data",
+    EVALUATION_LABELS: "data",
     "INPUT": "input size or augmentation",
     "SOLVER": "schedule or optimizer",
     "MODEL": "backbone, head or weights",
@@ -48,6 +73,7 @@ _KINDS = {
     "TEST.CROP": "evaluation",
     "TEST.PRECISE_BN": "evaluation",
     CHECKPOINT: "evaluation",
+    EVALUATION: "evaluation",
 }
 
 
@@ -62,24 +88,32 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
     Returns:
         "rows": of each setting that differs, its "key", its "kind", "is_unfair", and "values", a
         text for each method; "unfair": the sentence that says why the comparison is not fair, or
-        ""; "notes": sentences about what is not known.
+        ""; "notes": sentences about what is not known, or passed over.
+
+    Raises:
+        InputError: metrics.json or class_frequency.json of a run cannot be read.
     """
-    notes, of_runs = [], []
+    notes, of_runs = [note for run in runs for note in run.notes], []
     for run, name in zip(runs, names, strict=True):
         try:
             settings = _settings(run)
         except InputError as error:
             notes.append(f"The settings of {name} are not known: {error}")
             settings = {}
-        iterations = run.iterations()
+        settings |= _settings_of_evaluation(run.evaluations[dataset], settings)
+        iterations = run.iterations(dataset)
         settings[ITERATIONS] = None if iterations is None else str(iterations)
         settings[CHECKPOINT] = "model_best" if run.is_of_best(dataset) else "the last one"
+        settings[TRAINING_LABELS] = _training_labels(run, settings)
+        settings[EVALUATION_LABELS] = _evaluation_labels(run, dataset)
         of_runs.append(settings)
     methods = list(dict.fromkeys(run.method for run in runs))
     rows = []
     for key in dict.fromkeys(key for settings in of_runs for key in settings):
         known = {settings[key] for settings in of_runs if settings.get(key) is not None}
-        if len(known) < 2:
+        trained = key.removeprefix(EVALUATION)
+        is_repeated = trained != key and all(s.get(key) == s.get(trained) for s in of_runs)
+        if len(known) < 2 or is_repeated:
             continue
         kind = _kind(key)
         values = [
@@ -89,6 +123,16 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
         is_unfair = kind not in ("", _METHOD)
         rows.append({"key": key, "kind": kind, "is_unfair": is_unfair, "values": values})
     rows.sort(key=lambda row: not row["is_unfair"])
+    for key, fingerprints in (
+        (TRAINING_LABELS, map(_fingerprint_of_training, runs, of_runs)),
+        (EVALUATION_LABELS, (_fingerprint_of_evaluation(run, dataset) for run in runs)),
+    ):
+        if len(set(filter(None, fingerprints))) > 1 and key not in [row["key"] for row in rows]:
+            notes.append(
+                f"The comparison may not be fair: the files of the {key} differ in their names, "
+                "sizes or times of change, although their counts are not known to differ. Check "
+                "that all runs had the same labels."
+            )
     return {"rows": rows, "unfair": _unfair(rows), "notes": notes}
 
 
@@ -105,11 +149,65 @@ def _settings(run: Run) -> dict[str, str | None]:
             for folder in (str(run.folder), cfg.OUTPUT_DIR):
                 if folder and value.startswith(os.path.join(folder, "")):
                     value = os.path.join("OUTPUT_DIR", os.path.relpath(value, folder))
-        if key == "DATASETS.FOLDER" and value:
-            value = os.path.realpath(os.path.expanduser(value))
         if key not in _LEFT_OUT:
-            settings[key] = str(list(value) if isinstance(value, tuple) else value) or '""'
+            settings[key] = _text(key, value)
     return settings
+
+
+def _settings_of_evaluation(
+    evaluation: dict, trained: dict[str, str | None]
+) -> dict[str, str | None]:
+    """The settings that an evaluation has recorded and that change its metrics, by key.
+
+    Args:
+        trained: the settings of the training, for an evaluation that has recorded none.
+    """
+    recorded = evaluation.get("config")
+    # Keys with their default values are not recorded.
+    defaults, settings = load_config(), {}
+    for key in leaves(defaults):
+        if not key.startswith((*_OF_EVALUATION, *_OF_BOTH)):
+            continue
+        value = trained.get(key)
+        if isinstance(recorded, dict):
+            value = _text(key, recorded.get(key, lookup(defaults, key)))
+        settings[f"{EVALUATION * key.startswith(_OF_BOTH)}{key}"] = value
+    return settings
+
+
+def _training_labels(run: Run, settings: dict[str, str | None]) -> str | None:
+    """The counts of the labels that a run was trained on, as a text; None if they are unknown."""
+    frequency = run.class_frequency()
+    given = settings.get("DATASETS.CLASS_FREQUENCY") or '""'
+    if frequency is None or not (given == '""' or given.startswith("OUTPUT_DIR")):
+        return None  # the counts of a file may be those of other data
+    return _counts(frequency.num_images, frequency.pixels, frequency.images)
+
+
+def _evaluation_labels(run: Run, dataset: str) -> str | None:
+    """The counts of the labels that a run was evaluated on, as a text; None if not recorded."""
+    pixels = run.ground_truth(dataset)
+    return None if pixels is None else _counts(run.evaluations[dataset]["num_images"], pixels)
+
+
+def _counts(num_images: int, pixels: Sequence[int], *more: Sequence[int]) -> str:
+    checksum = zlib.crc32(repr((list(pixels), *map(list, more))).encode())
+    return f"{num_images} images, {sum(pixels)} pixels (counts of the classes: {checksum:08x})"
+
+
+def _fingerprint_of_training(run: Run, settings: dict[str, str | None]) -> str:
+    return run.class_frequency().fingerprint if settings[TRAINING_LABELS] else ""
+
+
+def _fingerprint_of_evaluation(run: Run, dataset: str) -> str:
+    data = run.evaluations[dataset].get("data")
+    return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
+
+
+def _text(key: str, value: object) -> str:
+    if key == "DATASETS.FOLDER" and value:
+        value = os.path.realpath(os.path.expanduser(value))
+    return str(list(value) if isinstance(value, tuple) else value) or '""'
 
 
 def _kind(key: str) -> str:

@@ -10,10 +10,12 @@ first use, in seconds, under the folder of the data sets:
         classes.txt                       a name a line
         class_frequency.json              of the training labels
         instances_{train,val,test}.json   the shapes in COCO's format, visible parts as RLE
-        recipe.json                       what it was generated from; marks the folder as ours
+        recipe.json                       what it was generated from, and a checksum of each file;
+                                          marks the folder as ours
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -77,15 +79,18 @@ def generate(
 
     The data set is written to a temporary folder next to `folder` and renamed when it is complete.
     So `folder` never holds half a data set, and processes that generate at the same time all
-    succeed. A data set of another recipe is replaced; files that were not generated never are.
+    succeed. A data set of another recipe is replaced if all its files are as they were generated.
+
+    Args:
+        folder: where to generate; a leading ~ is the home folder.
 
     Raises:
         InputError: `folder` is a file or a link, or holds files that were not generated.
         OSError: `folder` cannot be written.
     """
-    folder = Path(os.path.abspath(folder))  # a link stays a link
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))  # a link stays a link
     recipe = {"version": RECIPE_VERSION, "seed": seed, **num_images}
-    if _recorded_recipe(folder) == recipe:
+    if _read_recipe(folder)[0] == recipe:
         return
     _check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
@@ -94,7 +99,8 @@ def generate(
         for split in SPLITS:
             _generate_split(temporary, split, num_images[split], seed)
         (temporary / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-        (temporary / RECIPE).write_text(json.dumps(recipe))
+        files = {name: _checksum(temporary / name) for name in _files_in(temporary)}
+        (temporary / RECIPE).write_text(json.dumps({**recipe, "files": files}))
         _move_into_place(temporary, folder, recipe)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -261,14 +267,25 @@ def _annotation(number: int, image_id: int, class_id: int, mask: np.ndarray) -> 
     }
 
 
-def _recorded_recipe(folder: Path) -> dict | None:
-    """Return the recipe of the data set in `folder`; None if it records none of ours."""
+def _read_recipe(folder: Path) -> tuple[dict | None, dict[str, str]]:
+    """Return the recipe of the data set in `folder`, and the checksum of each of its files.
+
+    The recipe is None if the folder records none of ours. Earlier versions recorded no checksums.
+    """
     try:
         recipe = json.loads((folder / RECIPE).read_text())
-    except (OSError, ValueError):
-        return None
-    is_ours = isinstance(recipe, dict) and recipe.keys() == {"version", "seed", *SPLITS}
-    return recipe if is_ours and all(type(value) is int for value in recipe.values()) else None
+    except (OSError, ValueError, RecursionError):
+        return None, {}
+    files = recipe.pop("files", {}) if isinstance(recipe, dict) else None
+    is_ours = isinstance(files, dict) and recipe.keys() == {"version", "seed", *SPLITS}
+    if is_ours and all(type(value) is int for value in recipe.values()):
+        return recipe, files
+    return None, {}
+
+
+def _checksum(path: Path) -> str:
+    """Return the SHA-256 of a file; "" for an empty folder, which a split without images leaves."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _check_replaceable(folder: Path) -> None:
@@ -297,16 +314,17 @@ def _reason_to_keep(folder: Path) -> str | None:
     found = _files_in(folder)
     if not found:
         return None
-    recipe = _recorded_recipe(folder)
+    recipe, generated = _read_recipe(folder)
     if recipe is None:
         return f"it holds files that were not generated, such as {found[0]}"
-    generated = _generated_files(recipe)
-    when_complete = (folder / RECIPE).stat().st_mtime_ns  # the last file to be written
+    if not generated:
+        return "an earlier version generated it, without a checksum of each file"
     for name in found:
-        if name not in generated or (folder / name).is_symlink():
+        path = folder / name
+        if path.is_symlink() or (name not in generated and name != RECIPE):
             return f"{name} was not generated"
-        if (folder / name).stat().st_mtime_ns > when_complete:
-            return f"{name} was changed after it was generated"
+        if name != RECIPE and _checksum(path) != generated[name]:
+            return f"{name} is not as it was generated"
     return None
 
 
@@ -319,21 +337,10 @@ def _files_in(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _generated_files(recipe: Mapping[str, int]) -> set[str]:
-    """Return the paths of all files of a data set, and of its folders that may be empty."""
-    files = {"classes.txt", "class_frequency.json", RECIPE}
-    for split in SPLITS:
-        files.add(f"instances_{split}.json")
-        for part in ("images", "labels"):
-            files.add(f"{part}/{split}")
-            files |= {f"{part}/{split}/{_file_name(i)}" for i in range(recipe[split])}
-    return files
-
-
 def _move_into_place(temporary: Path, folder: Path, recipe: dict) -> None:
     """Rename `temporary` to `folder`, in place of a data set of another recipe."""
     outdated = temporary.with_name(f"{temporary.name}.old")
-    while _recorded_recipe(folder) != recipe:  # another process may have been faster
+    while _read_recipe(folder)[0] != recipe:  # another process may have been faster
         _check_replaceable(folder)  # again: files may have come while images were drawn
         with suppress(FileNotFoundError):
             os.replace(folder, outdated)
