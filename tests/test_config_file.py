@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from sar import config_file
 from sar.config_file import read_config_file
 from sar.errors import InputError
 
@@ -43,7 +44,14 @@ def refusal(path):
         ("SEED: 1" + ":59" * 5000, "number of 15001 characters"),
         ("LR: " + "9" * 5000 + ".5", "number of 5002 characters"),
         ("LR: 1" + ":59" * 5000 + ".5", "number of"),
-        ("SEED: !!int x", "found x, which is no number"),
+        ("SEED: !!int x", 'found "x" where a number is needed'),
+        ('SEED: !!int ""', 'found "" where a number is needed, line 1'),
+        ("LR: !!float ''", 'found "" where a number is needed'),
+        ("\nSEED: !!bool abc", 'found "abc" where true or false is needed, line 2'),
+        ("SEED: !!bool " + "y" * 5000, "found true or false of 5000 characters"),
+        ('A: 1\nOUTPUT_DIR: "\\UFFFFFFFF"', "no valid YAML: found an escape .* range, line 2"),
+        ('OUTPUT_DIR: "\\U00110000"', "no valid YAML: found an escape .* out of range, line 1"),
+        (f"%YAML {'9' * 5000}.1\n---\nSEED: 1", "no valid YAML: .* a %YAML version"),
         ("\n".join(LAUGHS), "more than 20000 values"),
         ("\n".join(MERGES), "more than 20000 values"),
         ("\n".join(DEEP_ALIASES), "more than 32 levels of nesting"),
@@ -95,6 +103,22 @@ def test_a_file_that_would_be_waited_for(tmp_path):
             path = write(tmp_path, f"_BASE_: {special}", f"{number}.yaml")
             message = refusal(path)
             assert f"config {special} (_BASE_ of {path}) is not a regular file" in message
+
+
+@pytest.mark.parametrize("special", ["/proc/kmsg", "/proc/self/maps"])
+def test_a_file_of_the_kernel_is_not_read(special, tmp_path, monkeypatch):
+    if not os.path.isfile(special):
+        pytest.skip("this system has no such file")
+    path = write(tmp_path, f"_BASE_: {special}")
+    opened = []
+    monkeypatch.setattr(
+        config_file,
+        "open",
+        lambda file, mode: opened.append(file) or open(file, mode),
+        raising=False,
+    )
+    assert f"config {special} (_BASE_ of {path}) is empty" in refusal(path)
+    assert opened == [path]
 
 
 def test_a_path_that_cannot_be_one(tmp_path):

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from sar.errors import InputError, dimensions, listed, printable, shortened
@@ -38,6 +40,7 @@ def test_printable(text, expected):
 
 
 def test_an_error_keeps_its_own_lines_and_nothing_else_that_moves_the_cursor():
-    error = InputError("two problems:\n\tfile \x1b]0;title\x07.png\r")
-    assert str(error) == "two problems:\n\tfile \\x1b]0;title\\x07.png\\r"
+    error = InputError("two problems:", "  file \x1b]0;title\x07.png\r\nerror: forged\t")
+    text = "two problems:\n  file \\x1b]0;title\\x07.png\\r\\nerror: forged\\t"
+    assert str(error) == str(pickle.loads(pickle.dumps(error))) == text
     assert str(InputError()) == ""

@@ -62,6 +62,16 @@ def test_a_wrong_command_line_cannot_write_to_the_terminal(capsys):
     assert "arguments: \\x1b[2J.png" in capsys.readouterr().err
 
 
+def test_a_file_of_the_system_cannot_write_to_the_terminal(capsys):
+    def main(args):
+        open("nowhere/\x1b[2J\nerror: forged.png")
+
+    assert program.run(main, arguments()) == 1
+    reason = "cannot be read or written (No such file or directory)"
+    expected = f"error: nowhere/\\x1b[2J\\nerror: forged.png {reason}\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_an_error_in_the_program_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         program.run(lambda args: 1 / 0, arguments())

@@ -79,7 +79,7 @@ def check_all(args: argparse.Namespace) -> None:
     # Every split is looked at, whatever is wrong with another.
     errors = [error for name in names if (error := check(name, args))]
     if errors:
-        raise InputError("\n".join(map(str, errors)))
+        raise InputError(*(line for error in errors for line in error.args))
 
 
 def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ def draw(
         if not errors and not quiet:
             print(f"Written: {path}")
     if errors:
-        raise InputError("\n".join(map(str, errors)))
+        raise InputError(*map(str, errors))
 
 
 def planned_files(name: str, folder: Path, args: argparse.Namespace) -> list[Path]:

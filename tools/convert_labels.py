@@ -133,9 +133,7 @@ def convert_labels(args: argparse.Namespace) -> None:
         print(f"{len(targets) - len(errors)} labels in {args.output}")
     if errors:
         messages = sorted(map(str, errors))
-        raise InputError(
-            "\n".join([*messages, f"{len(errors)} of {len(targets)} masks not converted"])
-        )
+        raise InputError(*messages, f"{len(errors)} of {len(targets)} masks not converted")
 
 
 def table(names: Sequence[str], pixels: np.ndarray, num_files: np.ndarray) -> str:

@@ -46,7 +46,7 @@ from sar.data.video import (
     write_video,
 )
 from sar.engine.predictor import Prediction, Predictor
-from sar.errors import InputError
+from sar.errors import InputError, printable
 from sar.fileio import names_below_common_folder
 from sar.outputs import Outputs, collected
 from sar.threads import map_ahead
@@ -214,7 +214,9 @@ def predict_video(
         steps = write_video(overlays, header, steps, writing=outputs.writing)
     num_frames = 0
     with collected(errors):
-        for _ in tqdm(steps, total=header.num_frames, desc=name, unit="frame", disable=args.quiet):
+        for _ in tqdm(
+            steps, total=header.num_frames, desc=printable(name), unit="frame", disable=args.quiet
+        ):
             num_frames += 1
     return num_frames, errors[0] if errors else None
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from sar import program
+from sar.errors import printable
 from sar.outputs import Outputs
 from sar.report import Run, compare, find_runs, render
 
@@ -53,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def write_page(args: argparse.Namespace) -> None:
     def show_progress(batches: Sequence, run: Run) -> Sequence:
-        return tqdm(batches, f"Looking at {run.folder.name}", unit="image", disable=args.quiet)
+        return tqdm(
+            batches, f"Looking at {printable(run.folder.name)}", unit="image", disable=args.quiet
+        )
 
     runs = find_runs(args.runs)
     outputs = Outputs.of_file(

@@ -21,7 +21,7 @@ from sar.data.labels import read_label
 from sar.data.locations import folders_of_config
 from sar.engine import Trainer, complete_config
 from sar.engine.checkpoint import Classes
-from sar.errors import InputError
+from sar.errors import InputError, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.fileio import names_below_common_folder
 from sar.modeling.inference import inference_model
@@ -74,7 +74,9 @@ def draw(args: argparse.Namespace) -> None:
     model = inference_model(cfg, model)
     mapper = Trainer.build_test_mapper(cfg)
     batches = loader.build_test_loader(cfg, mapper, dicts)
-    progress = tqdm(batches, f"Drawing {name}", len(dicts), unit="image", disable=args.quiet)
+    progress = tqdm(
+        batches, f"Drawing {printable(name)}", len(dicts), unit="image", disable=args.quiet
+    )
     errors: list[InputError] = []
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
@@ -90,9 +92,7 @@ def draw(args: argparse.Namespace) -> None:
             with collected(errors), outputs.writing(path) as temporary:
                 picture.save(temporary)
     if errors:
-        raise InputError(
-            "\n".join([*map(str, errors), f"{len(errors)} of {len(dicts)} pictures not written"])
-        )
+        raise InputError(*map(str, errors), f"{len(errors)} of {len(dicts)} pictures not written")
     if not args.quiet:
         print(f"{len(dicts)} pictures in {args.output}")
 

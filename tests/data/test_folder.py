@@ -163,11 +163,11 @@ def test_images_without_label_are_counted_and_the_first_named(folder):
 
 
 def test_label_without_image_is_a_warning(folder, caplog):
-    add(folder / "labels/val/orphan.png")
+    add(folder / "labels/val/orphan\nerror: forged.png")
     _, val = register_folder(folder)
     with caplog.at_level(logging.WARNING):
         assert [d["image_id"] for d in load_dataset(val)] == ["c"]
-    assert "1 labels" in caplog.text and "orphan.png" in caplog.text
+    assert "1 labels" in caplog.text and "orphan\\nerror: forged.png" in caplog.text
 
 
 def test_two_images_for_one_label(folder):

@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,21 @@ def test_foreground_saved_as_255_is_explained(make):
         )
     assert scan(make(random_labels(2, ids=(0,)))).warnings == []
     assert scan(make(random_labels(2, ids=(0, 1, IGNORE)))).warnings == []
+
+
+def test_a_file_name_cannot_add_a_line(make):
+    dicts = make([np.full((40, 50), 7, np.uint8), *random_labels(2)])
+    for record in dicts[:2]:
+        path = Path(record["sem_seg_file_name"])
+        path = path.rename(path.with_name(f"a\nerror: forged{path.name}"))
+        record["sem_seg_file_name"] = str(path)
+    truncate(dicts[1]["sem_seg_file_name"])
+    result = scan(dicts)
+    assert len(result.problems) == 2
+    with pytest.raises(InputError) as error:
+        result.raise_for_problems()
+    for text in (str(error.value), result.describe_problems()):
+        assert text.count("a\\nerror: forged") == 2 and "\nerror" not in text
 
 
 def test_one_class_is_a_problem(make):

@@ -262,6 +262,27 @@ def test_ctrl_c(flags, hint, monkeypatch, capsys):
     assert line.startswith(hint) and ("--resume" in line) == ("--resume" in hint)
 
 
+def test_a_wrong_command_line_cannot_write_to_the_terminal(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        launch.argument_parser().parse_args(["--foo\x1b]0;title\x07"])
+    assert "arguments: --foo\\x1b]0;title\\x07\n" in capsys.readouterr().err
+
+
+def test_the_help_has_detectron2s_options_and_ours(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        launch.argument_parser().parse_args(["--help"])
+    said = capsys.readouterr().out
+    for part in ("--eval-only", "--num-processes", "143 told to end", "examples:\n  python"):
+        assert part in said
+
+
+def test_several_lines_of_an_error_pass_from_a_process_to_its_launcher(start):
+    body = 'raise InputError("two problems:", "  a.png", f"  b{chr(10)}error: forged.png")'
+    code, _, err = finish(start(body, "--num-gpus", "0", "--num-processes", "2"))
+    assert code == 1
+    assert "error: two problems:\n  a.png\n  b\\nerror: forged.png\n" in err
+
+
 def test_gpus_are_left_to_detectron2(monkeypatch):
     calls = []
     record = lambda *args, **named: calls.append((args, named))  # noqa: E731

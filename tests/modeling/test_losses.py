@@ -403,7 +403,9 @@ def test_a_head_with_a_loss_that_is_not_known_keeps_it():
     [
         ((16, 16), (64, 64), 4),
         ((129, 129), (513, 513), 4),  # rounded up at each stride
-        ((24, 24), (65, 70), 4),  # padded to 32
+        ((17, 17), (64, 64), 4),  # rounded up although 64 is a multiple of 4
+        ((2, 2), (5, 8), 4),
+        ((1, 1), (4, 1), 32),
         ((3, 5), (37, 70), 14),
         ((8, 8), (8, 8), 1),
     ],
@@ -412,6 +414,68 @@ def test_logits_that_the_stride_brings_to_the_labels(logit_size, label_size, str
     loss = SegmentationLoss(CrossEntropy(IGNORE), stride=stride)
     logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, *label_size, dtype=torch.int64)
     assert loss(logits, labels)["loss_sem_seg"].isfinite()
+
+
+@pytest.mark.parametrize(
+    "logit_size, label_size, stride",
+    [
+        ((24, 24), (65, 70), 4),
+        ((16, 16), (33, 64), 4),
+        ((8, 17), (32, 65), 4),  # one edge is padded, the other rounded up
+        ((3, 5), (70, 150), 32),
+    ],
+)
+def test_logits_of_padded_images_for_labels_as_they_are(logit_size, label_size, stride):
+    logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, *label_size, dtype=torch.int64)
+    loss = SegmentationLoss(CrossEntropy(IGNORE), stride=stride, size_divisibility=32)
+    assert loss(logits, labels)["loss_sem_seg"].isfinite()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("size_divisibility", [0, 8, 32])
+@pytest.mark.parametrize(
+    "logit_size, label_size, stride",
+    [
+        ((64, 64), (64, 64), 2),
+        ((40, 40), (40, 40), 2),
+        ((31, 31), (31, 31), 4),
+        ((8, 8), (8, 8), 8),
+        ((24, 24), (64, 64), 4),
+        ((12, 16), (33, 64), 4),
+        ((4, 4), (32, 32), 16),
+    ],
+)
+def test_full_size_logits_are_refused_for_small_labels(
+    logit_size, label_size, stride, size_divisibility, fused
+):
+    loss = SegmentationLoss(
+        CrossEntropy(IGNORE, fused=fused), stride=stride, size_divisibility=size_divisibility
+    )
+    logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, *label_size, dtype=torch.int64)
+    with pytest.raises(InputError, match=f"COMMON_STRIDE is {stride}, but"):
+        loss(logits, labels)
+
+
+@pytest.mark.parametrize(
+    "logit_size, label_size, stride",
+    [
+        ((16, 16), (16, 16), 2),
+        ((31, 31), (31, 31), 2),
+        ((8, 8), (8, 8), 4),
+        ((4, 4), (16, 16), 8),
+        ((16, 16), (33, 64), 4),
+    ],
+)
+def test_no_padding_is_taken_for_granted(logit_size, label_size, stride):
+    loss = SegmentationLoss(CrossEntropy(IGNORE), stride=stride)
+    logits, labels = torch.zeros(1, K, *logit_size), torch.zeros(1, *label_size, dtype=torch.int64)
+    with pytest.raises(InputError, match=f"COMMON_STRIDE is {stride}, but"):
+        loss(logits, labels)
+
+
+def test_the_padding_is_that_of_the_backbone(small_config):
+    model = build_model(small_config(BASELINE))
+    assert model.loss.size_divisibility == model.backbone.size_divisibility == 32
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -8,6 +8,7 @@ from sar.errors import InputError
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.solver import build_optimizer
 
 SAR = "configs/CamVid/sar_sem_fpn_R_18.yaml"
@@ -146,6 +147,21 @@ def test_a_classifier_path_that_leads_nowhere_lists_the_candidates(small_config)
         build_model(small_config(SAR, "MODEL.CLASSIFIER", "sem_seg_head.p2"))
     with pytest.raises(InputError, match="kernel of 3x3"):
         build_model(small_config(SAR, "MODEL.CLASSIFIER", "sem_seg_head.p2.0"))
+
+
+class HeadEndingInActivation(SemSegFPNHead):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.predictor.activation = torch.relu
+
+
+def test_a_classifier_that_is_not_linear_is_refused_before_training(small_config):
+    SEM_SEG_HEADS_REGISTRY._obj_map["HeadEndingInActivation"] = HeadEndingInActivation
+    try:
+        with pytest.raises(InputError, match='CLASSIFIER "sem_seg_head.predictor" is not linear'):
+            build_model(small_config(SAR, "MODEL.SEM_SEG_HEAD.NAME", "HeadEndingInActivation"))
+    finally:
+        del SEM_SEG_HEADS_REGISTRY._obj_map["HeadEndingInActivation"]
 
 
 class HeadEndingInLinear(nn.Module):

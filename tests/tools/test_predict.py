@@ -98,6 +98,14 @@ def test_an_unreadable_image_is_told_and_the_rest_done(tool, photos, output, cap
     assert written(output) == ["labels/a.png", "labels/sub/a.png", "labels/sub/deep/b.png"]
 
 
+def test_a_file_name_cannot_add_a_line(tool, photos, output, capsys):
+    (photos / "x\nerror: forged.png").write_text("no image")
+    assert run(tool, output, photos) == 1
+    said = capsys.readouterr()
+    assert "x\\nerror: forged.png cannot be read" in said.err
+    assert "\nerror: forged" not in said.err + said.out
+
+
 def test_files_and_patterns_each_once(tool, photos, output):
     Image.open(photos / "a.png").save(photos / "a.jpg")
     inputs = [photos / "a.png", str(photos / "**" / "*.png"), photos / "a.jpg"]
@@ -320,6 +328,13 @@ def test_a_video(tool, photos, output, write_clip, capsys):
     assert (header.frame_rate, header.num_frames) == (8, 24)
     said = capsys.readouterr()
     assert f"25 predictions in {output}" in said.out and "24frame" in said.err
+
+
+def test_the_name_of_a_video_cannot_write_to_the_terminal(tool, photos, output, write_clip, capsys):
+    clip = write_clip("my \x1b]0;title\x07.mkv", num_frames=2)
+    assert run(tool, output, clip) == 0
+    said = capsys.readouterr().err
+    assert "my \\x1b]0;title\\x07: 2frame" in said and "\x1b" not in said
 
 
 def test_the_legend_of_a_video_is_of_all_classes(tool, photos, output, write_clip, monkeypatch):

@@ -55,6 +55,7 @@ def decoded(uri):
 def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_path, capsys):
     baseline = make_run("baseline")
     sar = make_run("sar")
+    sar = sar.rename(sar.with_name("sar\x1b]0;title\x07"))
     # Four steps do not open the gate.
     checkpoint = torch.load(sar / "model_best.pth", weights_only=True)
     key = "regularizers.SemanticAnchorRegularizer.semantic_anchors"
@@ -65,6 +66,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
     words = [str(baseline), f"SAR={sar}", "--output", str(page)]
     assert tool.main([*words, "--images", "4"]) == 0
     streams = capsys.readouterr()
+    assert "Looking at sar\\x1b]0;title\\x07: 100%" in streams.err and "\x1b" not in streams.err
     assert "4/4" in streams.err and f"2 runs in {page}" in streams.out
     content = content_of(page)
     plain, ours = content["views"]

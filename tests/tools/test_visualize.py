@@ -15,6 +15,9 @@ CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
 
 @pytest.mark.slow
 def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
+    renamed = folder.rename(folder.with_name("my \x1b]0;title\x07"))
+    overrides[overrides.index(str(folder))] = str(renamed)
+    folder = renamed
     settings = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3"]
     norms = [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "SEM_SEG_HEAD")]
     settings += [word for key in norms for word in (key, "BN")]
@@ -27,6 +30,8 @@ def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
         [*command, str(tmp_path / "weights.pth")], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+    assert "Drawing folder_my \\x1b]0;title\\x07_val: 100%" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
     names = sorted(file.name for file in (tmp_path / "pictures").glob("[!.]*"))
     assert names == [f"{index}.png" for index in range(5)]
     picture = np.asarray(Image.open(tmp_path / "pictures" / "0.png"))

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import yaml
 
@@ -24,8 +24,8 @@ def read_config_file(path: str) -> dict:
     replace values of earlier ones.
 
     Raises:
-        InputError: a file that is missing, no regular file, too large, malformed or nested too
-            deeply; too many files; Python tags; a group of keys for what is a value in _BASE_.
+        InputError: a file that is missing, empty, no regular file, too large, malformed or nested
+            too deeply; too many files; Python tags; a group of keys for what is a value in _BASE_.
     """
     return _read_with_bases(path, f"config {path}", [], [])
 
@@ -57,8 +57,11 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
 def _read_bytes(path: str, place: str) -> bytes:
     try:
         # Before it is opened: a pipe would be waited for, and a device may never end.
-        is_regular = stat.S_ISREG(os.stat(path).st_mode)
-        if is_regular:
+        found = os.stat(path)
+        is_regular = stat.S_ISREG(found.st_mode)
+        content = b""
+        # A file of the kernel, such as /proc/kmsg, has no size, and reading it may never end.
+        if is_regular and found.st_size > 0:
             with open(path, "rb") as file:
                 content = file.read(_MOST_BYTES + 1)
     except OSError as error:
@@ -87,30 +90,34 @@ class _Loader(yaml.SafeLoader):
     """Plain YAML that cannot take long, with dates as text."""
 
     def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
+        try:
+            node = super().get_single_node()
+        except (ValueError, OverflowError) as error:  # PyYAML converts both without a check
+            problem = "found an escape (\\U...) or a %YAML version that is out of range"
+            raise yaml.scanner.ScannerError(None, None, problem, self.get_mark()) from error
         if node is not None:
             _check_size(node, {})
         return node
 
 
-def _construct_number(construct):
+def _construct_short(construct: Callable, kind: str) -> Callable:
     def construct_short(loader: _Loader, node: yaml.ScalarNode):
         if len(node.value) > _MOST_DIGITS:
-            raise _malformed(node, f"a number of {len(node.value)} characters")
+            raise _malformed(node, f"{kind} of {len(node.value)} characters")
         try:
             return construct(loader, node)
-        except (ValueError, OverflowError) as error:
-            raise _malformed(node, f"{node.value}, which is no number") from error
+        except (ValueError, LookupError, OverflowError) as error:
+            raise _malformed(node, f'"{node.value}" where {kind} is needed') from error
 
     return construct_short
 
 
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int", _construct_number(yaml.SafeLoader.construct_yaml_int)
-)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float", _construct_number(yaml.SafeLoader.construct_yaml_float)
-)
+for _tag, _construct, _kind in (
+    ("int", yaml.SafeLoader.construct_yaml_int, "a number"),
+    ("float", yaml.SafeLoader.construct_yaml_float, "a number"),
+    ("bool", yaml.SafeLoader.construct_yaml_bool, "true or false"),
+):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct_short(_construct, _kind))
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 

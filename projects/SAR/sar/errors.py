@@ -11,11 +11,18 @@ class InputError(ValueError):
 
     The message is for the user, complete without a traceback: it names what is wrong, the place
     (file, class id, config key) and the remedy. The command-line programs print it and exit with 1.
-    Control characters that a name or a value brings along are shown as escapes.
+    Control characters that a name or a value brings along are shown as escapes. That includes line
+    breaks, so that the name of a file cannot add a line to the message.
+
+    Args:
+        lines: the message, as a rule of one line.
     """
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
     def __str__(self) -> str:
-        return printable(super().__str__(), keep="\n\t")
+        return "\n".join(map(printable, self.args))
 
 
 # Control and format characters (escape sequences, direction overrides), halves of surrogate pairs,

@@ -29,7 +29,7 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
         examples: "example:" and calls of the program, a line each.
         talks: add --quiet and --verbose, which `run` needs.
     """
-    result = _Parser(
+    result = Parser(
         description=description,
         epilog=epilog(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,7 +41,9 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
     return result
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A command line whose errors show control characters as escapes."""
+
     def error(self, message: str) -> None:
         super().error(printable(message))  # a shell's * adds file names
 
@@ -174,7 +176,7 @@ def exit_code(
             traceback.print_exc()
         if error.filename is None:
             _drop_unwritten_output()
-        print(f"error: {_described(error)}", file=sys.stderr)
+        print(f"error: {printable(_described(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Stopped. {when_stopped}".rstrip(), file=sys.stderr)

@@ -149,7 +149,8 @@ def convert_missing(
     if failures:
         raise InputError(
             f"{len(failures)} of {len(sources)} files could not be converted; run it again when "
-            f"they are mended:\n  " + "\n  ".join(failures[:_NUM_NAMED])
+            "they are mended:",
+            *(f"  {failure}" for failure in failures[:_NUM_NAMED]),
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from sar.errors import InputError, listed
+from sar.errors import InputError, listed, printable
 from sar.threads import map_ahead
 
 from .class_frequency import ClassFrequency
@@ -99,11 +99,11 @@ class DatasetScan:
                 continue
             messages = [problem.message for problem in found]
             lines = [f"{kind} ({len(messages)}):"]
-            lines += [f"  {message}" for message in messages[:max_files]]
+            lines += [f"  {printable(message)}" for message in messages[:max_files]]
             if len(messages) > len(lines) - 1:
                 lines.append(f"  ... and {len(messages) - len(lines) + 1} more")
             if kind == COLOR_MASK:
-                lines.append(f"  {how_to_convert(found[0].file)}")
+                lines.append(f"  {printable(how_to_convert(found[0].file))}")
             if kind == SIZE_DIFFERS:
                 lines.append("  An image and its label must have the same size: export them again.")
             if kind == IDS_OUT_OF_RANGE:
@@ -136,9 +136,9 @@ class DatasetScan:
             if [problem.kind for problem in self.problems] == [SINGLE_CLASS]:
                 raise InputError(self.problems[0].message)
             raise InputError(
-                f"{len(self.problems)} problems in the data set.\n"
-                f"{self.describe_problems(max_files=5)}\n"
-                "tools/check_dataset.py lists them all."
+                f"{len(self.problems)} problems in the data set.",
+                *self.describe_problems(max_files=5).split("\n"),
+                "tools/check_dataset.py lists them all.",
             )
 
 
@@ -229,7 +229,7 @@ def scan_dataset(
         sizes=dict(sizes),
         out_of_range={i: (int(labels[i]), int(pixels[i])) for i in unknown},
         problems=problems,
-        warnings=warnings + palettes.warnings() + grey_use.warnings(),
+        warnings=list(map(printable, warnings + palettes.warnings() + grey_use.warnings())),
     )
 
 

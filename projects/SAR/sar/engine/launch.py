@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -60,8 +60,13 @@ PREPARE_TIMEOUT = timedelta(days=1)
 
 def argument_parser() -> ArgumentParser:
     """detectron2's, with two more options; and a free port if --dist-url is not given."""
-    parser = default_argument_parser(program.epilog(EXAMPLES, EXIT_CODES))
-    parser.description = "Trains and evaluates the model of a config."
+    parser = program.Parser(
+        description="Trains and evaluates the model of a config.",
+        epilog=program.epilog(EXAMPLES, EXIT_CODES),
+        formatter_class=RawDescriptionHelpFormatter,
+        parents=[default_argument_parser()],
+        add_help=False,  # the parent has --help
+    )
     # None: one GPU if there is one, else the CPU.
     parser.set_defaults(dist_url="auto", num_gpus=None)
     parser.add_argument(
@@ -142,7 +147,7 @@ def _launch(main: Callable, cfg: CfgNode, args: Namespace) -> None:
         except (ProcessExitedException, ProcessRaisedException) as error:
             # Bad input comes first: that it ended, other processes may have reported as an error.
             for file in Path(errors).iterdir():
-                raise InputError(file.read_text()) from error
+                raise InputError(*file.read_text().split("\n")) from error
             if isinstance(error, ProcessRaisedException):
                 raise
             _exit_like(error)

@@ -25,8 +25,6 @@ from detectron2.projects.deeplab.loss import DeepLabCE
 LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
 _TINY = torch.finfo(torch.float32).tiny  # a divisor in the place of 0
 _SEESAW_MIN_SCORE = 0.01
-# Backbones pad an image to a multiple of their coarsest stride, which is 32 or less.
-_LARGEST_PADDED_STRIDE = 32
 
 
 def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -97,45 +95,57 @@ class SegmentationLoss(nn.Module):
         criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride, gives a scalar.
         stride: H / h rounded up, the head's `common_stride`.
         loss_weight: factor of the loss.
+        size_divisibility: of the backbone, which may pad images to a multiple of it; 0 if it does
+            not. detectron2's models pad the labels as well.
 
     Raises:
         InputError: in a training step, if the logits have another stride.
     """
 
-    def __init__(self, criterion: nn.Module, *, stride: int, loss_weight: float = 1.0):
+    def __init__(
+        self,
+        criterion: nn.Module,
+        *,
+        stride: int,
+        loss_weight: float = 1.0,
+        size_divisibility: int = 0,
+    ):
         super().__init__()
         self.criterion = criterion
         self.stride = stride
         self.loss_weight = loss_weight
+        self.size_divisibility = size_divisibility
 
     def forward(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """{"loss_sem_seg": scalar} of logits (N, K, h, w) and int64 labels (N, H, W)."""
-        _check_stride(predictions.shape[-2:], targets.shape[-2:], self.stride)
+        self._check_stride(predictions.shape[-2:], targets.shape[-2:])
         loss = self.criterion(predictions.float(), targets, self.stride)
         return {"loss_sem_seg": loss * self.loss_weight}
 
+    def _check_stride(self, logit_size: tuple[int, int], label_size: tuple[int, int]) -> None:
+        if self._fits(logit_size, label_size, self.stride):
+            return
+        fitting = max(math.ceil(label_size[i] / logit_size[i]) for i in (0, 1))
+        if self._fits(logit_size, label_size, fitting):
+            remedy = f"set it to {fitting}"
+        else:
+            remedy = "no stride fits both edges, so correct the head"
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.stride}, but the head gives logits of "
+            f"{dimensions(logit_size)} pixels (height x width) for labels of "
+            f"{dimensions(label_size)}: {remedy}"
+        )
 
-def _check_stride(logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> None:
-    if _covers(logit_size, label_size, stride):
-        return
-    fitting = max(math.ceil(label_size[i] / logit_size[i]) for i in (0, 1))
-    if _covers(logit_size, label_size, fitting):
-        remedy = f"set it to {fitting}"
-    else:
-        remedy = "no stride fits both edges, so correct the head"
-    raise InputError(
-        f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {stride}, but the head gives logits of "
-        f"{dimensions(logit_size)} pixels (height x width) for labels of {dimensions(label_size)}: "
-        f"{remedy}"
-    )
-
-
-def _covers(logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> bool:
-    """Whether logits at a stride cover the labels, with no more than a backbone's padding."""
-    return all(
-        label <= stride * logit < label + max(stride, _LARGEST_PADDED_STRIDE)
-        for logit, label in zip(logit_size, label_size, strict=True)
-    )
+    def _fits(self, logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> bool:
+        """Whether both edges of the labels, or of the padded images, have this stride."""
+        multiple = max(self.size_divisibility, 1)
+        return all(
+            # The second is for networks that round up a multiple, too, such as 64 / 4 to 17.
+            logit == math.ceil(label / stride)
+            or stride == math.ceil(label / logit)
+            or stride * logit == multiple * math.ceil(label / multiple)
+            for logit, label in zip(logit_size, label_size, strict=True)
+        )
 
 
 def upsample(logits: torch.Tensor, stride: int, targets: torch.Tensor) -> torch.Tensor:
@@ -378,7 +388,9 @@ def check_loss(cfg: CfgNode) -> None:
             raise InputError(f"MODEL.LOSS.{key} is {loss[key]}, expected {expected}")
 
 
-def build_loss(cfg: CfgNode, head: nn.Module) -> SegmentationLoss | None:
+def build_loss(
+    cfg: CfgNode, head: nn.Module, size_divisibility: int = 0
+) -> SegmentationLoss | None:
     """MODEL.LOSS for a semantic head, or None where the head keeps its own.
 
     Without a name, the losses of detectron2's heads become the same ones over all processes.
@@ -386,27 +398,41 @@ def build_loss(cfg: CfgNode, head: nn.Module) -> SegmentationLoss | None:
     A class-frequency file that is missing or wrong is an InputError in the first training step
     and not here, as inference does without it.
 
+    Args:
+        size_divisibility: of the backbone, see `SegmentationLoss`.
+
     Raises:
         InputError: keys of MODEL.LOSS that are wrong, or a head that has nothing to replace.
     """
     check_loss(cfg)
-    name = cfg.MODEL.LOSS.NAME
-    if not name:
-        return _own_loss(head, fused=cfg.MODEL.LOSS.FUSED)
+    if cfg.MODEL.LOSS.NAME:
+        criterion = _named_criterion(cfg, head)
+    else:
+        criterion = _own_criterion(head, fused=cfg.MODEL.LOSS.FUSED)
+    if criterion is None:
+        return None
+    return SegmentationLoss(
+        criterion,
+        stride=head.common_stride,
+        loss_weight=head.loss_weight,
+        size_divisibility=size_divisibility,
+    )
+
+
+def _named_criterion(cfg: CfgNode, head: nn.Module) -> nn.Module:
     needed = ("losses", "common_stride", "loss_weight", "ignore_value")
     lacking = [attribute for attribute in needed if not hasattr(head, attribute)]
     if lacking:
         raise InputError(
-            f'MODEL.LOSS.NAME "{name}" replaces the method losses(predictions, targets) of a '
-            f"semantic head, but {type(head).__name__} (MODEL.SEM_SEG_HEAD.NAME) lacks "
-            f'{", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or take a head '
-            "with these attributes, such as SemSegFPNHead"
+            f'MODEL.LOSS.NAME "{cfg.MODEL.LOSS.NAME}" replaces the method losses(predictions, '
+            f"targets) of a semantic head, but {type(head).__name__} (MODEL.SEM_SEG_HEAD.NAME) "
+            f'lacks {", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or take a '
+            "head with these attributes, such as SemSegFPNHead"
         )
     try:
-        criterion = _build_criterion(cfg, head.ignore_value)
+        return _build_criterion(cfg, head.ignore_value)
     except InputError as error:
-        criterion = _NotTrainable(error)
-    return SegmentationLoss(criterion, stride=head.common_stride, loss_weight=head.loss_weight)
+        return _NotTrainable(error)
 
 
 def _build_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module:
@@ -425,16 +451,14 @@ def _build_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module:
     return HardPixelMining(ignore_value, loss.TOP_K, weights, fused=loss.FUSED)
 
 
-def _own_loss(head: nn.Module, fused: bool) -> SegmentationLoss | None:
+def _own_criterion(head: nn.Module, fused: bool) -> nn.Module | None:
     known = (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead)
     if getattr(type(head), "losses", None) not in [kind.losses for kind in known]:
         return None
     own = getattr(head, "loss", None)  # of DeepLab's heads
     if isinstance(own, DeepLabCE):
-        criterion = HardPixelMining(head.ignore_value, own.top_k_percent_pixels, fused=fused)
-    else:
-        criterion = CrossEntropy(head.ignore_value, fused=fused)
-    return SegmentationLoss(criterion, stride=head.common_stride, loss_weight=head.loss_weight)
+        return HardPixelMining(head.ignore_value, own.top_k_percent_pixels, fused=fused)
+    return CrossEntropy(head.ignore_value, fused=fused)
 
 
 def _class_frequency(cfg: CfgNode) -> ClassFrequency:

@@ -61,7 +61,9 @@ class RegularizedModel:
             plain_cfg.defrost()
             plain_cfg.INPUT.CROP.ENABLED = False  # DeepLab's heads pool over its size
         arguments = super().from_config(plain_cfg)
-        arguments["loss"] = build_loss(cfg, arguments["sem_seg_head"])
+        arguments["loss"] = build_loss(
+            cfg, arguments["sem_seg_head"], arguments["backbone"].size_divisibility
+        )
         arguments["auxiliary_head"] = build_auxiliary_head(
             cfg, arguments["backbone"].output_shape()
         )

@@ -130,13 +130,13 @@ class CenterCollapseRegularizer(nn.Module):
             ValueError: shapes that do not go together, or a classifier that `check_classifier`
                 refuses.
         """
-        if classifier is not None:
-            check_classifier(classifier, self.num_classes)
         if embeddings.shape[1] != self.embed_dim:
             raise ValueError(
                 f"expected embeddings of {self.embed_dim} channels (embed_dim), "
                 f"found shape {tuple(embeddings.shape)}"
             )
+        if classifier is not None:
+            check_classifier(classifier, self.num_classes, self.embed_dim, embeddings.device)
         labels = match_labels(embeddings, labels)
         # Samples (N, C) are the points of one cloud (1, C, N).
         vectors = embeddings.flatten(2) if embeddings.dim() > 2 else embeddings.T[None]

@@ -3,9 +3,12 @@
 Shape shorthands: N samples, C embedding channels, L pixels or points of a sample, K classes.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 
@@ -34,13 +37,37 @@ def match_labels(embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return labels.long().reshape(labels.shape[0], -1)
 
 
-def classify(classifier, vectors: torch.Tensor) -> torch.Tensor:
-    """Logits (K, K') of vectors (K, C) by a linear layer, a 1x1 convolution or any callable."""
-    weight = getattr(classifier, "weight", None)
-    if isinstance(weight, torch.Tensor):  # a convolution wants its spatial dimensions
+def classify(
+    classifier: Callable[[torch.Tensor], torch.Tensor], vectors: torch.Tensor
+) -> torch.Tensor:
+    """Logits (M, K) of vectors (M, C).
+
+    Args:
+        classifier: a module that takes vectors; one with a convolution in it, which takes maps; or
+            any callable from (M, C) to (M, K).
+        vectors: brought to the precision of the classifier's weight.
+    """
+    weight = weight_of(classifier)
+    if weight is not None:  # a convolution wants its spatial dimensions
         vectors = vectors.to(weight.dtype).reshape(vectors.shape + (1,) * (weight.dim() - 2))
     logits = classifier(vectors).flatten(1)
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def weight_of(classifier: Callable) -> torch.Tensor | None:
+    """The tensor of a module that has the most dimensions, as a weight has; None for a function."""
+    module = module_of(classifier)
+    tensors = () if module is None else (*module.parameters(), *module.buffers())
+    tensors = (tensor for tensor in tensors if tensor.is_floating_point())
+    return max(tensors, key=torch.Tensor.dim, default=None)
+
+
+def module_of(classifier: Callable) -> nn.Module | None:
+    """The classifier itself, or the module that it is a method of; None for a plain function."""
+    owner = (
+        classifier if isinstance(classifier, nn.Module) else getattr(classifier, "__self__", None)
+    )
+    return owner if isinstance(owner, nn.Module) else None
 
 
 def class_counts(labels: torch.Tensor, num_classes: int, ignore_value: int) -> torch.Tensor:

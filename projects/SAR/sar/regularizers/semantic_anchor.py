@@ -140,7 +140,7 @@ class SemanticAnchorRegularizer(nn.Module):
             labels: (N,), (N, L0) or (N, H0, W0) class ids; brought to the embeddings' size by
                 nearest neighbour.
             classifier: linear layer or 1x1 convolution C -> K, shared with the main stream; or
-                any callable from (K, C) to (K, K).
+                another linear map of one embedding, from (M, C) to (M, K) for any M.
 
         Returns:
             {"loss_sar_anchor": scalar, "loss_sar_pull": scalar}, always both.
@@ -149,21 +149,17 @@ class SemanticAnchorRegularizer(nn.Module):
             ValueError: shapes that do not go together, or a classifier that `check_classifier`
                 refuses.
         """
-        check_classifier(classifier, self.num_classes)
-        if embeddings.shape[1] != self.anchors.shape[1]:
+        embed_dim = self.anchors.shape[1]
+        if embeddings.shape[1] != embed_dim:
             raise ValueError(
-                f"expected embeddings of {self.anchors.shape[1]} channels (embed_dim), "
+                f"expected embeddings of {embed_dim} channels (embed_dim), "
                 f"found shape {tuple(embeddings.shape)}"
             )
+        check_classifier(classifier, self.num_classes, embed_dim, embeddings.device)
         labels = match_labels(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             projected = self.projector(self.anchors)
             logits = classify(classifier, projected)
-            if logits.shape != (self.num_classes, self.num_classes):
-                raise ValueError(
-                    f"expected a classifier of {self.num_classes} classes (num_classes), "
-                    f"found logits of shape {tuple(logits.shape)}"
-                )
             targets = torch.arange(self.num_classes, device=logits.device)
             cross_entropy = F.cross_entropy(logits, targets, reduction="none")
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
-from sar.errors import InputError, listed, nearest
+from sar.errors import InputError, listed, nearest, printable
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -229,7 +229,7 @@ def pair_images_and_labels(
     if orphans:
         logger.warning(
             f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
-            f"used: {listed(orphans)}."
+            f"used: {printable(listed(orphans))}."
         )
     return [
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
