@@ -6,6 +6,7 @@ from PIL import Image
 
 from sar.data.grey_range import GreyRange
 from sar.data.labels import read_label
+from sar.data.palettes import PaletteComparison
 from sar.data.scan import classes_shown, scan_dataset
 from sar.errors import InputError
 
@@ -240,11 +241,28 @@ def test_palettes_are_compared_with_each_other_and_with_the_classes(make):
             label = Image.fromarray(np.asarray(file))
         label.putpalette([0, 0, 0, *(green + red if i == 2 else red + green)])
         label.save(record["sem_seg_file_name"])
-    between, with_classes = scan(dicts, class_colors=[(0, 0, 0), red, green]).warnings
+
+    def scan_with_colors(dicts):
+        return scan(dicts, palettes=PaletteComparison(NAMES, {0: (0, 0, 0), 1: red, 2: green}))
+
+    between, with_classes = scan_with_colors(dicts).warnings
     assert 'disagree about the ids 1, 2: 1 ("car") is #ff0000' in between
     assert "label0.png" in between and "label2.png" in between
     assert "contradict" in with_classes and "label2.png" in with_classes
-    assert scan(dicts[:2], class_colors=[(0, 0, 0), red, green]).warnings == []
+    assert scan_with_colors(dicts[:2]).warnings == []
+
+
+def test_palettes_are_compared_with_those_of_an_earlier_split(make):
+    dicts = make(random_labels(2, ids=(0, 1)))
+    for record, color in zip(dicts, ([255, 0, 0], [0, 0, 255]), strict=True):
+        with Image.open(record["sem_seg_file_name"]) as file:
+            label = Image.fromarray(np.asarray(file))
+        label.putpalette([0, 0, 0, *color])
+        label.save(record["sem_seg_file_name"])
+    palettes = PaletteComparison(NAMES, {})
+    assert scan(dicts[:1], palettes=palettes).warnings == []
+    (warning,) = scan(dicts[1:], palettes=palettes).warnings
+    assert "label0.png" in warning and "label1.png" in warning
 
 
 def test_images_that_use_a_small_part_of_16_bits(make):

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from sar.threads import map_ahead
 from .class_frequency import ClassFrequency
 from .grey_range import GreyRange
 from .grey_use import GreyUse, ImageUse
+from .ignored_foreground import IgnoredForeground
 from .labels import (
     FULL_RANGE,
     ColorMaskError,
@@ -24,7 +25,7 @@ from .labels import (
     read_label_and_palette,
     read_stored_image,
 )
-from .palettes import PaletteComparison, meaningful_colors
+from .palettes import IdColors, PaletteComparison
 
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
@@ -149,7 +150,7 @@ def scan_dataset(
     *,
     check_images: bool,
     is_training_set: bool = False,
-    class_colors: Sequence[Sequence[int]] = (),
+    palettes: PaletteComparison | None = None,
     grey_range: GreyRange = FULL_RANGE,
     num_threads: int | None = None,
     progress: bool = True,
@@ -166,7 +167,8 @@ def scan_dataset(
         check_images: decode the images, which finds truncated ones; otherwise only their headers
             are read, for the size.
         is_training_set: every class should have pixels, and at least two classes must.
-        class_colors: (K, 3) colours of the classes, to compare with the palettes of labels.
+        palettes: compares the palettes of these labels with those of data sets before, and with
+            the colours of the classes. Default: these labels are compared with each other.
         grey_range: what images of 16 bits are scaled with; warnings say if it does not fit.
         num_threads: default: a few more than cores, since some wait for the disk; at most 16.
         progress: show a progress bar.
@@ -175,7 +177,8 @@ def scan_dataset(
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
-    palettes, grey_use = PaletteComparison(class_names, class_colors), GreyUse(grey_range)
+    palettes, grey_use = palettes or PaletteComparison(class_names, {}), GreyUse(grey_range)
+    foreground = IgnoredForeground(ignore_label)
 
     def examine(record: dict) -> "_Examined":
         return _examine(record, num_classes, ignore_label, check_images)
@@ -186,13 +189,15 @@ def scan_dataset(
     )
     for record, result in zip(dicts, results, strict=True):
         problems += result.problems
-        palettes.add(record.get("sem_seg_file_name"), result.colors)
+        if result.colors is not None:
+            palettes.add(record["sem_seg_file_name"], result.colors)
         if result.image_use is not None:
             grey_use.add(record["file_name"], result.image_use)
         if result.counts is not None:
             pixels[: len(result.counts)] += result.counts
             labels[: len(result.counts)] += result.counts > 0
             sizes[result.size] += 1
+            foreground.add(record["sem_seg_file_name"], result.counts)
 
     ignored_pixels = int(pixels[ignore_label])
     pixels[ignore_label] = labels[ignore_label] = 0
@@ -211,12 +216,6 @@ def scan_dataset(
             problems.append(Problem(SINGLE_CLASS, "", message))
         if absent:
             warnings.append(_absent([class_names[k] for k in absent]))
-    if shown == [0] and ignored_pixels and not unknown:
-        warnings.append(
-            f"The labels have the ids 0 and {ignore_label} alone, and {ignore_label} is ignored: "
-            f"if {ignore_label} stands for the foreground, write its pixels as 1 (with a line in "
-            "classes.txt for each of the two classes)."
-        )
     return DatasetScan(
         frequency=ClassFrequency(
             class_names=tuple(class_names),
@@ -229,7 +228,7 @@ def scan_dataset(
         sizes=dict(sizes),
         out_of_range={i: (int(labels[i]), int(pixels[i])) for i in unknown},
         problems=problems,
-        warnings=warnings + palettes.warnings() + grey_use.warnings(),
+        warnings=warnings + foreground.warnings() + palettes.warnings() + grey_use.warnings(),
     )
 
 
@@ -294,7 +293,7 @@ class _Examined:
     counts: np.ndarray | None = None  # pixels of each id, up to the highest
     size: tuple[int, int] | None = None
     image_use: ImageUse | None = None
-    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of ids, by its palette
+    colors: IdColors | None = None
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
@@ -340,7 +339,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     result.counts = np.bincount(label.reshape(-1))
     if palette is not None:
         shown = np.flatnonzero(result.counts[:num_classes]).tolist()
-        result.colors = meaningful_colors(palette, [i for i in shown if i != ignore_label])
+        result.colors = IdColors.of(palette, [i for i in shown if i != ignore_label])
     unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
     unknown = unknown[unknown != ignore_label]
     if unknown.size:

@@ -65,7 +65,8 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
         raise InputError(
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
-    class_names, colors = read_classes(folder / "classes.txt")
+    classes = read_class_file(folder / "classes.txt", _TREE)
+    class_names = [name for name, _ in classes]
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
     prefix = _prefix(folder)
     for split in SPLITS:
@@ -80,10 +81,11 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             name,
             partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
             class_names,
-            colors,
+            _with_default_colors(classes),
             ignore_label=ignore_label_for(len(class_names)),
             image_root=str(image_root),
             sem_seg_root=str(label_root),
+            given_colors={i: color for i, (_, color) in enumerate(classes) if color is not None},
         )
     return tuple(f"{prefix}_{split}" for split in complete)
 
@@ -171,8 +173,11 @@ def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
         InputError: as `read_class_file`.
     """
     classes = read_class_file(path, _TREE)
-    colors = [color or default_color(k) for k, (_, color) in enumerate(classes)]
-    return [name for name, _ in classes], colors
+    return [name for name, _ in classes], _with_default_colors(classes)
+
+
+def _with_default_colors(classes: list[tuple[str, list[int] | None]]) -> list[list[int]]:
+    return [color or default_color(k) for k, (_, color) in enumerate(classes)]
 
 
 def default_color(class_id: int) -> list[int]:
