@@ -230,6 +230,52 @@ def test_sound_data_give_no_warning(make):
     assert scan(make(random_labels(3)), is_training_set=True).warnings == []
 
 
+def turn(file, orientation):
+    with Image.open(file) as image:
+        image.load()
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(file, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "size, orientation, label_orientation, is_told",
+    [
+        ((40, 50), 3, 1, True),
+        ((40, 50), 1, 3, True),
+        ((40, 40), 6, 1, True),
+        ((40, 50), 3, 3, False),
+        ((40, 50), 1, 1, False),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_orientation_of_an_image_alone(make, size, orientation, label_orientation, is_told, suffix):
+    dicts = make(random_labels(3, size=size), suffix)
+    turn(dicts[1]["file_name"], orientation)
+    turn(dicts[1]["sem_seg_file_name"], label_orientation)
+    warnings = scan(dicts).warnings
+    assert len(warnings) == is_told
+    if is_told:
+        assert f"1 images, such as {dicts[1]['file_name']}, are turned" in warnings[0]
+
+
+def test_label_that_was_drawn_on_the_upright_image(make):
+    dicts = make(random_labels(1, size=(50, 40)))
+    with Image.open(dicts[0]["file_name"]) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(dicts[0]["file_name"])
+    turn(dicts[0]["file_name"], 6)
+    result = scan(dicts)
+    assert result.problems == [] and result.warnings == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_quarter_turn_that_the_label_lacks_is_explained(make, suffix):
+    dicts = make(random_labels(1), suffix)
+    turn(dicts[0]["file_name"], 6)
+    (problem,) = scan(dicts).problems
+    assert f"the EXIF orientation of {dicts[0]['file_name']} swaps width" in problem.message
+
+
 # -- palettes and values
 
 

@@ -18,12 +18,13 @@ from .ignored_foreground import IgnoredForeground
 from .labels import (
     FULL_RANGE,
     ColorMaskError,
+    exif_orientation,
     how_to_convert,
-    is_turned_by_exif,
     read_image_size,
     read_label,
     read_label_and_palette,
     read_stored_image,
+    swaps_sides,
 )
 from .palettes import IdColors, PaletteComparison
 
@@ -177,6 +178,7 @@ def scan_dataset(
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
+    turned: list[str] = []
     palettes, grey_use = palettes or PaletteComparison(class_names, {}), GreyUse(grey_range)
     foreground = IgnoredForeground(ignore_label)
 
@@ -193,6 +195,8 @@ def scan_dataset(
             palettes.add(record["sem_seg_file_name"], result.colors)
         if result.image_use is not None:
             grey_use.add(record["file_name"], result.image_use)
+        if result.is_turned:
+            turned.append(record["file_name"])
         if result.counts is not None:
             pixels[: len(result.counts)] += result.counts
             labels[: len(result.counts)] += result.counts > 0
@@ -216,6 +220,8 @@ def scan_dataset(
             problems.append(Problem(SINGLE_CLASS, "", message))
         if absent:
             warnings.append(_absent([class_names[k] for k in absent]))
+    if turned:
+        warnings.append(_turned(turned))
     return DatasetScan(
         frequency=ClassFrequency(
             class_names=tuple(class_names),
@@ -294,6 +300,7 @@ class _Examined:
     size: tuple[int, int] | None = None
     image_use: ImageUse | None = None
     colors: IdColors | None = None
+    is_turned: bool = False  # against its label, by EXIF orientations
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
@@ -336,6 +343,9 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
             message += f", the data set says {_size(stated_size)}"
         result.problems.append(Problem(SIZE_DIFFERS, label_file, message))
 
+    elif check_images and image_size is not None:
+        result.is_turned = _is_turned(image_file, label_file, label.shape)
+
     result.counts = np.bincount(label.reshape(-1))
     if palette is not None:
         shown = np.flatnonzero(result.counts[:num_classes]).tolist()
@@ -355,12 +365,29 @@ def _explain_turn(
     """Return the end of a message if the EXIF orientation of one file swaps width and height."""
     if image_size != label_size[::-1]:
         return ""
-    turned = [file for file in (image_file, label_file) if is_turned_by_exif(file)]
+    turned = [file for file in (image_file, label_file) if swaps_sides(exif_orientation(file))]
     if len(turned) != 1:
         return ""
     return (
         f" (the EXIF orientation of {turned[0]} swaps width and height, and the other file has no "
         "such orientation: turn the pixels of one of them, or remove the orientation)"
+    )
+
+
+def _is_turned(image_file: str, label_file: str, size: tuple[int, int]) -> bool:
+    """Whether the EXIF orientations of an image and a label of the same size contradict."""
+    image, label = exif_orientation(image_file), exif_orientation(label_file)
+    if size[0] != size[1] and swaps_sides(image) != swaps_sides(label):
+        return False  # the sizes would differ if the label was drawn on the unturned image
+    return image != label
+
+
+def _turned(files: Sequence[str]) -> str:
+    return (
+        f"{len(files)} images, such as {files[0]}, are turned or mirrored by their EXIF "
+        "orientation, and their labels are not, or differently: look at them with "
+        "tools/visualize.py. If a label does not fit, turn the pixels of the image, and remove the "
+        "orientation."
     )
 
 
