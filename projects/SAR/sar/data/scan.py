@@ -213,10 +213,12 @@ def scan_dataset(
         message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
         problems.append(Problem(NOTHING_LABELLED, "", message))
     elif num_classes == 1:
-        problems.append(Problem(SINGLE_CLASS, "", _single_class("There is one class", class_names)))
+        problems.append(
+            Problem(SINGLE_CLASS, "", describe_single_class("There is one class", class_names))
+        )
     elif shown and is_training_set:
         if len(shown) == 1:
-            message = _single_class("One class has pixels", [class_names[shown[0]]])
+            message = describe_single_class("One class has pixels", [class_names[shown[0]]])
             problems.append(Problem(SINGLE_CLASS, "", message))
         if absent:
             warnings.append(_absent([class_names[k] for k in absent]))
@@ -238,7 +240,8 @@ def scan_dataset(
     )
 
 
-def _single_class(finding: str, class_names: Sequence[str]) -> str:
+def describe_single_class(finding: str, class_names: Sequence[str]) -> str:
+    """Return why a single class cannot be trained, and what to do."""
     return (
         f'{finding}, "{class_names[0]}", so the softmax has nothing to learn (loss 0, mIoU 100): '
         "label the background as a class of its own, instead of ignoring it."

@@ -41,7 +41,9 @@ _TREE = (
 # Folders that systems and network storage leave in others, next to those with a leading dot.
 _SYSTEM_FOLDERS = {
     "@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
-    "system volume information", "lost+found", "__pycache__",
+    "system volume information", "lost+found", "__pycache__", "@tmp", "@recently-snapshot",
+    "@transcode", "@sharesnap", "@synoeastream", "~snapshot", "recycler", "_thumbs",
+    "network trash folder", "temporary items", "thevolumesettingsfolder",
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -98,21 +100,27 @@ def ignore_label_for(num_classes: int) -> int:
 def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
     """Register DATASETS.FOLDER, and complete DATASETS.TRAIN and DATASETS.TEST in place.
 
-    TRAIN becomes the training split. TEST becomes the validation split by default; names that
-    are set stay, and a TEST that is set to () means no evaluation.
+    TRAIN becomes the training split, and cannot be another data set. TEST becomes the validation
+    split by default; names that are set stay, and a TEST that is set to () means no evaluation.
 
     Args:
         test_is_set: the config file or the command line sets DATASETS.TEST.
 
     Raises:
-        InputError: as `register_folder`; DATASETS.TEST names a data set that does not exist; by
-            default, the validation split has images but no labels, or labels but no images.
+        InputError: as `register_folder`; DATASETS.TRAIN names another data set; DATASETS.TEST names
+            a data set that does not exist; by default, the validation split has images but no
+            labels, or labels but no images.
     """
     folder = _resolved(cfg.DATASETS.FOLDER)
     names = register_folder(folder)
     prefix = _prefix(folder)
-    cfg.DATASETS.TRAIN = (f"{prefix}_train",)
-    val = f"{prefix}_val"
+    train, val = f"{prefix}_train", f"{prefix}_val"
+    if cfg.DATASETS.TRAIN not in ((), (train,)):
+        raise InputError(
+            f'DATASETS.TRAIN names "{listed(cfg.DATASETS.TRAIN)}", but DATASETS.FOLDER {folder} '
+            f'trains on "{train}": remove one of the two settings.'
+        )
+    cfg.DATASETS.TRAIN = (train,)
     for name in cfg.DATASETS.TEST:
         if name in DatasetCatalog:
             continue
@@ -223,14 +231,14 @@ def pair_images_and_labels(
     """
     images = files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
     labels = files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
-    unlabelled = [os.path.basename(images[stem]) for stem in sorted(images.keys() - labels.keys())]
+    unlabelled = _below(image_root, images, images.keys() - labels.keys())
     if unlabelled:
         raise InputError(
             f"{len(unlabelled)} of {len(images)} images in {image_root} have no label in "
             f"{label_root}: {listed(unlabelled)}. Add a label of the same name for each "
             f"({', '.join(LABEL_SUFFIXES)}), or take the images out. {remedy}"
         )
-    orphans = [os.path.basename(labels[stem]) for stem in sorted(labels.keys() - images.keys())]
+    orphans = _below(label_root, labels, labels.keys() - images.keys())
     if orphans:
         logger.warning(
             f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
@@ -240,6 +248,11 @@ def pair_images_and_labels(
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
         for stem in sorted(images)
     ]
+
+
+def _below(folder: str | os.PathLike, files: dict[str, str], stems: set[str]) -> list[str]:
+    """Return the paths of some files, sorted, as they are named below a folder."""
+    return [os.path.relpath(files[stem], folder) for stem in sorted(stems)]
 
 
 def files_by_stem(
