@@ -27,6 +27,7 @@ from sar.data.datasets.folder import SPLITS, missing_parts, register_folder
 from sar.data.grey_range import GreyRange
 from sar.data.labels import allow_pixels, read_image, read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
+from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
@@ -76,6 +77,9 @@ def check_all(args: argparse.Namespace) -> None:
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
+    # Of all splits, which share their classes.
+    metadata = MetadataCatalog.get(names[0])
+    args.palettes = PaletteComparison(metadata.get("stuff_classes") or (), given_colors(metadata))
     # Every split is looked at, whatever is wrong with another.
     errors = [error for name in names if (error := check(name, args))]
     if errors:
@@ -128,7 +132,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             metadata.get("ignore_label", 255),
             check_images=True,
             is_training_set=is_training_set(name),
-            class_colors=metadata.get("stuff_colors") or (),
+            palettes=args.palettes,
             grey_range=args.grey_range,
             progress=not args.quiet,
         )

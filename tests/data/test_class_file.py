@@ -1,4 +1,6 @@
+import time
 import unicodedata
+from contextlib import suppress
 
 import pytest
 
@@ -42,6 +44,18 @@ def test_colours_comments_and_blank_lines(read):
         "class_name\tclass_id\ngravel\t0\nkerb\t1\n",
         "gravel:::\nkerb:::\n",
         "__ignore__\ngravel\nkerb\n",
+        "id name\n0 gravel\n1 kerb\n",
+        "Idx Name\n0 gravel\n1 kerb\n",
+        "class_id class_name\n0 gravel\n1 kerb\n",
+        "name,trainId\ngravel,0\nkerb,1\n",
+        "gravel 0\nkerb 1\n",
+        "gravel (0)\nkerb (1)\n",
+        "gravel -> 0\nkerb -> 1\n",
+        "0. gravel\n1. kerb\n",
+        "0) gravel\n1) kerb\n",
+        "0 | gravel\n1 | kerb\n",
+        "0 -> gravel\n1 -> kerb\n",
+        "class 0 gravel\nclass 1 kerb\n",
     ],
 )
 def test_ids_and_headers(read, content):
@@ -56,6 +70,13 @@ def test_ids_and_headers(read, content):
         "name,r,g,b\ngravel,0,0,0\nkerb,255,0,0\n",
         "0 gravel 0 0 0\n1 kerb 255 0 0\n",
         "id,name,colour\n0,gravel,#000000\n1,kerb,#ff0000\n",
+        "id;name;r;g;b\n0;gravel;0;0;0\n1;kerb;255;0;0\n",
+        "name r g b\ngravel 0 0 0\nkerb 255 0 0\n",
+        "Class Name,Hex Code\ngravel,#000\nkerb,#f00\n",
+        "title,color\ngravel,#000000\nkerb,#ff0000\n",
+        "gravel (0, 0, 0)\nkerb (255, 0, 0)\n",
+        "gravel #000\nkerb #f00\n",
+        "gravel 0 0 0 0\nkerb 1 255 0 0\n",
     ],
 )
 def test_colours_of_other_formats(read, content):
@@ -63,10 +84,32 @@ def test_colours_of_other_formats(read, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["door, double door", "building: roof", "3 series", "car (parked)", "lane 2", "7"]
+    "name",
+    [
+        "door, double door",
+        "building: roof",
+        "3 series",
+        "car (parked)",
+        "traffic light 2",
+        "class 3 road",
+        "3.5 mm jack",
+        "version 1.5",
+        "C#",
+        "7",
+    ],
 )
 def test_names_with_marks_and_numbers(read, name):
     assert read(f"road\n{name}\n") == [("road", None), (name, None)]
+
+
+@pytest.mark.parametrize("name", ["red", "label", "parts", "red label"])
+def test_words_of_headers_can_be_classes(read, name):
+    assert read(f"{name}\nroad 2\n") == [(name, None), ("road 2", None)]
+
+
+def test_numbers_that_only_the_names_have_in_common(read):
+    assert read("lane 1\nlane 2\n") == [("lane 1", None), ("lane 2", None)]
+    assert read("3 series\n5 series\n") == [("3 series", None), ("5 series", None)]
 
 
 def test_labelmes_background_is_a_class(read):
@@ -101,6 +144,26 @@ def test_names_are_composed(read):
         ("- gravel\n- kerb\n", 'line 1: "- gravel" is not a class name'),
         ("['gravel', 'kerb']\n", "line 1: .* is not a class name"),
         ("gravel,\nkerb,\n", 'line 1: "gravel," is not a class name'),
+        ("kerb 1\ngravel 0\n", "line 1: .* number 1, but the line stands for the id 0"),
+        ("1. kerb\n0. gravel\n", "line 1: .* number 1, but the line stands for the id 0"),
+        ("class 1 kerb\nclass 0 gravel\n", "line 1: .* number 1, but"),
+        ("gravel 0\nkerb 1\nroad\n", 'line 3: "road" has no id'),
+        ("gravel 200 0 0 255\nkerb 0 200 0 255\n", "line 1: .* number 200, but"),
+        ("gravel,200,0,0,255\nkerb,0,200,0,255\n", "line 1: .* number 200, but"),
+        ("gravel 0.5 0.2 0.1\nkerb\n", "line 1: .* is not a class name"),
+        ("gravel 200 0\nkerb\n", "line 1: .* is not a class name"),
+        ("id name\ngravel\nkerb\n", 'line 1: "id name" looks like a header'),
+        ("category\ngravel\n", 'line 1: "category" looks like a header'),
+        ("nom,couleur\ngravel,#ff0000\n", "line 1: .* is not a class name"),
+        ("#ff0000 gravel\n#00ff00 kerb\n", "line 1: .* may be a colour or a comment"),
+        ("road\ngravel # stones\n", "line 2: .* is not a class name"),
+        ("| 0 | gravel |\n", "line 1: .* is not a class name"),
+        ("<names>\n", "line 1: .* is not a class name"),
+        ("// classes\ngravel\n", "line 1: .* is not a class name"),
+        ("% classes\ngravel\n", "line 1: .* is not a class name"),
+        ("gravel;kerb;bollard\n", "line 1: .* is not a class name"),
+        ("gravel, kerb, bollard\n", "line 1: .* is not a class name"),
+        ("-1: void\n0: road\n", "line 1: .* has no id"),
         ("gravel\x1b[31m\n", "line 1, has control characters"),
     ],
 )
@@ -109,6 +172,14 @@ def test_wrong_lines_are_refused(read, tmp_path, content, expected):
         read(content)
     assert str(tmp_path / "classes.txt") in str(error.value)
     assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["a" + 3000 * " " + "b", "a" + 3000 * "\t" + "b", "a " * 3000])
+def test_long_lines_take_no_time(read, line):
+    begin = time.process_time()
+    with suppress(InputError):
+        read(line)
+    assert time.process_time() - begin < 2
 
 
 def test_classes_with_colours_of_their_own(tmp_path):

@@ -111,6 +111,7 @@ def test_colours_of_classes(folder):
     (folder / "classes.txt").write_text("road\npothole #c81e28\n")
     metadata = MetadataCatalog.get(register_folder(folder)[0])
     assert metadata.stuff_colors == [default_color(0), [200, 30, 40]]
+    assert metadata.given_colors == {1: [200, 30, 40]}
 
 
 def test_default_colours_are_pascal_vocs():
@@ -160,6 +161,13 @@ def test_images_without_label_are_counted_and_the_first_named(folder):
     assert "x0.jpg, x1.jpg, x2.jpg, x3.jpg, x4.jpg and 2 more" in str(error.value)
     assert "x5.jpg" not in str(error.value)
     assert str(folder / "labels/val") in str(error.value)
+
+
+def test_images_without_label_are_named_with_their_folder(folder):
+    add(folder / "images/val/city/c.jpg")
+    _, val = register_folder(folder)
+    with pytest.raises(InputError, match=r"1 of 2 images .*: city/c\.jpg\. Add a label"):
+        load_dataset(val)
 
 
 def test_label_without_image_is_a_warning(folder, caplog):
@@ -214,7 +222,9 @@ def test_composed_and_decomposed_names_are_the_same(folder, forms):
     [
         "._c.jpg", ".hidden.png", "Thumbs.db", ".ipynb_checkpoints/c-checkpoint.png",
         "@eaDir/c.png", "__MACOSX/c.png", "$RECYCLE.BIN/c.png", "city/.cache/c.png",
-        "System Volume Information/c.png",
+        "System Volume Information/c.png", "@tmp/c.png", "@Recently-Snapshot/c.png",
+        "@SynoEAStream/c.png", "~snapshot/c.png", "RECYCLER/c.png", "Temporary Items/c.png",
+        "_thumbs/c.png",
     ],
 )  # fmt: skip
 def test_files_of_the_system_do_not_count(folder, caplog, part, name):
@@ -263,16 +273,24 @@ def test_classes_in_a_pipe(folder):
 # -- DATASETS.TRAIN and DATASETS.TEST
 
 
-def chosen(folder, test=(), test_is_set=False):
+def chosen(folder, test=(), test_is_set=False, train=()):
     cfg = get_cfg()
     add_sar_config(cfg)
-    cfg.DATASETS.FOLDER, cfg.DATASETS.TEST = str(folder), test
+    cfg.DATASETS.FOLDER, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = str(folder), train, test
     choose_splits(cfg, test_is_set=test_is_set or bool(test))
     return cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
 
 
 def test_the_validation_split_is_evaluated_by_default(folder):
     assert chosen(folder) == (("folder_roads_train",), ("folder_roads_val",))
+
+
+def test_another_training_set_is_refused(folder):
+    train = ("folder_roads_train",)
+    assert chosen(folder, train=train)[0] == train
+    for name in ("camvid_train", "folder_roads_tain", "folder_roads_val"):
+        with pytest.raises(InputError, match=f'TRAIN names "{name}", but .* "folder_roads_train"'):
+            chosen(folder, train=(name,))
 
 
 def test_no_evaluation_if_none_is_asked_for(folder):

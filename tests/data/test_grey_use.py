@@ -38,7 +38,20 @@ def test_a_small_part_is_a_warning_that_says_what_to_set(low, high):
 
 
 def test_the_part_is_that_of_all_images():
-    assert warnings_of(grey(0, 4000), grey(30000, 40000)) == []
+    assert warnings_of(grey(0, 10000), grey(30000, 40000)) == []
+
+
+def test_some_images_use_a_small_part():
+    wide, narrow = grey(0, 65535), grey(1000, 1255)
+    (warning,) = warnings_of(wide, narrow, wide, narrow)
+    assert warning.startswith("2 of 4 grey images of 16 bits, such as 1.tif, become fewer than 32")
+    assert warnings_of(*[wide] * 10, narrow) == []  # such as a dark one
+
+
+def test_some_colour_images_use_a_small_part():
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (4, 1, 3))
+    (warning,) = warnings_of(ramp, ramp // 16, lacks_low_bits=True)
+    assert warning.startswith("1 of 2 colour images of 16 bits, such as 1.tif, keep")
 
 
 def test_broken_pixels_do_not_count():
@@ -63,4 +76,4 @@ def test_8_bits_and_colours():
 
 def test_bands_that_are_not_read():
     (warning,) = warnings_of(*[np.zeros((4, 4, 3), np.uint8)] * 2, has_other_bands=True)
-    assert "2 images, such as 0.tif, have more bands" in warning
+    assert "2 images, such as 0.tif, have more bands or pages" in warning

@@ -12,7 +12,9 @@ from sar.data.grey_range import GreyRange
 from sar.data.labels import (
     ColorMaskError,
     allow_pixels,
+    exif_orientation,
     how_to_convert,
+    read_color_mask,
     read_image,
     read_image_size,
     read_label,
@@ -88,6 +90,23 @@ def test_grey_label_of_few_bits_gives_ids_as_written(tmp_path, bits):
     ids = (np.arange(35) % 2**bits).astype(np.uint8).reshape(5, 7)
     (tmp_path / "label.png").write_bytes(grey_png(ids, bits))
     label = read_label(tmp_path / "label.png")
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, ids)
+
+
+def grey_tiff(path, ids, bits, photometric):
+    """A TIFF of few bits; photometric 0 says that 0 is white."""
+    height, width = ids.shape
+    planes = np.unpackbits(ids[..., None], axis=2)[:, :, 8 - bits :].reshape(height, -1)
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1}
+    return written_tiff(path, tags, np.packbits(planes, axis=1).tobytes())
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_tiff_label_gives_ids_as_written(tmp_path, bits, photometric):
+    ids = (np.arange(40) % 2**bits).astype(np.uint8).reshape(5, 8)
+    label = read_label(grey_tiff(tmp_path / "label.tif", ids, bits, photometric))
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, ids)
 
@@ -235,9 +254,14 @@ def tiff(path, array, photometric=1):
     others = bands - (1 if photometric == 1 else 3)
     tags = {
         256: width, 257: height, 258: [bits] * bands, 259: 1, 262: photometric, 273: 0,
-        277: bands, 278: height, 279: len(pixels), 284: 1, 338: [0] * others,
-        339: [sample_format] * bands,
+        277: bands, 284: 1, 338: [0] * others, 339: [sample_format] * bands,
     }  # fmt: skip
+    return written_tiff(path, tags, pixels)
+
+
+def written_tiff(path, tags, pixels):
+    """A TIFF of one strip."""
+    tags = {**tags, 278: tags[257], 279: len(pixels)}
     directory = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in tags.items():
         if value != []:
@@ -251,7 +275,7 @@ def tiff(path, array, photometric=1):
     "dtype, bands, described",
     [
         (np.uint8, 4, "4 bands of 8 bits: write the one or three bands"),
-        (np.uint16, 5, "5 bands of 16 bits: .* gdal_translate -b 1 -b 2 -b 3"),
+        (np.uint16, 5, "5 bands of 16 bits: .* -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB"),
         (np.uint16, 12, "12 bands of 16 bits"),
         (np.float32, 3, r"3 bands of 32 bits \(floating-point numbers\)"),
         (np.float64, 1, r"1 band of 64 bits \(floating-point numbers\): convert it to 8 or 16"),
@@ -271,6 +295,58 @@ def test_tiff_that_pillow_cannot_read_is_explained(tmp_path, dtype, bands, descr
 def test_bands_that_are_not_read(tmp_path, bands, photometric, others):
     path = tiff(tmp_path / "bands.tif", np.zeros((3, 4, bands), np.uint8), photometric)
     assert read_stored_image(path).has_other_bands == bool(others)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_three_bands_as_gdal_writes_them(tmp_path, rgb, dtype):
+    scale = np.iinfo(dtype).max // 255
+    path = tiff(tmp_path / "bands.tif", rgb.astype(dtype) * scale)
+    np.testing.assert_array_equal(read_image(path), rgb)
+    assert read_image_size(path) == rgb.shape[:2]
+    ids = np.repeat(rgb[:, :, :1], 3, axis=2)
+    np.testing.assert_array_equal(read_label(tiff(tmp_path / "label.tif", ids)), ids[:, :, 0])
+
+
+@pytest.mark.parametrize("bands, photometric", [(2, 1), (4, 2)])
+def test_label_of_several_bands_is_an_error(tmp_path, bands, photometric):
+    path = tiff(tmp_path / "label.tif", np.zeros((3, 4, bands), np.uint8), photometric)
+    for read in (read_label, read_color_mask):
+        with pytest.raises(InputError, match=r"label\.tif has more bands than would be read"):
+            read(path)
+
+
+def pages(path, *arrays, **kwargs):
+    first, *others = map(Image.fromarray, arrays)
+    first.save(path, save_all=True, append_images=others, **kwargs)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_label_of_several_pages_is_an_error(tmp_path, suffix):
+    ids = np.zeros((3, 4), np.uint8)
+    with pytest.raises(InputError, match=rf"label\{suffix} has 3 pages"):
+        read_label(pages(tmp_path / f"label{suffix}", ids, ids + 1, ids + 2))
+
+
+def test_overviews_of_a_label_are_no_pages(tmp_path):
+    ids = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    overview = Image.fromarray(ids[::2, ::2])
+    overview.encoderinfo = {"tiffinfo": {254: 1}}
+    Image.fromarray(ids).save(tmp_path / "label.tif", save_all=True, append_images=[overview])
+    np.testing.assert_array_equal(read_label(tmp_path / "label.tif"), ids)
+
+
+def test_pages_that_are_not_read(tmp_path, rgb):
+    assert not read_stored_image(pages(tmp_path / "image.tif", rgb)).has_other_bands
+    assert read_stored_image(pages(tmp_path / "image.tif", rgb, rgb)).has_other_bands
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, rgb, suffix, orientation):
+    path = with_orientation(tmp_path / f"image{suffix}", rgb, orientation)
+    assert exif_orientation(path) == orientation
+    assert exif_orientation(save(tmp_path / f"plain{suffix}", rgb)) == 1
 
 
 def test_16_bit_colours_lack_their_low_bits(tmp_path):

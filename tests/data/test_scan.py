@@ -7,6 +7,7 @@ from PIL import Image
 
 from sar.data.grey_range import GreyRange
 from sar.data.labels import read_label
+from sar.data.palettes import PaletteComparison
 from sar.data.scan import classes_shown, scan_dataset
 from sar.errors import InputError
 
@@ -245,6 +246,52 @@ def test_sound_data_give_no_warning(make):
     assert scan(make(random_labels(3)), is_training_set=True).warnings == []
 
 
+def turn(file, orientation):
+    with Image.open(file) as image:
+        image.load()
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(file, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "size, orientation, label_orientation, is_told",
+    [
+        ((40, 50), 3, 1, True),
+        ((40, 50), 1, 3, True),
+        ((40, 40), 6, 1, True),
+        ((40, 50), 3, 3, False),
+        ((40, 50), 1, 1, False),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
+def test_orientation_of_an_image_alone(make, size, orientation, label_orientation, is_told, suffix):
+    dicts = make(random_labels(3, size=size), suffix)
+    turn(dicts[1]["file_name"], orientation)
+    turn(dicts[1]["sem_seg_file_name"], label_orientation)
+    warnings = scan(dicts).warnings
+    assert len(warnings) == is_told
+    if is_told:
+        assert f"1 images, such as {dicts[1]['file_name']}, are turned" in warnings[0]
+
+
+def test_label_that_was_drawn_on_the_upright_image(make):
+    dicts = make(random_labels(1, size=(50, 40)))
+    with Image.open(dicts[0]["file_name"]) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(dicts[0]["file_name"])
+    turn(dicts[0]["file_name"], 6)
+    result = scan(dicts)
+    assert result.problems == [] and result.warnings == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_quarter_turn_that_the_label_lacks_is_explained(make, suffix):
+    dicts = make(random_labels(1), suffix)
+    turn(dicts[0]["file_name"], 6)
+    (problem,) = scan(dicts).problems
+    assert f"the EXIF orientation of {dicts[0]['file_name']} swaps width" in problem.message
+
+
 # -- palettes and values
 
 
@@ -256,11 +303,28 @@ def test_palettes_are_compared_with_each_other_and_with_the_classes(make):
             label = Image.fromarray(np.asarray(file))
         label.putpalette([0, 0, 0, *(green + red if i == 2 else red + green)])
         label.save(record["sem_seg_file_name"])
-    between, with_classes = scan(dicts, class_colors=[(0, 0, 0), red, green]).warnings
+
+    def scan_with_colors(dicts):
+        return scan(dicts, palettes=PaletteComparison(NAMES, {0: (0, 0, 0), 1: red, 2: green}))
+
+    between, with_classes = scan_with_colors(dicts).warnings
     assert 'disagree about the ids 1, 2: 1 ("car") is #ff0000' in between
     assert "label0.png" in between and "label2.png" in between
     assert "contradict" in with_classes and "label2.png" in with_classes
-    assert scan(dicts[:2], class_colors=[(0, 0, 0), red, green]).warnings == []
+    assert scan_with_colors(dicts[:2]).warnings == []
+
+
+def test_palettes_are_compared_with_those_of_an_earlier_split(make):
+    dicts = make(random_labels(2, ids=(0, 1)))
+    for record, color in zip(dicts, ([255, 0, 0], [0, 0, 255]), strict=True):
+        with Image.open(record["sem_seg_file_name"]) as file:
+            label = Image.fromarray(np.asarray(file))
+        label.putpalette([0, 0, 0, *color])
+        label.save(record["sem_seg_file_name"])
+    palettes = PaletteComparison(NAMES, {})
+    assert scan(dicts[:1], palettes=palettes).warnings == []
+    (warning,) = scan(dicts[1:], palettes=palettes).warnings
+    assert "label0.png" in warning and "label1.png" in warning
 
 
 def test_images_that_use_a_small_part_of_16_bits(make):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
 from sar.engine.prepare import complete_config, prepare
 from sar.engine.trainer import Trainer
 from sar.errors import InputError
@@ -70,6 +71,26 @@ def test_warnings_of_the_scan_are_logged(overrides, folder, caplog):
     prepared(overrides)
     (warning,) = (text for text in caplog.messages if "pothole" in text)
     assert warning.startswith("folder_mine_train: No training label has a pixel of the class")
+
+
+def test_one_class_is_refused_without_a_check_of_the_files(overrides, folder, tmp_path):
+    (folder / "classes.txt").write_text("ground\n")
+    counts = tmp_path / "counts.json"
+    ClassFrequency(("ground",), 1, (1,), (9,), 0).save(counts)
+    off = ["DATASETS.CHECK", "False", "DATASETS.CLASS_FREQUENCY", str(counts)]
+    with pytest.raises(InputError, match='has one class, "ground", so the softmax has nothing'):
+        prepared([*overrides, *off])
+
+
+def test_palettes_of_training_and_validation_are_compared(overrides, folder, caplog):
+    for split, colors in (("train", [255, 0, 0, 0, 0, 255]), ("val", [0, 0, 255, 255, 0, 0])):
+        for file in (folder / "labels" / split).iterdir():
+            label = Image.fromarray(np.asarray(Image.open(file)))
+            label.putpalette([0, 0, 0, *colors, *[0] * 3 * 253])
+            label.save(file)
+    prepared(overrides)
+    (warning,) = (text for text in caplog.messages if "palettes" in text)
+    assert "labels/train/" in warning and "labels/val/" in warning
 
 
 def test_one_class_is_refused(overrides, folder, caplog):

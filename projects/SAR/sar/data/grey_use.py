@@ -9,6 +9,9 @@ from .labels import StoredImage
 
 # Fewer of the 256 grey levels are worth a warning.
 _FEW_LEVELS = 64
+# Single images may have low contrast: a warning tells of a tenth of the images with still fewer.
+_FEW_LEVELS_OF_AN_IMAGE = 32
+_MANY_IMAGES = 0.1
 # Shares of the pixels: the darkest and brightest, which may be broken; clipped by the grey range.
 _OUTLIERS = 0.001
 _MANY_CLIPPED = 0.05
@@ -49,6 +52,7 @@ class GreyUse:
             "grey": np.zeros(MAX_VALUE + 1, np.int64),
             "colour": np.zeros(256, np.int64),
         }
+        self._narrow: dict[str, list[str]] = {"grey": [], "colour": []}
         self._with_other_bands: list[str] = []
 
     def add(self, file: str, image: ImageUse) -> None:
@@ -59,33 +63,29 @@ class GreyUse:
             kind = "colour" if image.is_color else "grey"
             self._num_images[kind] += 1
             self._counts[kind][: len(image.counts)] += image.counts
+            if self._num_levels(kind, image.counts) < _FEW_LEVELS_OF_AN_IMAGE:
+                self._narrow[kind].append(file)
 
     def warnings(self) -> list[str]:
         """Return a sentence about each loss: levels of grey and of colour, pixels, bands."""
         warnings = self._grey_warnings() if self._num_images["grey"] else []
         if self._num_images["colour"]:
-            low, high = _part_in_use(self._counts["colour"])
-            if high - low < _FEW_LEVELS:
-                warnings.append(
-                    f"The {self._num_images['colour']} colour images of 16 bits use few values, of "
-                    f"which the upper 8 bits are read: {high - low + 1} of 256 levels are left; "
-                    "scale the images and write them with 8 bits."
-                )
+            warnings += self._color_warnings()
         if self._with_other_bands:
             warnings.append(
                 f"{len(self._with_other_bands)} images, such as {self._with_other_bands[0]}, have "
-                "more bands than are read (the first, or red, green and blue): if the model should "
-                "see others, write them as files of three bands."
+                "more bands or pages than are read (the first, or red, green and blue): if the "
+                "model should see others, write them as files of three bands."
             )
         return warnings
 
     def _grey_warnings(self) -> list[str]:
         counts, current = self._counts["grey"], self._grey_range
         low, high = _part_in_use(counts)
-        num_levels = int(np.ptp(current.to_8_bits(np.array([low, high], np.uint16)))) + 1
+        num_levels = self._num_levels("grey", counts)
         clipped = 1 - counts[current.black : current.white + 1].sum() / counts.sum()
         if num_levels >= _FEW_LEVELS and clipped <= _MANY_CLIPPED:
-            return []
+            return self._narrow_warnings("grey", "become")
         black = min(low, MAX_VALUE - 1)
         loss = f"become {num_levels} of 256 grey levels"
         if num_levels >= _FEW_LEVELS:
@@ -96,6 +96,32 @@ class GreyUse:
             f"{current.white}: set INPUT.BLACK_POINT {black} INPUT.WHITE_POINT "
             f"{max(high, black + 1)}."
         ]
+
+    def _color_warnings(self) -> list[str]:
+        num_levels = self._num_levels("colour", self._counts["colour"])
+        if num_levels >= _FEW_LEVELS:
+            return self._narrow_warnings("colour", "keep, in the upper 8 bits that are read,")
+        return [
+            f"The {self._num_images['colour']} colour images of 16 bits use few values, of which "
+            f"the upper 8 bits are read: {num_levels} of 256 levels are left; scale the images and "
+            "write them with 8 bits."
+        ]
+
+    def _narrow_warnings(self, kind: str, become: str) -> list[str]:
+        """Return a sentence if the images use their range, but many single ones do not."""
+        narrow, number = self._narrow[kind], self._num_images[kind]
+        if len(narrow) < _MANY_IMAGES * number:
+            return []
+        return [
+            f"{len(narrow)} of {number} {kind} images of 16 bits, such as {narrow[0]}, {become} "
+            f"fewer than {_FEW_LEVELS_OF_AN_IMAGE} of 256 levels, unlike the others: if they have "
+            "another scale, write all images with one scale."
+        ]
+
+    def _num_levels(self, kind: str, counts: np.ndarray) -> int:
+        """Return how many of the 256 levels the values span that have these counts."""
+        used = np.array(_part_in_use(counts), np.uint16)
+        return int(np.ptp(self._grey_range.to_8_bits(used) if kind == "grey" else used)) + 1
 
 
 def _part_in_use(counts: np.ndarray) -> tuple[int, int]:

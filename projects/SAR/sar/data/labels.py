@@ -33,17 +33,25 @@ _TRANSPOSITIONS = {
 }
 _QUARTER_TURNS = (5, 6, 7, 8)
 # Tags of TIFF.
-_BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 258, 277, 339
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 254, 258, 277, 339
+_OVERVIEW_OR_MASK = 0b101  # bits of the subfile type
 _SAMPLE_FORMATS = {
     2: " with sign",
     3: " (floating-point numbers)",
     5: " (complex)",
     6: " (complex)",
 }
+# GDAL writes three bands as one of grey and two others by default. Pillow knows such a layout if it
+# is in this table: byte order, 1 for "black is zero", unsigned, order of the bits, bits of each
+# band, and the kinds of the other bands.
+for _order, _deep_mode in ((b"II", "RGB;16L"), (b"MM", "RGB;16B")):
+    for _bits, _mode in ((8, "RGB"), (16, _deep_mode)):
+        _layout = (_order, 1, (1,), 1, (_bits,) * 3, (0, 0))
+        TiffImagePlugin.OPEN_INFO.setdefault(_layout, ("RGB", _mode))
 # Images of more pixels are refused by default, since small files can claim to be huge.
 MAX_PIXELS = 178_956_970
 FULL_RANGE = GreyRange()
-# Pillow stretches grey PNGs of 2 and 4 bits to 0..255: what an id was multiplied by.
+# Pillow stretches grey values of 2 and 4 bits to 0..255: what an id was multiplied by.
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
 
@@ -67,7 +75,7 @@ class StoredImage:
     Attributes:
         values: (H, W) uint16 of a grey image of 16 bits; (H, W, 3) uint8 RGB of all others.
         lacks_low_bits: a colour image of 16 bits, of which Pillow reads the upper 8 alone.
-        has_other_bands: bands that are not read, such as near infrared (not alpha).
+        has_other_bands: bands or pages that are not read, such as near infrared (not alpha).
     """
 
     values: np.ndarray
@@ -102,7 +110,7 @@ def read_stored_image(path: str | os.PathLike) -> StoredImage:
         InputError: as `read_image`.
     """
     with opened(path, "image") as image:
-        raw_mode = _raw_mode(image)
+        raw_mode, num_pages = _raw_mode(image), _num_pages(image, path)
         image.load()
         upright = _upright(image)
         if _is_deep(upright):
@@ -112,7 +120,7 @@ def read_stored_image(path: str | os.PathLike) -> StoredImage:
         return StoredImage(
             values,
             lacks_low_bits=values.ndim == 3 and ";16" in raw_mode,
-            has_other_bands=image.format == "TIFF" and "X" in raw_mode,
+            has_other_bands=image.format == "TIFF" and ("X" in raw_mode or num_pages > 1),
         )
 
 
@@ -183,7 +191,8 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         InputError: the file is missing, truncated, no image, of a lossy format, or has
-            floating-point numbers; `ColorMaskError` if it has colours.
+            floating-point numbers, several pages, or bands that would not be read;
+            `ColorMaskError` if it has colours.
     """
     return read_label_and_palette(path)[0]
 
@@ -200,7 +209,8 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
     """
     with opened(path, "label") as image:
         _refuse_lossy(image, path)
-        stretch = _GREY_STRETCH.get(_raw_mode(image), 1) if image.format == "PNG" else 1
+        _refuse_other_bands(image, path)
+        raw_mode = _raw_mode(image)
         image.load()
         upright = _upright(image)
         palette = None
@@ -208,8 +218,7 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
             palette = np.array(upright.getpalette("RGB"), np.uint8).reshape(-1, 3)
         ids = np.array(upright)
         if upright.mode in ("1", "L", "P"):
-            ids = ids.astype(np.uint8, copy=False)
-            return (ids if stretch == 1 else ids // np.uint8(stretch)), palette
+            return _as_stored(ids, raw_mode), palette
         if _is_deep(upright):
             return _as_uint16(ids, path, "label"), palette
         if upright.mode == "F":
@@ -218,6 +227,21 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
                 "of 8 or 16 bits."
             )
         return _first_of_equal_channels(upright, path), palette
+
+
+def _as_stored(ids: np.ndarray, raw_mode: str) -> np.ndarray:
+    """Return (H, W) uint8, the numbers in the file: Pillow stretches them, or inverts a TIFF's.
+
+    Args:
+        raw_mode: such as "L;2IR", for 2 bits, inverted because 0 is white, bits in reverse order.
+    """
+    is_inverted = "I" in raw_mode.partition(";")[2]
+    if ids.dtype == bool:
+        return (ids != is_inverted).astype(np.uint8)
+    if is_inverted:
+        ids = 255 - ids
+    stretch = _GREY_STRETCH.get(raw_mode[:3], 1)
+    return ids if stretch == 1 else ids // np.uint8(stretch)
 
 
 def read_color_mask(path: str | os.PathLike) -> np.ndarray:
@@ -234,6 +258,7 @@ def read_color_mask(path: str | os.PathLike) -> np.ndarray:
     """
     with opened(path, "label") as image:
         _refuse_lossy(image, path)
+        _refuse_other_bands(image, path)
         image.load()
         if image.mode in ("1", "L", "F") or _is_deep(image):
             raise InputError(
@@ -249,6 +274,42 @@ def _refuse_lossy(image: Image.Image, path: str | os.PathLike) -> None:
             f"Label {path} is a {image.format} file, whatever its name: lossy compression changes "
             "ids and colours. Export it again as PNG."
         )
+
+
+def _refuse_other_bands(image: Image.Image, path: str | os.PathLike) -> None:
+    if (number := _num_pages(image, path)) > 1:
+        raise InputError(
+            f"Label {path} has {number} pages, of which only the first would be read: write the "
+            "page of the class ids as a file of its own."
+        )
+    if image.format == "TIFF" and "X" in _raw_mode(image):
+        raise InputError(
+            f"Label {path} has more bands than would be read: write the band of the class ids as "
+            "a file of its own, such as with: gdal_translate -b 1 INPUT OUTPUT"
+        )
+
+
+def _num_pages(image: Image.Image, path: str | os.PathLike) -> int:
+    """Return the number of pages, without overviews (smaller copies of a page) and masks."""
+    if image.format != "TIFF":
+        return getattr(image, "n_frames", 1)
+    if not image.tag_v2.next:
+        return 1
+    return sum(not tags.get(_SUBFILE_TYPE, 0) & _OVERVIEW_OR_MASK for tags in _directories(path))
+
+
+def _directories(path: str | os.PathLike) -> Iterator[TiffImagePlugin.ImageFileDirectory_v2]:
+    """Yield the tags of each page of a TIFF: the same object, filled again."""
+    with open(path, "rb") as file:
+        header = file.read(8)
+        header += file.read(8 if header[2] == 43 else 0)  # a BigTIFF
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        offsets = set()
+        while tags.next and tags.next not in offsets:
+            offsets.add(tags.next)
+            file.seek(tags.next)
+            tags.load(file)
+            yield tags
 
 
 def how_to_convert(path: str | os.PathLike) -> str:
@@ -365,12 +426,7 @@ def _damaged(path: str | os.PathLike, what: str, error: Exception) -> InputError
 def _unusual_tiff(path: str | os.PathLike, what: str) -> str | None:
     """Return what a TIFF holds that Pillow does not decode, and what to do; None if unknown."""
     try:
-        with open(path, "rb") as file:
-            header = file.read(8)
-            header += file.read(8 if header[2] == 43 else 0)  # a BigTIFF
-            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            tags.load(file)
+        tags = next(_directories(path))
         bands, bits = int(tags.get(_SAMPLES_PER_PIXEL, 1)), tags.get(_BITS_PER_SAMPLE, (1,))[0]
         kind = _SAMPLE_FORMATS.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "")
     # Not a TIFF, or a damaged one: decoders raise nearly anything.
@@ -379,7 +435,7 @@ def _unusual_tiff(path: str | os.PathLike, what: str) -> str | None:
     advice = "convert it to 8 or 16 bits"
     if bands > 1:
         needed = "the band of the class ids" if what == "label" else "the one or three bands to use"
-        options = "-b 1" if what == "label" else "-b 1 -b 2 -b 3"
+        options = "-b 1" if what == "label" else "-b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB"
         advice = (
             f"write {needed}, of 8 or 16 bits, as a file of its own, such as with: gdal_translate "
             f"{options} INPUT OUTPUT"
@@ -397,14 +453,25 @@ def allow_pixels(number: int) -> None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(number / 2))
 
 
-def is_turned_by_exif(path: str | os.PathLike) -> bool:
-    """Whether the EXIF orientation of an image or a label swaps its width and height.
+def swaps_sides(orientation: int) -> bool:
+    """Whether an EXIF orientation swaps width and height."""
+    return orientation in _QUARTER_TURNS
+
+
+def exif_orientation(path: str | os.PathLike) -> int:
+    """Return the EXIF orientation of an image or a label, 1 (upright) to 8, from the header alone.
 
     Raises:
         InputError: the file is missing or no image.
     """
     with opened(path, "file") as image:
-        return orientation(image) in _QUARTER_TURNS
+        if image.format == "TIFF":
+            found = image.tag_v2.get(_EXIF_ORIENTATION)
+        elif image.format == "PNG" and "exif" not in image.info:
+            found = None
+        else:
+            found = orientation(image)
+    return found if found in _TRANSPOSITIONS else 1
 
 
 def orientation(image: Image.Image) -> int | None:

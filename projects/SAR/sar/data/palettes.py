@@ -5,92 +5,175 @@ palette with the colour of each class, and some number the classes of each file 
 the palettes show that an id is not the same class in all files.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sar.data.datasets.folder import default_color
 from sar.errors import listed
 
+from detectron2.data import Metadata
+
 Color = tuple[int, int, int]
 
 
-def meaningful_colors(palette: np.ndarray, ids: Iterable[int]) -> dict[int, Color]:
-    """Return the colours of a label's ids, if its palette can tell classes apart.
+@dataclass(frozen=True)
+class IdColors:
+    """The colours that a label file's palette gives to the ids of the file.
 
-    Palettes that applications write by default depend on the number of the id alone and say
-    nothing about classes: ramps of grey, PASCAL VOC's colours, one colour for all ids.
-
-    Args:
-        palette: (N, 3) uint8, the colours of the ids 0 to N - 1.
-        ids: the ids of classes that the label has, in ascending order.
-
-    Returns:
-        the colour (r, g, b) of each id; {} for a palette without meaning.
+    Attributes:
+        colors: the colour (r, g, b) of each class id that the label has; {} if all are the same.
+        is_default: the colours depend on the number of the id alone, as in palettes that programs
+            write by default: ramps of grey, PASCAL VOC's colours.
     """
-    colors = {i: tuple(palette[i].tolist()) for i in ids if i < len(palette)}
-    values = list(colors.values())
-    is_one_color = len(set(values)) <= 1 < len(values)
-    is_grey_ramp = all(r == g == b for r, g, b in values) and values == sorted(set(values))
-    # With black for the id 0, as in VOC's files, or without.
-    is_vocs = any(
-        all(color == tuple(default_color(i - shift)) for i, color in colors.items())
-        for shift in (0, 1)
-    )
-    return {} if is_one_color or is_grey_ramp or is_vocs else colors
+
+    colors: dict[int, Color]
+    is_default: bool
+
+    @classmethod
+    def of(cls, palette: np.ndarray, ids: Iterable[int]) -> "IdColors":
+        """Take the colours of class ids, in ascending order, from a palette, (N, 3) uint8."""
+        colors = {i: tuple(palette[i].tolist()) for i in ids if i < len(palette)}
+        values = list(colors.values())
+        if len(set(values)) <= 1 < len(values):
+            colors = {}
+        is_grey_ramp = all(map(_is_grey, values)) and values == sorted(set(values))
+        # With black for the id 0, as in VOC's files, or without.
+        is_vocs = any(
+            all(color == tuple(default_color(i - shift)) for i, color in colors.items())
+            for shift in (0, 1)
+        )
+        return cls(colors, is_grey_ramp or is_vocs)
+
+
+def given_colors(metadata: Metadata) -> dict[int, Color]:
+    """Return the colours of a data set's classes that somebody chose, by id.
+
+    Colours that equal `default_color` count as chosen only if the metadata's `given_colors`, which
+    a DATASETS.FOLDER has, says so.
+    """
+    given = metadata.get("given_colors")
+    if given is None:
+        colors = enumerate(metadata.get("stuff_colors") or ())
+        given = {i: color for i, color in colors if list(color) != default_color(i)}
+    return {i: tuple(color) for i, color in given.items()}
 
 
 class PaletteComparison:
-    """Compares the palettes of a data set's label files, file by file.
+    """Compares the palettes of label files, of one data set or of several with the same classes.
+
+    A default palette says nothing about the classes, unless it has the same colours as the other
+    palettes, or as the classes, for other ids.
 
     Args:
         class_names: K names.
-        class_colors: K colours of the data set. Those that equal `default_color` are taken for not
-            given, and not compared.
+        class_colors: the colours of classes, by id, as `given_colors` returns them.
     """
 
-    def __init__(self, class_names: Sequence[str], class_colors: Sequence[Sequence[int]]) -> None:
+    def __init__(self, class_names: Sequence[str], class_colors: Mapping[int, Color]) -> None:
         self._class_names = class_names
-        self._given = {
-            i: tuple(color)
-            for i, color in enumerate(class_colors)
-            if list(color) != default_color(i)
-        }
-        self._files: dict[int, dict[Color, str]] = {}  # by id and colour, the first file
+        self._given = class_colors
+        # The first file, by id and colour; and by the colours of all ids of a default palette.
+        self._files: dict[int, dict[Color, str]] = {}
+        self._default: dict[tuple[tuple[int, Color], ...], str] = {}
+        self._told: set[tuple[str, int]] = set()
 
-    def add(self, file: str, colors: dict[int, Color]) -> None:
-        """Add the `meaningful_colors` of a label file."""
-        for i, color in colors.items():
+    def add(self, file: str, palette: IdColors) -> None:
+        """Add a label file."""
+        if palette.is_default:
+            self._default.setdefault(tuple(palette.colors.items()), file)
+            return
+        for i, color in palette.colors.items():
             self._files.setdefault(i, {}).setdefault(color, file)
 
     def warnings(self) -> list[str]:
-        """Return a sentence about palettes that disagree, and one about the colours of classes."""
-        warnings = []
-        differing = sorted(i for i, files in self._files.items() if len(files) > 1)
-        if differing:
-            (color, file), (other_color, other_file), *_ = self._files[differing[0]].items()
-            warnings.append(
-                f"The palettes of label files disagree about {_ids(differing)}: "
-                f"{self._named(differing[0])} is {_hex(color)} in {file} and {_hex(other_color)} "
-                f"in {other_file}, so an id may not be the same class in all files; if so, "
-                "write them again with one numbering."
-            )
-        contradicting = [
-            (i, color, file)
-            for i, files in sorted(self._files.items())
+        """Return what is new since the last call.
+
+        Returns:
+            a sentence about palettes that disagree, and one about the colours of classes.
+        """
+        found = (
+            self._between_files() or self._between_defaults_and_files(),
+            self._with_given_colors(),
+        )
+        return [warning for warning in found if warning]
+
+    def _between_files(self) -> str:
+        differing = [i for i, files in self._files.items() if len(files) > 1]
+        if not (ids := self._new("files", differing)):
+            return ""
+        (color, file), (other_color, other_file), *_ = self._files[ids[0]].items()
+        return self._disagreement(
+            ids,
+            f"{self._named(ids[0])} is {_hex(color)} in {file} and {_hex(other_color)} in "
+            f"{other_file}",
+        )
+
+    def _between_defaults_and_files(self) -> str:
+        owners: dict[Color, dict[int, str]] = {}
+        for i, files in self._files.items():
+            for color, file in files.items():
+                owners.setdefault(color, {})[i] = file
+        moved = {i: (color, file) for i, color, file in self._moved(owners)}
+        if not (ids := self._new("files", moved)):
+            return ""
+        color, file = moved[ids[0]]
+        other_id, other_file = next(iter(owners[color].items()))
+        return self._disagreement(
+            ids,
+            f"{_hex(color)} is {self._named(ids[0])} in {file} and {self._named(other_id)} in "
+            f"{other_file}",
+        )
+
+    def _with_given_colors(self) -> str:
+        owners: dict[Color, dict[int, str]] = {}
+        for i, color in self._given.items():
+            owners.setdefault(color, {})[i] = ""
+        contradicting = {
+            i: (color, file)
+            for i, files in self._files.items()
             for color, file in files.items()
             if color != self._given.get(i, color)
-        ]
-        if contradicting:
-            i, color, file = contradicting[0]
-            ids = sorted({i for i, _, _ in contradicting})
-            warnings.append(
-                f"The palettes of label files contradict the colours of classes.txt (or the "
-                f"metadata's stuff_colors) about {_ids(ids)}: {self._named(i)} is {_hex(color)} in "
-                f"{file}, but {_hex(self._given[i])} there; correct the order of the classes or "
-                "the colours."
-            )
-        return warnings
+        }
+        for i, color, file in self._moved(owners):
+            if i in self._given:
+                contradicting.setdefault(i, (color, file))
+        if not (ids := self._new("classes", contradicting)):
+            return ""
+        color, file = contradicting[ids[0]]
+        return (
+            f"The palettes of label files contradict the colours of classes.txt (or the "
+            f"metadata's stuff_colors) about {_ids(ids)}: {self._named(ids[0])} is {_hex(color)} "
+            f"in {file}, but {_hex(self._given[ids[0]])} there; correct the order of the classes "
+            "or the colours."
+        )
+
+    def _moved(self, owners: Mapping[Color, Mapping[int, str]]) -> Iterator[tuple[int, Color, str]]:
+        """Yield the ids of default palettes whose colour belongs to other ids.
+
+        Args:
+            owners: the ids of each colour, elsewhere.
+        """
+        for items, file in self._default.items():
+            if not all(color in owners for _, color in items):
+                continue
+            moved = [(i, color) for i, color in items if i not in owners[color]]
+            # Black alone, or white, is in most palettes.
+            if len(moved) > 1 or not all(_is_grey(color) for _, color in moved):
+                yield from ((i, color, file) for i, color in moved)
+
+    def _disagreement(self, ids: Sequence[int], example: str) -> str:
+        return (
+            f"The palettes of label files disagree about {_ids(ids)}: {example}, so an id may not "
+            "be the same class in all files; if so, write them again with one numbering."
+        )
+
+    def _new(self, kind: str, ids: Iterable[int]) -> list[int]:
+        """Return, in ascending order, the ids that no earlier call had, and remember them."""
+        new = sorted(i for i in ids if (kind, i) not in self._told)
+        self._told |= {(kind, i) for i in new}
+        return new
 
     def _named(self, class_id: int) -> str:
         return f'{class_id} ("{self._class_names[class_id]}")'
@@ -98,6 +181,10 @@ class PaletteComparison:
 
 def _ids(ids: Sequence[int]) -> str:
     return f"the {'id' if len(ids) == 1 else 'ids'} {listed(ids)}"
+
+
+def _is_grey(color: Color) -> bool:
+    return len(set(color)) == 1
 
 
 def _hex(color: Color) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
@@ -14,17 +14,19 @@ from sar.threads import map_ahead
 from .class_frequency import ClassFrequency
 from .grey_range import GreyRange
 from .grey_use import GreyUse, ImageUse
+from .ignored_foreground import IgnoredForeground
 from .labels import (
     FULL_RANGE,
     ColorMaskError,
+    exif_orientation,
     how_to_convert,
-    is_turned_by_exif,
     read_image_size,
     read_label,
     read_label_and_palette,
     read_stored_image,
+    swaps_sides,
 )
-from .palettes import PaletteComparison, meaningful_colors
+from .palettes import IdColors, PaletteComparison
 
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"
@@ -149,7 +151,7 @@ def scan_dataset(
     *,
     check_images: bool,
     is_training_set: bool = False,
-    class_colors: Sequence[Sequence[int]] = (),
+    palettes: PaletteComparison | None = None,
     grey_range: GreyRange = FULL_RANGE,
     num_threads: int | None = None,
     progress: bool = True,
@@ -166,7 +168,8 @@ def scan_dataset(
         check_images: decode the images, which finds truncated ones; otherwise only their headers
             are read, for the size.
         is_training_set: every class should have pixels, and at least two classes must.
-        class_colors: (K, 3) colours of the classes, to compare with the palettes of labels.
+        palettes: compares the palettes of these labels with those of data sets before, and with
+            the colours of the classes. Default: these labels are compared with each other.
         grey_range: what images of 16 bits are scaled with; warnings say if it does not fit.
         num_threads: default: a few more than cores, since some wait for the disk; at most 16.
         progress: show a progress bar.
@@ -175,7 +178,9 @@ def scan_dataset(
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
-    palettes, grey_use = PaletteComparison(class_names, class_colors), GreyUse(grey_range)
+    turned: list[str] = []
+    palettes, grey_use = palettes or PaletteComparison(class_names, {}), GreyUse(grey_range)
+    foreground = IgnoredForeground(ignore_label)
 
     def examine(record: dict) -> "_Examined":
         return _examine(record, num_classes, ignore_label, check_images)
@@ -186,13 +191,17 @@ def scan_dataset(
     )
     for record, result in zip(dicts, results, strict=True):
         problems += result.problems
-        palettes.add(record.get("sem_seg_file_name"), result.colors)
+        if result.colors is not None:
+            palettes.add(record["sem_seg_file_name"], result.colors)
         if result.image_use is not None:
             grey_use.add(record["file_name"], result.image_use)
+        if result.is_turned:
+            turned.append(record["file_name"])
         if result.counts is not None:
             pixels[: len(result.counts)] += result.counts
             labels[: len(result.counts)] += result.counts > 0
             sizes[result.size] += 1
+            foreground.add(record["sem_seg_file_name"], result.counts)
 
     ignored_pixels = int(pixels[ignore_label])
     pixels[ignore_label] = labels[ignore_label] = 0
@@ -204,19 +213,17 @@ def scan_dataset(
         message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
         problems.append(Problem(NOTHING_LABELLED, "", message))
     elif num_classes == 1:
-        problems.append(Problem(SINGLE_CLASS, "", _single_class("There is one class", class_names)))
+        problems.append(
+            Problem(SINGLE_CLASS, "", describe_single_class("There is one class", class_names))
+        )
     elif shown and is_training_set:
         if len(shown) == 1:
-            message = _single_class("One class has pixels", [class_names[shown[0]]])
+            message = describe_single_class("One class has pixels", [class_names[shown[0]]])
             problems.append(Problem(SINGLE_CLASS, "", message))
         if absent:
             warnings.append(_absent([class_names[k] for k in absent]))
-    if shown == [0] and ignored_pixels and not unknown:
-        warnings.append(
-            f"The labels have the ids 0 and {ignore_label} alone, and {ignore_label} is ignored: "
-            f"if {ignore_label} stands for the foreground, write its pixels as 1 (with a line in "
-            "classes.txt for each of the two classes)."
-        )
+    if turned:
+        warnings.append(_turned(turned))
     return DatasetScan(
         frequency=ClassFrequency(
             class_names=tuple(class_names),
@@ -229,11 +236,16 @@ def scan_dataset(
         sizes=dict(sizes),
         out_of_range={i: (int(labels[i]), int(pixels[i])) for i in unknown},
         problems=problems,
-        warnings=list(map(printable, warnings + palettes.warnings() + grey_use.warnings())),
+        warnings=[
+            printable(warning)
+            for part in (warnings, foreground.warnings(), palettes.warnings(), grey_use.warnings())
+            for warning in part
+        ],
     )
 
 
-def _single_class(finding: str, class_names: Sequence[str]) -> str:
+def describe_single_class(finding: str, class_names: Sequence[str]) -> str:
+    """Return why a single class cannot be trained, and what to do."""
     return (
         f'{finding}, "{class_names[0]}", so the softmax has nothing to learn (loss 0, mIoU 100): '
         "label the background as a class of its own, instead of ignoring it."
@@ -294,7 +306,8 @@ class _Examined:
     counts: np.ndarray | None = None  # pixels of each id, up to the highest
     size: tuple[int, int] | None = None
     image_use: ImageUse | None = None
-    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # of ids, by its palette
+    colors: IdColors | None = None
+    is_turned: bool = False  # against its label, by EXIF orientations
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
@@ -337,10 +350,13 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
             message += f", the data set says {_size(stated_size)}"
         result.problems.append(Problem(SIZE_DIFFERS, label_file, message))
 
+    elif check_images and image_size is not None:
+        result.is_turned = _is_turned(image_file, label_file, label.shape)
+
     result.counts = np.bincount(label.reshape(-1))
     if palette is not None:
         shown = np.flatnonzero(result.counts[:num_classes]).tolist()
-        result.colors = meaningful_colors(palette, [i for i in shown if i != ignore_label])
+        result.colors = IdColors.of(palette, [i for i in shown if i != ignore_label])
     unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
     unknown = unknown[unknown != ignore_label]
     if unknown.size:
@@ -356,12 +372,29 @@ def _explain_turn(
     """Return the end of a message if the EXIF orientation of one file swaps width and height."""
     if image_size != label_size[::-1]:
         return ""
-    turned = [file for file in (image_file, label_file) if is_turned_by_exif(file)]
+    turned = [file for file in (image_file, label_file) if swaps_sides(exif_orientation(file))]
     if len(turned) != 1:
         return ""
     return (
         f" (the EXIF orientation of {turned[0]} swaps width and height, and the other file has no "
         "such orientation: turn the pixels of one of them, or remove the orientation)"
+    )
+
+
+def _is_turned(image_file: str, label_file: str, size: tuple[int, int]) -> bool:
+    """Whether the EXIF orientations of an image and a label of the same size contradict."""
+    image, label = exif_orientation(image_file), exif_orientation(label_file)
+    if size[0] != size[1] and swaps_sides(image) != swaps_sides(label):
+        return False  # the sizes would differ if the label was drawn on the unturned image
+    return image != label
+
+
+def _turned(files: Sequence[str]) -> str:
+    return (
+        f"{len(files)} images, such as {files[0]}, are turned or mirrored by their EXIF "
+        "orientation, and their labels are not, or differently: look at them with "
+        "tools/visualize.py. If a label does not fit, turn the pixels of the image, and remove the "
+        "orientation."
     )
 
 

@@ -16,6 +16,7 @@ from sar.data.labels import read_image_size
 from sar.data.loader import check_sampler
 from sar.data.locations import folders_of_tree
 from sar.data.mapper import build_train_mapper
+from sar.data.scan import describe_single_class
 from sar.errors import InputError, nearest
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.heads import UPerNetHead
@@ -358,8 +359,8 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
 
     Raises:
         InputError: no data set is named, or one is unknown, not there, not for semantic
-            segmentation, of other classes than another, without the instances that MASK_ON
-            asks for, or at odds with NUM_CLASSES or IGNORE_VALUE.
+            segmentation, of one class (for a training), of other classes than another, without
+            the instances that MASK_ON asks for, or at odds with NUM_CLASSES or IGNORE_VALUE.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     for key, names, is_needed in (
@@ -370,6 +371,8 @@ def check_datasets(cfg: CfgNode, *, needs_training: bool) -> None:
             raise InputError(f"{key} is empty: name a data set, or set DATASETS.FOLDER")
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST) if needs_training else cfg.DATASETS.TEST
     classes = list(metadata_of(names[0]).stuff_classes)
+    if needs_training and len(classes) == 1:
+        raise InputError(describe_single_class(f'"{names[0]}" has one class', classes))
     if head.NUM_CLASSES == 0:
         head.NUM_CLASSES = len(classes)
     if head.NUM_CLASSES != len(classes):

@@ -10,6 +10,7 @@ from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import choose_splits
 from sar.data.grey_range import GreyRange
 from sar.data.loader import check_batch_size
+from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.evaluation.evaluator import evaluation_folder
@@ -255,9 +257,12 @@ def count_classes(
         _require_same_classes(cfg, given)
         frequency = ClassFrequency.load(given)
     if is_new and cfg.DATASETS.CHECK:
+        metadata = metadata_of(cfg.DATASETS.TRAIN[0])
+        palettes = PaletteComparison(metadata.stuff_classes, given_colors(metadata))
+        options = {"check_images": True, "progress": progress, "palettes": palettes}
         for name in cfg.DATASETS.TEST:
-            _scan(cfg, (name,), check_images=True, progress=progress)
-        counted = _count_training_set(cfg, check_images=True, progress=progress)
+            _scan(cfg, (name,), **options)
+        counted = _count_training_set(cfg, **options)
         if frequency is not None:
             _warn_of_changes(frequency, counted, given)
         return frequency or counted
@@ -289,7 +294,7 @@ def save_class_frequency(cfg: CfgNode, path: str | os.PathLike) -> None:
     frequency.save(path)
 
 
-def _count_training_set(cfg: CfgNode, **options: bool) -> ClassFrequency:
+def _count_training_set(cfg: CfgNode, **options: Any) -> ClassFrequency:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
     frequency = _scan(cfg, cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
     with suppress(OSError):  # labels that are missing, which may be skipped
@@ -355,6 +360,7 @@ def _scan(
     check_images: bool,
     progress: bool,
     max_skipped: int = 0,
+    palettes: PaletteComparison | None = None,
 ) -> ClassFrequency:
     if not names:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
@@ -366,7 +372,7 @@ def _scan(
         metadata.ignore_label,
         check_images=check_images,
         is_training_set=tuple(names) == tuple(cfg.DATASETS.TRAIN),
-        class_colors=metadata.get("stuff_colors") or (),
+        palettes=palettes,
         grey_range=GreyRange.from_config(cfg),
         progress=progress,
     )

@@ -41,7 +41,9 @@ _TREE = (
 # Folders that systems and network storage leave in others, next to those with a leading dot.
 _SYSTEM_FOLDERS = {
     "@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
-    "system volume information", "lost+found", "__pycache__",
+    "system volume information", "lost+found", "__pycache__", "@tmp", "@recently-snapshot",
+    "@transcode", "@sharesnap", "@synoeastream", "~snapshot", "recycler", "_thumbs",
+    "network trash folder", "temporary items", "thevolumesettingsfolder",
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,8 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
         raise InputError(
             f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
         )
-    class_names, colors = read_classes(folder / "classes.txt")
+    classes = read_class_file(folder / "classes.txt", _TREE)
+    class_names = [name for name, _ in classes]
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
     prefix = _prefix(folder)
     for split in SPLITS:
@@ -80,10 +83,11 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             name,
             partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
             class_names,
-            colors,
+            _with_default_colors(classes),
             ignore_label=ignore_label_for(len(class_names)),
             image_root=str(image_root),
             sem_seg_root=str(label_root),
+            given_colors={i: color for i, (_, color) in enumerate(classes) if color is not None},
         )
     return tuple(f"{prefix}_{split}" for split in complete)
 
@@ -96,21 +100,27 @@ def ignore_label_for(num_classes: int) -> int:
 def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
     """Register DATASETS.FOLDER, and complete DATASETS.TRAIN and DATASETS.TEST in place.
 
-    TRAIN becomes the training split. TEST becomes the validation split by default; names that
-    are set stay, and a TEST that is set to () means no evaluation.
+    TRAIN becomes the training split, and cannot be another data set. TEST becomes the validation
+    split by default; names that are set stay, and a TEST that is set to () means no evaluation.
 
     Args:
         test_is_set: the config file or the command line sets DATASETS.TEST.
 
     Raises:
-        InputError: as `register_folder`; DATASETS.TEST names a data set that does not exist; by
-            default, the validation split has images but no labels, or labels but no images.
+        InputError: as `register_folder`; DATASETS.TRAIN names another data set; DATASETS.TEST names
+            a data set that does not exist; by default, the validation split has images but no
+            labels, or labels but no images.
     """
     folder = _resolved(cfg.DATASETS.FOLDER)
     names = register_folder(folder)
     prefix = _prefix(folder)
-    cfg.DATASETS.TRAIN = (f"{prefix}_train",)
-    val = f"{prefix}_val"
+    train, val = f"{prefix}_train", f"{prefix}_val"
+    if cfg.DATASETS.TRAIN not in ((), (train,)):
+        raise InputError(
+            f'DATASETS.TRAIN names "{listed(cfg.DATASETS.TRAIN)}", but DATASETS.FOLDER {folder} '
+            f'trains on "{train}": remove one of the two settings.'
+        )
+    cfg.DATASETS.TRAIN = (train,)
     for name in cfg.DATASETS.TEST:
         if name in DatasetCatalog:
             continue
@@ -171,8 +181,11 @@ def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
         InputError: as `read_class_file`.
     """
     classes = read_class_file(path, _TREE)
-    colors = [color or default_color(k) for k, (_, color) in enumerate(classes)]
-    return [name for name, _ in classes], colors
+    return [name for name, _ in classes], _with_default_colors(classes)
+
+
+def _with_default_colors(classes: list[tuple[str, list[int] | None]]) -> list[list[int]]:
+    return [color or default_color(k) for k, (_, color) in enumerate(classes)]
 
 
 def default_color(class_id: int) -> list[int]:
@@ -218,14 +231,14 @@ def pair_images_and_labels(
     """
     images = files_by_stem(image_root, IMAGE_SUFFIXES, "images", remedy)
     labels = files_by_stem(label_root, LABEL_SUFFIXES, "labels", remedy)
-    unlabelled = [os.path.basename(images[stem]) for stem in sorted(images.keys() - labels.keys())]
+    unlabelled = _below(image_root, images, images.keys() - labels.keys())
     if unlabelled:
         raise InputError(
             f"{len(unlabelled)} of {len(images)} images in {image_root} have no label in "
             f"{label_root}: {listed(unlabelled)}. Add a label of the same name for each "
             f"({', '.join(LABEL_SUFFIXES)}), or take the images out. {remedy}"
         )
-    orphans = [os.path.basename(labels[stem]) for stem in sorted(labels.keys() - images.keys())]
+    orphans = _below(label_root, labels, labels.keys() - images.keys())
     if orphans:
         logger.warning(
             f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
@@ -235,6 +248,11 @@ def pair_images_and_labels(
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
         for stem in sorted(images)
     ]
+
+
+def _below(folder: str | os.PathLike, files: dict[str, str], stems: set[str]) -> list[str]:
+    """Return the paths of some files, sorted, as they are named below a folder."""
+    return [os.path.relpath(files[stem], folder) for stem in sorted(stems)]
 
 
 def files_by_stem(

@@ -1,0 +1,49 @@
+"""Masks of 0 and 255: is the foreground ignored by mistake?"""
+
+import numpy as np
+
+
+class IgnoredForeground:
+    """Finds labels that show the class 0 and ignored pixels alone, file by file.
+
+    Such labels are sound if the ignored pixels are borders or unclear regions. Then labels of other
+    classes have ignored pixels, too. If none of them has, 255 may stand for the foreground.
+
+    Args:
+        ignore_label: the id of ignored pixels.
+    """
+
+    def __init__(self, ignore_label: int) -> None:
+        self._ignore_label = ignore_label
+        self._suspects: list[str] = []
+        self._num_files = 0
+        self._has_other_ids = self._ignores_among_others = False
+
+    def add(self, file: str, counts: np.ndarray) -> None:
+        """Add a label file, with the number of pixels of each id up to the highest."""
+        ids = set(np.flatnonzero(counts).tolist())
+        self._num_files += 1
+        if ids == {0, self._ignore_label}:
+            self._suspects.append(file)
+        elif not ids <= {0, self._ignore_label}:
+            self._has_other_ids = True
+            self._ignores_among_others |= self._ignore_label in ids
+
+    def warnings(self) -> list[str]:
+        """Return a sentence if the foreground of some labels, or of all, may be ignored."""
+        if not self._suspects or self._ignores_among_others or self._ignore_label == 0:
+            return []
+        ignored = self._ignore_label
+        if not self._has_other_ids:
+            finding = f"The labels have the ids 0 and {ignored} alone, and {ignored} is ignored"
+            remedy = " (with a line in classes.txt for each of the two classes)"
+        else:
+            finding = (
+                f"{len(self._suspects)} of {self._num_files} labels, such as {self._suspects[0]}, "
+                f"have the ids 0 and {ignored} alone; {ignored} is ignored, and no label of other "
+                "classes has it"
+            )
+            remedy = ""
+        return [
+            f"{finding}: if {ignored} stands for the foreground, write its pixels as 1{remedy}."
+        ]
