@@ -203,7 +203,7 @@ def test_which_checkpoint_the_metrics_are_of(tmp_path):
 
 def test_an_evaluation_of_a_checkpoint_that_was_replaced_is_passed_over(tmp_path):
     folder = Path(make_run(tmp_path / "a", (1, 2, 3), weights={"iteration": 9}))
-    (folder / "metrics.json").write_text('{"iteration": 9}')
+    (folder / "metrics.json").write_text('{"iteration": 9, "total_loss": 1}')
     for name, iou in (("model_best", 10), ("model_final", 20)):
         (folder / f"{name}.pth").write_text(name)
         weights = {"file": name, "sha256": hashlib.sha256(name.encode()).hexdigest()}
@@ -216,7 +216,7 @@ def test_an_evaluation_of_a_checkpoint_that_was_replaced_is_passed_over(tmp_path
 
     assert found() == (2, ())
     # The training goes on, without an evaluation.
-    (folder / "metrics.json").write_text('{"iteration": 19}')
+    (folder / "metrics.json").write_text('{"iteration": 19, "total_loss": 1}')
     assert found() == (10, ())
     (folder / "model_best.pth").write_text("replaced")
     mean, (note,) = found()

@@ -29,7 +29,7 @@ def make_run(tmp_path):
         cfg = load_config(config, ["OUTPUT_DIR", str(folder), *map(str, overrides)])
         (folder / "config.yaml").write_text(cfg.dump())
         if last_iteration is not None:
-            lines = [json.dumps({"iteration": i}) for i in (0, last_iteration)]
+            lines = [json.dumps({"iteration": i, "total_loss": 1}) for i in (0, last_iteration)]
             (folder / "metrics.json").write_text("\n".join([*lines, '{"iter']))
         return str(folder)
 
@@ -124,6 +124,14 @@ def test_iterations_that_were_really_done(make_run):
     (row,) = settings["rows"]
     assert row["values"] == ["100", "50", "not known"]
     assert "length (iterations done)" in settings["unfair"]
+
+
+def test_the_evaluation_at_the_end_is_no_iteration(make_run):
+    words = [make_run("a"), make_run("b", weights={"iteration": 9}), make_run("c")]
+    for word in words[1:]:
+        with open(Path(word) / "metrics.json", "a") as file:
+            file.write('\n{"iteration": 10, "sem_seg/mIoU": 1}')
+    assert settings_of(*words) == {"rows": [], "unfair": "", "notes": []}
 
 
 @pytest.mark.parametrize(

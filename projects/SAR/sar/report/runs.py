@@ -237,7 +237,11 @@ def _went_on_after(evaluation: dict, folder: Path) -> bool:
 def _iterations_done(folder: Path) -> int | None:
     """How many iterations metrics.json says were done; None if it says nothing."""
     last = deque(_read_metrics(folder), maxlen=1)
-    return last[0][0] + 1 if last else None
+    if not last:
+        return None
+    iteration, scalars = last[0]
+    # The evaluation at the end has a line without losses, one iteration after the last.
+    return iteration + ("total_loss" in scalars)
 
 
 def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
