@@ -144,8 +144,8 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
             "evaluation."
         )
     logger.warning(
-        f"There is no evaluation, because {folder} has no validation split (images/val and "
-        "labels/val)."
+        f"There is no evaluation, because {printable(folder)} has no validation split (images/val "
+        "and labels/val)."
     )
 
 
@@ -241,8 +241,8 @@ def pair_images_and_labels(
     orphans = _below(label_root, labels, labels.keys() - images.keys())
     if orphans:
         logger.warning(
-            f"{len(orphans)} labels in {label_root} have no image in {image_root} and are not "
-            f"used: {printable(listed(orphans))}."
+            f"{len(orphans)} labels in {printable(label_root)} have no image in "
+            f"{printable(image_root)} and are not used: {printable(listed(orphans))}."
         )
     return [
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
