@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import shlex
 import struct
@@ -46,6 +47,15 @@ def with_orientation(path, array, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return save(path, array, exif=exif)
+
+
+@pytest.mark.parametrize("read", [read_image, read_image_size, read_label])
+def test_a_pipe_or_a_folder_is_no_image(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match=rf"{name}\.png is a folder, a pipe or a device"):
+            read(tmp_path / f"{name}.png")
 
 
 # -- labels
@@ -429,6 +439,9 @@ def test_image_too_large_to_be_decoded(tmp_path, monkeypatch, rgb):
     assert read_image(path).shape == rgb.shape
     allow_pixels(10)  # what was allowed stays so
     assert Image.MAX_IMAGE_PIXELS == 27
+    for number in (0, -5):
+        with pytest.raises(InputError, match=f"MAX_PIXELS .* is {number}, expected 1 or more"):
+            allow_pixels(number)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     allow_pixels(10)
     assert Image.MAX_IMAGE_PIXELS is None

@@ -395,6 +395,10 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
     Raises:
         InputError: what Pillow raises, here or within the `with`, naming the file.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
+        raise InputError(
+            f"The {what} {path} is a folder, a pipe or a device, not a file: remove or rename it."
+        )
     if not os.path.isfile(path):
         raise InputError(f"The {what} {path} is not there: restore it, or correct its path.")
     try:
@@ -447,7 +451,12 @@ def allow_pixels(number: int) -> None:
     """Let Pillow decode images of up to so many pixels, in this process.
 
     The limit is never lowered: Pillow's own (MAX_PIXELS) and that of another caller stay.
+
+    Raises:
+        InputError: the number is less than 1.
     """
+    if number < 1:
+        raise InputError(f"INPUT.MAX_PIXELS (or --max-pixels) is {number}, expected 1 or more.")
     if Image.MAX_IMAGE_PIXELS is not None:  # None: no limit
         # Pillow refuses images of more than twice as many.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(number / 2))
