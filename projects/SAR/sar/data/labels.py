@@ -226,6 +226,11 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
                 f"Label {path} holds floating-point numbers: write the class ids as whole numbers "
                 "of 8 or 16 bits."
             )
+        if ";16" in raw_mode:
+            raise InputError(
+                f"Label {path} has several bands of 16 bits, of which the upper 8 bits alone would "
+                "be read: write the band of the class ids as a file of its own."
+            )
         return _first_of_equal_channels(upright, path), palette
 
 
@@ -403,6 +408,10 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
         raise InputError(f"The {what} {path} is not there: restore it, or correct its path.")
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF" and image.tag_v2.get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+                # Pillow maps uncompressed files into memory by their name, but with the sides
+                # swapped already, which mixes up the rows.
+                image.filename = ""
             yield image
     except (InputError, MemoryError):
         raise
