@@ -223,6 +223,10 @@ def test_the_output_folder_is_a_folder(tmp_path):
     for place in ("file", "file/deep"):
         with pytest.raises(InputError, match="file is not a folder: choose another --output"):
             Outputs(tmp_path / place).check([tmp_path / place / "a.png"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/labels").write_text("")
+    with pytest.raises(InputError, match="out/labels is not a folder: choose another --output"):
+        Outputs(tmp_path / "out").check([tmp_path / "out/labels/a.png"])
     (tmp_path / "dangling").symlink_to("nowhere/at/all")
     write(Outputs(tmp_path / "new" / "deep"), tmp_path / "new" / "deep" / "a.txt")
 
@@ -251,6 +255,7 @@ def test_one_file_that_cannot_be_written_is_named_and_others_are_done(folder):
     assert [path.name for path in sorted(folder.iterdir())] == [JOURNAL, "a.txt", "b.txt", "c.txt"]
     assert all("cannot be written" in str(error) for error in errors) and len(errors) == 2
     assert str(folder / "b.txt") in str(errors[0])
+    assert not any("make room" in str(error) for error in errors)
 
 
 def test_a_full_disk_ends_it(folder):

@@ -23,7 +23,7 @@ from tabulate import tabulate
 from sar import program
 from sar.config import load_config
 from sar.data.datasets import load_dataset
-from sar.data.datasets.folder import SPLITS, missing_parts, register_folder
+from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
 from sar.data.grey_range import GreyRange
 from sar.data.labels import allow_pixels, read_image, read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
@@ -99,7 +99,7 @@ def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
     for split in SPLITS:
         missing = missing_parts(folder, split)
         if len(missing) == 1 and not quiet:
-            print(f"The split {split} is not checked, because there is no folder {missing[0]}.")
+            print(f"The split {split} is not checked, because {describe_missing(missing[0])}.")
     if not names:
         raise InputError(
             f"{folder} has no split with images and labels, such as images/train and "

@@ -152,6 +152,21 @@ def test_empty_split_folder(folder, part):
         load_dataset(val)
 
 
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_empty_folders_of_splits_that_nobody_needs(folder, part):
+    for other in ("images", "labels"):
+        (folder / other / "test/.cache").mkdir(parents=True)
+    assert register_folder(folder) == ("folder_roads_train", "folder_roads_val")
+    add(folder / part / "test/d.png")
+    assert register_folder(folder) == ("folder_roads_train", "folder_roads_val")
+    with pytest.raises(InputError, match=r'_test" \(the folder .*roads/.*/test is empty\)'):
+        chosen(folder, ("folder_roads_test",))
+    for file in (folder / part / "val").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match=f"the folder .*roads/{part}/val is empty: add the files"):
+        chosen(folder)
+
+
 def test_images_without_label_are_counted_and_the_first_named(folder):
     for i in range(7):
         add(folder / f"images/val/x{i}.jpg")
@@ -321,7 +336,9 @@ def test_a_split_without_labels_is_refused_if_it_is_named(folder):
 
 def test_a_folder_without_validation_split_is_not_evaluated(folder, tmp_path, caplog):
     (folder / "images/val").rename(tmp_path / "images")
-    with pytest.raises(InputError, match=r'roads/images/val: add it, or set DATASETS.TEST "\(\)"'):
+    with pytest.raises(
+        InputError, match=r'roads/images/val: add the files, or set DATASETS.TEST "\(\)"'
+    ):
         chosen(folder)
     assert chosen(folder, test_is_set=True)[1] == ()
     (folder / "labels/val").rename(tmp_path / "labels")

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import shlex
 import struct
@@ -46,6 +47,15 @@ def with_orientation(path, array, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return save(path, array, exif=exif)
+
+
+@pytest.mark.parametrize("read", [read_image, read_image_size, read_label])
+def test_a_pipe_or_a_folder_is_no_image(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match=rf"{name}\.png is a folder, a pipe or a device"):
+            read(tmp_path / f"{name}.png")
 
 
 # -- labels
@@ -206,6 +216,15 @@ def test_orientation_of_a_tiff_is_applied_once(tmp_path, rgb, orientation):
     assert read_image_size(tif) == read_image(png).shape[:2]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_an_uncompressed_tiff_label(tmp_path, dtype, orientation):
+    ids = np.arange(54, dtype=dtype).reshape(6, 9)
+    tif = with_orientation(tmp_path / "label.tif", ids, orientation)
+    png = with_orientation(tmp_path / "label.png", ids, orientation)
+    np.testing.assert_array_equal(read_label(tif), read_label(png))
+
+
 def test_grey_alpha_and_palette_images_become_rgb(tmp_path, rgb):
     grey = rgb[:, :, 0]
     image = read_image(save(tmp_path / "grey.png", grey))
@@ -305,6 +324,13 @@ def test_three_bands_as_gdal_writes_them(tmp_path, rgb, dtype):
     assert read_image_size(path) == rgb.shape[:2]
     ids = np.repeat(rgb[:, :, :1], 3, axis=2)
     np.testing.assert_array_equal(read_label(tiff(tmp_path / "label.tif", ids)), ids[:, :, 0])
+
+
+@pytest.mark.parametrize("photometric", [1, 2])
+def test_label_of_three_bands_of_16_bits_is_an_error(tmp_path, photometric):
+    path = tiff(tmp_path / "label.tif", np.ones((3, 4, 3), np.uint16), photometric)
+    with pytest.raises(InputError, match=r"label\.tif has several bands of 16 bits"):
+        read_label(path)
 
 
 @pytest.mark.parametrize("bands, photometric", [(2, 1), (4, 2)])
@@ -429,6 +455,9 @@ def test_image_too_large_to_be_decoded(tmp_path, monkeypatch, rgb):
     assert read_image(path).shape == rgb.shape
     allow_pixels(10)  # what was allowed stays so
     assert Image.MAX_IMAGE_PIXELS == 27
+    for number in (0, -5):
+        with pytest.raises(InputError, match=f"MAX_PIXELS .* is {number}, expected 1 or more"):
+            allow_pixels(number)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     allow_pixels(10)
     assert Image.MAX_IMAGE_PIXELS is None

@@ -145,6 +145,9 @@ def test_every_split_that_is_there_is_checked(tool, folder, tmp_path, capsys):
     assert f"test is not checked, because there is no folder {folder / 'labels/test'}" in (
         capsys.readouterr().out
     )
+    (folder / "labels/test").mkdir()
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    assert f"because the folder {folder / 'labels/test'} is empty" in capsys.readouterr().out
     shutil.rmtree(folder / "labels/train")
     assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
     assert "has no split with images and labels" in capsys.readouterr().err

@@ -153,8 +153,11 @@ class Outputs:
                 # Noted before it has its name, so that a program that is killed can go on later.
                 self._note(path, temporary)
         except OSError as error:
-            kind = DiskFullError if error.errno in NO_ROOM else InputError
-            raise kind(f"{path} cannot be written ({error}): make room, or {_REMEDY}") from error
+            if error.errno in NO_ROOM:
+                raise DiskFullError(
+                    f"{path} cannot be written ({error}): make room, or {_REMEDY}"
+                ) from error
+            raise InputError(f"{path} cannot be written ({error}): {_REMEDY}") from error
 
     def _check_folder(self, folder: Path) -> None:
         resolved = Path(os.path.realpath(folder))
@@ -170,7 +173,7 @@ class Outputs:
                     f"--output: {folder} lies in the data set {data}, where nothing may be "
                     f"written: {_REMEDY}"
                 )
-        existing = next(path for path in (self._root, *self._root.parents) if os.path.lexists(path))
+        existing = next(path for path in ancestors if os.path.lexists(path))
         if not existing.is_dir():
             raise InputError(f"{folder} cannot be written: {existing} is not a folder: {_REMEDY}")
         if not os.access(existing, os.W_OK | os.X_OK):

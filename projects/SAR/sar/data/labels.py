@@ -226,6 +226,11 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
                 f"Label {path} holds floating-point numbers: write the class ids as whole numbers "
                 "of 8 or 16 bits."
             )
+        if ";16" in raw_mode:
+            raise InputError(
+                f"Label {path} has several bands of 16 bits, of which the upper 8 bits alone would "
+                "be read: write the band of the class ids as a file of its own."
+            )
         return _first_of_equal_channels(upright, path), palette
 
 
@@ -395,10 +400,18 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
     Raises:
         InputError: what Pillow raises, here or within the `with`, naming the file.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
+        raise InputError(
+            f"The {what} {path} is a folder, a pipe or a device, not a file: remove or rename it."
+        )
     if not os.path.isfile(path):
         raise InputError(f"The {what} {path} is not there: restore it, or correct its path.")
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF" and image.tag_v2.get(_EXIF_ORIENTATION) in _QUARTER_TURNS:
+                # Pillow maps uncompressed files into memory by their name, but with the sides
+                # swapped already, which mixes up the rows.
+                image.filename = ""
             yield image
     except (InputError, MemoryError):
         raise
@@ -447,7 +460,12 @@ def allow_pixels(number: int) -> None:
     """Let Pillow decode images of up to so many pixels, in this process.
 
     The limit is never lowered: Pillow's own (MAX_PIXELS) and that of another caller stay.
+
+    Raises:
+        InputError: the number is less than 1.
     """
+    if number < 1:
+        raise InputError(f"INPUT.MAX_PIXELS (or --max-pixels) is {number}, expected 1 or more.")
     if Image.MAX_IMAGE_PIXELS is not None:  # None: no limit
         # Pillow refuses images of more than twice as many.
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, math.ceil(number / 2))

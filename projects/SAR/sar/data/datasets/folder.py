@@ -9,10 +9,11 @@
       labels/val/           bits, one channel of ids
       labels/test/
 
-A split is a data set if it has both images and labels. A line of classes.txt is `name`,
-`name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks. Blank lines and lines that start
-with # do not count; class_file.py describes the other forms. Pixels labelled 255 are ignored; with
-more than 255 classes, which need 16-bit labels, those labelled 65535.
+A split is a data set if it has both images and labels; empty folders do not count. A line of
+classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks. Blank
+lines and lines that start with # do not count; class_file.py describes the other forms. Pixels
+labelled 255 are ignored; with more than 255 classes, which need 16-bit labels, those labelled
+65535.
 """
 
 import logging
@@ -126,7 +127,7 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
             continue
         split = name.removeprefix(f"{prefix}_")
         missing = missing_parts(folder, split) if name != split and split in SPLITS else ()
-        reason = f" (there is no folder {missing[0]})" if missing else ""
+        reason = f" ({describe_missing(missing[0])})" if missing else ""
         raise InputError(
             f'DATASETS.TEST names "{name}", but there is no data set "{name}"{reason}: the splits '
             f"of DATASETS.FOLDER {folder} are {listed(names) or 'not there'}."
@@ -140,8 +141,8 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
     missing = missing_parts(folder, "val")
     if len(missing) == 1:
         raise InputError(
-            f'There is no folder {missing[0]}: add it, or set DATASETS.TEST "()" to train without '
-            "evaluation."
+            f"The validation split cannot be used, because {describe_missing(missing[0])}: add "
+            'the files, or set DATASETS.TEST "()" to train without evaluation.'
         )
     logger.warning(
         f"There is no evaluation, because {printable(folder)} has no validation split (images/val "
@@ -165,9 +166,24 @@ def _prefix(folder: Path) -> str:
 
 
 def missing_parts(folder: str | os.PathLike, split: str) -> list[Path]:
-    """Return which of the two folders of a split, images and labels, do not exist."""
+    """Return which of the two folders of a split, images and labels, do not exist or are empty.
+
+    An empty training split counts as there, so that it is reported.
+    """
     paths = [Path(folder).expanduser() / part / split for part in ("images", "labels")]
-    return [path for path in paths if not path.is_dir()]
+    return [path for path in paths if not path.is_dir() or split != "train" and _is_empty(path)]
+
+
+def _is_empty(folder: Path) -> bool:
+    try:
+        return all(map(is_system_folder, os.listdir(folder)))
+    except OSError:  # without the right to read it, which is reported later
+        return False
+
+
+def describe_missing(path: Path) -> str:
+    """Return what is wrong with one of the `missing_parts`."""
+    return f"the folder {path} is empty" if path.is_dir() else f"there is no folder {path}"
 
 
 def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
