@@ -76,6 +76,8 @@ def test_ids_and_headers(read, content):
         "title,color\ngravel,#000000\nkerb,#ff0000\n",
         "gravel (0, 0, 0)\nkerb (255, 0, 0)\n",
         "gravel #000\nkerb #f00\n",
+        "gravel#000000\nkerb#ff0000\n",
+        "gravel 0x000000\nkerb 0xff0000\n",
         "gravel 0 0 0 0\nkerb 1 255 0 0\n",
     ],
 )

@@ -153,6 +153,18 @@ def test_every_split_that_is_there_is_checked(tool, folder, tmp_path, capsys):
     assert "has no split with images and labels" in capsys.readouterr().err
 
 
+def test_palettes_of_the_splits_are_compared(tool, folder, tmp_path, capsys):
+    for split, colors in (("train", [255, 0, 0, 0, 0, 255]), ("val", [0, 0, 255, 255, 0, 0])):
+        for file in (folder / "labels" / split).iterdir():
+            label = Image.fromarray(np.asarray(Image.open(file)))
+            label.putpalette([0, 0, 0, *colors, *[0] * 3 * 253])
+            label.save(file)
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("The palettes of label files disagree") == 1
+    assert "labels/train/" in out and "labels/val/" in out
+
+
 def test_a_single_class_is_a_problem(tool, folder, tmp_path, capsys):
     for file in (folder / "labels/train").iterdir():
         Image.fromarray(np.where(np.asarray(Image.open(file)) == 1, 255, 0).astype(np.uint8)).save(

@@ -43,8 +43,8 @@ _TITLES = {
 }  # fmt: skip
 _SEPARATOR = r"(?:\s*(?:[:,;=|\t]|[-=]>)\s*)"
 _COLOR = r"(?:rgb)?[(\[]?\s*(\d+)\s*[,;|\s]\s*(\d+)\s*[,;|\s]\s*(\d+)\s*[)\]]?"
-_BEFORE_COLOR = rf"(?:{_SEPARATOR}|\s+|(?=[(\[]))"
-_NAME_HEX = re.compile(rf"(.+?){_BEFORE_COLOR}#([0-9a-fA-F]{{6}}|[0-9a-fA-F]{{3}})")
+_BEFORE_COLOR = rf"(?:{_SEPARATOR}|\s+|(?=[(\[#]))"
+_NAME_HEX = re.compile(rf"(.+?){_BEFORE_COLOR}(?:#|0x)([0-9a-fA-F]{{6}}|[0-9a-fA-F]{{3}})")
 _NAME_COLOR = re.compile(rf"(.+?){_BEFORE_COLOR}{_COLOR}")
 _CVAT = re.compile(r"([^:]+):(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?:[^:]*:[^:]*")
 # What can only be an id, and what may be a part of the name: "3 series", "lane 2".
