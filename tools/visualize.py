@@ -69,7 +69,8 @@ def draw(args: argparse.Namespace) -> None:
     outputs.check(paths)
     metadata = MetadataCatalog.get(name)
     model = Trainer.load_for_evaluation(cfg)
-    saved = Classes.from_file(PathManager.get_local_path(model.weights_file))
+    weights = getattr(model, "weights_file", "")
+    saved = Classes.from_file(PathManager.get_local_path(weights)) if weights else None
     colors = np.array(saved.colors, dtype=np.uint8) if saved else class_colors(metadata)
     model = inference_model(cfg, model)
     mapper = Trainer.build_test_mapper(cfg)
