@@ -14,6 +14,7 @@ With --pictures there are also, of each split,
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ from sar.outputs import Outputs, collected
 from sar.visualization import class_colors
 from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
 
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train
@@ -77,6 +78,8 @@ def check_all(args: argparse.Namespace) -> None:
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
+    if names[0] not in DatasetCatalog:
+        load_dataset(names[0])  # raises, and names what is registered
     # Of all splits, which share their classes.
     metadata = MetadataCatalog.get(names[0])
     args.palettes = PaletteComparison(metadata.get("stuff_classes") or (), given_colors(metadata))
@@ -89,17 +92,28 @@ def check_all(args: argparse.Namespace) -> None:
 def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
     """Register a folder, and print which of its splits are left out.
 
+    Images without labels, of a val or test split, may be there to be predicted. Anything else that
+    is half there is an error.
+
     Returns:
         the names of the splits that have images and labels.
 
     Raises:
-        InputError: as `register_folder`, or no split has both.
+        InputError: as `register_folder`; a split is half there, or no split has both.
     """
     names = register_folder(folder)
     for split in SPLITS:
         missing = missing_parts(folder, split)
-        if len(missing) == 1 and not quiet:
-            print(f"The split {split} is not checked, because {describe_missing(missing[0])}.")
+        if len(missing) == 1:
+            (path,) = missing
+            is_in_the_way = os.path.lexists(path) and not path.is_dir()
+            if split == "train" or path.parent.name == "images" or is_in_the_way:
+                raise InputError(
+                    f"The split {split} is incomplete: {describe_missing(path)}. Add the files, or "
+                    f"remove both images/{split} and labels/{split}."
+                )
+            if not quiet:
+                print(f"The split {split} is not checked, because {describe_missing(path)}.")
     if not names:
         raise InputError(
             f"{folder} has no split with images and labels, such as images/train and "

@@ -111,7 +111,7 @@ LABELS: dict[str, tuple[Callable[[Image.Image], bytes], str]] = {
     "negative ids": (lambda i: encoded(from_array(-np.int32(i), np.int32), "TIFF"), REFUSED),
     "floating-point ids": (lambda i: encoded(i.convert("F"), "TIFF"), REFUSED),
     "a JPEG": (lambda i: encoded(i, "JPEG"), REFUSED),
-    "colours": (lambda i: png(i.convert("RGB")), REFUSED),
+    "colours": (lambda i: png(Image.merge("RGB", (i, i.point(lambda v: 255 - v), i))), REFUSED),
     "grey with alpha": (lambda i: png(i.convert("LA")), ACCEPTED),
     "another size": (lambda i: png(i.resize((60, 48))), REFUSED),
     "one pixel": (lambda i: png(i.resize((1, 1))), REFUSED),

@@ -139,6 +139,9 @@ def test_a_fingerprint_tells_changed_files_and_not_a_folder_that_has_moved(tmp_p
     files[1].unlink()
     with pytest.raises(OSError):
         fingerprint_of(map(str, files))
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")  # a name that is not UTF-8
+    open(odd, "wb").close()
+    fingerprint_of([odd])
 
 
 def test_counts_of_a_config(tmp_path):

@@ -389,3 +389,14 @@ def test_test_loader_shows_every_image_once(cfg, dicts, monkeypatch, workers, wo
         assert len(loader) == len(batches) and all(len(batch) == 1 for batch in batches)
         shown += [batch[0]["image_id"] for batch in batches]
     assert shown == list(range(NUM_IMAGES))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_does_not_fit_into_memory(cfg, workers):
+    def mapper(record, rng):
+        raise MemoryError("Unable to allocate 2.73 TiB")
+
+    cfg.DATALOADER.NUM_WORKERS = workers
+    batches = build_train_loader(cfg, mapper, [{"file_name": "a.png"}])
+    with pytest.raises(InputError, match="a.png does not fit into memory .*INPUT.CROP.SIZE"):
+        next(iter(batches))

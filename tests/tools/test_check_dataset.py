@@ -150,7 +150,7 @@ def test_every_split_that_is_there_is_checked(tool, folder, tmp_path, capsys):
     assert f"because the folder {folder / 'labels/test'} is empty" in capsys.readouterr().out
     shutil.rmtree(folder / "labels/train")
     assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1
-    assert "has no split with images and labels" in capsys.readouterr().err
+    assert "The split train is incomplete" in capsys.readouterr().err
 
 
 def test_palettes_of_the_splits_are_compared(tool, folder, tmp_path, capsys):

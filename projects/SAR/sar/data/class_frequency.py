@@ -120,7 +120,7 @@ def fingerprint_of(label_files: Iterable[str]) -> str:
     for file in files:
         status = os.stat(file)
         name = os.path.relpath(file, folder)
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

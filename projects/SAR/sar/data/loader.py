@@ -262,6 +262,11 @@ def _sample_or_error(mapper: Callable, dataset_dict: dict, *args) -> dict | Inpu
         return error
     except (OSError, SyntaxError, SizeMismatchError) as error:  # what detectron2's mapper lets pass
         return InputError(f"The sample of {dataset_dict['file_name']} cannot be read: {error}")
+    except MemoryError as error:
+        return InputError(
+            f"The sample of {dataset_dict['file_name']} does not fit into memory ({error}): set "
+            "INPUT.CROP.SIZE, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST, lower"
+        )
 
 
 class _SampleLoader(WatchedLoader):

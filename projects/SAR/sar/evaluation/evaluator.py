@@ -362,7 +362,7 @@ def _keep_other(path: Path, run: dict) -> None:
         return
     if "file" not in before.get("weights", {}):
         return
-    if all(before.get(key) == json.loads(json.dumps(run.get(key))) for key in ("config", "data")):
+    if all(before.get(key) == run.get(key) for key in ("config", "data")):
         return
     names = (f"{path.stem}-{number}{path.suffix}" for number in count(2))
     path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
@@ -390,10 +390,18 @@ def _settings(cfg: CfgNode) -> dict:
     defaults = load_config()
     known = set(leaves(defaults))
     return {
-        key: lookup(cfg, key)
+        key: _plain(lookup(cfg, key))
         for key in leaves(cfg)
         if key not in known or lookup(cfg, key) != lookup(defaults, key)
     }
+
+
+def _plain(value: object) -> object:
+    """The value as JSON can hold it; any other, such as infinity, as text."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return repr(value)
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
