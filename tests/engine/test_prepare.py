@@ -324,6 +324,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["SOLVER.CHECKPOINTS_KEPT", "1"], "CHECKPOINTS_KEPT is 1, expected 2 or more, or 0"),
         (["DATALOADER.MAX_SKIPPED_SAMPLES", "-1"], "MAX_SKIPPED_SAMPLES is -1, expected 0 or more"),
         (["INPUT.MAX_SIZE_TEST", "0"], "INPUT.MAX_SIZE_TEST is 0"),
+        (["TEST.EXPECTED_RESULTS", "['mIoU']"], "EXPECTED_RESULTS is .* task, metric, value and"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE"),
         (["MODEL.RESNETS.DEPTH", "19"], "^MODEL.RESNETS.DEPTH describes no model .* 19"),

@@ -163,9 +163,23 @@ def check_values(cfg: CfgNode) -> None:
         ("MODEL.PIXEL_STD", len(model.PIXEL_STD) == 3 and 0 not in model.PIXEL_STD, "three, not 0"),
         ("TEST.PICTURES", cfg.TEST.PICTURES >= 0, "0 or more"),
         ("SEED", cfg.SEED < 2**32, "less than 2^32"),
+        (
+            "TEST.EXPECTED_RESULTS",
+            all(map(_is_expected_result, cfg.TEST.EXPECTED_RESULTS)),
+            "lists of task, metric, value and tolerance, such as [['sem_seg', 'mIoU', 40.0, 1.0]]",
+        ),
     ):
         if not is_possible:
             raise InputError(f"{key} is {lookup(cfg, key)}, expected {expected}")
+
+
+def _is_expected_result(entry: object) -> bool:
+    is_list = isinstance(entry, (list, tuple)) and len(entry) == 4
+    return (
+        is_list
+        and all(isinstance(name, str) for name in entry[:2])
+        and all(isinstance(number, (int, float)) for number in entry[2:])
+    )
 
 
 def check_model(cfg: CfgNode) -> torch.nn.Module:
