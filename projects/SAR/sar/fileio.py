@@ -1,7 +1,8 @@
 """Writing files so that a crash leaves the old file or the new one, never half of either; their
-names."""
+names and checksums."""
 
 import fcntl
+import hashlib
 import os
 import re
 import uuid
@@ -46,6 +47,19 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
     """Write text (UTF-8) or bytes to `path` through a temporary file next to it."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The checksum of a file, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def names_below_common_folder(paths: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ K: number of classes.
 """
 
 import glob
-import hashlib
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
 from sar.evaluation.table import GROUP_NAMES
+from sar.fileio import sha256
 from sar.output_dir import (
     CLASS_FREQUENCY,
     CONFIG,
@@ -100,10 +100,8 @@ class Run:
 
     def class_frequency(self) -> ClassFrequency | None:
         """That of its training set, where the run has left it."""
-        folders = (self.folder, self.folder / INFERENCE)
-        paths = [folder / CLASS_FREQUENCY for folder in folders]
-        path = next(filter(Path.is_file, paths), None)
-        return ClassFrequency.load(path) if path else None
+        path = self.folder / CLASS_FREQUENCY
+        return ClassFrequency.load(path) if path.is_file() else None
 
     def curves(self) -> dict[str, Curve]:
         """By name, (iteration, value) of the finite scalars of metrics.json, evenly thinned.
@@ -186,7 +184,7 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
         paths = [p for p in paths if p.is_file() and p.parent.name not in evaluations]
         weights = folder / f"{checkpoint}.pth"
-        checksum = _sha256(weights) if checkpoint and paths and weights.is_file() else ""
+        checksum = _checksum(weights) if checkpoint and paths and weights.is_file() else ""
         for path in paths:
             dataset, content = path.parent.name, _read_evaluation(path)
             if checksum and _evaluated_weights(content).get("sha256", checksum) != checksum:
@@ -261,15 +259,11 @@ def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
         yield iteration, scalars
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+def _checksum(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            while part := file.read(2**20):
-                digest.update(part)
+        return sha256(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}): get the right to") from error
-    return digest.hexdigest()
 
 
 def _read_evaluation(path: Path) -> dict:

@@ -15,7 +15,6 @@ first use, in seconds, under the folder of the data sets:
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ from tqdm import tqdm
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, nearest
+from sar.fileio import sha256
 
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -285,7 +285,7 @@ def _read_recipe(folder: Path) -> tuple[dict | None, dict[str, str]]:
 
 def _checksum(path: Path) -> str:
     """Return the SHA-256 of a file; "" for an empty folder, which a split without images leaves."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return sha256(path) if path.is_file() else ""
 
 
 def _check_replaceable(folder: Path) -> None:
