@@ -79,7 +79,7 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
         (tmp_path / "output" / "model_best.pth", "model_best"),
         (other, f"model_final-{digest[:8]}"),
     ):
-        opts = [*overrides, "MODEL.WEIGHTS", str(weights)]
+        opts = [*overrides, "MODEL.WEIGHTS", str(weights), "TEST.SAVE_JSON", "True"]
         args = arguments(opts, eval_only=True)
         cfg = prepare(args)
         set_up_process(cfg, args)
@@ -88,6 +88,8 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
         assert found["weights"]["file"] == str(weights)
         assert len(found["weights"]["sha256"]) == 64
         assert "Evaluation of" in (inference / name / "log.txt").read_text()
+        assert len(list((inference / name).glob("*/sem_seg_predictions.json"))) == 1
+    assert not list(inference.glob("*/sem_seg_predictions.json"))  # where a training writes
     assert found["weights"]["sha256"] == digest
     assert len(found["data"]["fingerprint"]) == 64
     assert read_evaluation(inference) == of_training

@@ -3,7 +3,6 @@
 K: number of classes; H, W: height and width of an image in pixels.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -11,7 +10,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from sar.data.class_frequency import ClassFrequency, fingerprint_of
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.labels import read_truth
 from sar.errors import InputError, nearest, printable
-from sar.fileio import atomic_path, write_atomically
+from sar.fileio import atomic_path, sha256, write_atomically
 from sar.modeling.embedding_tap import embedding_channels
 from sar.output_dir import EVALUATION, INFERENCE
 
@@ -85,7 +83,7 @@ class LongTailEvaluator(DatasetEvaluator):
         self._class_frequency = class_frequency
         self._output_dir = Path(output_dir) if output_dir else None
         self._tap = tap
-        self._run: dict = {}
+        self._run: tuple[CfgNode, str] | None = None
 
         if dataset_name not in DatasetCatalog.list():
             hint = nearest(dataset_name, DatasetCatalog.list())
@@ -103,24 +101,18 @@ class LongTailEvaluator(DatasetEvaluator):
             self._json_predictions = _JsonPredictions(self._output_dir, category_ids)
 
     def describe_run(self, cfg: CfgNode, weights_file: str = "") -> None:
-        """Note what is evaluated: it is written with the results.
+        """Say what will be evaluated: it is written with the results.
 
         Args:
-            cfg: of the run. Of its keys, those are noted that differ from the defaults.
+            cfg: of the run. Of its keys, those are written that differ from the defaults.
             weights_file: the checkpoint that is evaluated, whose results get a folder of their own;
                 "" for the weights of a training in progress.
         """
-        if weights_file:
-            weights = {"file": os.path.abspath(weights_file), "sha256": _sha256(weights_file)}
-            if self._output_dir:
-                folder = evaluation_folder(cfg.OUTPUT_DIR, weights_file)
-                self._output_dir = folder / self._dataset_name
-        else:
-            weights = {"iteration": _last_iteration(cfg)}
-        self._run = {"weights": weights, "config": _settings(cfg)}
-        with suppress(InputError, OSError):
-            files = [r["sem_seg_file_name"] for r in load_dataset(self._dataset_name)]
-            self._run["data"] = {"fingerprint": fingerprint_of(files)}
+        self._run = cfg, weights_file
+        if weights_file and self._output_dir:
+            self._output_dir = evaluation_folder(cfg.OUTPUT_DIR, weights_file) / self._dataset_name
+            if self._json_predictions:
+                self._json_predictions.output_dir = self._output_dir
 
     def reset(self) -> None:
         self._confusion: Tensor | None = None  # made on the device of the first prediction
@@ -308,10 +300,11 @@ class LongTailEvaluator(DatasetEvaluator):
     def _write_metrics(
         self, results: dict[str, dict[str, float]], confusion: Tensor, num_images: int
     ) -> None:
+        run = self._description_of_run()
         content = {
             "dataset": self._dataset_name,
             "num_images": num_images,
-            **self._run,
+            **run,
             "metrics": _without_nan(results["sem_seg"]),
             "class_names": self._class_names,
             "groups": self._groups,
@@ -321,8 +314,23 @@ class LongTailEvaluator(DatasetEvaluator):
             content["geometry"] = _without_nan(results["geometry"])
         text = json.dumps(content, allow_nan=False)
         path = self._output_dir / EVALUATION
-        _keep_other(path, self._run)
+        _keep_other(path, run)
         write_atomically(path, text + "\n")
+
+    def _description_of_run(self) -> dict:
+        """Weights, config and data, as far as `describe_run` has told them."""
+        if self._run is None:
+            return {}
+        cfg, weights_file = self._run
+        if weights_file:
+            weights = {"file": os.path.abspath(weights_file), "sha256": _checksum(weights_file)}
+        else:
+            weights = {"iteration": _last_iteration(cfg)}
+        description = {"weights": weights, "config": _settings(cfg)}
+        with suppress(InputError, OSError):
+            files = [r["sem_seg_file_name"] for r in load_dataset(self._dataset_name)]
+            description["data"] = {"fingerprint": fingerprint_of(files)}
+        return description
 
     def _json_category_ids(self, metadata: Metadata) -> list[int]:
         """The id of each class in the data set's own numbering."""
@@ -349,7 +357,7 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
     """
     name = Path(weights_file).name.partition(".")[0]
     if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
-        name = f"{name}-{_sha256(weights_file)[:8]}"
+        name = f"{name}-{_checksum(weights_file)[:8]}"
     return Path(output_dir, INFERENCE, name)
 
 
@@ -368,13 +376,8 @@ def _keep_other(path: Path, run: dict) -> None:
     path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
 
 
-@lru_cache(maxsize=8)
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with PathManager.open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+def _checksum(weights_file: str) -> str:
+    return sha256(PathManager.get_local_path(weights_file))
 
 
 def _last_iteration(cfg: CfgNode) -> int | None:
@@ -416,12 +419,12 @@ class _JsonPredictions:
     """
 
     def __init__(self, output_dir: Path, category_ids: list[int]):
-        self._output_dir = output_dir
+        self.output_dir = output_dir
         self._category_ids = category_ids
         self._rank = comm.get_rank()
 
     def reset(self) -> None:
-        self._output_dir.mkdir(parents=True, exist_ok=True)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         self._lines_file(self._rank).write_text("")
 
     def append(self, prediction: np.ndarray, file_name: str) -> None:
@@ -441,7 +444,7 @@ class _JsonPredictions:
     def merge(self) -> None:
         """Joins the lines of all processes to `sem_seg_predictions.json`."""
         ranks = range(comm.get_world_size())
-        with atomic_path(self._output_dir / "sem_seg_predictions.json") as temporary:
+        with atomic_path(self.output_dir / "sem_seg_predictions.json") as temporary:
             with open(temporary, "w") as merged:
                 separator = "["
                 for rank in ranks:
@@ -453,7 +456,7 @@ class _JsonPredictions:
             self._lines_file(rank).unlink()
 
     def _lines_file(self, rank: int) -> Path:
-        return self._output_dir / f".sem_seg_predictions.rank{rank}.jsonl"
+        return self.output_dir / f".sem_seg_predictions.rank{rank}.jsonl"
 
     def _lines_of(self, rank: int) -> Iterator[str]:
         path = self._lines_file(rank)
