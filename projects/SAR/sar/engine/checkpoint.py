@@ -4,7 +4,6 @@ import math
 import os
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from .array_pickle import load_arrays
+from .disk import disk_error
 
 # First parts of the names of what inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
@@ -204,11 +204,7 @@ class Checkpointer(DetectionCheckpointer):
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
-            free = shutil.disk_usage(self.save_dir).free
-            raise InputError(
-                f"checkpoint {path} cannot be written ({reason}); {free / 2**20:.0f} MiB are free "
-                "there. The one before is as it was: make room, and go on with --resume"
-            ) from error
+            raise disk_error(path, reason) from error
 
     def save_iteration(self, iteration: int) -> None:
         """Saves the state after an iteration, and deletes the oldest ones beyond `kept`."""
