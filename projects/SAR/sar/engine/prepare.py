@@ -252,10 +252,9 @@ def count_classes(
     is_resumed = args.resume and os.path.isfile(os.path.join(output, LAST_CHECKPOINT))
     is_new = not (args.eval_only or is_resumed)
     given = cfg.DATASETS.CLASS_FREQUENCY
-    frequency = None
-    if given:
-        _require_same_classes(cfg, given)
-        frequency = ClassFrequency.load(given)
+    frequency = ClassFrequency.load(given) if given else None
+    if frequency is not None:
+        _require_same_classes(cfg, frequency, given)
     if is_new and cfg.DATASETS.CHECK:
         metadata = metadata_of(cfg.DATASETS.TRAIN[0])
         palettes = PaletteComparison(metadata.stuff_classes, given_colors(metadata))
@@ -267,15 +266,16 @@ def count_classes(
             _warn_of_changes(frequency, counted, given)
         return frequency or counted
     if frequency is not None:
-        return _still_valid(cfg, given, progress) if frequency.fingerprint else frequency
+        has_fingerprint = bool(frequency.fingerprint)
+        return _still_valid(cfg, frequency, given, progress) if has_fingerprint else frequency
     if not is_new:
-        kept = os.path.join(output, CLASS_FREQUENCY)
-        if _goes_with(cfg, kept):
-            return _still_valid(cfg, kept, progress)
-        kept = os.path.join(evaluated, CLASS_FREQUENCY)
-        if args.eval_only and _goes_with(cfg, kept):
-            if _has_same_labels(cfg, ClassFrequency.load(kept)):
-                return ClassFrequency.load(kept)
+        path = os.path.join(output, CLASS_FREQUENCY)
+        if kept := _counts_of_earlier_run(cfg, path):
+            return _still_valid(cfg, kept, path, progress)
+    if args.eval_only:
+        kept = _counts_of_earlier_run(cfg, os.path.join(evaluated, CLASS_FREQUENCY))
+        if kept and _has_same_labels(cfg, kept):
+            return kept
     try:
         return _count_training_set(cfg, check_images=False, progress=progress)
     except InputError as error:
@@ -315,9 +315,8 @@ def _has_same_labels(cfg: CfgNode, kept: ClassFrequency) -> bool:
         return True
 
 
-def _still_valid(cfg: CfgNode, path: str, progress: bool) -> ClassFrequency:
-    """The counts in OUTPUT_DIR, with a warning if the labels have other counts now."""
-    kept = ClassFrequency.load(path)
+def _still_valid(cfg: CfgNode, kept: ClassFrequency, path: str, progress: bool) -> ClassFrequency:
+    """The counts in the file `path`, with a warning if the labels have other counts now."""
     if _has_same_labels(cfg, kept):
         return kept
     try:
@@ -327,23 +326,23 @@ def _still_valid(cfg: CfgNode, path: str, progress: bool) -> ClassFrequency:
             f"The labels have changed since {path} was written, and have problems: {error}"
         )
         return kept
-    if counted.counts_the_same(kept):  # copied or touched, but not changed
-        return counted
     _warn_of_changes(kept, counted, path)
-    return kept
+    # Labels that were copied or touched, but not changed, have a new fingerprint.
+    return counted if counted.counts_the_same(kept) else kept
 
 
 def _warn_of_changes(kept: ClassFrequency, counted: ClassFrequency, path: str) -> None:
     """Warn if counts in a file are not those of the training labels as they are now."""
-    differs = zip(kept.class_names, kept.pixels, counted.pixels, strict=True)
-    changed = [name for name, before, now in differs if before != now]
-    if not counted.counts_the_same(kept):
-        logger.warning(
-            f"The training labels are not those that were counted in {path}: "
-            f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors "
-            "and groups still follow the counts in that file. To count again, remove it, or leave "
-            "DATASETS.CLASS_FREQUENCY empty, and run the same command."
-        )
+    if counted.counts_the_same(kept):
+        return
+    pixels = zip(kept.class_names, kept.pixels, counted.pixels, strict=True)
+    changed = [name for name, before, now in pixels if before != now]
+    logger.warning(
+        f"The training labels are not those that were counted in {path}: "
+        f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors and "
+        "groups still follow the counts in that file. To count again, remove it, or leave "
+        "DATASETS.CLASS_FREQUENCY empty, and run the same command."
+    )
 
 
 def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
@@ -387,18 +386,19 @@ def _scan(
     return scan.frequency
 
 
-def _goes_with(cfg: CfgNode, path: str) -> bool:
-    """Whether counts of an earlier run are of this one's training set."""
+def _counts_of_earlier_run(cfg: CfgNode, path: str) -> ClassFrequency | None:
+    """The counts in a file, if they are of this run's training set."""
     try:
-        _require_same_classes(cfg, path)
+        kept = ClassFrequency.load(path)
+        _require_same_classes(cfg, kept, path)
     except InputError:
-        return False
-    return ClassFrequency.load(path).datasets == _training_sets(cfg)
+        return None
+    return kept if kept.datasets == _training_sets(cfg) else None
 
 
-def _require_same_classes(cfg: CfgNode, path: str) -> None:
+def _require_same_classes(cfg: CfgNode, frequency: ClassFrequency, path: str) -> None:
     expected = tuple(metadata_of((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0]).stuff_classes)
-    found = ClassFrequency.load(path).class_names
+    found = frequency.class_names
     if tuple(found) != expected:
         raise InputError(
             f"DATASETS.CLASS_FREQUENCY {path} is of other classes ({listed(found)}) "
