@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Predicts images: pictures with a legend, label maps and, if asked for, maps of confidence.
 
-An input is a file, a folder (with its sub-folders, also those that are links; hidden folders,
-@eaDir and __MACOSX are skipped) or a quoted pattern. For each image there are,
-in the output folder,
+An input is a file, a folder (with its sub-folders, also those that are links; hidden folders and
+those of systems, such as @eaDir, are skipped) or a quoted pattern. For each image there are, in the
+output folder,
 
   overlays/NAME.jpg      the image under the colours of its classes
   labels/NAME.png        class ids, with the colours as palette (16-bit grey above 256 classes)
@@ -17,9 +17,9 @@ of a folder, the images alone are taken. Of one that breaks off, the frames befo
 NAME is the file's path below what all inputs have in common, without its suffix, unless two would
 share results then. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
 threads; one that cannot be read or written is named, and the others are predicted. TEST.MODE,
-TEST.AUG and INPUT.MIN_SIZE_TEST say how the model sees an image. The names of the classes are those
-of the data set in the config (of DATASETS.FOLDER, classes.txt is enough) or, where it is not there,
-of class_frequency.json beside MODEL.WEIGHTS.
+TEST.AUG and INPUT.MIN_SIZE_TEST say how the model sees an image. Names and colours of the classes
+are saved with the weights. Older checkpoints have none: then they are those of the config's data
+set (of DATASETS.FOLDER, classes.txt is enough), or of class_frequency.json next to MODEL.WEIGHTS.
 """
 
 import argparse
