@@ -262,7 +262,7 @@ class Checkpointer(DetectionCheckpointer):
         if problems and not path:
             raise InputError(
                 f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. Put a "
-                "whole one there, or train anew, without --resume"
+                "whole one there, or train again, without --resume"
             )
         if problems:
             self.logger.warning(f"Going on from {path}, since {'; '.join(problems)}")
@@ -321,7 +321,8 @@ class Checkpointer(DetectionCheckpointer):
             best = _load_tensors(path, mmap=True)["best"]
             return {"metric": str(best["metric"]), "value": float(best["value"])}
         except Exception as error:
-            self.logger.warning(f"{path} is broken, and written anew: {_first_sentence(error)}")
+            reason = _first_sentence(error)
+            self.logger.warning(f"{path} is broken, and will be written again: {reason}")
             return None
 
     def _files(self) -> list[Path]:
@@ -405,7 +406,7 @@ def _load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
             raise
         raise InputError(
             f"refused, since it would run {refused[1]}: a .pth may hold tensors and containers "
-            "only. If you trust its source, save its tensors anew"
+            "only. If you trust its source, save its tensors again"
         ) from error
     return content if "model" in content else {"model": content}
 
@@ -418,7 +419,7 @@ def _verify(path: str | os.PathLike) -> None:
             if entry.external_attr & _IS_FOLDER:  # torch leaves what memory held in such tensors
                 damaged = entry.filename
     if damaged is not None:
-        raise InputError(f"its part {damaged} is damaged: get or make the file anew")
+        raise InputError(f"its part {damaged} is damaged: get or make the file again")
 
 
 def _require_everywhere(path: str, remedy: str) -> None:

@@ -211,7 +211,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if frequency is None:
             return {}
         remedy = (
-            "write the file that DATASETS.CLASS_FREQUENCY names anew with tools/check_dataset.py, "
+            "write the file of DATASETS.CLASS_FREQUENCY again with tools/check_dataset.py, "
             "from the training set that belongs to this data set."
         )
         if len(frequency.class_names) != len(self._class_names):

@@ -273,10 +273,10 @@ def _read_evaluation(path: Path) -> dict:
         raise InputError(f"{path} cannot be read ({error}): get the right to") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}): write it anew with train_net.py --eval-only"
+            f"{path} cannot be read ({error}): write it again with train_net.py --eval-only"
         ) from error
     if problem := _problem(content):
-        raise InputError(f"{path}: {problem}: write it anew with train_net.py --eval-only")
+        raise InputError(f"{path}: {problem}: write it again with train_net.py --eval-only")
     return content
 
 
