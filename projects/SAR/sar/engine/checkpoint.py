@@ -66,7 +66,7 @@ class Classes:
 
     @classmethod
     def from_checkpoint(cls, content: dict) -> "Classes | None":
-        """The classes in the content of a checkpoint; None in older ones, and those of others."""
+        """The classes in the content of a checkpoint; None if it has none, as older ones have."""
         found = content.get("classes")
         names = found.get("names") if isinstance(found, dict) else None
         colors = found.get("colors") if isinstance(found, dict) else None
@@ -102,11 +102,11 @@ def _are(values: object, kind: type | tuple[type, ...]) -> bool:
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with atomic writes, clear errors, and a way past broken files.
 
-    Only the main process writes; all processes load the same file. Of a training, a folder holds:
+    Only the main process writes; all processes load the same file. A training leaves in its folder:
 
     - `model_0000499.pth`, ...: its last states, named by the last iteration that is done;
     - `model_final.pth`: its end, and `model_best.pth`: where it was best by a metric;
-    - `last_checkpoint`: the name of the last of them, but for model_best.pth. A crash at any time
+    - `last_checkpoint`: the name of the last of them, except model_best.pth. A crash at any time
       leaves it naming a whole file.
 
     Args:
@@ -114,7 +114,7 @@ class Checkpointer(DetectionCheckpointer):
         skip_mismatched: load what fits from a checkpoint of other shapes, such as another number
             of classes, instead of refusing it.
         require_all: refuse a checkpoint that leaves a part of the model at its random
-            initialization; but for what inference does not use, regularizers and the loss.
+            initialization; except what inference does not use, regularizers and the loss.
         kept: how many numbered checkpoints `save_iteration` leaves there; 0 for all.
         classes: of the data set; saved with the weights. With `require_all`, and where a training
             is resumed, a checkpoint of other classes is refused. None: unknown, not checked.

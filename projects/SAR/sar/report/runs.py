@@ -33,7 +33,7 @@ from sar.output_dir import (
 
 # Points of a curve that a page can show.
 _MAX_POINTS = 400
-# Scalars of metrics.json that say nothing of what was learnt.
+# Scalars of metrics.json that do not tell how the training went.
 _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
 
 # Checkpoints whose evaluations with --eval-only lie in inference/NAME/DATA_SET.
@@ -82,7 +82,7 @@ class Run:
         return next(filter(Path.is_file, paths), None)
 
     def files(self) -> list[Path]:
-        """The files that trainings and evaluations wrote, those of earlier runs included."""
+        """The files that trainings and evaluations wrote, also in earlier runs."""
         names = (
             RUN,
             LOCK,
@@ -99,14 +99,14 @@ class Run:
         return [path for folder in folders for name in names for path in folder.glob(name)]
 
     def class_frequency(self) -> ClassFrequency | None:
-        """That of its training set, where the run has left it."""
+        """The counts of its training set, if the run has left them."""
         path = self.folder / CLASS_FREQUENCY
         return ClassFrequency.load(path) if path.is_file() else None
 
     def curves(self) -> dict[str, Curve]:
         """By name, (iteration, value) of the finite scalars of metrics.json, evenly thinned.
 
-        Without those of single classes, which are in the table, and without times.
+        Without single classes, which are in the table, and without times.
 
         Raises:
             InputError: metrics.json cannot be read.
@@ -175,8 +175,8 @@ def _folders(pattern: str) -> list[Path]:
 def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[str, ...]]:
     """The evaluations of a run, of which checkpoint each is, by data set, and notes.
 
-    The evaluation by the training itself is preferred to those of --eval-only, unless the training
-    went on after it. Those of --eval-only are passed over if their checkpoint was replaced.
+    The training's own evaluation is preferred to evaluations with --eval-only, unless the training
+    went on after it. An evaluation with --eval-only is passed over if its checkpoint was replaced.
     """
     evaluations, evaluated, outdated, notes = {}, {}, {}, []
     for checkpoint in ("", *_EVALUATED):
@@ -253,7 +253,7 @@ def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
         try:
             scalars = json.loads(line)
             iteration = int(scalars["iteration"])
-        # Such as the half line of a run that was killed; OverflowError is that of Infinity.
+        # Such as the half line of a run that was killed; Infinity raises OverflowError.
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         yield iteration, scalars
