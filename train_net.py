@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Trains and evaluates, as detectron2's own train_net.py does; `--help` has examples."""
 
-from sar.engine import Trainer, run
+from sar.training.launch import run
+from sar.training.trainer import Trainer
 
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm

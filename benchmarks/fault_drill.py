@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from sar import program
+from sar import cli
 from sar.data.datasets import longtail_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,17 +38,17 @@ LIMIT, LOOK = 900, 0.002
 
 def main() -> None:
     example = "example:\n  python benchmarks/fault_drill.py --kills 20 --seed 1"
-    arguments = program.parser(__doc__, example, talks=False)
+    arguments = cli.parser(__doc__, example, talks=False)
     arguments.add_argument(
-        "--kills", type=program.positive, default=20, metavar="N", help="default: %(default)s"
+        "--kills", type=cli.positive, default=20, metavar="N", help="default: %(default)s"
     )
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
     arguments.add_argument(
-        "--processes", type=program.positive, default=1, metavar="N", help="of the training"
+        "--processes", type=cli.positive, default=1, metavar="N", help="of the training"
     )
     arguments.add_argument(
         "--output",
-        type=program.path,
+        type=cli.path,
         metavar="FOLDER",
         help="where a new folder with the runs is kept; default: a temporary folder",
     )

@@ -37,8 +37,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler complains of
 import torch
 from tabulate import tabulate
 
-from sar import program
-from sar.outputs import Outputs
+from sar import cli
+from sar.files.program_outputs import Outputs
 
 RESULTS = "results.jsonl"
 # All benchmarks add their lines to one file, so they are one program in its folder's journal.
@@ -301,9 +301,7 @@ def main(
     device = torch.device(args.device)
     _is_smallest = args.smallest
     folder = output_folder(args)
-    code = program.exit_code(
-        lambda: report(measure(device), folder, device, overwrite=args.overwrite)
-    )
+    code = cli.exit_code(lambda: report(measure(device), folder, device, overwrite=args.overwrite))
     if code:
         sys.exit(code)
 
@@ -316,10 +314,10 @@ def output_folder(args: argparse.Namespace) -> Path:
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """The options that all programs have."""
     examples = f"example:\n  python benchmarks/%(prog)s {example}"
-    arguments = program.parser(description, examples, talks=False)
+    arguments = cli.parser(description, examples, talks=False)
     arguments.add_argument(
         "--threads",
-        type=program.positive,
+        type=cli.positive,
         metavar="N",
         default=torch.get_num_threads(),
         help="of torch on the CPU (default: %(default)s)",
@@ -329,7 +327,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu or cuda (default: %(default)s)",
     )
-    program.add_output(
+    cli.add_output(
         arguments,
         "FOLDER",
         f"where {RESULTS} is, to which the results are added (default: %(default)s)",

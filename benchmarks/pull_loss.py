@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from harness import Growth, Measurement, bandwidth, chosen, main, peak_memory, time_alternately
 from torch import nn
 
-from sar.regularizers.squared_distance import mean_squared_distance
+from sar.ops.squared_distance import mean_squared_distance
 
 SIZES = [  # N, C, H, W, K
     (2, 720, 128, 128, 150),

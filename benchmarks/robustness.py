@@ -24,8 +24,8 @@ from robustness.case import ACCEPTED, MUTATIONS, REFUSED, Case, Mutation
 from robustness.processes import import_all, run_program
 from tabulate import tabulate
 
-from sar.outputs import Outputs
-from sar.program import add_output, exit_code, parser, positive
+from sar.cli import add_output, exit_code, parser, positive
+from sar.files.program_outputs import Outputs
 
 EXAMPLES = """examples:
   python benchmarks/robustness.py --output output/robustness

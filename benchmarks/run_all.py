@@ -20,8 +20,8 @@ import matplotlib
 from harness import RESULTS, RESULTS_PROGRAM, number, output_folder, parser, table
 from tabulate import tabulate
 
-from sar.outputs import Outputs
-from sar.program import exit_code
+from sar.cli import exit_code
+from sar.files.program_outputs import Outputs
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

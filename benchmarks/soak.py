@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from sar import program
+from sar import cli
 from sar.data.datasets import longtail_shapes
-from sar.engine import Trainer, prepare
+from sar.preflight.prepare import prepare
+from sar.training.trainer import Trainer
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -31,9 +32,9 @@ SMALLEST_ITERATIONS, SMALLEST_MANY = 10, 40
 
 def main() -> None:
     example = "example:\n  python benchmarks/soak.py --iterations 2000"
-    arguments = program.parser(__doc__, example, talks=False)
+    arguments = cli.parser(__doc__, example, talks=False)
     arguments.add_argument(
-        "--iterations", type=program.positive, default=2000, metavar="N", help="%(default)s"
+        "--iterations", type=cli.positive, default=2000, metavar="N", help="%(default)s"
     )
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the training")
     arguments.add_argument(

@@ -28,9 +28,9 @@ from study.matrix import Cell, read_study
 from study.page import write_page
 from tqdm import tqdm
 
+from sar.cli import add_output, exit_code, parser, positive
 from sar.errors import InputError
-from sar.outputs import Outputs
-from sar.program import add_output, exit_code, parser, positive
+from sar.files.program_outputs import Outputs
 
 EXAMPLES = """examples:
   python benchmarks/study.py

@@ -15,8 +15,8 @@ from harness import Measurement, main, peak_memory, time_alternately
 from torch import nn
 
 from sar.config import load_config
-from sar.engine import Trainer
-from sar.engine.step import TrainingStep
+from sar.training.step import TrainingStep
+from sar.training.trainer import Trainer
 
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from matplotlib import pyplot as plt
 from torch import nn
 
-from sar import program
-from sar.outputs import Outputs
+from sar import cli
+from sar.files.program_outputs import Outputs
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer, simplex_etf
 
 SEED = 0
@@ -130,10 +130,10 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     default = Path(__file__).with_name("figures")
-    program.add_output(parser, "FOLDER", "default: docs/figures", required=False, default=default)
+    cli.add_output(parser, "FOLDER", "default: docs/figures", required=False, default=default)
     args = parser.parse_args(argv)
     # The figures in the folder of this program are its own, also in a new clone.
-    return program.exit_code(
+    return cli.exit_code(
         lambda: write_figures(args.output, overwrite=args.overwrite or args.output == default)
     )
 

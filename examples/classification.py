@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from tqdm import tqdm
 
-from sar.program import exit_code
+from sar.cli import exit_code
 
 NUM_CLASSES = 10
 TRAIN_COUNTS = np.geomspace(100, 2, NUM_CLASSES).round().astype(int).tolist()  # of each class

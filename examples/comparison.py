@@ -17,8 +17,8 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from sar import program
-from sar.outputs import Outputs
+from sar import cli
+from sar.files.program_outputs import Outputs
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 METHODS = ("plain", "SAR", "CeCo", "SAR + CeCo")
@@ -39,20 +39,20 @@ def parse_args(
 ) -> argparse.Namespace:
     """The options of an example; `seeds` and `steps` are those of a full run."""
     example = f"example:\n  python examples/{name}.py --seeds 10 --output output/ten_seeds"
-    parser = program.parser(description, example, talks=False)
+    parser = cli.parser(description, example, talks=False)
     parser.add_argument(
         "--seeds",
-        type=program.positive,
+        type=cli.positive,
         metavar="S",
         help=f"runs of each method (default: {seeds})",
     )
     parser.add_argument(
         "--steps",
-        type=program.positive,
+        type=cli.positive,
         metavar="T",
         help=f"training steps of a run (default: {steps})",
     )
-    program.add_output(
+    cli.add_output(
         parser,
         "FOLDER",
         f"where {name}.md and {name}.png are written (default: output/examples)",

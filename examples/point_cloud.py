@@ -31,7 +31,7 @@ from matplotlib.lines import Line2D
 from torch import nn
 from tqdm import tqdm
 
-from sar.program import exit_code
+from sar.cli import exit_code
 
 CLASSES = {
     "floor": "#d9cfbc",

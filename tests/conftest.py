@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import sar  # noqa: F401  before detectron2, which test modules import
-from sar.engine import lock
+from sar.files import lock
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger

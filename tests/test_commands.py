@@ -3,7 +3,7 @@
 None of the files may change; a command that could not keep them has to refuse. Data, schedules and
 sizes are as small as they can be. Elsewhere are run: `make` and what it installs, by .ci/run; the
 programs of benchmarks/, in tests/benchmarks/test_programs.py; several machines, in
-tests/engine/test_launch.py.
+tests/training/test_launch.py.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.outputs import JOURNAL
+from sar.files.program_outputs import JOURNAL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

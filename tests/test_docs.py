@@ -15,7 +15,7 @@ from PIL import Image
 
 from sar.config import add_sar_config, leaves, load_config, lookup
 from sar.data.labels import read_label
-from sar.engine.launch import argument_parser
+from sar.training.launch import argument_parser
 
 from detectron2.config import get_cfg
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
@@ -131,7 +131,7 @@ def test_commands_are_of_programs_flags_and_keys_that_exist(page):
         if program.name == "train_net.py":
             flags = set(argument_parser()._option_string_actions)
         else:
-            shared = ROOT / "projects/SAR/sar/program.py"
+            shared = ROOT / "projects/SAR/sar/cli.py"
             flags = set(re.findall(r'"(--[a-z-]+)"', program.read_text() + shared.read_text()))
         used = words[place + 1 :]
         assert {word for word in used if word.startswith("--")} <= flags, words

@@ -21,11 +21,11 @@ from tabulate import tabulate
 from torch import nn
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
 from sar.config import load_config
-from sar.engine.checks import check_model
-from sar.engine.prepare import choose_device
 from sar.errors import InputError
+from sar.preflight.checks import check_model
+from sar.preflight.prepare import choose_device
 
 from detectron2.config import CfgNode
 from detectron2.modeling import SemanticSegmentor
@@ -37,16 +37,16 @@ EXAMPLES = """example:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
-    program.add_config(parser, nargs="+")
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser, nargs="+")
     parser.add_argument(
-        "--size", nargs=2, type=program.positive, metavar=("H", "W"), default=(512, 1024),
+        "--size", nargs=2, type=cli.positive, metavar=("H", "W"), default=(512, 1024),
         help="of the images (512 1024)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch", type=program.positive, default=2, metavar="N", help="images a training step (2)"
+        "--batch", type=cli.positive, default=2, metavar="N", help="images a training step (2)"
     )
-    return program.run(print_table, parser.parse_args(argv))
+    return cli.run(print_table, parser.parse_args(argv))
 
 
 def print_table(args: argparse.Namespace) -> None:

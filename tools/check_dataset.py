@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from sar import program
+from sar import cli
 from sar.config import load_config
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
@@ -32,8 +32,8 @@ from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
-from sar.output_dir import CLASS_FREQUENCY
-from sar.outputs import Outputs, collected
+from sar.files.program_outputs import Outputs, collected
+from sar.files.run_folder import CLASS_FREQUENCY
 from sar.visualization import class_colors
 from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
 
@@ -48,7 +48,7 @@ NUM_SAMPLES = 12  # on a contact sheet
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="a registered data set")
     source.add_argument(
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="a folder with images/{train,val}, labels/{train,val} and classes.txt: all splits",
     )
-    program.add_output(
+    cli.add_output(
         parser,
         "FOLDER",
         "where class_frequency.json and pictures go (default: output/NAME of the data set)",
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         help="config keys of a training that change how files are read (INPUT.BLACK_POINT, "
         "INPUT.WHITE_POINT, INPUT.MAX_PIXELS), last",
     )
-    return program.run(check_all, parser.parse_args(argv))
+    return cli.run(check_all, parser.parse_args(argv))
 
 
 def check_all(args: argparse.Namespace) -> None:

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import torch
 
-from sar import program
+from sar import cli
+from sar.checkpoints.conversion import LAYOUTS, Conversion, State, to_ours, to_theirs
 from sar.config import load_config
 from sar.data.locations import folders_of_config
-from sar.engine.checks import check_model
 from sar.errors import InputError, listed
-from sar.modeling.convert import LAYOUTS, Conversion, State, to_ours, to_theirs
-from sar.outputs import Outputs
+from sar.files.program_outputs import Outputs
+from sar.preflight.checks import check_model
 
 from detectron2.config import CfgNode
 
@@ -43,16 +43,16 @@ logger = logging.getLogger("convert_checkpoint")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
-    program.add_config(parser)
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
     direction = parser.add_mutually_exclusive_group(required=True)
     direction.add_argument("--from", choices=LAYOUTS, dest="source", help="convert to ours")
     direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
     )
-    program.add_output(parser, "FILE", "the file to write")
-    return program.run(convert, parser.parse_args(argv))
+    cli.add_output(parser, "FILE", "the file to write")
+    return cli.run(convert, parser.parse_args(argv))
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -25,13 +25,13 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
 from sar.data.color_masks import ColorMaskConverter
 from sar.data.datasets.class_file import read_class_colors
 from sar.data.datasets.folder import IMAGE_SUFFIXES, files_by_stem, ignore_label_for
 from sar.data.labels import MAX_PIXELS, allow_pixels
 from sar.errors import InputError, printable
-from sar.outputs import Outputs, collected
+from sar.files.program_outputs import Outputs, collected
 from sar.threads import map_ahead
 
 EXAMPLES = """examples:
@@ -44,22 +44,22 @@ NUM_THREADS = min(16, os.cpu_count() or 1)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument(
         "--labels",
         required=True,
-        type=program.path,
+        type=cli.path,
         metavar="FOLDER",
         help="the colour masks, also in sub-folders",
     )
     parser.add_argument(
         "--classes",
         required=True,
-        type=program.path,
+        type=cli.path,
         metavar="FILE",
         help="the names and colours of the classes, in the order of the ids",
     )
-    program.add_output(parser, "FOLDER", "where labels go")
+    cli.add_output(parser, "FOLDER", "where labels go")
     parser.add_argument(
         "--ignore",
         nargs="+",
@@ -70,13 +70,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--max-pixels",
-        type=program.positive,
+        type=cli.positive,
         default=MAX_PIXELS,
         metavar="N",
         help="decode masks of up to N pixels, as INPUT.MAX_PIXELS in a config (%(default)s)",
     )
     when_stopped = "Run it again to convert all masks."
-    return program.run(convert_labels, parser.parse_args(argv), when_stopped)
+    return cli.run(convert_labels, parser.parse_args(argv), when_stopped)
 
 
 def color(word: str) -> tuple[int, int, int]:

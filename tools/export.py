@@ -30,13 +30,13 @@ from tabulate import tabulate
 from torch import nn
 from torch.export import ExportedProgram
 
-from sar import program
+from sar import cli
 from sar.config import load_config
 from sar.data.locations import folders_of_config
-from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
-from sar.modeling.export import SegmentationGraph, check_exportable, trace
-from sar.outputs import Outputs
+from sar.files.program_outputs import Outputs
+from sar.prediction.export import SegmentationGraph, check_exportable, trace
+from sar.prediction.predictor import load_for_inference
 
 EXAMPLES = """example:
   python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
@@ -52,13 +52,13 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
-    program.add_config(parser)
-    program.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    cli.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".onnx", ".pt2"):
         parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
-    return program.run(export_and_report, args)
+    return cli.run(export_and_report, args)
 
 
 def export_and_report(args: argparse.Namespace) -> None:

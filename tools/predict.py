@@ -33,7 +33,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
 from sar.config import load_config
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
@@ -45,10 +45,10 @@ from sar.data.video import (
     read_video_header,
     write_video,
 )
-from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError, printable
-from sar.fileio import names_below_common_folder
-from sar.outputs import Outputs, collected
+from sar.files.atomic import names_below_common_folder
+from sar.files.program_outputs import Outputs, collected
+from sar.prediction.predictor import Prediction, Predictor
 from sar.threads import map_ahead
 
 # Folders in --output.
@@ -64,15 +64,15 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
-    program.add_config(parser)
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
     )
-    program.add_output(parser, "FOLDER", "where results go")
+    cli.add_output(parser, "FOLDER", "where results go")
     parser.add_argument("--confidence", action="store_true", help="also write confidence/")
     parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
-    return program.run(predict, parser.parse_args(argv))
+    return cli.run(predict, parser.parse_args(argv))
 
 
 def predict(args: argparse.Namespace) -> None:

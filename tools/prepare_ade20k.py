@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from sar.data import prepare
+from sar.data import preparation
 
 EXAMPLE = "python tools/prepare_ade20k.py --folder ~/data/ADEChallengeData2016"
 REMEDY = "`python tools/prepare_ade20k.py --help` says what is needed and where it is."
@@ -20,8 +20,8 @@ _NEW_ID = {0: 255} | {i + 1: i for i in range(150)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = prepare.parser(__doc__, EXAMPLE, "ADEChallengeData2016")
-    return prepare.run(prepare_ade20k, parser.parse_args(argv))
+    parser = preparation.parser(__doc__, EXAMPLE, "ADEChallengeData2016")
+    return preparation.run(prepare_ade20k, parser.parse_args(argv))
 
 
 def prepare_ade20k(
@@ -30,13 +30,15 @@ def prepare_ade20k(
     """Writes the labels; raises InputError for anything missing, or other numbers of images."""
     sources = {}
     for split, expected in num_images.items():
-        images = prepare.list_files(folder / "images" / split, "*.jpg", REMEDY)
-        prepare.check_count(images, expected, f"images in {folder / 'images' / split}", REMEDY)
+        images = preparation.list_files(folder / "images" / split, "*.jpg", REMEDY)
+        preparation.check_count(images, expected, f"images in {folder / 'images' / split}", REMEDY)
         sources[split] = [folder / "annotations" / split / f"{path.stem}.png" for path in images]
-        prepare.check_there(sources[split], f"labels of the split {split}", REMEDY)
+        preparation.check_there(sources[split], f"labels of the split {split}", REMEDY)
     for split in num_images:
-        prepare.convert_missing(
-            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+        preparation.convert_missing(
+            lambda source, target: preparation.write_label(
+                preparation.relabel(source, _NEW_ID), target
+            ),
             {folder / "annotations_detectron2" / split / p.name: p for p in sources[split]},
             desc=f"ADE20K {split}",
             threads=threads,

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sar.data import prepare
+from sar.data import preparation
 from sar.data.datasets.ade20k_full import (
     CLASS_FILE,
     IGNORE,
@@ -37,7 +37,7 @@ from sar.data.datasets.ade20k_full import (
 )
 from sar.data.labels import opened, orientation
 from sar.errors import InputError
-from sar.fileio import atomic_path, write_atomically
+from sar.files.atomic import atomic_path, write_atomically
 
 EXAMPLE = "python tools/prepare_ade20k_full.py --folder ~/data/ADE20K_2021_17_01"
 REMEDY = "`python tools/prepare_ade20k_full.py --help` says what is needed and where it is."
@@ -47,12 +47,12 @@ _CHUNK = 200  # images that are looked through for classes between two files
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = prepare.parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
+    parser = preparation.parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
     parser.add_argument(
         "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
     )
     args = parser.parse_args(argv)
-    return prepare.run(partial(prepare_ade20k_full, class_file=args.classes), args)
+    return preparation.run(partial(prepare_ade20k_full, class_file=args.classes), args)
 
 
 def prepare_ade20k_full(
@@ -69,16 +69,16 @@ def prepare_ade20k_full(
     for split, expected in num_images.items():
         of_split = folder / "images" / "ADE" / _SPLIT_FOLDERS[split]
         # Deeper folders hold one instance each.
-        images[split] = prepare.list_files(of_split, f"**/ADE_{split}_*.jpg", REMEDY)
-        prepare.check_count(images[split], expected, f"images under {of_split}", REMEDY)
+        images[split] = preparation.list_files(of_split, f"**/ADE_{split}_*.jpg", REMEDY)
+        preparation.check_count(images[split], expected, f"images under {of_split}", REMEDY)
         labels = [_seg_file(image) for image in images[split]]
-        prepare.check_there(labels, f"labels of the split {split}", REMEDY)
+        preparation.check_there(labels, f"labels of the split {split}", REMEDY)
     output = folder / PREPARED
     classes = settle_classes(output, images, threads, class_file, num_classes, quiet=quiet)
     new_ids = np.full(1 << 16, IGNORE, np.uint16)
     new_ids[list(classes)] = np.arange(len(classes))
     for split in num_images:
-        prepare.convert_missing(
+        preparation.convert_missing(
             lambda image, target: convert(image, target, new_ids),
             {output / "labels" / split / f"{image.stem}.png": image for image in images[split]},
             desc=f"ade20k_full_{split}",
@@ -133,7 +133,7 @@ def find_classes(
             folder / f"{split}_{start:05d}.json": paths[start : start + _CHUNK]
             for start in range(0, len(paths), _CHUNK)
         }
-        prepare.convert_missing(
+        preparation.convert_missing(
             write_found,
             chunks,
             desc=f"Classes of {split}, {_CHUNK} images each",
@@ -216,7 +216,7 @@ def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
                 shutil.copyfile(source, temporary)
             else:
                 image.resize(size, Image.Resampling.BILINEAR).save(temporary, quality=95)
-    prepare.write_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), target)
+    preparation.write_label(np.asarray(label.resize(size, Image.Resampling.NEAREST)), target)
 
 
 def _seg_file(image: Path) -> Path:

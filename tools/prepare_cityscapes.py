@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from sar.data import prepare
+from sar.data import preparation
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
@@ -22,8 +22,8 @@ _NEW_ID = dict.fromkeys(range(34), 255) | {c["id"]: c["trainId"] for c in CITYSC
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = prepare.parser(__doc__, EXAMPLE, "cityscapes")
-    return prepare.run(prepare_cityscapes, parser.parse_args(argv))
+    parser = preparation.parser(__doc__, EXAMPLE, "cityscapes")
+    return preparation.run(prepare_cityscapes, parser.parse_args(argv))
 
 
 def prepare_cityscapes(
@@ -33,18 +33,20 @@ def prepare_cityscapes(
     sources = {}
     for split, expected in num_images.items():
         image_folder, label_folder = folder / "leftImg8bit" / split, folder / "gtFine" / split
-        images = prepare.list_files(image_folder, "*/*_leftImg8bit.png", REMEDY)
-        prepare.check_count(images, expected, f"images in {image_folder}", REMEDY)
+        images = preparation.list_files(image_folder, "*/*_leftImg8bit.png", REMEDY)
+        preparation.check_count(images, expected, f"images in {image_folder}", REMEDY)
         sources[split] = [
             label_folder
             / image.parent.name
             / image.name.replace("_leftImg8bit", "_gtFine_labelIds")
             for image in images
         ]
-        prepare.check_there(sources[split], f"labels of the split {split}", REMEDY)
+        preparation.check_there(sources[split], f"labels of the split {split}", REMEDY)
     for split in num_images:
-        prepare.convert_missing(
-            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+        preparation.convert_missing(
+            lambda source, target: preparation.write_label(
+                preparation.relabel(source, _NEW_ID), target
+            ),
             {path.with_name(path.name.replace("Ids", "TrainIds")): path for path in sources[split]},
             desc=f"cityscapes_fine_sem_seg_{split}",
             threads=threads,

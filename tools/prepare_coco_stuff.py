@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from sar.data import prepare
+from sar.data import preparation
 from sar.data.datasets.coco_stuff import (
     CLASS_OF_OFFICIAL_ID,
     LABELS,
@@ -34,8 +34,8 @@ _NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} |
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = prepare.parser(__doc__, EXAMPLE, "coco")
-    return prepare.run(prepare_coco_stuff, parser.parse_args(argv))
+    parser = preparation.parser(__doc__, EXAMPLE, "coco")
+    return preparation.run(prepare_coco_stuff, parser.parse_args(argv))
 
 
 def prepare_coco_stuff(
@@ -50,19 +50,21 @@ def prepare_coco_stuff(
     maps = {}
     for split, expected in num_images.items():
         map_folder = folder / "stuffthingmaps" / f"{split}2017"
-        images = prepare.list_files(folder / f"{split}2017", "*.jpg", REMEDY)
-        prepare.check_count(images, expected, f"images in {folder / f'{split}2017'}", REMEDY)
+        images = preparation.list_files(folder / f"{split}2017", "*.jpg", REMEDY)
+        preparation.check_count(images, expected, f"images in {folder / f'{split}2017'}", REMEDY)
         maps[split] = [map_folder / f"{image.stem}.png" for image in images]
-        prepare.check_there(maps[split], f"label maps of the split {split}", REMEDY)
+        preparation.check_there(maps[split], f"label maps of the split {split}", REMEDY)
     lt_list = folder / LT_LIST
     if lt_list.exists():
         names = read_lt_list(lt_list)
-        prepare.check_count(names, num_lt_images, f"images named in {lt_list}", REMEDY)
+        preparation.check_count(names, num_lt_images, f"images named in {lt_list}", REMEDY)
     else:
         logger.warning(f"There is no {lt_list}: coco_stuff_lt_train will not be there. {REMEDY}")
     for split in num_images:
-        prepare.convert_missing(
-            lambda source, target: prepare.write_label(prepare.relabel(source, _NEW_ID), target),
+        preparation.convert_missing(
+            lambda source, target: preparation.write_label(
+                preparation.relabel(source, _NEW_ID), target
+            ),
             {folder / LABELS / f"{split}2017" / path.name: path for path in maps[split]},
             desc=f"coco_stuff_{split}",
             threads=threads,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_util
 
-from sar.data import prepare
+from sar.data import preparation
 from sar.data.datasets.pascal_context import CLASS_OF_OFFICIAL_ID, IMAGES, LABELS, NUM_IMAGES
 from sar.errors import InputError
 
@@ -30,8 +30,8 @@ _NEW_ID = {official: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {0:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = prepare.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010")
-    return prepare.run(prepare_pascal_context, parser.parse_args(argv))
+    parser = preparation.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010")
+    return preparation.run(prepare_pascal_context, parser.parse_args(argv))
 
 
 def prepare_pascal_context(
@@ -42,11 +42,11 @@ def prepare_pascal_context(
     for split, expected in num_images.items():
         of_split = [image for image in images if image["phase"] == split]
         what = f"images of the split {split} in trainval_merged.json"
-        prepare.check_count(of_split, expected, what, REMEDY)
+        preparation.check_count(of_split, expected, what, REMEDY)
         files = [folder / IMAGES / image["file_name"] for image in of_split]
-        prepare.check_there(files, f"images of the split {split}", REMEDY)
+        preparation.check_there(files, f"images of the split {split}", REMEDY)
     for split in num_images:
-        prepare.convert_missing(
+        preparation.convert_missing(
             lambda image, target: write_label(image, annotations[image["image_id"]], target),
             {
                 folder / LABELS / split / f"{Path(image['file_name']).stem}.png": image
@@ -88,7 +88,7 @@ def write_label(image: dict, segments: list[dict], target: Path) -> None:
                 f"it is {mask.shape[1]} x {mask.shape[0]}. {REMEDY}"
             )
         label[mask] = _NEW_ID[segment["category_id"]]
-    prepare.write_label(label, target)
+    preparation.write_label(label, target)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
 from sar.errors import printable
-from sar.outputs import Outputs
+from sar.files.program_outputs import Outputs
 from sar.report import Run, compare, find_runs, render
 
 logger = logging.getLogger("report")
@@ -39,17 +39,17 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
+    parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
-    program.add_output(parser, "FILE", "the page, NAME.html")
+    cli.add_output(parser, "FILE", "the page, NAME.html")
     parser.add_argument(
         "--images",
-        type=program.count,
+        type=cli.count,
         default=32,
         metavar="N",
         help="shown to each model (32; 0: none)",
     )
-    return program.run(write_page, parser.parse_args(argv))
+    return cli.run(write_page, parser.parse_args(argv))
 
 
 def write_page(args: argparse.Namespace) -> None:

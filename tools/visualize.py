@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
+from sar.checkpoints.checkpointer import Classes
 from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.labels import read_label
 from sar.data.locations import folders_of_config
-from sar.engine import Trainer, complete_config
-from sar.engine.checkpoint import Classes
 from sar.errors import InputError, printable
 from sar.evaluation.argmax import argmax_over_classes
-from sar.fileio import names_below_common_folder
+from sar.files.atomic import names_below_common_folder
+from sar.files.program_outputs import Outputs, collected
 from sar.modeling.inference import inference_model
-from sar.outputs import Outputs, collected
+from sar.preflight.prepare import complete_config
+from sar.training.trainer import Trainer
 from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
@@ -38,13 +39,13 @@ EXAMPLES = """example:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = program.parser(__doc__, EXAMPLES)
-    program.add_config(parser)
-    program.add_output(parser, "FOLDER", "where pictures go")
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    cli.add_output(parser, "FOLDER", "where pictures go")
     parser.add_argument(
-        "--images", type=program.positive, metavar="N", help="draw the first N only (all)"
+        "--images", type=cli.positive, metavar="N", help="draw the first N only (all)"
     )
-    return program.run(draw, parser.parse_args(argv))
+    return cli.run(draw, parser.parse_args(argv))
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ def import_all() -> None:
     import torch.utils.tensorboard  # noqa: F401
     from torch import multiprocessing  # noqa: F401
 
-    import sar.engine  # noqa: F401
+    import sar.training  # noqa: F401
     import sar.visualization  # noqa: F401
 
     torch.set_num_threads(1)

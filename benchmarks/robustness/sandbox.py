@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sar.checkpoints.conversion import LAYOUTS, to_theirs
 from sar.config import load_config
-from sar.modeling.convert import LAYOUTS, to_theirs
-from sar.outputs import JOURNAL
+from sar.files.program_outputs import JOURNAL
 
 from detectron2.modeling import build_model
 

@@ -14,7 +14,7 @@ import matplotlib
 from scipy.stats import t as student
 from tabulate import tabulate
 
-from sar.outputs import Outputs
+from sar.files.program_outputs import Outputs
 
 from .matrix import Settings, Study
 

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats
 
 from sar.errors import InputError
-from sar.outputs import Outputs
+from sar.files.program_outputs import Outputs
 
 from ..programs import load_program
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sar.engine.array_pickle import load_arrays
+from sar.checkpoints.array_pickle import load_arrays
 from sar.errors import InputError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

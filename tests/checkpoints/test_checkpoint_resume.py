@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sar.engine.checkpoint import Checkpointer, Classes
+from sar.checkpoints.checkpointer import Checkpointer, Classes
 from sar.errors import InputError
-from sar.fileio import remove_leftovers
-from sar.output_dir import mark, set_aside
+from sar.files.atomic import remove_leftovers
+from sar.files.run_folder import mark, set_aside
 
 from ..distributed import run_processes
 

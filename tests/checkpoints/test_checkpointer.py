@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sar.engine import Checkpointer
+from sar.checkpoints.checkpointer import Checkpointer
 from sar.errors import InputError
 
 

@@ -15,8 +15,8 @@ from sar.data.video import (
     read_video_header,
     write_video,
 )
-from sar.engine.predictor import Prediction, Predictor
 from sar.errors import InputError
+from sar.prediction.predictor import Prediction, Predictor
 
 HEADER = VideoHeader(Fraction(30000, 1001), Fraction(1, 30000), None)
 STEP = 1001

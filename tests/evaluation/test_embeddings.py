@@ -21,7 +21,7 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor, build_model
 
-from .test_geometry import assert_close, direct
+from ..geometry import assert_close, direct
 
 NAMES = ["road", "sky", "car", "pole", "sign"]
 K = len(NAMES)
@@ -241,7 +241,7 @@ def test_a_distributed_model(monkeypatch):
             super().__init__()
             self.module = module
 
-    monkeypatch.setattr("sar.evaluation.tap.DistributedDataParallel", Wrapper)
+    monkeypatch.setattr("sar.evaluation.embeddings.DistributedDataParallel", Wrapper)
     model = pixel_model()
     with tap_evaluation(Wrapper(model), CLASSIFIER, K) as tap:
         assert tap.classifier is model.sem_seg_head.predictor

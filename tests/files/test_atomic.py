@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from sar.fileio import atomic_path, remove_leftovers, write_atomically
+from sar.files.atomic import atomic_path, remove_leftovers, write_atomically
 
 
 def test_writes_into_folders_that_are_not_there(tmp_path):

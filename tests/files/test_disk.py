@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from sar.engine import Trainer
-from sar.engine.disk import require_folder, writing_to
 from sar.errors import InputError
 from sar.evaluation import evaluator
+from sar.files.disk import require_folder, writing_to
+from sar.training.trainer import Trainer
 
 from detectron2.utils.events import JSONWriter
 
-from .test_resume import At, train
+from ..runs import At, train
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no file that is always full")
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from sar.engine import lock
 from sar.errors import InputError
+from sar.files import lock
 
 
 def in_child(function):

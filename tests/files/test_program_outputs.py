@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sar.errors import InputError
-from sar.outputs import JOURNAL, DiskFullError, Outputs, collected
+from sar.files.program_outputs import JOURNAL, DiskFullError, Outputs, collected
 
 
 def write(guard, path, text="ours"):
@@ -275,5 +275,8 @@ def test_names_that_are_not_unicode(folder):
 
 
 def test_it_needs_neither_pytorch_nor_detectron2():
-    code = "import sys; sys.modules['torch'] = sys.modules['detectron2'] = None; import sar.outputs"
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['detectron2'] = None; "
+        "import sar.files.program_outputs"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from sar.errors import InputError
-from sar.output_dir import (
+from sar.files.run_folder import (
     check_is_evaluation,
     check_is_free,
     is_run,

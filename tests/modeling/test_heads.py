@@ -9,7 +9,7 @@ from torch import nn
 
 from sar.errors import InputError
 from sar.modeling import heads
-from sar.modeling.embedding_tap import tap_embeddings
+from sar.regularizers.embedding_tap import tap_embeddings
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model

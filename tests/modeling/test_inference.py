@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.config import load_config
-from sar.engine import Trainer
 from sar.errors import InputError
 from sar.modeling import inference
 from sar.modeling.inference import (
@@ -23,6 +22,7 @@ from sar.modeling.inference import (
     inference_model,
     window_starts,
 )
+from sar.training.trainer import Trainer
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, SemanticSegmentor, build_model

@@ -378,5 +378,5 @@ def test_timm_missing(monkeypatch):
 
 
 def test_the_package_is_imported_without_timm():
-    code = "import sys; sys.modules['timm'] = None; import sar.config, sar.engine, sar.evaluation"
+    code = "import sys; sys.modules['timm'] = None; import sar.config, sar.training, sar.evaluation"
     subprocess.run([sys.executable, "-c", code], check=True)

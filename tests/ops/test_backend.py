@@ -7,14 +7,17 @@ from types import ModuleType
 import pytest
 import torch
 
-from sar import backend
-from sar.modeling import upsampled_cross_entropy_pytorch
-from sar.regularizers import squared_distance, squared_distance_pytorch
+from sar.ops import (
+    backend,
+    squared_distance,
+    squared_distance_pytorch,
+    upsampled_cross_entropy_pytorch,
+)
 
 GPU = torch.device("cuda:1")  # which need not be there
 MODULES = {
-    "sar.modeling.upsampled_cross_entropy": upsampled_cross_entropy_pytorch,
-    "sar.regularizers.squared_distance": squared_distance_pytorch,
+    "sar.ops.upsampled_cross_entropy": upsampled_cross_entropy_pytorch,
+    "sar.ops.squared_distance": squared_distance_pytorch,
 }
 
 

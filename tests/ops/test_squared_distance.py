@@ -4,8 +4,8 @@ are tested in test_squared_distance_triton.py."""
 import pytest
 import torch
 
-from sar.regularizers import squared_distance_pytorch
-from sar.regularizers.squared_distance import mean_squared_distance
+from sar.ops import squared_distance_pytorch
+from sar.ops.squared_distance import mean_squared_distance
 
 K = 4
 

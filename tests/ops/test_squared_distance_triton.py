@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sar.regularizers import squared_distance, squared_distance_pytorch
-from sar.regularizers.squared_distance import mean_squared_distance
+from sar.ops import squared_distance, squared_distance_pytorch
+from sar.ops.squared_distance import mean_squared_distance
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -44,7 +44,7 @@ def test_kernels_in_the_interpreter():
 @pytest.fixture
 def triton_everywhere(monkeypatch):
     """The kernels compute on this machine's device, the interpreter's being the CPU."""
-    from sar.regularizers import squared_distance_triton
+    from sar.ops import squared_distance_triton
 
     monkeypatch.setattr(squared_distance, "_backend", lambda *_: squared_distance_triton)
 
@@ -129,7 +129,7 @@ def test_unknown_label_gives_nan(triton_everywhere, unknown):
 
 @runs_kernels
 def test_counts_of_more_labels_than_blocks_hold(triton_everywhere):
-    from sar.regularizers.squared_distance_triton import count_valid
+    from sar.ops.squared_distance_triton import count_valid
 
     labels = torch.randint(4, (3, 50_001), device=DEVICE)
     count = count_valid(labels, 2)
@@ -156,7 +156,7 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(triton_everywhere, 
 
 @runs_kernels
 def test_the_trial_launches(triton_everywhere):
-    from sar.regularizers import squared_distance_triton
+    from sar.ops import squared_distance_triton
 
     squared_distance_triton.try_out(torch.device(DEVICE))
 

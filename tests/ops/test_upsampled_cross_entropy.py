@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sar.backend import choose_backend
-from sar.modeling import upsampled_cross_entropy as module
-from sar.modeling import upsampled_cross_entropy_pytorch as pytorch
-from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
+from sar.ops import upsampled_cross_entropy as module
+from sar.ops import upsampled_cross_entropy_pytorch as pytorch
+from sar.ops.backend import choose_backend
+from sar.ops.upsampled_cross_entropy import upsampled_cross_entropy
 
 IGNORE = 255
 # (N, K, h, w), stride, (H, W)
@@ -164,7 +164,7 @@ def test_on_a_gpu(shape, stride, size, triton, monkeypatch):
 
 INTERPRETED = """
 import torch
-from sar.modeling import upsampled_cross_entropy_triton as kernels
+from sar.ops import upsampled_cross_entropy_triton as kernels
 from test_upsampled_cross_entropy import IGNORE, draw, plain
 
 for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):

@@ -4,7 +4,7 @@ from torch import nn
 
 from sar.config import load_config
 from sar.errors import InputError
-from sar.modeling.export import AdaptiveAverage, SegmentationGraph, check_exportable, trace
+from sar.prediction.export import AdaptiveAverage, SegmentationGraph, check_exportable, trace
 
 from detectron2.modeling import build_model
 

@@ -9,10 +9,10 @@ from torch import nn
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.labels import read_label
-from sar.engine import Predictor, Trainer
-from sar.engine.predictor import Prediction
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
+from sar.prediction.predictor import Prediction, Predictor
+from sar.training.trainer import Trainer
 
 from detectron2.modeling import build_model
 

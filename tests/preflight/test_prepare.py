@@ -1,7 +1,6 @@
 """What is said before the first training step, and what the config becomes."""
 
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -11,23 +10,16 @@ from PIL import Image
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency, class_frequency_of
 from sar.data.datasets.folder import register_folder
-from sar.engine import Trainer, lock, prepare
-from sar.engine.checks import check_buildable
-from sar.engine.prepare import save_class_frequency
 from sar.errors import InputError
-from sar.output_dir import mark
+from sar.files import lock
+from sar.files.run_folder import mark
+from sar.preflight.checks import check_buildable
+from sar.preflight.prepare import prepare, save_class_frequency
+from sar.training.trainer import Trainer
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
-
-
-def arguments(opts, **settings):
-    defaults = {
-        "config_file": CONFIG, "opts": opts, "eval_only": False, "resume": False,
-        "num_gpus": None, "num_machines": 1, "machine_rank": 0,
-    }  # fmt: skip
-    return Namespace(**defaults | settings)
+from ..runs import arguments
 
 
 def save_checkpoint(cfg, folder):

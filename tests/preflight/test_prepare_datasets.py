@@ -9,9 +9,9 @@ from PIL import Image
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
-from sar.engine.prepare import complete_config, prepare
-from sar.engine.trainer import Trainer
 from sar.errors import InputError
+from sar.preflight.prepare import complete_config, prepare
+from sar.training.trainer import Trainer
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sar import output_dir
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
+from sar.files import run_folder
 from sar.report import compare, find_runs, render
 from sar.report.compare import _projections, cosines, principal_components
 from sar.report.views import PICTURE_SIZE, _Samples, subsampled
@@ -243,11 +243,11 @@ def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
 
 def test_files_of_a_run_and_of_the_earlier_runs_in_its_folder(tmp_path):
     folder = Path(make_run(tmp_path / "a", (1, 2, 3)))
-    output_dir.mark(folder)
+    run_folder.mark(folder)
     (folder / "model_final.pth").write_text("weights")
-    assert output_dir.set_aside(folder) == folder / "previous"
+    assert run_folder.set_aside(folder) == folder / "previous"
     make_run(folder, (1, 2, 3))
-    output_dir.mark(folder)
+    run_folder.mark(folder)
     (folder / "notes.txt").write_text("the user's")
     (run,) = find_runs([str(folder)])
     files = {str(path.relative_to(folder)) for path in run.files() if path.is_file()}

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from sar.checkpoints.conversion import LAYOUTS, to_ours, to_theirs
 from sar.config import load_config
 from sar.errors import InputError
-from sar.modeling.convert import LAYOUTS, to_ours, to_theirs
 
 from detectron2.modeling import build_model
 

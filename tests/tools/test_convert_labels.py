@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sar.data.labels import read_label
-from sar.outputs import JOURNAL
+from sar.files.program_outputs import JOURNAL
 
 from ..programs import load_program
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sar.config import load_config
-from sar.engine import Predictor
+from sar.prediction.predictor import Predictor
 
 from detectron2.modeling import build_model
 

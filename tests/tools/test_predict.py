@@ -12,7 +12,7 @@ from torch import nn
 from sar.config import load_config
 from sar.data.labels import read_image, read_label
 from sar.data.video import Frame, VideoHeader, read_video, read_video_header
-from sar.engine.predictor import Prediction, Predictor
+from sar.prediction.predictor import Prediction, Predictor
 
 from ..programs import load_program
 

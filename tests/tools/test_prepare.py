@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from sar.data import prepare
+from sar.data import preparation
 from sar.data.datasets import ade20k_full, coco_stuff, load_dataset, pascal_context
 from sar.data.labels import read_label
 from sar.errors import InputError
@@ -387,7 +387,7 @@ def test_a_file_that_cannot_be_written_does_not_stop_the_others(tmp_path):
 
     sources = dict.fromkeys((tmp_path / f"{i}.png" for i in range(9)), "x")
     with pytest.raises(InputError, match=r"1 of 9 files .*\n.*1.png cannot be written"):
-        prepare.convert_missing(convert, sources, desc="", threads=2, quiet=True)
+        preparation.convert_missing(convert, sources, desc="", threads=2, quiet=True)
     assert len(list(tmp_path.iterdir())) == 8
 
 
@@ -477,7 +477,7 @@ def test_interrupt_and_full_disk(tmp_path, capsys):
         raise KeyboardInterrupt
 
     args = Namespace(folder=tmp_path, threads=1, quiet=False, verbose=False)
-    assert prepare.run(interrupted, args) == 130
+    assert preparation.run(interrupted, args) == 130
     assert "Run it again to go on" in capsys.readouterr().err
 
     def no_room(source, target):
@@ -485,7 +485,7 @@ def test_interrupt_and_full_disk(tmp_path, capsys):
 
     sources = dict.fromkeys(tmp_path / f"{i}.png" for i in range(50))
     with pytest.raises(InputError, match=r"\d+.png cannot be written.*No space left.*run it again"):
-        prepare.convert_missing(no_room, sources, desc="", threads=2, quiet=True)
+        preparation.convert_missing(no_room, sources, desc="", threads=2, quiet=True)
 
 
 def test_published_numbers():

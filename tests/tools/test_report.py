@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sar.engine import Predictor, Trainer, prepare
-from sar.engine.launch import argument_parser
+from sar.prediction.predictor import Predictor
+from sar.preflight.prepare import prepare
+from sar.training.launch import argument_parser
+from sar.training.trainer import Trainer
 from sar.visualization import colorize
 
 from ..programs import load_program

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sar.engine.checkpoint import Checkpointer
-from sar.engine.checkpoint_hooks import CheckpointHook
+from sar.checkpoints.checkpointer import Checkpointer
+from sar.training.checkpoint_hooks import CheckpointHook
 
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase

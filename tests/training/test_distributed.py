@@ -15,8 +15,7 @@ from PIL import Image
 
 from sar.config import load_config
 
-from .test_launch import TORCHRUN, finish, wait_for
-from .test_prepare import CONFIG
+from ..runs import CONFIG, TORCHRUN, finish, wait_for
 
 # Norms of each sample, and nothing drawn at random in a step: all that the number of processes can
 # change is how sums over the batch are rounded.
@@ -34,7 +33,9 @@ PROGRAM = """
 import itertools, json, os, signal
 import torch
 from pathlib import Path
-from sar.engine import Checkpointer, Trainer, run
+from sar.checkpoints.checkpointer import Checkpointer
+from sar.training.launch import run
+from sar.training.trainer import Trainer
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 

@@ -5,12 +5,13 @@ import runpy
 import pytest
 
 from sar.config import load_config
-from sar.engine import Trainer, prepare
 from sar.errors import InputError
+from sar.preflight.prepare import prepare
+from sar.training.trainer import Trainer
 
 from detectron2.modeling import FPN
 
-from .test_prepare import CONFIG, arguments
+from ..runs import CONFIG, arguments
 
 # Of the folder's five images of 48 x 64: 2 x 2 windows, at two sizes, and flipped.
 ALL_MODES = [

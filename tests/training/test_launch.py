@@ -9,17 +9,17 @@ import time
 
 import pytest
 
-from sar.engine import launch
 from sar.errors import InputError
+from sar.training import launch
 
-from .test_prepare import CONFIG
+from ..runs import CONFIG, TORCHRUN, finish, wait_for
 
 PROGRAM = """
 import os, signal, sys, time
 import torch
 import torch.distributed as dist
 from pathlib import Path
-from sar.engine import run
+from sar.training.launch import run
 from sar.errors import InputError
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
@@ -31,7 +31,6 @@ def main(cfg, args):
 if __name__ == "__main__":
     run(main)
 """
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ERROR = re.compile("^error: .*$", re.MULTILINE)
 
 
@@ -58,21 +57,6 @@ def start(tmp_path, overrides):
     yield start
     for process in processes:
         process.kill()
-
-
-def finish(process):
-    """Exit code and output, within far less time than any time limit of a collective."""
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def wait_for(path, process):
-    end = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return path
 
 
 SHOW = """
@@ -214,7 +198,7 @@ def test_sigterm_reaches_the_processes(start, tmp_path, flags):
 
 
 RESTARTED = """
-from sar.engine.restart import note_begun
+from sar.training.restart import note_begun
 print(f"resume {args.resume}", flush=True)
 if rank == 0 and {has_begun}:
     note_begun()

@@ -4,13 +4,14 @@ import logging
 
 import pytest
 
-from sar.engine import Trainer, prepare
-from sar.engine.setup import kept_lines, log_to_console, log_to_file, set_up_process
 from sar.errors import InputError
+from sar.preflight.prepare import prepare
+from sar.training.log import kept_lines, log_to_console, log_to_file, set_up_process
+from sar.training.trainer import Trainer
 
 from detectron2.utils import comm
 
-from .test_prepare import arguments
+from ..runs import arguments
 
 
 def start(overrides, **settings):
@@ -86,7 +87,7 @@ def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_pat
     capsys.readouterr()
     set_up_process(cfg, args)
     logging.getLogger("detectron2.utils.events").info("iter: 19")
-    logging.getLogger("sar.engine").warning("No GPU")
+    logging.getLogger("sar.training").warning("No GPU")
     logging.getLogger("sar.evaluation.evaluator").info("a table")
     out, err = capsys.readouterr()
     assert [line.split("]: ")[-1] for line in out.splitlines()] == ["No GPU", "a table"]

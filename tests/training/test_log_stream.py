@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from sar.engine.log_stream import fail_once
 from sar.errors import InputError
+from sar.training.log_stream import fail_once
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no file that is full")
 
@@ -33,7 +33,7 @@ def test_other_errors_of_a_handler_are_reported_as_ever(capfd, tmp_path):
 
 CONSOLE = """
 import logging, sys
-from sar.engine.log_stream import fail_once
+from sar.training.log_stream import fail_once
 logger = logging.getLogger("test")
 logger.setLevel("INFO")
 logger.addHandler(logging.StreamHandler(sys.stdout))

@@ -14,18 +14,19 @@ from PIL import Image
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
 from sar.data.labels import read_label
-from sar.engine import Trainer, pictures, prepare
-from sar.engine.pictures import MAX_SIZE, Pictures, reduced
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
+from sar.preflight.prepare import prepare
+from sar.training import pictures
+from sar.training.pictures import MAX_SIZE, Pictures, reduced
+from sar.training.trainer import Trainer
 from sar.visualization import class_colors, colorize
 from sar.visualization.cosines import centred_cosines
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from .test_prepare import arguments
-from .test_resume import At, Killed, kill, terminate, train
+from ..runs import At, Killed, arguments, kill, terminate, train
 
 ALL = ["0.png", "1.png", "2.png", "3.png", "4.png"]
 CLASSIFIER = "cosines/sem_seg_head.predictor"

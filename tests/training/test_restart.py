@@ -3,11 +3,12 @@
 import pytest
 from torch.distributed import TCPStore
 
-from sar.engine import Trainer, prepare
-from sar.engine.restart import goes_on, note_begun
 from sar.errors import InputError
+from sar.preflight.prepare import prepare
+from sar.training.restart import goes_on, note_begun
+from sar.training.trainer import Trainer
 
-from .test_prepare import arguments
+from ..runs import arguments
 
 
 @pytest.fixture

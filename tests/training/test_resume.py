@@ -14,60 +14,16 @@ import torch
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
-from sar.engine import Trainer, lock, prepare
-from sar.engine.history import cut_metrics, restore_storage, storage_state
-from sar.engine.setup import set_up_process
 from sar.errors import InputError
+from sar.files import lock
+from sar.preflight.prepare import prepare
+from sar.training.history import cut_metrics, restore_storage, storage_state
+from sar.training.log import set_up_process
+from sar.training.trainer import Trainer
 
-from detectron2.engine.train_loop import HookBase
 from detectron2.utils.events import EventStorage
 
-from .test_prepare import CONFIG, arguments
-
-# How long things took differs from run to run.
-TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
-
-
-class At(HookBase):
-    """Calls something after the step of an iteration, before other hooks."""
-
-    def __init__(self, iteration, function):
-        self.iteration, self.function = iteration, function
-
-    def after_step(self):
-        if self.trainer.iter == self.iteration:
-            self.function()
-
-
-class Killed(BaseException):
-    """Nothing in the program catches it, as nothing can catch SIGKILL."""
-
-
-def kill():
-    raise Killed
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def train(overrides, *hooks, resume=False, config=CONFIG):
-    cfg = prepare(arguments(overrides, resume=resume, config_file=config))
-    torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else 0)  # as detectron2's default_setup
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    trainer.register_hooks(list(hooks))
-    trainer._hooks.sort(key=lambda hook: hook not in hooks)  # these come first
-    trainer.train()
-    return trainer
-
-
-def metrics(folder):
-    """The lines of metrics.json, without times."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return [
-        {key: str(value) for key, value in line.items() if key not in TIMES} for line in lines
-    ]  # str: NaN is not equal to itself
+from ..runs import CONFIG, At, Killed, arguments, kill, metrics, terminate, train
 
 
 def assert_same_run(trainer, uninterrupted, output, expected):

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from sar.config import load_config
-from sar.engine.solver import build_lr_scheduler, build_optimizer
 from sar.errors import InputError
+from sar.training.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.config import CfgNode
 

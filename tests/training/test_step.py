@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sar.config import load_config
-from sar.engine.solver import build_optimizer
-from sar.engine.step import TrainingStep
 from sar.errors import InputError
+from sar.training.solver import build_optimizer
+from sar.training.step import TrainingStep
 
 from detectron2.modeling import build_model
 

@@ -9,14 +9,15 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from sar.engine import Trainer, prepare
-from sar.engine.setup import set_up_process
 from sar.errors import InputError
+from sar.preflight.prepare import prepare
+from sar.training.log import set_up_process
+from sar.training.trainer import Trainer
 
 from detectron2.engine.train_loop import HookBase
 
 from ..programs import load_program
-from .test_prepare import CONFIG, arguments
+from ..runs import CONFIG, arguments
 
 
 def train(overrides, resume=False):

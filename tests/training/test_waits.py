@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from .test_prepare import CONFIG
-from .test_resume import metrics
+from ..runs import CONFIG, metrics
 
 ERROR = re.compile("^error: .*$", re.MULTILINE)
 # Two processes end after the time limit of sigterm.py.
@@ -21,7 +20,7 @@ SECONDS = {1: 20, 2: 60}
 PROGRAM = """
 import os, runpy, sys, time
 from pathlib import Path
-import sar.engine
+import sar.training
 from sar.data.mapper import SemanticSegmentationMapper
 
 read = SemanticSegmentationMapper.__call__
@@ -37,7 +36,7 @@ def main(cfg, args):
     runpy.run_path("train_net.py")["main"](cfg, args)
 
 if __name__ == "__main__":
-    sar.engine.run(main)
+    sar.training.run(main)
 """
 
 

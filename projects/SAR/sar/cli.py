@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
-from .errors import InputError, printable
+from sar.errors import InputError, printable
 
 _EXIT_CODES = """\
 exit codes:
@@ -73,7 +73,7 @@ def add_output(
 ) -> None:
     """Add --output, a path in which a leading ~ is expanded, and --overwrite.
 
-    Both are for `sar.outputs.Outputs`, through which a program writes its files.
+    Both are for `sar.files.program_outputs.Outputs`, through which a program writes its files.
 
     Args:
         metavar: FOLDER or FILE.

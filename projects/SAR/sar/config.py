@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+# Registers what the keys name: meta-architecture, heads, data sets.
+from sar import data, modeling  # noqa: F401
+from sar.config_file import read_config_file
+from sar.config_value import typed_value
+from sar.errors import InputError, listed, nearest, printable
+
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
-
-# Registers what the keys name: meta-architecture, heads, data sets.
-from . import data, modeling  # noqa: F401
-from .config_file import read_config_file
-from .config_value import typed_value
-from .errors import InputError, listed, nearest, printable
 
 
 def add_sar_config(cfg: CfgNode) -> None:

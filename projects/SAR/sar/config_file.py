@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 
 import yaml
 
-from .errors import InputError
+from sar.errors import InputError
 
 BASE_KEY = "_BASE_"
 # Far above what a config needs, and far below what takes long.

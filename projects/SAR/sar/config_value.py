@@ -3,7 +3,7 @@
 import ast
 import math
 
-from .errors import InputError
+from sar.errors import InputError
 
 # Empty by default, so that the default does not show what they hold.
 _LISTS_OF_NAMES = (

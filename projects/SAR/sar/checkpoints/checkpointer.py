@@ -11,18 +11,17 @@ from pathlib import Path
 
 import torch
 
+from sar.checkpoints.array_pickle import load_arrays
 from sar.data.datasets import metadata_of
 from sar.errors import InputError, dimensions, listed
-from sar.fileio import atomic_path, write_atomically
-from sar.output_dir import CHECKPOINT, LAST_CHECKPOINT, previous_runs
+from sar.files.atomic import atomic_path, write_atomically
+from sar.files.disk import disk_error
+from sar.files.run_folder import CHECKPOINT, LAST_CHECKPOINT, previous_runs
 from sar.visualization import class_colors
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-
-from .array_pickle import load_arrays
-from .disk import disk_error
 
 # First parts of the names of what inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")

@@ -1,1 +1,1 @@
-from . import datasets  # noqa: F401  registers the data sets
+from sar.data import datasets  # noqa: F401  registers the data sets

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from sar.errors import InputError, shortened
-from sar.fileio import write_atomically
+from sar.files.atomic import write_atomically
 
 from detectron2.config import CfgNode
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sar.data.labels import read_color_mask
 from sar.errors import InputError
-
-from .labels import read_color_mask
 
 Color = Sequence[int]  # r, g, b
 

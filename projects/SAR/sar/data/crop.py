@@ -7,11 +7,10 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from sar.data.augmentation import GeometricTransform
+from sar.data.grey_range import GreyRange
+from sar.data.labels import FULL_RANGE, decoded, opened, orientation
 from sar.errors import InputError
-
-from .augmentation import GeometricTransform
-from .grey_range import GreyRange
-from .labels import FULL_RANGE, decoded, opened, orientation
 
 _UPRIGHT = (None, 1)
 # How much larger than the sample an image decoded at a reduced size still is, along both edges: as

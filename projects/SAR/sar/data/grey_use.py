@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .grey_range import MAX_VALUE, GreyRange
-from .labels import StoredImage
+from sar.data.grey_range import MAX_VALUE, GreyRange
+from sar.data.labels import StoredImage
 
 # Fewer of the 256 grey levels are worth a warning.
 _FEW_LEVELS = 64

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from sar.data.grey_range import GreyRange
 from sar.errors import InputError, listed
-
-from .grey_range import GreyRange
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSITIONS = {

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sar.data.scan import classes_shown
+from sar.data.workers import WatchedLoader
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
@@ -23,9 +25,6 @@ from detectron2.data import DatasetFromList
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler
 from detectron2.utils import comm
-
-from .scan import classes_shown
-from .workers import WatchedLoader
 
 logger = logging.getLogger(__name__)
 

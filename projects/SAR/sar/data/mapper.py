@@ -13,13 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from sar.errors import InputError, nearest
-
-from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
-from detectron2.data import transforms as T
-
-from .augmentation import (
+from sar.data.augmentation import (
     ColorJitter,
     GeometricTransform,
     RandomCrop,
@@ -27,9 +21,14 @@ from .augmentation import (
     pad,
     resize_shortest_edge,
 )
-from .crop import read_crop
-from .grey_range import GreyRange
-from .labels import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
+from sar.data.crop import read_crop
+from sar.data.grey_range import GreyRange
+from sar.data.labels import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
+from sar.errors import InputError, nearest
+
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
 
 _FORMATS = ("RGB", "BGR")
 

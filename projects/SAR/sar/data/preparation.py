@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sar import program
+from sar import cli
 from sar.data import datasets
 from sar.data.labels import read_label
 from sar.errors import InputError, listed
-from sar.fileio import atomic_path
-from sar.outputs import NO_ROOM
+from sar.files.atomic import atomic_path
+from sar.files.program_outputs import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
         example: a call of it, with its options.
         default_folder: where the download is, under the folder of the data sets.
     """
-    result = program.parser(description, f"example:\n  {example}\n")
+    result = cli.parser(description, f"example:\n  {example}\n")
     result.add_argument(
         "--folder",
         type=lambda path: Path(path).expanduser(),
@@ -49,7 +49,7 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
     )
     result.add_argument(
         "--threads",
-        type=program.positive,
+        type=cli.positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
         help="default: one a core, at most 16 (%(default)s)",
@@ -59,7 +59,7 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
 
 def run(prepare: Callable[..., None], args: argparse.Namespace) -> int:
     """Calls `prepare(folder, threads, quiet=quiet)` of a parsed command line; the exit code."""
-    return program.run(
+    return cli.run(
         lambda args: prepare(args.folder, args.threads, quiet=args.quiet),
         args,
         when_stopped="Run it again to go on: what is done is kept.",

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from sar.errors import InputError, listed, printable
-from sar.threads import map_ahead
-
-from .class_frequency import ClassFrequency
-from .grey_range import GreyRange
-from .grey_use import GreyUse, ImageUse
-from .ignored_foreground import IgnoredForeground
-from .labels import (
+from sar.data.class_frequency import ClassFrequency
+from sar.data.grey_range import GreyRange
+from sar.data.grey_use import GreyUse, ImageUse
+from sar.data.ignored_foreground import IgnoredForeground
+from sar.data.labels import (
     FULL_RANGE,
     ColorMaskError,
     exif_orientation,
@@ -26,7 +23,9 @@ from .labels import (
     read_stored_image,
     swaps_sides,
 )
-from .palettes import IdColors, PaletteComparison
+from sar.data.palettes import IdColors, PaletteComparison
+from sar.errors import InputError, listed, printable
+from sar.threads import map_ahead
 
 MISSING_IMAGE = "missing image"
 UNREADABLE_IMAGE = "unreadable image"

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from sar.errors import InputError
-from sar.fileio import atomic_path
+from sar.files.atomic import atomic_path
 from sar.threads import map_ahead
 
 _SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
@@ -114,7 +114,7 @@ def write_video(
     Args:
         header: of the video whose time stamps these are.
         pictures: all of the size of the first, or cut to it.
-        writing: yields a temporary path for `path`, as `sar.outputs.Outputs.writing` does.
+        writing: yields a temporary path for `path`, as `Outputs.writing` does.
 
     Raises:
         InputError: PyAV is missing, or the file cannot be written.

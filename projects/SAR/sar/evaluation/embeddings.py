@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.data.augmentation import GeometricTransform
 from sar.errors import InputError
-from sar.modeling.embedding_tap import channels_first, find_classifier
+from sar.regularizers.embedding_tap import channels_first, find_classifier
 
 
 class EvaluationTap:

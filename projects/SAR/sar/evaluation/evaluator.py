@@ -23,9 +23,15 @@ from sar.data.class_frequency import ClassFrequency, fingerprint_of
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.labels import read_truth
 from sar.errors import InputError, nearest, printable
-from sar.fileio import atomic_path, sha256, write_atomically
-from sar.modeling.embedding_tap import embedding_channels
-from sar.output_dir import EVALUATION, INFERENCE
+from sar.evaluation.argmax import argmax_over_classes
+from sar.evaluation.class_groups import class_groups
+from sar.evaluation.confusion import iou_metrics, update_confusion
+from sar.evaluation.embeddings import EvaluationTap
+from sar.evaluation.geometry import FeatureGeometry, sum_on_cpu
+from sar.evaluation.table import format_table
+from sar.files.atomic import atomic_path, sha256, write_atomically
+from sar.files.run_folder import EVALUATION, INFERENCE
+from sar.regularizers.embedding_tap import embedding_channels
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata
@@ -33,13 +39,6 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.file_io import PathManager
-
-from .argmax import argmax_over_classes
-from .class_groups import class_groups
-from .confusion import iou_metrics, update_confusion
-from .geometry import FeatureGeometry, sum_on_cpu
-from .table import format_table
-from .tap import EvaluationTap
 
 logger = logging.getLogger(__name__)
 

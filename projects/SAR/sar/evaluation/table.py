@@ -7,8 +7,7 @@ from tabulate import tabulate
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import printable
-
-from .class_groups import class_groups, describe_ties
+from sar.evaluation.class_groups import class_groups, describe_ties
 
 HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "fwIoU", "mACC", "pACC")
 GROUP_NAMES = {"f": "frequent", "c": "common", "r": "rare"}

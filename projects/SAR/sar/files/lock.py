@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sar.errors import InputError
-from sar.output_dir import LOCK
+from sar.files.run_folder import LOCK
 
 logger = logging.getLogger(__name__)
 

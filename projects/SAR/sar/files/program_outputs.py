@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError, listed
-from .fileio import atomic_path
+from sar.errors import InputError, listed
+from sar.files.atomic import atomic_path
 
 # What the system says if there is no room for any file.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

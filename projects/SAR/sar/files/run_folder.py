@@ -7,7 +7,7 @@ log.txt, log.txt.rank1, ...     the log of each process
 metrics.json                    a line of scalars every few iterations
 events.out.tfevents.*           the same, and pictures, for TensorBoard
 class_frequency.json            how frequent each class is in the training set
-model_*.pth                     checkpoints, see `sar.engine.checkpoint`
+model_*.pth                     checkpoints, see `sar.checkpoints.checkpointer`
 last_checkpoint                 the name of the checkpoint that --resume takes
 inference/DATA_SET/             evaluations by the training itself, of its latest weights:
     sem_seg_evaluation.json         metrics, confusion matrix, and what was evaluated
@@ -34,8 +34,8 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from .errors import InputError, listed
-from .fileio import remove_leftovers, write_atomically
+from sar.errors import InputError, listed
+from sar.files.atomic import remove_leftovers, write_atomically
 
 RUN = "run.json"
 CONFIG = "config.yaml"

@@ -1,10 +1,14 @@
 """Models for detectron2. Importing this registers the meta-architecture, and DeepLab's heads."""
 
-import detectron2.projects.deeplab  # noqa: F401  registers its heads and backbone
+from sar.modeling import heads, timm_backbone  # noqa: F401  registers them
+from sar.modeling.regularizer_registry import REGULARIZER_REGISTRY, build_regularizers
+from sar.modeling.segmentor import (
+    RegularizedModel,
+    RegularizedPanopticFPN,
+    RegularizedSemanticSegmentor,
+)
 
-from . import heads, timm_backbone  # noqa: F401  registers them
-from .regularizers import REGULARIZER_REGISTRY, build_regularizers
-from .segmentor import RegularizedModel, RegularizedPanopticFPN, RegularizedSemanticSegmentor
+import detectron2.projects.deeplab  # noqa: F401  registers its heads and backbone
 
 __all__ = [
     "REGULARIZER_REGISTRY",

@@ -13,8 +13,8 @@ from torch import nn
 
 from sar.data.class_frequency import ClassFrequency, class_frequency_of
 from sar.errors import InputError, dimensions, nearest
-from sar.modeling.embedding_tap import targets_of
-from sar.modeling.upsampled_cross_entropy import upsampled_cross_entropy
+from sar.ops.upsampled_cross_entropy import upsampled_cross_entropy
+from sar.regularizers.embedding_tap import targets_of
 from sar.regularizers.functional import class_counts, num_processes, sum_over_processes
 
 from detectron2.config import CfgNode

@@ -4,13 +4,13 @@ from contextlib import nullcontext
 
 from torch import nn
 
+from sar.modeling.heads import SemanticHead, auxiliary_loss, build_auxiliary_head
+from sar.modeling.losses import build_loss, own_losses_over_processes
+from sar.modeling.regularizer_registry import build_regularizers
+from sar.regularizers.embedding_tap import embedding_channels, find_classifier, tap_embeddings
+
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
-
-from .embedding_tap import embedding_channels, find_classifier, tap_embeddings
-from .heads import SemanticHead, auxiliary_loss, build_auxiliary_head
-from .losses import build_loss, own_losses_over_processes
-from .regularizers import build_regularizers
 
 
 class RegularizedModel:

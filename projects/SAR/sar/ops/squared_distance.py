@@ -15,10 +15,9 @@ from types import ModuleType
 import torch
 from torch.autograd.function import once_differentiable
 
-from sar.backend import choose_backend
-
-from . import squared_distance_pytorch
-from .functional import class_counts, num_processes, sum_over_processes
+from sar.ops import squared_distance_pytorch
+from sar.ops.backend import choose_backend
+from sar.regularizers.functional import class_counts, num_processes, sum_over_processes
 
 # What the distance is averaged over.
 PIXELS, CLASSES = "pixels", "classes"

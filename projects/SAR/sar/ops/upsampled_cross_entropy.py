@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sar.backend import choose_backend
+from sar.ops.backend import choose_backend
 
 
 def upsampled_cross_entropy(

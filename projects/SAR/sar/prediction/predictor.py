@@ -13,23 +13,22 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sar.checkpoints.checkpointer import Classes
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors, read_classes
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame
 from sar.errors import InputError, listed
+from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model
-from sar.output_dir import CLASS_FREQUENCY
+from sar.preflight.checks import check_model, check_names
+from sar.preflight.prepare import choose_device
 from sar.threads import map_ahead
+from sar.training.trainer import Trainer
 from sar.visualization import draw_overlay
 
 from detectron2.config import CfgNode
-
-from .checkpoint import Classes
-from .checks import check_model, check_names
-from .prepare import choose_device
-from .trainer import Trainer
 
 # A file, (H, W, 3) uint8 RGB, or a picture of a video.
 Picture = str | os.PathLike | np.ndarray | Frame
@@ -79,7 +78,7 @@ class Predictor:
 
     Example::
 
-        from sar.engine import Predictor
+        from sar.prediction.predictor import Predictor
 
         predictor = Predictor.load("config.yaml", "MODEL.WEIGHTS", "model_final.pth")
         predictor("street.jpg").overlay().show()

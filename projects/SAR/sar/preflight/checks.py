@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sar.checkpoints.checkpointer import Checkpointer, Classes
 from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.labels import read_image_size
@@ -18,13 +19,14 @@ from sar.data.locations import folders_of_tree
 from sar.data.mapper import build_train_mapper
 from sar.data.scan import describe_single_class
 from sar.errors import InputError, nearest
+from sar.files.run_folder import check_is_free
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
 from sar.modeling.heads import UPerNetHead
 from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference, check_pooling
 from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
-from sar.output_dir import check_is_free
+from sar.training.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.config import CfgNode
 from detectron2.modeling import (
@@ -37,9 +39,6 @@ from detectron2.modeling import (
     build_model,
     build_sem_seg_head,
 )
-
-from .checkpoint import Checkpointer, Classes
-from .solver import build_lr_scheduler, build_optimizer
 
 
 def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:

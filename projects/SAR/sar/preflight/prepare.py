@@ -30,12 +30,10 @@ from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.evaluation.evaluator import evaluation_folder
-from sar.output_dir import CLASS_FREQUENCY, LAST_CHECKPOINT, check_is_evaluation
-
-from detectron2.config import CfgNode
-
-from . import lock
-from .checks import (
+from sar.files import lock
+from sar.files.disk import writing_to
+from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT, check_is_evaluation
+from sar.preflight.checks import (
     check_batch,
     check_buildable,
     check_datasets,
@@ -45,8 +43,9 @@ from .checks import (
     check_values,
     check_weights,
 )
-from .disk import writing_to
-from .setup import log_to_console
+from sar.training.log import log_to_console
+
+from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,15 @@ Plain PyTorch: nothing here imports detectron2. Each regularizer is a module cal
 (N, C, H, W), points (N, C, L) or samples (N, C).
 """
 
-from .anchors import gaussian_anchors, load_anchors, orthogonal_anchors, simplex_etf_anchors
-from .center_collapse import CenterCollapseRegularizer
-from .semantic_anchor import SemanticAnchorRegularizer
-from .simplex_etf import simplex_etf
+from sar.regularizers.anchors import (
+    gaussian_anchors,
+    load_anchors,
+    orthogonal_anchors,
+    simplex_etf_anchors,
+)
+from sar.regularizers.center_collapse import CenterCollapseRegularizer
+from sar.regularizers.semantic_anchor import SemanticAnchorRegularizer
+from sar.regularizers.simplex_etf import simplex_etf
 
 __all__ = [
     "CenterCollapseRegularizer",

@@ -9,7 +9,7 @@ import os
 import numpy as np
 import torch
 
-from .simplex_etf import simplex_etf
+from sar.regularizers.simplex_etf import simplex_etf
 
 
 def gaussian_anchors(num_classes: int, embed_dim: int) -> torch.Tensor:

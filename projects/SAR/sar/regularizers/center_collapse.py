@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .classifier import check_classifier
-from .functional import class_sums, match_labels, sum_over_processes
-from .simplex_etf import simplex_etf
+from sar.regularizers.classifier import check_classifier
+from sar.regularizers.functional import class_sums, match_labels, sum_over_processes
+from sar.regularizers.simplex_etf import simplex_etf
 
 PIXEL_PROJECTION_DIM = 128  # P, as in the authors' code
 BATCH_NORM_EPS = 1e-5

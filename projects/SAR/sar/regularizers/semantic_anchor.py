@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .anchors import gaussian_anchors
-from .classifier import check_classifier
-from .functional import classify, match_labels
-from .squared_distance import CLASSES, PIXELS, mean_squared_distance
+from sar.ops.squared_distance import CLASSES, PIXELS, mean_squared_distance
+from sar.regularizers.anchors import gaussian_anchors
+from sar.regularizers.classifier import check_classifier
+from sar.regularizers.functional import classify, match_labels
 
 
 class SemanticAnchorRegularizer(nn.Module):

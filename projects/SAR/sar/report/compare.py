@@ -17,12 +17,11 @@ from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.geometry import GEOMETRY_METRICS
 from sar.evaluation.table import GROUP_NAMES, HEADLINE
+from sar.report.runs import Run
+from sar.report.settings import compare_settings
+from sar.report.views import Images, View, look_at
 from sar.visualization import colorize
 from sar.visualization.cosines import centred_cosines
-
-from .runs import Run
-from .settings import compare_settings
-from .views import Images, View, look_at
 
 # Images of the test set that the page shows.
 _NUM_PICTURES = 8

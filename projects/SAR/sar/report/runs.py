@@ -17,8 +17,8 @@ import numpy as np
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
 from sar.evaluation.table import GROUP_NAMES
-from sar.fileio import sha256
-from sar.output_dir import (
+from sar.files.atomic import sha256
+from sar.files.run_folder import (
     CLASS_FREQUENCY,
     CONFIG,
     EVALUATION,

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from sar.config import leaves, load_config, lookup
 from sar.errors import InputError, listed
-from sar.output_dir import CONFIG
-
-from .runs import Run
+from sar.files.run_folder import CONFIG
+from sar.report.runs import Run
 
 ITERATIONS = "iterations done"
 CHECKPOINT = "evaluated checkpoint"

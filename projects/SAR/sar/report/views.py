@@ -15,19 +15,18 @@ from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.labels import read_image, read_label
-from sar.engine import Trainer
-from sar.engine.predictor import load_for_inference
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
-from sar.evaluation.tap import tap_evaluation
-from sar.output_dir import CONFIG
+from sar.evaluation.embeddings import tap_evaluation
+from sar.files.run_folder import CONFIG
+from sar.prediction.predictor import load_for_inference
 from sar.regularizers.functional import class_sums, match_labels
+from sar.report.runs import Run
+from sar.training.trainer import Trainer
 from sar.visualization.dataset import evenly_spaced
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-
-from .runs import Run
 
 # Of the longer edge of what is kept of an image: enough to look at, and to see differences.
 PICTURE_SIZE = 384

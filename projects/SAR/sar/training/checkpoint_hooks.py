@@ -2,12 +2,11 @@
 
 import logging
 
+from sar.checkpoints.checkpointer import Checkpointer
 from sar.errors import nearest
+from sar.training.hooks import is_due
 
 from detectron2.engine.train_loop import HookBase
-
-from .checkpoint import Checkpointer
-from .hooks import is_due
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 
 from sar.errors import InputError
-from sar.fileio import write_atomically
-from sar.output_dir import METRICS
+from sar.files.atomic import write_atomically
+from sar.files.run_folder import METRICS
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 

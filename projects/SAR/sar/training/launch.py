@@ -29,21 +29,20 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
-from sar import program
+from sar import cli
 from sar.data.class_frequency import note_class_frequency
 from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
+from sar.files import lock
+from sar.preflight.prepare import prepare
+from sar.training.log import kept_lines, set_up_process
+from sar.training.restart import goes_on
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.engine import launch as launch_on_gpus
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
-
-from . import lock
-from .prepare import prepare
-from .restart import goes_on
-from .setup import kept_lines, set_up_process
 
 EXAMPLES = """examples:
   python %(prog)s --config-file configs/Cityscapes/sar_deeplab_v3_plus_R_50.yaml --num-gpus 8
@@ -60,9 +59,9 @@ PREPARE_TIMEOUT = timedelta(days=1)
 
 def argument_parser() -> ArgumentParser:
     """detectron2's, with two more options; and a free port if --dist-url is not given."""
-    parser = program.Parser(
+    parser = cli.Parser(
         description="Trains and evaluates the model of a config.",
-        epilog=program.epilog(EXAMPLES, EXIT_CODES),
+        epilog=cli.epilog(EXAMPLES, EXIT_CODES),
         formatter_class=RawDescriptionHelpFormatter,
         parents=[default_argument_parser()],
         add_help=False,  # the parent has --help
@@ -95,7 +94,7 @@ def run(main: Callable[[CfgNode, Namespace], object]) -> None:
         _run_under_torchrun(main, args)
         return
     hint = "" if args.eval_only else "--resume goes on from the last checkpoint."
-    if code := program.exit_code(lambda: _prepare_and_run(main, args), hint):
+    if code := cli.exit_code(lambda: _prepare_and_run(main, args), hint):
         sys.exit(code)
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import torch
 
-from sar.output_dir import LOG
-from sar.program import printable_record
+from sar.cli import printable_record
+from sar.files.run_folder import LOG
+from sar.training.log_stream import fail_once
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
-
-from .log_stream import fail_once
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-from .disk import disk_error
+from sar.files.disk import disk_error
 
 
 def fail_once(handler: logging.StreamHandler) -> None:

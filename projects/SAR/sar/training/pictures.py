@@ -17,10 +17,10 @@ from sar.data.labels import read_label
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
-from sar.fileio import names_below_common_folder
-from sar.modeling.embedding_tap import find_classifier
+from sar.files.atomic import names_below_common_folder
 from sar.modeling.inference import inference_model
 from sar.regularizers import SemanticAnchorRegularizer
+from sar.regularizers.embedding_tap import find_classifier
 from sar.visualization import class_colors, side_by_side
 from sar.visualization.cosines import centred_cosines, plot_cosines
 from sar.visualization.dataset import evenly_spaced, select_samples

@@ -11,6 +11,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from sar.checkpoints.checkpointer import Checkpointer, Classes
 from sar.data import loader
 from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
@@ -18,10 +19,9 @@ from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
 from sar.evaluation.evaluator import evaluation_folder
-from sar.fileio import remove_leftovers
-from sar.modeling.embedding_tap import find_classifier
-from sar.modeling.inference import inference_model
-from sar.output_dir import (
+from sar.files.atomic import remove_leftovers
+from sar.files.disk import require_folder, writing_to
+from sar.files.run_folder import (
     CLASS_FREQUENCY,
     CONFIG,
     INFERENCE,
@@ -30,20 +30,13 @@ from sar.output_dir import (
     set_aside,
     write_config,
 )
-
-from detectron2.data.build import filter_images_with_only_crowd_annotations
-from detectron2.engine import DefaultTrainer, hooks
-from detectron2.engine.train_loop import TrainerBase
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
-
-from .checkpoint import Checkpointer, Classes
-from .checkpoint_hooks import CheckpointHook
-from .checks import check_max_iter
-from .disk import require_folder, writing_to
-from .history import TensorboardWriter, cut_metrics, restore_storage, storage_state
-from .hooks import (
+from sar.modeling.inference import inference_model
+from sar.preflight.checks import check_max_iter
+from sar.preflight.prepare import save_class_frequency
+from sar.regularizers.embedding_tap import find_classifier
+from sar.training.checkpoint_hooks import CheckpointHook
+from sar.training.history import TensorboardWriter, cut_metrics, restore_storage, storage_state
+from sar.training.hooks import (
     LOG_PERIOD,
     EvalHook,
     GateLogger,
@@ -53,13 +46,19 @@ from .hooks import (
     WritingHooks,
     is_due,
 )
-from .pictures import Pictures
-from .prepare import save_class_frequency
-from .restart import note_begun
-from .setup import log_to_file
-from .sigterm import Sigterm
-from .solver import build_lr_scheduler, build_optimizer, follow_base_rates
-from .step import TrainingStep
+from sar.training.log import log_to_file
+from sar.training.pictures import Pictures
+from sar.training.restart import note_begun
+from sar.training.sigterm import Sigterm
+from sar.training.solver import build_lr_scheduler, build_optimizer, follow_base_rates
+from sar.training.step import TrainingStep
+
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.engine import DefaultTrainer, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter
 
 logger = logging.getLogger(__name__)
 

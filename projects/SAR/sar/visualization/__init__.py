@@ -1,5 +1,5 @@
 """Pictures of labels and predictions."""
 
-from .overlay import class_colors, colorize, draw_overlay, side_by_side
+from sar.visualization.overlay import class_colors, colorize, draw_overlay, side_by_side
 
 __all__ = ["class_colors", "colorize", "draw_overlay", "side_by_side"]

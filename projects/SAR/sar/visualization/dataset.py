@@ -12,8 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sar.data.class_frequency import ClassFrequency
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.table import GROUP_NAMES
-
-from .overlay import draw_overlay
+from sar.visualization.overlay import draw_overlay
 
 GROUP_COLORS = {"f": (44, 110, 160), "c": (222, 150, 40), "r": (190, 50, 50)}
 UNGROUPED_COLOR = (110, 110, 110)

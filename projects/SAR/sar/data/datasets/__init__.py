@@ -100,7 +100,7 @@ def metadata_of(name: str) -> Metadata:
 
 
 # These use what is defined above.
-from . import ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context  # noqa: E402
+from sar.data.datasets import ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context  # noqa: E402
 
 for module in (ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context):
     module.register()

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
+from sar.data.datasets.folder import default_colors, pair_images_and_labels
 from sar.errors import InputError
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
-
-from .folder import default_colors, pair_images_and_labels
 
 NUM_CLASSES = 847
 NUM_IMAGES = {"train": 25574, "val": 2000}

@@ -8,8 +8,7 @@ import os
 from functools import partial
 
 from sar.data import datasets
-
-from .folder import pair_images_and_labels
+from sar.data.datasets.folder import pair_images_and_labels
 
 CLASSES = (
     "sky",

@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
+from sar.data.datasets.folder import default_colors, pair_images_and_labels
 from sar.errors import InputError
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-
-from .folder import default_colors, pair_images_and_labels
 
 # The ids of COCO, which has a gap for each of 11 things that it names but does not show.
 THINGS = {category["id"]: category["name"] for category in COCO_CATEGORIES if category["isthing"]}

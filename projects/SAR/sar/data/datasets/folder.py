@@ -25,12 +25,11 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
+from sar.data.datasets.class_file import read_class_file
 from sar.errors import InputError, listed, nearest, printable
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from .class_file import read_class_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")

@@ -32,13 +32,19 @@ from tqdm import tqdm
 
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets.longtail_shapes_drawing import (
+    BACKGROUNDS,
+    HEIGHT,
+    IGNORE,
+    SHAPES,
+    WIDTH,
+    draw_scene,
+)
 from sar.errors import InputError, nearest
-from sar.fileio import sha256
+from sar.files.atomic import sha256
 
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
-
-from .longtail_shapes_drawing import BACKGROUNDS, HEIGHT, IGNORE, SHAPES, WIDTH, draw_scene
 
 NAME = "longtail_shapes"
 SPLITS = ("train", "val", "test")

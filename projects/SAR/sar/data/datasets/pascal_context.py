@@ -10,9 +10,8 @@ import os
 from functools import partial
 
 from sar.data import datasets
+from sar.data.datasets.folder import default_colors
 from sar.errors import InputError
-
-from .folder import default_colors
 
 # The ids in the 459 classes of the official annotation, in whose order the classes are numbered.
 CLASS_OF_OFFICIAL_ID = {

@@ -1,12 +1,12 @@
 """Semantic heads beside detectron2's own, by MODEL.SEM_SEG_HEAD.NAME, and the auxiliary head."""
 
-from .auxiliary import auxiliary_loss, build_auxiliary_head
-from .base import Predictor, SemanticHead
-from .fcn import FCNHead
-from .nonlocal_head import NonLocal, NonLocalHead
-from .ocr import ObjectAttention, OCRHead, gather_regions
-from .segformer import SegFormerHead
-from .upernet import UPerNetHead
+from sar.modeling.heads.auxiliary import auxiliary_loss, build_auxiliary_head
+from sar.modeling.heads.base import Predictor, SemanticHead
+from sar.modeling.heads.fcn import FCNHead
+from sar.modeling.heads.nonlocal_head import NonLocal, NonLocalHead
+from sar.modeling.heads.ocr import ObjectAttention, OCRHead, gather_regions
+from sar.modeling.heads.segformer import SegFormerHead
+from sar.modeling.heads.upernet import UPerNetHead
 
 __all__ = [
     "FCNHead",

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from sar.modeling.heads.base import select_features
+from sar.modeling.heads.fcn import FCNHead
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-
-from .base import select_features
-from .fcn import FCNHead
 
 
 def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCNHead | None:

@@ -4,11 +4,11 @@ import torch
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
+from sar.modeling.heads.base import SemanticHead, attend, concatenate, conv_norm
+
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-
-from .base import SemanticHead, attend, concatenate, conv_norm
 
 
 class NonLocal(nn.Module):

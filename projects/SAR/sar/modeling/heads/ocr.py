@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from sar.modeling.heads.base import SemanticHead, attend, concatenate, conv_norm
+from sar.modeling.heads.fcn import FCNHead
+
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-
-from .base import SemanticHead, attend, concatenate, conv_norm
-from .fcn import FCNHead
 
 
 def gather_regions(pixels: Tensor, region_logits: Tensor) -> Tensor:

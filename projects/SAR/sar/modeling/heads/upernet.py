@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sar.modeling.heads.base import SemanticHead, concatenate, conv_norm, resize
+
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
-
-from .base import SemanticHead, concatenate, conv_norm, resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -1,0 +1,1 @@
+"""Save, load, resume and convert checkpoints."""

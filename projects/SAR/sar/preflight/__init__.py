@@ -1,0 +1,1 @@
+"""Settle and check everything that can be known before a run starts."""
