@@ -15,21 +15,19 @@ from detectron2.modeling import build_model
 README = Path("README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "code", [block for block in blocks("python") if "REGISTRY.register" not in block]
-)
+@pytest.mark.parametrize("code", blocks("python"))
 def test_python_runs(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
 def test_ones_own_regularizer_works_from_the_config():
-    (code,) = (block for block in blocks("python") if "REGISTRY.register" in block)
+    (code,) = blocks("python", Path("docs/your-regularizer.md").read_text())
     assert code.count("\n") < 30
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "your-regularizer.md", "exec"), {})
     overrides = ["MODEL.REGULARIZERS", "('CentreNormRegularizer',)", "MODEL.DEVICE", "cpu"]
     cfg = load_config("configs/LongTailShapes/sar_sem_fpn_R_18.yaml", overrides)
     (regularizer,) = build_model(cfg).regularizers.values()
@@ -47,7 +45,7 @@ def test_yaml_is_of_known_keys(text, tmp_path):
 def test_commands_name_keys_that_are_there():
     known = load_config()
     keys = re.findall(r"\b(?:MODEL|DATALOADER|TEST|SOLVER|DATASETS)(?:\.[A-Z_]+)+\b", README)
-    assert len(keys) > 10
+    assert len(keys) >= 4
     for key in keys:
         node = known
         for part in key.split("."):
@@ -65,14 +63,14 @@ def test_links_and_files_exist():
 
 
 def test_config_table_names_every_config():
-    listed: set[str] = set()
-    rows = re.findall(r"\]\(configs/(\w+)\)[^|\n]*\| ([^|]+) \|", README)
+    page = Path("docs/models.md").read_text()
+    rows = re.findall(r"\]\(\.\./configs/(\w+)\)[^|\n]*\| ([^|]+) \|", page)
     assert {folder for folder, _ in rows} == {
         path.name for path in Path("configs").iterdir() if path.is_dir()
     }
     for folder, names in rows:
         stems = {path.stem for path in Path("configs", folder).glob("*.yaml")}
-        listed = set(re.findall(r"`(\w+)`", names)) | ("the same" in names and listed or set())
+        listed = set(re.findall(r"`(\w+)`", names))
         assert {stem.removeprefix("baseline_") for stem in stems if "baseline" in stem} == listed
 
 
@@ -80,7 +78,7 @@ def test_measured_means_are_those_of_the_results():
     """The README's table of methods, against docs/results.md, which is made from the trainings."""
     header, _, *rows = re.search(r"((?:\|.*mIoU@r.*\n)(?:\|.*\n)+)", README)[1].splitlines()
     columns = [cell.strip() for cell in header.split("|")[2:-1]]
-    assert len(rows) > 5
+    assert len(rows) == 4
     for row in rows:
         method, *cells = (cell.strip() for cell in row.split("|")[1:-1])
         for column, cell in zip(columns, cells, strict=True):
