@@ -10,7 +10,6 @@ Shape shorthands:
     h, w: height and width of the result
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,11 +53,10 @@ class GeometricTransform:
         return self._flipped(image[self.top : self.top + h, self.left : self.left + w])
 
     def apply_pillow(self, image: Image.Image, reduction: int = 1) -> np.ndarray:
-        """As `apply_image`, of an image that Pillow has decoded.
+        """Return the same as `apply_image`, for an image that Pillow has decoded.
 
         Args:
-            image: the whole, or its upper `rows_needed` rows, or the whole with blocks of
-                `reduction` x `reduction` pixels made one.
+            image: the whole image, at 1 / `reduction` of its size.
         """
         h, w = self.shape
         if self.scaled_shape == self.source_shape:
@@ -77,14 +75,6 @@ class GeometricTransform:
             box = tuple(edge / reduction for edge in box)
             crop = image.resize((w, h), Image.Resampling.BILINEAR, box=box)
         return self._flipped(np.asarray(crop))
-
-    @property
-    def rows_needed(self) -> int:
-        """The upper rows of the source that `apply_image` depends on."""
-        scale = self.source_shape[0] / self.scaled_shape[0]
-        bottom = (self.top + self.shape[0]) * scale
-        # The bilinear filter reaches one pixel beyond, of the larger of the two sizes.
-        return min(math.ceil(bottom + max(scale, 1)), self.source_shape[0])
 
     def _flipped(self, crop: np.ndarray) -> np.ndarray:
         if self.flip == "horizontal":
