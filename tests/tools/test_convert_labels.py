@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.files.program_outputs import JOURNAL
 
 from ..programs import load_program

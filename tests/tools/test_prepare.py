@@ -13,7 +13,7 @@ from pycocotools import mask as mask_util
 
 from sar.data import preparation
 from sar.data.datasets import ade20k_full, coco_stuff, load_dataset, pascal_context
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError
 
 from detectron2.data import MetadataCatalog

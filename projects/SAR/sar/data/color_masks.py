@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sar.data.labels import read_color_mask
+from sar.data.label_files import read_color_mask
 from sar.errors import InputError
 
 Color = Sequence[int]  # r, g, b

@@ -23,7 +23,7 @@ from sar.data.augmentation import (
 )
 from sar.data.crop import read_crop
 from sar.data.grey_range import GreyRange
-from sar.data.labels import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
+from sar.data.label_files import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable

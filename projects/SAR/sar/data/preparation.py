@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sar import cli
 from sar.data import datasets
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path
 from sar.files.program_outputs import NO_ROOM

@@ -12,7 +12,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
 from sar.data.ignored_foreground import IgnoredForeground
-from sar.data.labels import (
+from sar.data.label_files import (
     FULL_RANGE,
     ColorMaskError,
     exif_orientation,

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from sar.data.grey_range import GreyRange
-from sar.data.labels import (
+from sar.data.label_files import (
     ColorMaskError,
     allow_pixels,
     exif_orientation,
