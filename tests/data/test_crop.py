@@ -8,7 +8,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sar.data.augmentation import GeometricTransform
 from sar.data.crop import read_crop
 from sar.data.grey_range import GreyRange
-from sar.data.label_files import read_image
+from sar.data.image_files import read_image
 from sar.errors import InputError
 
 SHAPE = (61, 83)

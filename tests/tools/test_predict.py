@@ -10,7 +10,8 @@ from PIL import Image
 from torch import nn
 
 from sar.config import load_config
-from sar.data.label_files import read_image, read_label
+from sar.data.image_files import read_image
+from sar.data.label_files import read_label
 from sar.data.video import Frame, VideoHeader, read_video, read_video_header
 from sar.prediction.predictor import Prediction, Predictor
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from sar.data.augmentation import GeometricTransform
 from sar.data.grey_range import GreyRange
-from sar.data.label_files import FULL_RANGE, decoded, opened, orientation, swaps_sides
+from sar.data.image_files import FULL_RANGE, decoded
+from sar.data.pillow_files import opened, orientation, swaps_sides
 from sar.errors import InputError
 
 # A JPEG decoded at a reduced size stays at least this many times larger than the sample, along both

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sar.data.grey_range import MAX_VALUE, GreyRange
-from sar.data.label_files import StoredImage
+from sar.data.image_files import StoredImage
 
 # Fewer of the 256 grey levels are worth a warning.
 _FEW_LEVELS = 64

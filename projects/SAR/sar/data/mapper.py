@@ -23,7 +23,9 @@ from sar.data.augmentation import (
 )
 from sar.data.crop import read_crop
 from sar.data.grey_range import GreyRange
-from sar.data.label_files import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
+from sar.data.image_files import FULL_RANGE, read_image
+from sar.data.label_files import read_truth
+from sar.data.pillow_files import MAX_PIXELS, allow_pixels
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
