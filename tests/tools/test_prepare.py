@@ -478,7 +478,7 @@ def test_interrupt_and_full_disk(tmp_path, capsys):
 
     args = Namespace(folder=tmp_path, threads=1, quiet=False, verbose=False)
     assert preparation.run(interrupted, args) == 130
-    assert "Run it again to go on" in capsys.readouterr().err
+    assert "Run it again to continue" in capsys.readouterr().err
 
     def no_room(source, target):
         raise OSError(28, "No space left on device")

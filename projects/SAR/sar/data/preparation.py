@@ -140,15 +140,15 @@ def convert_missing(
         except OSError as error:
             pool.shutdown(cancel_futures=True)
             raise InputError(
-                f"{futures[future]} cannot be written ({error}): make room, and run the program again."
+                f"{futures[future]} cannot be written ({error}): make room, and run it again."
             ) from error
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
     if failures:
         raise InputError(
-            f"{len(failures)} of {len(sources)} files could not be converted. Repair them and run the "
-            "program again:",
+            f"{len(failures)} of {len(sources)} files could not be converted. Repair them and run "
+            "the program again:",
             *(f"  {failure}" for failure in failures[:_NUM_NAMED]),
         )
 

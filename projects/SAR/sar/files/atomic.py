@@ -65,7 +65,7 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def names_below_common_folder(paths: Sequence[str]) -> list[str]:
-    """Return each path below the folder that all share, so that different files have different names."""
+    """Return each path below the folder that all share, so that all names differ."""
     paths = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     return [os.path.relpath(path, folder) for path in paths]

@@ -41,8 +41,8 @@ def require_folder(folder: str, file: str = "") -> None:
     if not os.path.exists(os.path.join(folder, file)):
         missing = os.path.join(folder, file) if os.path.isdir(folder) else f"OUTPUT_DIR {folder}"
         raise InputError(
-            f"{missing} was removed during the run. Put the folder back and continue with --resume, "
-            "or start again"
+            f"{missing} was removed during the run. Put the folder back and continue with "
+            "--resume, or start again"
         )
 
 

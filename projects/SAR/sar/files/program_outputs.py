@@ -167,7 +167,8 @@ class Outputs:
         for data in ancestors:
             if data in self._data or _is_data_set(data):
                 raise InputError(
-                    f"--output: {folder} lies in the data set {data}, which must not change: {_REMEDY}"
+                    f"--output: {folder} lies in the data set {data}, which must not "
+                    f"change: {_REMEDY}"
                 )
         existing = next(path for path in ancestors if os.path.lexists(path))
         if not existing.is_dir():
