@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from harness import Growth, Measurement, bandwidth, chosen, main, time_alternately
 from PIL import Image
 
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.evaluation import LongTailEvaluator
 
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -22,7 +22,7 @@ from PIL import Image
 
 from sar.config import add_sar_config
 from sar.data.crop import decode
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.data.mapper import SemanticSegmentationMapper
 
 from detectron2.config import CfgNode, get_cfg

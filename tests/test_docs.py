@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from sar.config import add_sar_config, leaves, load_config, lookup
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.training.launch import argument_parser
 
 from detectron2.config import get_cfg

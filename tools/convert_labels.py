@@ -29,7 +29,7 @@ from sar import cli
 from sar.data.color_masks import ColorMaskConverter
 from sar.data.datasets.class_file import read_class_colors
 from sar.data.datasets.folder import IMAGE_SUFFIXES, files_by_stem, ignore_label_for
-from sar.data.labels import MAX_PIXELS, allow_pixels
+from sar.data.pillow_files import MAX_PIXELS, allow_pixels
 from sar.errors import InputError, printable
 from sar.files.program_outputs import Outputs, collected
 from sar.threads import map_ahead

@@ -1,32 +1,32 @@
 #!/usr/bin/env python
-"""Predicts images: pictures with a legend, label maps and, if asked for, maps of confidence.
+"""Predict images and videos: label maps, pictures with a legend, and maps of confidence.
 
-An input is a file, a folder (with its sub-folders, also those that are links; hidden folders and
-those of systems, such as @eaDir, are skipped) or a quoted pattern. For each image there are, in the
-output folder,
+An input is a file, a folder or a quoted pattern. A folder includes its sub-folders and linked
+folders. Hidden folders, and folders that systems create, such as @eaDir, are skipped. The output
+folder gets for each image:
 
   overlays/NAME.jpg      the image under the colours of its classes
   labels/NAME.png        class ids, with the colours as palette (16-bit grey above 256 classes)
   confidence/NAME.png    with --confidence: the probability of each pixel's class, 255 for 1
 
-and for each video overlays/NAME.mp4 (H.264, without sound; each frame at the time that it had),
-labels/NAME/000001.png and so on, one a frame, and the same in confidence/. Videos (such as mp4 and
-mov; GIFs, too) need PyAV: `pip install -e .[video]`. They have to be named or matched by a pattern:
-of a folder, the images alone are taken. Of one that breaks off, the frames before are predicted.
+A video (such as mp4, mov or GIF) gives overlays/NAME.mp4, labels/NAME/000001.png and so on, one for
+each frame, and the same in confidence/. The overlays are MPEG-4 without sound, at the mean frame
+rate of the video. Name videos, or match them by a pattern: from a folder, only images are taken.
+If a video is cut off, the frames before the cut are predicted.
 
-NAME is the file's path below what all inputs have in common, without its suffix, unless two would
-share results then. Images are read ahead and results written behind, each by DATALOADER.NUM_WORKERS
-threads; one that cannot be read or written is named, and the others are predicted. TEST.MODE,
-TEST.AUG and INPUT.MIN_SIZE_TEST say how the model sees an image. Names and colours of the classes
-are saved with the weights. Older checkpoints have none: then they are those of the config's data
-set (of DATASETS.FOLDER, classes.txt is enough), or of class_frequency.json next to MODEL.WEIGHTS.
+NAME is the file's path below the folder that all inputs share, without its suffix. If two files
+would then share a name, the suffixes stay. DATALOADER.NUM_WORKERS threads read ahead, and as many
+write. A file that cannot be read or written is reported, and the others are predicted. TEST.MODE,
+TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. The names and colours of the
+classes are saved with the weights. Older checkpoints have none; then they come from the data set of
+the config (for DATASETS.FOLDER, classes.txt is enough), or from class_frequency.json next to
+MODEL.WEIGHTS.
 """
 
 import argparse
 import glob
 import os
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,14 +37,7 @@ from sar import cli
 from sar.config import load_config
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
-from sar.data.video import (
-    Frame,
-    import_av,
-    is_video,
-    read_video,
-    read_video_header,
-    write_video,
-)
+from sar.data.video import is_video, read_video, read_video_header, write_video
 from sar.errors import InputError, printable
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
@@ -76,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predicts and writes all images, then the videos.
+    """Predict and write all images, then the videos.
 
     Raises:
-        InputError: anything wrong; with single files, once the others are done.
+        InputError: anything is wrong. For single files, it is raised after the others are done.
     """
     files = find_files(args.input, args.output)
     check_keeps_inputs(files, args.output)
@@ -94,8 +87,6 @@ def predict(args: argparse.Namespace) -> None:
         data=folders_of_config(cfg),
     )
     outputs.check(planned_files(images.values(), videos.values(), args))
-    if videos:
-        import_av()
     predictor = Predictor.load(args.config_file, *args.opts)
     num_done, errors = predict_images(predictor, images, outputs, args)
     for path, name in videos.items():
@@ -120,7 +111,7 @@ def planned_files(
 ) -> list[Path]:
     """Return the files that will be written, from the names of the results.
 
-    The frames of a video are not counted yet: of its folders, all PNG files are returned.
+    The frames of a video are not counted yet, so all PNG files in its folders are returned.
     """
     kinds = ["labels", *(["confidence"] if args.confidence else [])]
     files = [args.output / kind / f"{name}.png" for kind in kinds for name in images]
@@ -140,13 +131,16 @@ def say(error: InputError) -> None:
 def predict_images(
     predictor: Predictor, names: dict[str, str], outputs: Outputs, args: argparse.Namespace
 ) -> tuple[int, list[InputError]]:
-    """Predicts and writes images, given with the names of their results.
+    """Predict and write images.
+
+    Args:
+        names: the name of the results, by the path of each image.
 
     Returns:
-        how many, and what is wrong with the others, which was said.
+        The number of predicted images, and the errors of the others, which are already printed.
 
     Raises:
-        DiskFullError: there is no room for the results.
+        DiskFullError: the disk is full.
     """
 
     def write(name_and_prediction: tuple[str, Prediction | InputError]) -> InputError | None:
@@ -174,35 +168,29 @@ def predict_images(
 def predict_video(
     predictor: Predictor, path: str, name: str, outputs: Outputs, args: argparse.Namespace
 ) -> tuple[int, InputError | None]:
-    """Predicts and writes a video's frames up to the first that cannot be predicted or written.
+    """Predict and write the frames of a video, up to the first that fails.
 
     Returns:
-        how many, and what is wrong with the next.
+        The number of predicted frames, and the error of the next one, if any.
 
     Raises:
-        DiskFullError: there is no room for the results.
+        DiskFullError: the disk is full.
     """
-    time_stamps, errors = deque(), []
+    errors = []
 
-    def frames() -> Iterator[Frame]:
-        for frame in read_video(path):
-            time_stamps.append(frame.time_stamp)
-            yield frame
-
-    def until_error() -> Iterator[tuple[int, int, Prediction]]:
-        predictions = predictor.predict_all(frames(), with_confidence=args.confidence)
+    def until_error() -> Iterator[tuple[int, Prediction]]:
+        predictions = predictor.predict_all(read_video(path), with_confidence=args.confidence)
         for number, prediction in enumerate(predictions, 1):
             if isinstance(prediction, InputError):
                 errors.append(prediction)
                 return
-            yield number, time_stamps.popleft(), prediction
+            yield number, prediction
 
-    def write(frame: tuple[int, int, Prediction]) -> tuple[Image.Image | None, int]:
-        number, time_stamp, prediction = frame
+    def write(frame: tuple[int, Prediction]) -> Image.Image | None:
+        number, prediction = frame
         save(prediction, outputs, f"{name}/{number:06d}", with_overlay=False)
-        # In every frame the same classes, or the legend's height would change.
-        overlay = None if args.no_overlays else prediction.overlay(all_classes=True)
-        return overlay, time_stamp
+        # The same classes in each frame, or the height of the legend would change.
+        return None if args.no_overlays else prediction.overlay(all_classes=True)
 
     try:
         header = read_video_header(path)
@@ -211,7 +199,7 @@ def predict_video(
     steps = map_ahead(write, until_error(), predictor.num_threads)
     if not args.no_overlays:
         overlays = outputs.folder / "overlays" / f"{name}.mp4"
-        steps = write_video(overlays, header, steps, writing=outputs.writing)
+        steps = write_video(overlays, header.frame_rate, steps, writing=outputs.writing)
     num_frames = 0
     with collected(errors):
         for _ in tqdm(
@@ -222,15 +210,15 @@ def predict_video(
 
 
 def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: bool) -> None:
-    """Writes what is asked for of one image.
+    """Write the results of one image.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: a file cannot be written.
     """
     folder = outputs.folder
     pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
     if with_overlay:
-        # Full resolution for the colours too, or letters of the legend have fringes.
+        # Without subsampling, or the letters of the legend get coloured fringes.
         options = {"quality": 90, "subsampling": 0}
         pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), options)
     if prediction.confidence is not None:
@@ -243,11 +231,11 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
 def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
     """Return the absolute paths of the images and videos, each once.
 
-    Earlier results in the output folder are no inputs of a folder or pattern around them.
+    If a folder or pattern contains the output folder, earlier results are left out.
 
     Raises:
-        InputError: an input that is not there, holds none, or holds earlier results only; a folder
-            that cannot be read.
+        InputError: an input is missing, holds no image, or holds earlier results only; or a folder
+            cannot be read.
     """
     found: dict[str, None] = {}
     results = result_folders(output)
@@ -287,9 +275,9 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
 
 
 def walk(folder: str) -> list[str]:
-    """Images in a folder and below, sorted; links are followed, but not in circles.
+    """Return the images in a folder and below, sorted. Links are followed, but not in circles.
 
-    Hidden files and folders are skipped, and those that systems leave among a user's files.
+    Hidden files and folders, and folders that operating systems create, are skipped.
 
     Raises:
         InputError: a folder cannot be read.
@@ -298,7 +286,7 @@ def walk(folder: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise InputError(
             f"--input {folder}: the folder {error.filename} cannot be read ({error.strerror}): "
-            "get the right to read it, or leave it out"
+            "ask for permission to read it, or leave it out"
         ) from error
 
     found = []
@@ -317,7 +305,7 @@ def walk(folder: str) -> list[str]:
 
 
 def leads_back(folder: str, start: str) -> bool:
-    """Whether the way from `start` to a folder has already passed that folder or one inside it."""
+    """Return if the path from `start` to a folder has already passed it or a folder inside it."""
     target = os.path.realpath(folder)
     way = Path(folder).parents[: len(Path(folder).parts) - len(Path(start).parts)]
     return any(Path(os.path.realpath(passed)).is_relative_to(target) for passed in way)
@@ -334,9 +322,9 @@ def lies_in(path: str, folders: set[Path]) -> bool:
 
 
 def output_names(files: Sequence[str]) -> list[str]:
-    """A name for each file's results: its path below the folder that all share.
+    """Return a name for the results of each file: its path below the folder that all share.
 
-    All are different, and none is in the folder of a video's frames.
+    All names differ, and no name lies in the folder for the frames of a video.
     """
     paths = names_below_common_folder(files)
     stems = [os.path.splitext(path)[0] for path in paths]

@@ -35,7 +35,7 @@ from sar.data.datasets.ade20k_full import (
     PREPARED,
     read_classes,
 )
-from sar.data.labels import opened, orientation
+from sar.data.pillow_files import opened, orientation
 from sar.errors import InputError
 from sar.files.atomic import atomic_path, write_atomically
 

@@ -18,7 +18,7 @@ from sar.checkpoints.checkpointer import Classes
 from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.data.locations import folders_of_config
 from sar.errors import InputError, printable
 from sar.evaluation.argmax import argmax_over_classes

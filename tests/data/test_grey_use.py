@@ -5,7 +5,7 @@ import pytest
 
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
-from sar.data.labels import FULL_RANGE, StoredImage
+from sar.data.image_files import FULL_RANGE, StoredImage
 
 
 def warnings_of(*images, grey_range=FULL_RANGE, lacks_low_bits=False, has_other_bands=False):

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sar.data.grey_range import GreyRange
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.data.palettes import PaletteComparison
 from sar.data.scan import classes_shown, scan_dataset
 from sar.errors import InputError

@@ -8,7 +8,7 @@ from torch import nn
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
 from sar.prediction.predictor import Prediction, Predictor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.files.program_outputs import JOURNAL
 
 from ..programs import load_program
@@ -179,7 +179,7 @@ def test_jpeg_is_refused_whatever_its_name(convert, suffix):
     save(COLORS[random_ids()], f"mine/labels/b{suffix}", format="JPEG")
     code, _, err = convert()
     assert code == 1
-    assert re.search(rf"b\{suffix} is a JPEG file, .* Export it again as PNG", err)
+    assert re.search(rf"b\{suffix} is a JPEG file\. .* export the label again as PNG", err)
     assert converted().shape == (13, 17)
 
 

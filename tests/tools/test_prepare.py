@@ -13,7 +13,7 @@ from pycocotools import mask as mask_util
 
 from sar.data import preparation
 from sar.data.datasets import ade20k_full, coco_stuff, load_dataset, pascal_context
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError
 
 from detectron2.data import MetadataCatalog
@@ -478,7 +478,7 @@ def test_interrupt_and_full_disk(tmp_path, capsys):
 
     args = Namespace(folder=tmp_path, threads=1, quiet=False, verbose=False)
     assert preparation.run(interrupted, args) == 130
-    assert "Run it again to go on" in capsys.readouterr().err
+    assert "Run it again to continue" in capsys.readouterr().err
 
     def no_room(source, target):
         raise OSError(28, "No space left on device")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
 from sar.preflight.prepare import prepare

@@ -1,8 +1,8 @@
-"""Training augmentation of an image and its label map, every draw from an explicit generator.
+"""Augment a training image and its label map, with an explicit random generator.
 
 Scale jitter, crop and flip are drawn first, as one `GeometricTransform`, and applied in one pass
-that crops before it resizes: only what the crop shows is resampled. The result is that of
-detectron2's ResizeShortestEdge, RandomCrop_CategoryAreaConstraint and RandomFlip in a row.
+that crops before it resizes, so that only the crop is resampled. The result equals detectron2's
+ResizeShortestEdge, RandomCrop_CategoryAreaConstraint and RandomFlip in a row.
 
 Shape shorthands:
 
@@ -10,7 +10,6 @@ Shape shorthands:
     h, w: height and width of the result
 """
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +22,18 @@ from sar.errors import InputError, nearest
 CROP_TYPES = ("absolute", "absolute_range", "relative", "relative_range")
 FLIPS = ("none", "horizontal", "vertical")
 SAMPLINGS = ("choice", "range")
-# Crops drawn until one keeps within the limit on a category's share; the last is then taken.
+# Number of crops to draw until one respects the limit on a category's share.
 _CROP_TRIES = 10
 
 
 @dataclass(frozen=True)
 class GeometricTransform:
-    """Resize to `scaled_shape`, cut the crop out of that, flip; as one step.
+    """Resize to `scaled_shape`, crop and flip in one step.
 
     Attributes:
-        source_shape: (H, W) of what it is applied to.
-        scaled_shape: height and width of the whole, resized.
-        top, left: the crop's corner, in pixels of the resized whole.
+        source_shape: (H, W) of the input.
+        scaled_shape: height and width of the resized whole image.
+        top, left: the corner of the crop, in pixels of the resized image.
         shape: (h, w) of the crop.
         flip: "none", "horizontal" or "vertical".
     """
@@ -47,25 +46,24 @@ class GeometricTransform:
     flip: str = "none"
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 to (h, w, 3), bilinear (with antialiasing where it shrinks)."""
+        """Map (H, W, 3) uint8 to (h, w, 3), bilinear, with antialiasing if the image shrinks."""
         if self.scaled_shape != self.source_shape:
             return self.apply_pillow(Image.fromarray(image))
         h, w = self.shape
         return self._flipped(image[self.top : self.top + h, self.left : self.left + w])
 
     def apply_pillow(self, image: Image.Image, reduction: int = 1) -> np.ndarray:
-        """As `apply_image`, of an image that Pillow has decoded.
+        """Return the same as `apply_image`, for an image that Pillow has decoded.
 
         Args:
-            image: the whole, or its upper `rows_needed` rows, or the whole with blocks of
-                `reduction` x `reduction` pixels made one.
+            image: the whole image, at 1 / `reduction` of its size.
         """
         h, w = self.shape
         if self.scaled_shape == self.source_shape:
             crop = image.crop((self.left, self.top, self.left + w, self.top + h))
         else:
-            # Pillow also takes the pixels beside the box that the filter reaches, so that this
-            # equals the crop of the resized whole.
+            # Pillow also uses the pixels outside the box that the filter reaches. So the result
+            # equals the crop of the resized whole image.
             source_h, source_w = self.source_shape
             scale_y, scale_x = source_h / self.scaled_shape[0], source_w / self.scaled_shape[1]
             box = (
@@ -78,21 +76,13 @@ class GeometricTransform:
             crop = image.resize((w, h), Image.Resampling.BILINEAR, box=box)
         return self._flipped(np.asarray(crop))
 
-    @property
-    def rows_needed(self) -> int:
-        """The upper rows of the source that `apply_image` depends on."""
-        scale = self.source_shape[0] / self.scaled_shape[0]
-        bottom = (self.top + self.shape[0]) * scale
-        # The bilinear filter reaches one pixel beyond, of the larger of the two sizes.
-        return min(math.ceil(bottom + max(scale, 1)), self.source_shape[0])
-
     def _flipped(self, crop: np.ndarray) -> np.ndarray:
         if self.flip == "horizontal":
             return crop[:, ::-1]
         return crop[::-1] if self.flip == "vertical" else crop
 
     def apply_label(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) of any type to (h, w), exact nearest: only values of `label`."""
+        """Map (H, W) of any type to (h, w) by exact nearest neighbour."""
         h, w = self.shape
         rows = _nearest_indices(self.source_shape[0], self.scaled_shape[0])[self.top : self.top + h]
         columns = _nearest_indices(self.source_shape[1], self.scaled_shape[1])
@@ -107,9 +97,9 @@ class GeometricTransform:
 def resize_shortest_edge(
     shape: tuple[int, int], short_edge: int, max_size: int = sys.maxsize
 ) -> GeometricTransform:
-    """The whole image, its shorter edge `short_edge` pixels long; 0 leaves its size alone.
+    """Return a resize of the whole image to a shorter edge of `short_edge` pixels (0: no resize).
 
-    The longer edge is kept within `max_size`, both edges rounded as detectron2 rounds them.
+    The longer edge is at most `max_size`. Both edges are rounded as in detectron2.
     """
     scaled = shape
     if short_edge > 0:
@@ -123,16 +113,16 @@ def resize_shortest_edge(
 
 
 class RandomCrop:
-    """The size of a crop, as detectron2's INPUT.CROP.TYPE and SIZE say it.
+    """Size of a random crop, as detectron2 defines INPUT.CROP.TYPE and SIZE.
 
     Args:
         type: "absolute": `size` is (h, w) in pixels. "absolute_range": h and w are drawn from
-            [size[0], size[1]] pixels. "relative": `size` is (h, w) in shares of the image.
+            [size[0], size[1]] pixels. "relative": `size` is (h, w) as shares of the image.
             "relative_range": the shares are drawn from [size[0], 1] and [size[1], 1].
         size: two numbers.
 
     Raises:
-        InputError: an unknown type, or sizes that are none of that type.
+        InputError: the type is unknown, or the sizes do not fit the type.
     """
 
     def __init__(self, type: str, size: Sequence[float]) -> None:
@@ -143,19 +133,19 @@ class RandomCrop:
         ):
             expected = "whole numbers of pixels" if absolute else "shares of the image in (0, 1]"
             raise InputError(
-                f"INPUT.CROP.SIZE {tuple(size)} does not go with INPUT.CROP.TYPE {type}, "
-                f"which needs two {expected}: change one of the two."
+                f"INPUT.CROP.SIZE {tuple(size)} does not fit INPUT.CROP.TYPE {type}, "
+                f"which needs two {expected}: change one of the two keys."
             )
         if type == "absolute_range" and size[0] > size[1]:
             raise InputError(
-                f"INPUT.CROP.SIZE {tuple(size)} is no range for INPUT.CROP.TYPE {type}: "
+                f"INPUT.CROP.SIZE {tuple(size)} is not a range for INPUT.CROP.TYPE {type}: "
                 "give the smaller number first."
             )
         self.type = type
         self.size = tuple(int(value) for value in size) if absolute else tuple(size)
 
     def draw_shape(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """(h, w) of a crop of an image of `shape`, never larger than the image."""
+        """Draw the (h, w) of a crop of an image of `shape`, never larger than the image."""
         if self.type == "absolute":
             return tuple(min(size, edge) for size, edge in zip(self.size, shape, strict=True))
         if self.type == "absolute_range":
@@ -170,20 +160,20 @@ class RandomCrop:
 
 
 class RandomScaleCropFlip:
-    """Draws scale jitter, crop with a limit on one category's share, and flip.
+    """Draw scale jitter, a crop with a limit on the share of one category, and a flip.
 
     Args:
-        short_edges: lengths in pixels of the resized image's shorter edge; 0: not resized.
+        short_edges: lengths in pixels of the shorter edge after resizing; 0: not resized.
         sampling: "choice" draws one of `short_edges`; "range" a whole number between the two.
-        max_size: the most that the resized image's longer edge may have, in pixels.
+        max_size: greatest length in pixels of the longer edge after resizing.
         crop: the size of the crop; None for the whole image.
-        max_category_share: a crop is drawn anew, up to 10 times, until none of its categories has
-            this share of its pixels; 1: any crop will do (DeepLab's SINGLE_CATEGORY_MAX_AREA).
+        max_category_share: up to 10 crops are drawn, until each category covers less than this
+            share of the crop; 1: no limit. (This is DeepLab's SINGLE_CATEGORY_MAX_AREA.)
         flip: "horizontal", "vertical" (with a probability of one half) or "none".
-        ignore_label: the id that does not count in the shares.
+        ignore_label: the id that is left out of the shares.
 
     Raises:
-        InputError: a value out of its range, naming its config key.
+        InputError: a value is out of range; the message names its config key.
     """
 
     def __init__(
@@ -206,12 +196,12 @@ class RandomScaleCropFlip:
             )
         if sampling == "range" and (len(short_edges) != 2 or short_edges[0] > short_edges[1]):
             raise InputError(
-                f"INPUT.MIN_SIZE_TRAIN {tuple(short_edges)} is no range: give the smallest and the "
-                'greatest length, or set INPUT.MIN_SIZE_TRAIN_SAMPLING to "choice".'
+                f"INPUT.MIN_SIZE_TRAIN {tuple(short_edges)} is not a range: give the smallest and "
+                'the greatest length, or set INPUT.MIN_SIZE_TRAIN_SAMPLING to "choice".'
             )
         if not 0 < max_category_share <= 1:
             raise InputError(
-                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA {max_category_share} is no share: "
+                f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA {max_category_share} is not a share: "
                 "give a number in (0, 1], 1 for no limit."
             )
         self.short_edges = tuple(short_edges)
@@ -223,7 +213,7 @@ class RandomScaleCropFlip:
         self.ignore_label = ignore_label
 
     def __call__(self, label: np.ndarray, rng: np.random.Generator) -> GeometricTransform:
-        """The transform drawn for an image with this label map, (H, W)."""
+        """Draw a transform for an image with this label map, (H, W)."""
         if self.sampling == "range":
             short_edge = rng.integers(*self.short_edges, endpoint=True)
         else:
@@ -252,13 +242,13 @@ class RandomScaleCropFlip:
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation, in random order, by factors from [1 - j, 1 + j].
+    """Change brightness, contrast and saturation in random order, by factors in [1 - j, 1 + j].
 
     Args:
         strength: j, in [0, 1].
 
     Raises:
-        InputError: `strength` out of range.
+        InputError: `strength` is out of range.
     """
 
     _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -271,7 +261,7 @@ class ColorJitter:
         self.strength = strength
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(h, w, 3) uint8 in the order RGB, to the same."""
+        """Map (h, w, 3) uint8 RGB to the same shape and type."""
         jittered = Image.fromarray(image)
         factors = rng.uniform(1 - self.strength, 1 + self.strength, size=len(self._ENHANCERS))
         for i in rng.permutation(len(self._ENHANCERS)):
@@ -280,10 +270,10 @@ class ColorJitter:
 
 
 def pad(array: np.ndarray, shape: tuple[int, int], value: Sequence[float] | float) -> np.ndarray:
-    """Pads (h, w) or (h, w, channels) at the bottom and the right up to `shape`.
+    """Pad (h, w) or (h, w, channels) at the bottom and on the right up to `shape`.
 
     Args:
-        value: what to fill with: a number, or one per channel (rounded to the array's type).
+        value: the padding: a number, or one per channel (rounded to the array's type).
     """
     h, w = array.shape[:2]
     if (h, w) == tuple(shape):
@@ -295,10 +285,10 @@ def pad(array: np.ndarray, shape: tuple[int, int], value: Sequence[float] | floa
 
 
 def _nearest_indices(size: int, scaled_size: int) -> np.ndarray:
-    """For each pixel of an edge resized from `size` to `scaled_size`: its nearest source pixel.
+    """Return the nearest source pixel of each pixel of an edge resized to `scaled_size`.
 
-    floor((i + 0.5) * scale). Where that lies on the border of two pixels, rounding decides;
-    adding up step by step rounds as Pillow's NEAREST does.
+    This is floor((i + 0.5) * scale). On the border of two pixels, rounding decides. A running sum
+    rounds in the same way as Pillow's NEAREST.
     """
     steps = np.full(scaled_size, size / scaled_size)
     steps[0] /= 2

@@ -1,4 +1,4 @@
-"""Class ids of colour masks, which annotation tools export in place of label maps.
+"""Convert colour masks, which annotation tools export instead of label maps, to class ids.
 
 Shape shorthands: H, W: height and width in pixels; K: number of classes.
 """
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sar.data.labels import read_color_mask
+from sar.data.label_files import read_color_mask
 from sar.errors import InputError
 
 Color = Sequence[int]  # r, g, b
 
-_UNKNOWN = 0  # the code of all colours that are not given; that of class k is k + 1
+_UNKNOWN = 0  # code of a colour without a class; class k has the code k + 1
 _NUM_NAMED = 5  # unknown colours that an error message names
 
 
 @dataclass(frozen=True, eq=False)
 class ConvertedMask:
-    """A label map that was made of a colour mask.
+    """Label map that was converted from a colour mask.
 
     Attributes:
         ids: (H, W) uint8, or uint16 for more than 255 classes.
-        pixels: (K + 1,) pixels of each class, and of the ignored ones.
+        pixels: (K + 1,) number of pixels of each class, and of ignored pixels.
     """
 
     ids: np.ndarray
@@ -32,16 +32,16 @@ class ConvertedMask:
 
 
 class ColorMaskConverter:
-    """Converts colour masks to class ids.
+    """Convert colour masks to class ids.
 
     Args:
         names: K class names.
         colors: K different colours.
         ignored_colors: the colours of pixels that become `ignore_label`.
-        ignore_label: an id above those of the classes: 255 or 65535.
+        ignore_label: an id above the class ids: 255 or 65535.
 
     Raises:
-        InputError: an ignored colour is that of a class.
+        InputError: an ignored colour is also the colour of a class.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ColorMaskConverter:
     ) -> None:
         self._names, self._colors = names, np.array(colors, np.int64).reshape(-1, 3)
         self._ignored_code = len(names) + 1
-        # By packed colour. Zeros take no memory until a page is written: 2^24 codes are cheap.
+        # Indexed by packed colour. The 2^24 zeros take no memory until a page is written.
         self._codes = np.zeros(2**24, np.int32)
         self._codes[_packed(self._colors)] = np.arange(len(names)) + 1
         for color in ignored_colors:
@@ -68,10 +68,10 @@ class ColorMaskConverter:
         self._ids = np.array([ignore_label, *range(len(names)), ignore_label], dtype)
 
     def convert(self, path: str | os.PathLike) -> ConvertedMask:
-        """Read and convert a mask. Fully transparent pixels are ignored, whatever their colour.
+        """Read and convert a mask. Fully transparent pixels are ignored.
 
         Raises:
-            InputError: as `read_color_mask`, or the mask has colours that are not given.
+            InputError: as in `read_color_mask`, or the mask has a colour without a class.
         """
         rgba = read_color_mask(path)
         packed = rgba.view("<u4")[:, :, 0]
@@ -83,7 +83,7 @@ class ColorMaskConverter:
         return ConvertedMask(self._ids[codes], counts[1:])
 
     def _describe_unknown(self, path: str | os.PathLike, rgba: np.ndarray) -> str:
-        """Return the message about (N, 4) pixels of unknown colours, the most frequent first."""
+        """Return the message about (N, 4) pixels of unknown colours, most frequent first."""
         colors, counts = np.unique(rgba[:, :3], axis=0, return_counts=True)
         found = []
         for i in np.argsort(-counts, kind="stable")[:_NUM_NAMED]:
@@ -95,7 +95,7 @@ class ColorMaskConverter:
         if len(colors) > _NUM_NAMED:
             found.append(f"and {len(colors) - _NUM_NAMED} more colours")
         return (
-            f"The mask {path} has {_counted(counts.sum())} in colours of no class: "
+            f"The mask {path} has {_counted(counts.sum())} in colours without a class: "
             f"{', '.join(found)}. Correct the mask, add the colours to the class file, or "
             "name them with --ignore."
         )

@@ -1,4 +1,4 @@
-"""Which values of 16-bit images become black and white."""
+"""Scale grey images of 16 bits to 8 bits."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ MAX_VALUE = 65535
 
 @dataclass(frozen=True)
 class GreyRange:
-    """The values of 16-bit grey images that become 0 (black) and 255 (white).
+    """Values of 16-bit grey images that become 0 (black) and 255 (white).
 
-    Values between them are scaled linearly, values outside are clipped. By default, the whole
-    range of 16 bits is kept: 65535 becomes 255.
+    Values between them are scaled linearly, and values outside are clipped. By default, 0 stays 0
+    and 65535 becomes 255.
 
     Raises:
-        InputError: not 0 <= black < white <= 65535.
+        InputError: unless 0 <= black < white <= 65535.
     """
 
     black: int = 0
@@ -28,7 +28,7 @@ class GreyRange:
     def __post_init__(self) -> None:
         if not 0 <= self.black < self.white <= MAX_VALUE:
             raise InputError(
-                f"INPUT.BLACK_POINT is {self.black} and INPUT.WHITE_POINT {self.white}, expected 0 "
+                f"INPUT.BLACK_POINT is {self.black} and INPUT.WHITE_POINT {self.white}. Expected 0 "
                 f"<= BLACK_POINT < WHITE_POINT <= {MAX_VALUE}."
             )
 

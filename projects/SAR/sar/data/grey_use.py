@@ -1,30 +1,30 @@
-"""Which values the images of a data set have, and what is lost when they become 8 bits."""
+"""Warn if the images of a data set lose information when they become 8 bits."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from sar.data.grey_range import MAX_VALUE, GreyRange
-from sar.data.labels import StoredImage
+from sar.data.image_files import StoredImage
 
-# Fewer of the 256 grey levels are worth a warning.
+# Warn below this number of the 256 grey levels.
 _FEW_LEVELS = 64
-# Single images may have low contrast: a warning tells of a tenth of the images with still fewer.
+# Single images may have low contrast. Warn if a tenth of the images has fewer levels than this.
 _FEW_LEVELS_OF_AN_IMAGE = 32
 _MANY_IMAGES = 0.1
-# Shares of the pixels: the darkest and brightest, which may be broken; clipped by the grey range.
+# Shares of the pixels: at both ends, which may be outliers; and clipped by the grey range.
 _OUTLIERS = 0.001
 _MANY_CLIPPED = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class ImageUse:
-    """What `GreyUse` needs of an image.
+    """The values of one image that `GreyUse` needs.
 
     Attributes:
         counts: (N,) number of pixels of each value of an image of 16 bits; None for other images.
-        is_color: the counts are of the upper 8 bits of an image of 3 x 16 bits.
-        has_other_bands: as StoredImage.
+        is_color: the counts are for the upper 8 bits of an image of 3 x 16 bits.
+        has_other_bands: as in StoredImage.
     """
 
     counts: np.ndarray | None
@@ -39,10 +39,10 @@ class ImageUse:
 
 
 class GreyUse:
-    """Gathers which part of their range the images of 16 bits use, image by image.
+    """Collect, image by image, which part of their range 16-bit images use.
 
     Args:
-        grey_range: which values become black and white.
+        grey_range: the values that become black and white.
     """
 
     def __init__(self, grey_range: GreyRange) -> None:
@@ -67,15 +67,15 @@ class GreyUse:
                 self._narrow[kind].append(file)
 
     def warnings(self) -> list[str]:
-        """Return a sentence about each loss: levels of grey and of colour, pixels, bands."""
+        """Return a sentence about each loss: grey levels, colour levels, pixels, bands."""
         warnings = self._grey_warnings() if self._num_images["grey"] else []
         if self._num_images["colour"]:
             warnings += self._color_warnings()
         if self._with_other_bands:
             warnings.append(
                 f"{len(self._with_other_bands)} images, such as {self._with_other_bands[0]}, have "
-                "more bands or pages than are read (the first, or red, green and blue): if the "
-                "model should see others, write them as files of three bands."
+                "more bands or pages than are read (the first, or red, green and blue). If the "
+                "model should see other bands, write them as files of three bands."
             )
         return warnings
 
@@ -102,13 +102,13 @@ class GreyUse:
         if num_levels >= _FEW_LEVELS:
             return self._narrow_warnings("colour", "keep, in the upper 8 bits that are read,")
         return [
-            f"The {self._num_images['colour']} colour images of 16 bits use few values, of which "
-            f"the upper 8 bits are read: {num_levels} of 256 levels are left; scale the images and "
+            f"The {self._num_images['colour']} colour images of 16 bits use few values. Only the "
+            f"upper 8 bits are read, so {num_levels} of 256 levels are left: scale the images and "
             "write them with 8 bits."
         ]
 
     def _narrow_warnings(self, kind: str, become: str) -> list[str]:
-        """Return a sentence if the images use their range, but many single ones do not."""
+        """Return a sentence if all images together use the range, but many single ones do not."""
         narrow, number = self._narrow[kind], self._num_images[kind]
         if len(narrow) < _MANY_IMAGES * number:
             return []
@@ -119,13 +119,13 @@ class GreyUse:
         ]
 
     def _num_levels(self, kind: str, counts: np.ndarray) -> int:
-        """Return how many of the 256 levels the values span that have these counts."""
+        """Return the number of the 256 levels between the lowest and the highest value in use."""
         used = np.array(_part_in_use(counts), np.uint16)
         return int(np.ptp(self._grey_range.to_8_bits(used) if kind == "grey" else used)) + 1
 
 
 def _part_in_use(counts: np.ndarray) -> tuple[int, int]:
-    """Return the lowest and the highest value of all pixels but outliers."""
+    """Return the lowest and the highest value of the pixels, without outliers."""
     below = np.cumsum(counts)
     shares = np.array([_OUTLIERS, 1 - _OUTLIERS]) * below[-1]
     low, high = np.searchsorted(below, shares, side="left").tolist()

@@ -1,13 +1,13 @@
-"""Masks of 0 and 255: is the foreground ignored by mistake?"""
+"""Warn if the foreground of masks with the values 0 and 255 is ignored by mistake."""
 
 import numpy as np
 
 
 class IgnoredForeground:
-    """Finds labels that show the class 0 and ignored pixels alone, file by file.
+    """Find labels that show only class 0 and ignored pixels.
 
-    Such labels are sound if the ignored pixels are borders or unclear regions. Then labels of other
-    classes have ignored pixels, too. If none of them has, 255 may stand for the foreground.
+    Such labels are correct if the ignored pixels are borders or unclear regions. Then labels with
+    other classes also have ignored pixels. If they have none, 255 may stand for the foreground.
 
     Args:
         ignore_label: the id of ignored pixels.
@@ -20,7 +20,7 @@ class IgnoredForeground:
         self._has_other_ids = self._ignores_among_others = False
 
     def add(self, file: str, counts: np.ndarray) -> None:
-        """Add a label file, with the number of pixels of each id up to the highest."""
+        """Add a label file, with the number of its pixels of each id (`np.bincount`)."""
         ids = set(np.flatnonzero(counts).tolist())
         self._num_files += 1
         if ids == {0, self._ignore_label}:
@@ -30,7 +30,7 @@ class IgnoredForeground:
             self._ignores_among_others |= self._ignore_label in ids
 
     def warnings(self) -> list[str]:
-        """Return a sentence if the foreground of some labels, or of all, may be ignored."""
+        """Return a sentence if the foreground of labels may be ignored."""
         if not self._suspects or self._ignores_among_others or self._ignore_label == 0:
             return []
         ignored = self._ignore_label

@@ -1,4 +1,4 @@
-"""The folders that hold data sets, where no program may write."""
+"""Find the folders that hold data sets, into which programs must not write."""
 
 import os
 from pathlib import Path
@@ -19,19 +19,19 @@ _BENCHMARKS = (
     "coco",
     "longtail_shapes",
 )
-# Under which names the metadata of detectron2's and of this project's data sets have folders.
+# Keys of folders in the metadata of data sets, both of detectron2 and of this project.
 _METADATA = ("image_root", "sem_seg_root", "image_dir", "gt_dir")
 
 
 def folders_of_config(cfg: CfgNode) -> list[Path]:
-    """Return the folders of a config's data sets, as far as they are known without loading them."""
+    """Return the folders of a config's data sets that are known without loading them."""
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     folders = [folder for name in names for folder in folders_of_data_set(name)]
     return folders + (folders_of_tree(cfg.DATASETS.FOLDER) if cfg.DATASETS.FOLDER else [])
 
 
 def folders_of_data_set(name: str) -> list[Path]:
-    """Return the folders of a registered data set, and those of all benchmarks."""
+    """Return the folders of a registered data set and of all benchmarks."""
     folders = [Path(datasets.root(), benchmark) for benchmark in _BENCHMARKS]
     if name in DatasetCatalog:
         metadata = MetadataCatalog.get(name)
@@ -40,7 +40,7 @@ def folders_of_data_set(name: str) -> list[Path]:
 
 
 def folders_of_tree(folder: str | os.PathLike) -> list[Path]:
-    """Return the folders of a DATASETS.FOLDER; each of them may be a link to another place."""
+    """Return the folders of a DATASETS.FOLDER. Each of them may be a link."""
     root = Path(os.path.expanduser(folder))
     parts = [root / part for part in ("images", "labels")]
     return [root, *parts, *(part / split for part in parts for split in SPLITS)]

@@ -1,4 +1,4 @@
-"""From a data set's dict to the sample that a model takes.
+"""Map a data set's dict to the sample that a model takes.
 
 Shape shorthands:
 
@@ -23,7 +23,9 @@ from sar.data.augmentation import (
 )
 from sar.data.crop import read_crop
 from sar.data.grey_range import GreyRange
-from sar.data.labels import FULL_RANGE, MAX_PIXELS, allow_pixels, read_image, read_truth
+from sar.data.image_files import FULL_RANGE, read_image
+from sar.data.label_files import read_truth
+from sar.data.pillow_files import MAX_PIXELS, allow_pixels
 from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
@@ -34,27 +36,27 @@ _FORMATS = ("RGB", "BGR")
 
 
 class SemanticSegmentationMapper:
-    """Reads an image and, in training, its label map; augments or resizes; makes tensors.
+    """Read an image and, in training, its label map; augment or resize; make tensors.
 
-    What is drawn depends on the generator of the call alone.
+    The random numbers come only from the generator that is passed to the call.
 
     Args:
-        is_train: augment and read labels; otherwise resize the image and leave labels to the
-            evaluator.
-        image_format: "RGB" or "BGR", the order of the channels of "image".
-        num_classes: label ids are below this, or `ignore_label`.
+        is_train: read and augment images and labels; otherwise resize images, and leave labels to
+            the evaluator.
+        image_format: channel order of "image", "RGB" or "BGR".
+        num_classes: K; label ids are 0 to K - 1, or `ignore_label`.
         ignore_label: the id of pixels without a class.
         geometry: draws scale, crop and flip; training only.
-        color_jitter: None for none.
-        pad_shape: (h, w) that smaller crops are padded to; None: they are not.
-        pixel_mean: what images are padded with, per channel in the order of `image_format`.
-        grey_range: which values of grey images of 16 bits become black and white.
-        max_pixels: of an image or a label; for Pillow, in each process that has the mapper.
-        test_size: the shorter edge (0: not resized) and the most for the longer one, in pixels;
-            test only.
+        color_jitter: None for no jitter; training only.
+        pad_shape: (h, w) to which smaller crops are padded; None for no padding.
+        pixel_mean: the padding of images, per channel in the order of `image_format`.
+        grey_range: the values of 16-bit grey images that become black and white.
+        max_pixels: the most pixels of an image or a label.
+        test_size: the shorter edge (0: not resized) and the greatest longer edge, in pixels; test
+            only.
 
     Raises:
-        InputError: an unknown `image_format`.
+        InputError: `image_format` is unknown.
     """
 
     @configurable
@@ -111,7 +113,7 @@ class SemanticSegmentationMapper:
         crop = None
         if cfg.INPUT.CROP.ENABLED:
             crop = RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE)
-            # The one kind of crop whose samples can all have one size.
+            # Only with this type can all samples have the same size.
             if crop.type == "absolute":
                 kwargs["pad_shape"] = crop.size
         if cfg.INPUT.COLOR_JITTER != 0:
@@ -129,33 +131,33 @@ class SemanticSegmentationMapper:
         return kwargs
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
-        """The sample of a data set's dict, which stays as it is.
+        """Return the sample of a data set's dict, without changing the dict.
 
         Args:
             dataset_dict: with "file_name" and, for training, "sem_seg_file_name".
-            rng: what augmentation is drawn from; None for one that the system seeds.
+            rng: random generator for augmentation; None for one that the system seeds.
 
         Returns:
             `dataset_dict` with "image" (3, h, w) uint8, "height" and "width" of the file (H, W)
             and, in training, "sem_seg" (h, w) int64.
 
         Raises:
-            InputError: a file is missing or unreadable, their sizes differ, or a label has ids
-                that are neither classes nor `ignore_label`.
+            InputError: a file is missing or unreadable, image and label have different sizes, or a
+                label id is not a class and not `ignore_label`.
         """
         sample = dict(dataset_dict)
         if self.is_train:
             label = self._read_label(dataset_dict)
             sample["height"], sample["width"] = label.shape
             rng = rng or np.random.default_rng()
-            # Drawn before the image is read, of which only what the crop shows is decoded.
+            # Drawn before the image is read, so that a large JPEG can be decoded at a reduced size.
             self._augment(sample, label, self.geometry(label, rng), rng)
         else:
             sample.update(self.map_pixels(self.read_image(dataset_dict["file_name"])))
         return sample
 
     def read_image(self, path: str | os.PathLike) -> np.ndarray:
-        """Read an image as the model sees it, not resized: (H, W, 3) uint8 RGB.
+        """Return an image before resizing: (H, W, 3) uint8 RGB.
 
         Raises:
             InputError: the file is missing or unreadable.
@@ -163,13 +165,13 @@ class SemanticSegmentationMapper:
         return read_image(path, self.grey_range)
 
     def map_pixels(self, image: np.ndarray) -> dict:
-        """The test sample of an image that is in memory.
+        """Return the test sample of an image in memory.
 
         Args:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            "image" (3, h, w) uint8, and "height" and "width" of the image as it came (H, W).
+            "image" (3, h, w) uint8, and the original "height" and "width" (H, W).
         """
         height, width = image.shape[:2]
         resized = resize_shortest_edge((height, width), *self.test_size).apply_image(image)
@@ -183,8 +185,8 @@ class SemanticSegmentationMapper:
         transform: GeometricTransform,
         rng: np.random.Generator,
     ) -> None:
-        """Adds to the sample of a training image what the model takes."""
-        # RGB for ColorJitter; the order that the model takes comes with the last copy.
+        """Add the tensors that the model takes to the sample of a training image."""
+        # RGB for ColorJitter; converted to the model's order below.
         image = read_crop(
             sample["file_name"], transform, sample["sem_seg_file_name"], self.grey_range
         )
@@ -192,7 +194,7 @@ class SemanticSegmentationMapper:
         if self.color_jitter is not None:
             image = self.color_jitter(image, rng)
         image = self._in_format(image)
-        # Before the padding: a file of 8 bits cannot hold an ignore id of 16.
+        # Before the padding, because an 8-bit label cannot hold a 16-bit ignore id.
         label = label.astype(np.int64)
         if self.pad_shape is not None:
             image = pad(image, self.pad_shape, self.pixel_mean)
@@ -213,14 +215,14 @@ class SemanticSegmentationMapper:
 
 
 class PanopticMapper(SemanticSegmentationMapper):
-    """As SemanticSegmentationMapper, with the instances of training images beside their labels.
+    """SemanticSegmentationMapper that also returns the instances of training images.
 
     Args:
-        mask_format: "polygon" or "bitmask", of the instances' masks.
-        kwargs: of SemanticSegmentationMapper.
+        mask_format: "polygon" or "bitmask", the format of instance masks.
+        kwargs: arguments of SemanticSegmentationMapper.
 
     Raises:
-        InputError: as SemanticSegmentationMapper; a config of what it does not read.
+        InputError: as in SemanticSegmentationMapper, or the config asks for keypoints or proposals.
     """
 
     @configurable
@@ -233,8 +235,8 @@ class PanopticMapper(SemanticSegmentationMapper):
         for key in ("KEYPOINT_ON", "LOAD_PROPOSALS"):
             if cfg.MODEL[key]:
                 raise InputError(
-                    f"MODEL.{key} is True, but with MODEL.MASK_ON neither keypoints nor proposals "
-                    "are read here: set it to False"
+                    f"MODEL.{key} is True, but keypoints and proposals are not supported with "
+                    "MODEL.MASK_ON: set it to False"
                 )
         return {**super().from_config(cfg, is_train), "mask_format": cfg.INPUT.MASK_FORMAT}
 
@@ -245,29 +247,29 @@ class PanopticMapper(SemanticSegmentationMapper):
         transform: GeometricTransform,
         rng: np.random.Generator,
     ) -> None:
-        """Also turns "annotations", those of no crowd, into "instances"."""
+        """Also turn "annotations", without crowds, into "instances"."""
         super()._augment(sample, label, transform, rng)
         shape = tuple(sample["sem_seg"].shape)
         steps = _steps_of(transform, shape)
         annotations = []
         for annotation in sample.pop("annotations"):
             if not annotation.get("iscrowd", 0):
-                annotation = copy.deepcopy(annotation)  # which is changed in place
+                annotation = copy.deepcopy(annotation)  # detectron2 changes it in place
                 annotation.pop("keypoints", None)
                 annotations.append(
                     detection_utils.transform_instance_annotations(annotation, steps, shape)
                 )
         instances = detection_utils.annotations_to_instances(annotations, shape, self.mask_format)
-        if instances.has("gt_masks"):  # of what the crop has left of them
+        if instances.has("gt_masks"):  # boxes of the parts inside the crop
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         sample["instances"] = detection_utils.filter_empty_instances(instances)
 
 
 def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T.TransformList:
-    """What becomes of the image and its label, as detectron2 has it for boxes and masks."""
+    """Return the same transform as detectron2's classes, for boxes and masks."""
     h, w = transform.shape
     steps = [T.ResizeTransform(*transform.source_shape, *transform.scaled_shape)]
-    if transform.shape != transform.scaled_shape:  # to crop polygons takes shapely
+    if transform.shape != transform.scaled_shape:  # cropping polygons needs shapely
         steps.append(T.CropTransform(transform.left, transform.top, w, h))
     if transform.flip == "horizontal":
         steps.append(T.HFlipTransform(w))
@@ -278,7 +280,7 @@ def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T
 
 
 def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
-    """What reads the training images of a config: with instances where it has MODEL.MASK_ON."""
+    """Build the training mapper of a config, with instances if MODEL.MASK_ON is set."""
     return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
 
 

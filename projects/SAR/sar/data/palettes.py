@@ -1,8 +1,8 @@
-"""Palettes of label files: do they agree on what an id stands for?
+"""Warn if the palettes of label files disagree about the class of an id.
 
-The ids of an indexed PNG are the indices of its palette. Tools that draw masks often write a
-palette with the colour of each class, and some number the classes of each file on their own. Then
-the palettes show that an id is not the same class in all files.
+The ids of an indexed PNG are the indices of its palette. Annotation tools often write a palette
+with the colour of each class. Some number the classes of each file separately. Then the palettes
+show that an id is not the same class in all files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ Color = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class IdColors:
-    """The colours that a label file's palette gives to the ids of the file.
+    """Colours that the palette of a label file gives to the ids in the file.
 
     Attributes:
-        colors: the colour (r, g, b) of each class id that the label has; {} if all are the same.
-        is_default: the colours depend on the number of the id alone, as in palettes that programs
-            write by default: ramps of grey, PASCAL VOC's colours.
+        colors: the colour (r, g, b) of each class id in the label; empty if all are equal.
+        is_default: the palette is one that programs write by default (a grey ramp, PASCAL VOC's
+            colours), so its colours depend only on the number of the id.
     """
 
     colors: dict[int, Color]
@@ -33,13 +33,13 @@ class IdColors:
 
     @classmethod
     def of(cls, palette: np.ndarray, ids: Iterable[int]) -> "IdColors":
-        """Take the colours of class ids, in ascending order, from a palette, (N, 3) uint8."""
+        """Select the colours of class ids (ascending) from a palette, (N, 3) uint8."""
         colors = {i: tuple(palette[i].tolist()) for i in ids if i < len(palette)}
         values = list(colors.values())
         if len(set(values)) <= 1 < len(values):
             colors = {}
         is_grey_ramp = all(map(_is_grey, values)) and values == sorted(set(values))
-        # With black for the id 0, as in VOC's files, or without.
+        # With black for the id 0, as in VOC's files, or without it.
         is_vocs = any(
             all(color == tuple(default_color(i - shift)) for i, color in colors.items())
             for shift in (0, 1)
@@ -48,10 +48,10 @@ class IdColors:
 
 
 def given_colors(metadata: Metadata) -> dict[int, Color]:
-    """Return the colours of a data set's classes that somebody chose, by id.
+    """Return the colours that the data set's author chose for classes, by id.
 
-    Colours that equal `default_color` count as chosen only if the metadata's `given_colors`, which
-    a DATASETS.FOLDER has, says so.
+    A colour that equals `default_color` counts as chosen only if it is in the metadata's
+    `given_colors`, which a DATASETS.FOLDER has.
     """
     given = metadata.get("given_colors")
     if given is None:
@@ -61,10 +61,10 @@ def given_colors(metadata: Metadata) -> dict[int, Color]:
 
 
 class PaletteComparison:
-    """Compares the palettes of label files, of one data set or of several with the same classes.
+    """Compare the palettes of label files with each other and with the colours of the classes.
 
-    A default palette says nothing about the classes, unless it has the same colours as the other
-    palettes, or as the classes, for other ids.
+    The files may belong to several data sets with the same classes. A default palette tells nothing
+    about the classes, unless it gives the colours of other palettes or classes to other ids.
 
     Args:
         class_names: K names.
@@ -74,7 +74,7 @@ class PaletteComparison:
     def __init__(self, class_names: Sequence[str], class_colors: Mapping[int, Color]) -> None:
         self._class_names = class_names
         self._given = class_colors
-        # The first file, by id and colour; and by the colours of all ids of a default palette.
+        # The first file for each id and colour, and for each default palette.
         self._files: dict[int, dict[Color, str]] = {}
         self._default: dict[tuple[tuple[int, Color], ...], str] = {}
         self._told: set[tuple[str, int]] = set()
@@ -88,10 +88,10 @@ class PaletteComparison:
             self._files.setdefault(i, {}).setdefault(color, file)
 
     def warnings(self) -> list[str]:
-        """Return what is new since the last call.
+        """Return new findings since the last call.
 
         Returns:
-            a sentence about palettes that disagree, and one about the colours of classes.
+            A sentence about palettes that disagree, and one about the colours of classes.
         """
         found = (
             self._between_files() or self._between_defaults_and_files(),
@@ -144,8 +144,8 @@ class PaletteComparison:
         color, file = contradicting[ids[0]]
         return (
             f"The palettes of label files contradict the colours of classes.txt (or the "
-            f"metadata's stuff_colors) about {_ids(ids)}: {self._named(ids[0])} is {_hex(color)} "
-            f"in {file}, but {_hex(self._given[ids[0]])} there; correct the order of the classes "
+            f"metadata's stuff_colors) about {_ids(ids)}. {self._named(ids[0])} is {_hex(color)} "
+            f"in {file}, but {_hex(self._given[ids[0]])} there: correct the order of the classes "
             "or the colours."
         )
 
@@ -153,24 +153,24 @@ class PaletteComparison:
         """Yield the ids of default palettes whose colour belongs to other ids.
 
         Args:
-            owners: the ids of each colour, elsewhere.
+            owners: the ids of each colour in other palettes or in the classes.
         """
         for items, file in self._default.items():
             if not all(color in owners for _, color in items):
                 continue
             moved = [(i, color) for i, color in items if i not in owners[color]]
-            # Black alone, or white, is in most palettes.
+            # One grey colour alone, such as black, is in most palettes.
             if len(moved) > 1 or not all(_is_grey(color) for _, color in moved):
                 yield from ((i, color, file) for i, color in moved)
 
     def _disagreement(self, ids: Sequence[int], example: str) -> str:
         return (
-            f"The palettes of label files disagree about {_ids(ids)}: {example}, so an id may not "
-            "be the same class in all files; if so, write them again with one numbering."
+            f"The palettes of label files disagree about {_ids(ids)}: {example}. An id may not be "
+            "the same class in all files; if so, write them again with one numbering."
         )
 
     def _new(self, kind: str, ids: Iterable[int]) -> list[int]:
-        """Return, in ascending order, the ids that no earlier call had, and remember them."""
+        """Return the ids (ascending) that no earlier call returned, and remember them."""
         new = sorted(i for i in ids if (kind, i) not in self._told)
         self._told |= {(kind, i) for i in new}
         return new

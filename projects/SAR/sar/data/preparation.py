@@ -1,8 +1,7 @@
-"""What the programs tools/prepare_*.py share: a download in, a registered data set out.
+"""Shared parts of the programs tools/prepare_*.py, which turn a download into a data set.
 
-They write into the download, but only files that are missing: no file that is there is replaced or
-deleted, so they need no --overwrite. A program that was stopped goes on where it was. Every file
-has its name only when it is whole.
+They write only missing files into the folder of the download, and never replace or delete a file.
+So they need no --overwrite, and a program that was stopped continues where it was.
 """
 
 import argparse
@@ -19,10 +18,10 @@ from tqdm import tqdm
 
 from sar import cli
 from sar.data import datasets
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path
-from sar.files.program_outputs import NO_ROOM
+from sar.files.disk import NO_ROOM
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +31,12 @@ _NUM_NAMED = 3  # files that an error message names
 
 
 def parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
-    """A command line with the folder of the download and the number of threads.
+    """Return a command-line parser with the folder of the download and the number of threads.
 
     Args:
         description: the program's docstring.
-        example: a call of it, with its options.
-        default_folder: where the download is, under the folder of the data sets.
+        example: an example of a call.
+        default_folder: the folder of the download, below the folder of the data sets.
     """
     result = cli.parser(description, f"example:\n  {example}\n")
     result.add_argument(
@@ -52,33 +51,33 @@ def parser(description: str, example: str, default_folder: str) -> argparse.Argu
         type=cli.positive,
         default=min(16, os.cpu_count() or 1),
         metavar="N",
-        help="default: one a core, at most 16 (%(default)s)",
+        help="default: one per core, at most 16 (%(default)s)",
     )
     return result
 
 
 def run(prepare: Callable[..., None], args: argparse.Namespace) -> int:
-    """Calls `prepare(folder, threads, quiet=quiet)` of a parsed command line; the exit code."""
+    """Call `prepare(folder, threads, quiet=quiet)` and return the exit code."""
     return cli.run(
         lambda args: prepare(args.folder, args.threads, quiet=args.quiet),
         args,
-        when_stopped="Run it again to go on: what is done is kept.",
+        when_stopped="Run it again to continue: finished files are kept.",
     )
 
 
 def list_files(folder: Path, pattern: str, remedy: str) -> list[Path]:
-    """The files under `folder` that match, sorted; none whose name starts with a dot.
+    """Return the sorted files below `folder` that match, without hidden ones.
 
     Raises:
-        InputError: no such folder.
+        InputError: the folder is missing.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. {remedy}")
+        raise InputError(f"Folder not found: {folder}. {remedy}")
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def check_count(files: Collection, expected: int, what: str, remedy: str) -> None:
-    """Raises InputError unless there are as many files as the data set has."""
+    """Raise InputError unless the number of files is `expected`."""
     if len(files) != expected:
         difference = len(files) - expected
         raise InputError(
@@ -88,7 +87,7 @@ def check_count(files: Collection, expected: int, what: str, remedy: str) -> Non
 
 
 def check_there(paths: Collection[Path], what: str, remedy: str) -> None:
-    """Raises InputError, with the first paths, unless all files are there."""
+    """Raise InputError, which names the first missing paths, unless all files exist."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise InputError(
@@ -105,19 +104,19 @@ def convert_missing(
     threads: int,
     quiet: bool,
 ) -> None:
-    """Writes every target that is not there yet, in threads, with a progress bar unless `quiet`.
+    """Write all missing targets, in threads, with a progress bar unless `quiet`.
 
     Args:
-        convert: called with a source and the target to write, atomically.
-        sources: what each target is made of.
-        desc: what stands before the bar.
-        threads: how many files are under way at once.
+        convert: called with a source and a target; writes the target atomically.
+        sources: the source of each target.
+        desc: the text before the progress bar.
+        threads: number of files that are converted at the same time.
 
     Raises:
-        InputError: a source is wrong or a target cannot be written (the others are converted all
-            the same), or the disk is full (which stops it).
+        InputError: some sources are wrong or some targets cannot be written, after the others were
+            converted. A full disk stops the conversion.
     """
-    # A link that leads nowhere is there, too.
+    # lexists, because a broken link must not be replaced either.
     missing = {to: source for to, source in sources.items() if not os.path.lexists(to)}
     num_done = len(sources) - len(missing)
     logger.info("%s: %d of %d files are there already", desc, num_done, len(sources))
@@ -148,18 +147,18 @@ def convert_missing(
             raise
     if failures:
         raise InputError(
-            f"{len(failures)} of {len(sources)} files could not be converted; run it again when "
-            "they are mended:",
+            f"{len(failures)} of {len(sources)} files could not be converted. Repair them and run "
+            "the program again:",
             *(f"  {failure}" for failure in failures[:_NUM_NAMED]),
         )
 
 
 def relabel(path: Path, new_ids: Mapping[int, int]) -> np.ndarray:
-    """Reads a label map of 8 bits and replaces its ids.
+    """Read a label map of 8 bits and replace its ids.
 
     Args:
         path: a label map.
-        new_ids: the new id, at most 255, of every id that there may be.
+        new_ids: the new id (at most 255) of each id that is allowed.
 
     Returns:
         (H, W) uint8.
@@ -182,6 +181,6 @@ def relabel(path: Path, new_ids: Mapping[int, int]) -> np.ndarray:
 
 
 def write_label(ids: np.ndarray, path: Path) -> None:
-    """Writes (H, W) uint8 or uint16 ids as a PNG of one channel."""
+    """Write (H, W) uint8 or uint16 ids as a PNG with one channel."""
     with atomic_path(path) as temporary:
         Image.fromarray(ids).save(temporary)

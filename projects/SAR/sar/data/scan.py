@@ -12,18 +12,10 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
 from sar.data.ignored_foreground import IgnoredForeground
-from sar.data.labels import (
-    FULL_RANGE,
-    ColorMaskError,
-    exif_orientation,
-    how_to_convert,
-    read_image_size,
-    read_label,
-    read_label_and_palette,
-    read_stored_image,
-    swaps_sides,
-)
+from sar.data.image_files import FULL_RANGE, read_image_size, read_stored_image
+from sar.data.label_files import ColorMaskError, how_to_convert, read_label, read_label_and_palette
 from sar.data.palettes import IdColors, PaletteComparison
+from sar.data.pillow_files import exif_orientation, swaps_sides
 from sar.errors import InputError, listed, printable
 from sar.threads import map_ahead
 

@@ -1,4 +1,4 @@
-"""Videos, through PyAV (FFmpeg): frames as they are read, and pictures to an mp4.
+"""Read and write videos with OpenCV.
 
 Shape shorthands: H, W: height and width in pixels, upright.
 """
@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import chain, count, takewhile
 from pathlib import Path
-from types import ModuleType
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -20,25 +19,22 @@ from sar.files.atomic import atomic_path
 from sar.threads import map_ahead
 
 _SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
-# Of the time that a file says it lasts, what may be missing at its end: such numbers are rounded.
+# How much earlier than its header says a sound video may end: such numbers are rounded.
 _MISSING_SECONDS = 1
-_ENCODING = {"preset": "veryfast", "crf": "20"}
-# As FFmpeg numbers them.
-_BT709, _LIMITED_RANGE = 1, 1
+# MPEG-4 part 2: the one common codec for mp4 that every build of OpenCV can write.
+_CODEC = cv2.VideoWriter_fourcc(*"mp4v")
 
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What is known of a video before it is decoded.
+    """The facts about a video that its header states.
 
     Attributes:
-        frame_rate: frames a second; the mean where it varies.
-        time_base: seconds; the unit of time stamps.
-        num_frames: None where the file does not tell.
+        frame_rate: frames per second; the mean if the rate varies.
+        num_frames: None if unknown.
     """
 
-    frame_rate: Fraction
-    time_base: Fraction
+    frame_rate: float
     num_frames: int | None
 
 
@@ -48,50 +44,36 @@ class Frame:
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
-        time_stamp: when it is shown, in the header's time base; 0 for the first.
         name: file and number, for errors.
     """
 
     pixels: np.ndarray
-    time_stamp: int
     name: str
 
 
 def is_video(path: str | os.PathLike) -> bool:
-    """Whether a file is one by its name."""
+    """Return if the name of a file has the suffix of a video."""
     return os.fspath(path).lower().endswith(_SUFFIXES)
 
 
-def import_av() -> ModuleType:
-    """PyAV, which only videos need.
+def read_video_header(path: str | os.PathLike) -> VideoHeader:
+    """Read the header of a video.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the file is missing or not a video.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise InputError(
-            "videos need PyAV: run pip install -e .[video] in the folder of this project"
-        ) from error
-    return av
-
-
-def read_video_header(path: str | os.PathLike) -> VideoHeader:
-    """Raises InputError where PyAV or the file is missing, or it is no video."""
-    with _opened(path) as (_, stream):
-        return _header(stream)
+    with _opened(path) as capture:
+        return _header(capture)
 
 
 def read_video(path: str | os.PathLike) -> Iterator[Frame]:
-    """A video's frames, upright as its metadata says; decoded in a thread, two ahead.
+    """Yield the frames of a video, upright. A thread decodes two frames ahead.
 
-    Of frames that are damaged, those that FFmpeg conceals or passes over, as players do, raise
-    nothing.
+    Like a player, this conceals or skips single damaged frames without an error.
 
     Raises:
-        InputError: PyAV or the file is missing, or it is no video; or, after the frames before
-            that, it is damaged or cut off.
+        InputError: the file is missing or not a video; or the video ends too early, after its last
+            frame was yielded.
     """
     frames = _decode(path)
     ahead = map_ahead(lambda _: next(frames, None), count(), 1)
@@ -100,133 +82,111 @@ def read_video(path: str | os.PathLike) -> Iterator[Frame]:
 
 def write_video(
     path: str | os.PathLike,
-    header: VideoHeader,
-    pictures: Iterable[tuple[Image.Image, int]],
+    frame_rate: float,
+    pictures: Iterable[Image.Image],
     *,
     writing: Callable[[str | os.PathLike], AbstractContextManager[Path]] = atomic_path,
 ) -> Iterator[None]:
-    """Writes RGB pictures with their time stamps to an mp4 (H.264, yuv420p).
+    """Write RGB pictures to an mp4 (MPEG-4 part 2), and yield once per picture.
 
-    They are encoded in a thread, two behind; the iterator is to be used up. The file has its name
-    once it is finished; without a picture there is none. An odd width or height, which the codec
-    does not take, gets a white line more.
+    A thread encodes the pictures, two behind, so exhaust the iterator. The file gets its name when
+    it is complete. Without pictures, no file is written. An odd width or height is not possible in
+    this format, so such pictures get a white line.
 
     Args:
-        header: of the video whose time stamps these are.
-        pictures: all of the size of the first, or cut to it.
-        writing: yields a temporary path for `path`, as `Outputs.writing` does.
+        frame_rate: frames per second.
+        pictures: all have the size of the first one, or are cut to it.
+        writing: yields a temporary path for `path`, like `Outputs.writing`.
 
     Raises:
-        InputError: PyAV is missing, or the file cannot be written.
+        InputError: the file cannot be written.
     """
     pictures = iter(pictures)
     first = next(pictures, None)
     if first is not None:
-        with _encoder(path, header, first[0].size, writing) as encode:
+        with _encoder(path, frame_rate, first.size, writing) as encode:
             yield from map_ahead(encode, chain([first], pictures), 1)
 
 
 def _decode(path: str | os.PathLike) -> Iterator[Frame]:
-    av = import_av()
-    number, first, last, end = 0, None, -1, 0
-    with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        time_base = stream.time_base
-        step = max(1, round(1 / (_header(stream).frame_rate * time_base)))
-        try:
-            # Sound, too, is read: it may go on when the pictures have ended.
-            for packet in container.demux():
-                stamp = packet.dts if packet.pts is None else packet.pts
-                if stamp is not None:
-                    end = max(end, (stamp + (packet.duration or 0)) * packet.time_base)
-                if packet.stream.index != stream.index:
-                    continue
-                for frame in packet.decode():
-                    number += 1
-                    # Some files have no time stamps, or some that go backwards.
-                    stamp = last + step if number > 1 else 0
-                    if frame.pts is not None:
-                        first = frame.pts - stamp if first is None else first
-                        stamp = frame.pts - first if frame.pts - first > last else stamp
-                    last = stamp
-                    yield Frame(_upright(frame), stamp, f"{path}, frame {number}")
-        except av.FFmpegError as error:
-            raise InputError(
-                f"Video {path} is damaged at frame {number + 1} ({error.strerror}): copy it again "
-                "from its source"
-            ) from error
-        lasts = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
-    if end + _MISSING_SECONDS < lasts or not number:
+    number, end = 0, 0.0
+    with _opened(path) as capture:
+        header = _header(capture)
+        while True:
+            found, pixels = capture.read()
+            if not found:
+                break
+            number += 1
+            end = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            yield Frame(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), f"{path}, frame {number}")
+    duration = (header.num_frames or 0) / header.frame_rate
+    if end + _MISSING_SECONDS < duration or not number:
         raise InputError(
-            f"Video {path} ends after frame {number}, at {float(end):.1f} of {lasts:.1f} seconds: "
-            "it is cut off; copy it again from its source"
+            f"Video {path} ends after frame {number}, at {end:.1f} of {duration:.1f} seconds: "
+            "it is cut off or damaged; copy it again from its source"
         )
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[tuple]:
-    """PyAV's container and its stream of pictures."""
-    av = import_av()
-    # A title may be of any encoding; PyAV 19 knows, and has the option no more.
-    options = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+def _opened(path: str | os.PathLike) -> Iterator[cv2.VideoCapture]:
+    # An absolute path: FFmpeg takes the part before a colon for the name of a protocol.
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     try:
-        container = av.open(os.fspath(path), **options)
-    except (OSError, av.FFmpegError) as error:
-        raise InputError(
-            f"Video {path} cannot be read ({error.strerror}): it is missing, damaged or no video; "
-            "copy it again from its source"
-        ) from error
-    with container:
-        stream = container.streams.best("video")
-        if stream is None:
-            raise InputError(f"Video {path} holds no pictures: is it sound alone?")
-        yield container, stream
+        if not capture.isOpened():
+            raise InputError(
+                f"Video {path} cannot be read: it is missing, damaged, or not a video; copy it "
+                "again from its source"
+            )
+        yield capture
+    finally:
+        capture.release()
+
+
+def _header(capture: cv2.VideoCapture) -> VideoHeader:
+    frame_rate = capture.get(cv2.CAP_PROP_FPS)
+    num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    return VideoHeader(
+        frame_rate if frame_rate > 0 else 25.0, num_frames if num_frames > 0 else None
+    )
 
 
 @contextmanager
 def _encoder(
     path: str | os.PathLike,
-    header: VideoHeader,
+    frame_rate: float,
     size: tuple[int, int],
     writing: Callable[[str | os.PathLike], AbstractContextManager[Path]],
-) -> Iterator[Callable[[tuple[Image.Image, int]], None]]:
-    av = import_av()
+) -> Iterator[Callable[[Image.Image], None]]:
     size = tuple(length + length % 2 for length in size)
+    num_frames = 0
+
+    def encode(picture: Image.Image) -> None:
+        nonlocal num_frames
+        canvas = Image.new("RGB", size, "white")
+        canvas.paste(picture, (0, 0))
+        writer.write(cv2.cvtColor(np.asarray(canvas), cv2.COLOR_RGB2BGR))
+        num_frames += 1
+
     try:
-        with writing(path) as temporary, av.open(str(temporary), "w") as container:
-            stream = container.add_stream("libx264", header.frame_rate, options=_ENCODING)
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuv420p"
-            codec = stream.codec_context
-            # Not one of the frame rate's, or a varying one would be lost.
-            codec.time_base = header.time_base
-            # Said, or players guess the colours from the size.
-            codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
-            codec.color_range = _LIMITED_RANGE
-
-            def encode(picture_and_time_stamp: tuple[Image.Image, int]) -> None:
-                picture, time_stamp = picture_and_time_stamp
-                canvas = Image.new("RGB", size, "white")
-                canvas.paste(picture, (0, 0))
-                frame = av.VideoFrame.from_image(canvas)
-                frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709)
-                frame.pts, frame.time_base = time_stamp, header.time_base
-                container.mux(stream.encode(frame))
-
-            yield encode
-            container.mux(stream.encode())
-    except (OSError, av.FFmpegError) as error:
+        with writing(path) as temporary:
+            writer = cv2.VideoWriter(
+                os.path.abspath(temporary), cv2.CAP_FFMPEG, _CODEC, frame_rate, size
+            )
+            try:
+                yield encode
+            finally:
+                writer.release()
+            # OpenCV reports no error of the disk.
+            if not _has_frames(temporary, num_frames):
+                raise InputError(f"{path} cannot be written: make room, or choose another folder")
+    except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error}): make room, or choose another folder"
         ) from error
 
 
-def _header(stream) -> VideoHeader:
-    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-    return VideoHeader(rate, stream.time_base, stream.frames or None)
-
-
-def _upright(frame) -> np.ndarray:
-    """A frame's pixels, turned by its metadata's angle where that is a multiple of 90 degrees."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+def _has_frames(path: Path, number: int) -> bool:
+    try:
+        return read_video_header(path).num_frames == number
+    except InputError:
+        return False

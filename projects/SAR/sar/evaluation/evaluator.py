@@ -21,7 +21,7 @@ from torch import Tensor
 from sar.config import leaves, load_config, lookup
 from sar.data.class_frequency import ClassFrequency, fingerprint_of
 from sar.data.datasets import load_dataset, metadata_of
-from sar.data.labels import read_truth
+from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.class_groups import class_groups

@@ -1,5 +1,7 @@
-"""Writing files so that a crash leaves the old file or the new one, never half of either; their
-names and checksums."""
+"""Write files so that a crash leaves the old file or the new one, never half a file.
+
+Also names and checksums of files.
+"""
 
 import fcntl
 import hashlib
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Short, whatever the length of the file's own name, which may be all that a file system allows.
+# Short, because the name of the file itself may have the greatest length that is allowed.
 _TEMPORARY_NAME = re.compile(r"\.sar-tmp-[0-9a-f]{8}(\.[^.]*)?")
 
 
@@ -18,9 +20,9 @@ _TEMPORARY_NAME = re.compile(r"\.sar-tmp-[0-9a-f]{8}(\.[^.]*)?")
 def atomic_path(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path` (same suffix, folder created); rename it on success.
 
-    With `sync`, the content is on the disk before the name points to it, so that a loss of power,
-    too, leaves the old file or the new one. That takes time for each file, so it is not worth it
-    for thousands of files that can be made again.
+    With `sync`, a loss of power also leaves the old file or the new one: the content reaches the
+    disk before the name points to it. This takes time for each file, so avoid it for thousands of
+    files that can be made again.
 
     Example::
 
@@ -37,7 +39,7 @@ def atomic_path(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]
                 _sync(temporary)
             os.replace(temporary, path)
             if sync:
-                with suppress(OSError):  # some network file systems know no fsync of folders
+                with suppress(OSError):  # some network file systems cannot fsync folders
                     _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -50,7 +52,7 @@ def write_atomically(path: str | os.PathLike, data: str | bytes) -> None:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The checksum of a file, in hexadecimal.
+    """Return the SHA-256 checksum of a file, in hexadecimal.
 
     Raises:
         OSError: the file cannot be read.
@@ -63,16 +65,16 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def names_below_common_folder(paths: Sequence[str]) -> list[str]:
-    """Each path below the folder that all share: files of one name may lie in several folders."""
+    """Return each path below the folder that all share, so that all names differ."""
     paths = [os.path.abspath(path) for path in paths]
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     return [os.path.relpath(path, folder) for path in paths]
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Delete the temporary files in `folder` of processes that were killed while writing.
+    """Delete temporary files in `folder` whose writers were killed.
 
-    A file that a living process is writing stays: that process holds a lock on it.
+    A file whose writer still runs stays, because the writer holds a lock on it.
     """
     for path in Path(folder).glob(".*"):
         if _TEMPORARY_NAME.fullmatch(path.name) and not _is_locked(path):
@@ -81,10 +83,10 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 @contextmanager
 def _in_use(path: Path) -> Iterator[None]:
-    """Create the file and lock it, so that `remove_leftovers` knows that its writer lives."""
+    """Create the file and lock it, so that `remove_leftovers` knows that its writer still runs."""
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
     try:
-        with suppress(OSError):  # some network file systems know no locks
+        with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:

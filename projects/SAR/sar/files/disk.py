@@ -1,4 +1,4 @@
-"""Errors of the disk that a run writes to, as messages to the user."""
+"""Errors of disks, as messages to the user."""
 
 import errno
 import os
@@ -8,9 +8,8 @@ from contextlib import contextmanager
 
 from sar.errors import InputError
 
-_ERRORS_OF_DISKS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT}  # no further file can be written
+_DISK_ERRORS = NO_ROOM | {
     errno.EFBIG,
     errno.EROFS,
     errno.EACCES,
@@ -22,7 +21,7 @@ _ERRORS_OF_DISKS = {
 
 @contextmanager
 def writing_to(folder: str) -> Iterator[None]:
-    """Turns an error of the disk that holds `folder` into a message.
+    """Turn an error of the disk that holds `folder` into a message.
 
     Raises:
         InputError: a file cannot be written (a full disk, a quota, a read-only file system), or
@@ -32,23 +31,23 @@ def writing_to(folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         require_folder(folder)
-        if error.errno not in _ERRORS_OF_DISKS:
+        if error.errno not in _DISK_ERRORS:
             raise
         raise disk_error(error.filename or folder, error) from error
 
 
 def require_folder(folder: str, file: str = "") -> None:
-    """Raises InputError if `folder`, or a file that the run has written to it, was removed."""
+    """Raise InputError if `folder`, or a file that the run has written into it, was removed."""
     if not os.path.exists(os.path.join(folder, file)):
         missing = os.path.join(folder, file) if os.path.isdir(folder) else f"OUTPUT_DIR {folder}"
         raise InputError(
-            f"{missing} was removed during the run, which cannot go on without it. Put the folder "
-            "back and continue with --resume, or start again"
+            f"{missing} was removed during the run. Put the folder back and continue with "
+            "--resume, or start again"
         )
 
 
 def disk_error(path: str, error: OSError) -> InputError:
-    """The message for a file or folder that cannot be written."""
+    """Return the message for a file or folder that cannot be written."""
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
     space = ""
     if os.path.isdir(folder):

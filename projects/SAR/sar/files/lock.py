@@ -1,7 +1,7 @@
-"""One training at a time in an OUTPUT_DIR.
+"""Lock an OUTPUT_DIR, so that only one training at a time writes to it.
 
-The operating system drops the lock when its process ends, however it ends, so a lock never has to
-be removed by hand. It holds across machines on file systems that support locks.
+The operating system drops the lock when the process ends, so no lock must be removed by hand. The
+lock also works between machines, if the file system supports locks.
 """
 
 import atexit
@@ -26,7 +26,7 @@ def hold(folder: str | os.PathLike) -> None:
     """Lock an OUTPUT_DIR for this process until it ends or calls `release`.
 
     Raises:
-        InputError: another process holds the lock; the message names its host and its number.
+        InputError: another process holds the lock. The message names its host and number.
     """
     path = Path(os.path.realpath(folder), LOCK)
     if path in _held:
@@ -34,7 +34,7 @@ def hold(folder: str | os.PathLike) -> None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            # Not flock, whose lock the workers of a loader would keep after this process.
+            # Not flock: the workers of a loader would keep such a lock after this process ends.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
@@ -49,7 +49,7 @@ def hold(folder: str | os.PathLike) -> None:
                 "training writes there"
             )
             return
-        with suppress(OSError):  # if it was released, and removed, since it was opened
+        with suppress(OSError):  # another process may have released and removed the file in between
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 break
         os.close(descriptor)
@@ -64,7 +64,7 @@ def hold(folder: str | os.PathLike) -> None:
 
 
 def release() -> None:
-    """Give back all locks of this process."""
+    """Release all locks of this process."""
     while _held:
         path, descriptor = _held.popitem()
         with suppress(OSError):

@@ -1,16 +1,14 @@
-"""The guard through which every program writes its files: no file of the user is ever replaced.
+"""Write the files of a program without ever replacing a file of the user.
 
-A program may write a file again that it wrote before, unless the file has changed since. Files of
-another program are refused, too: labels that one program converted are the ground truth of a data
-set, and must not become the predictions of another. The hidden journal `.sar_outputs.jsonl` in the
-output folder has a line for each written file: the program, and the file's path, size and time of
-modification. (A mark inside the files would stay when a user corrects them, and some formats have
-no place for one.)
+A program may replace a file that it wrote itself, unless the file has changed since. It may not
+replace a file of another program: converted labels are the ground truth of a data set, and
+predictions must not overwrite them. The hidden journal `.sar_outputs.jsonl` in the output folder
+has one line for each written file: the program, and the path, size and modification time of the
+file. (A mark inside a file would remain after a user corrects the file.)
 
-This module imports neither PyTorch nor detectron2.
+This module does not import PyTorch or detectron2.
 """
 
-import errno
 import json
 import os
 import stat
@@ -22,9 +20,8 @@ from pathlib import Path
 
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path
+from sar.files.disk import NO_ROOM
 
-# What the system says if there is no room for any file.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 JOURNAL = ".sar_outputs.jsonl"
 _NUM_NAMED = 3  # files that an error message names
 _REMEDY = "choose another --output"
@@ -36,7 +33,7 @@ _KEYS = ("program", "file", "size", "mtime_ns")
 
 
 class DiskFullError(InputError):
-    """The disk has no room left, so no further file can be written either."""
+    """Error for a full disk, where no further file can be written either."""
 
 
 class Outputs:
@@ -90,10 +87,10 @@ class Outputs:
         """Return the guard of a program with one output file, which is checked.
 
         Args:
-            options: those of the class.
+            options: arguments of the class.
 
         Raises:
-            InputError: as `check`, or the path is a folder.
+            InputError: as in `check`, or the path is a folder.
         """
         if os.path.isdir(path):
             raise InputError(f"--output {path} is a folder: give the name of a file")
@@ -108,10 +105,10 @@ class Outputs:
             paths: of files in the output folder or below it.
 
         Raises:
-            InputError: files are there that the program did not write, or that changed since, and
-                `overwrite` is not set. With `overwrite`, too: a path is an input, lies in a data
-                set, lies in a linked folder that leads out of the output folder, or is a device or
-                a pipe; or the output folder cannot be one.
+            InputError: a file exists that the program did not write, or that changed since, and
+                `overwrite` is not set. In any case: a path is an input, lies in a data set, is a
+                device or a pipe, or leads out of the output folder through a link; or the folder
+                cannot be written.
         """
         paths = list(map(Path, paths))
         for folder in {path.parent: None for path in paths}:
@@ -142,15 +139,15 @@ class Outputs:
             sync: as in `atomic_path`.
 
         Raises:
-            InputError: as `check`, or the file cannot be written; `DiskFullError` if there is no
-                room for it.
+            InputError: as in `check`, or the file cannot be written.
+            DiskFullError: the disk is full.
         """
         path = Path(path)
         self.check([path])
         try:
             with atomic_path(path, sync=sync) as temporary:
                 yield temporary
-                # Noted before it has its name, so that a program that is killed can go on later.
+                # Before the renaming, so that a program that is killed can continue later.
                 self._note(path, temporary)
         except OSError as error:
             if error.errno in NO_ROOM:
@@ -170,8 +167,8 @@ class Outputs:
         for data in ancestors:
             if data in self._data or _is_data_set(data):
                 raise InputError(
-                    f"--output: {folder} lies in the data set {data}, where nothing may be "
-                    f"written: {_REMEDY}"
+                    f"--output: {folder} lies in the data set {data}, which must not "
+                    f"change: {_REMEDY}"
                 )
         existing = next(path for path in ancestors if os.path.lexists(path))
         if not existing.is_dir():
@@ -219,7 +216,7 @@ def collected(errors: list[InputError]) -> Iterator[None]:
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
-    """What is the same for all names of a file, links and hard links included."""
+    """Return a key that is equal for all names of a file, including links and hard links."""
     with suppress(OSError, ValueError):
         found = os.stat(path)
         return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR, the folder of a run: the names in it, and how an earlier run in it is kept.
+"""Name the files in OUTPUT_DIR, the folder of a run, and keep the files of earlier runs in it.
 
 run.json                        marks the folder: when, where and by what command the run started
 config.yaml                     the config of the training
@@ -12,14 +12,14 @@ last_checkpoint                 the name of the checkpoint that --resume takes
 inference/DATA_SET/             evaluations by the training itself, of its latest weights:
     sem_seg_evaluation.json         metrics, confusion matrix, and what was evaluated
     sem_seg_predictions.json        predictions, with TEST.SAVE_JSON
-inference/MODEL/                evaluations of one checkpoint by --eval-only:
+inference/MODEL/                evaluation of one checkpoint by --eval-only:
     run.json, log.txt               as above
     class_frequency.json            as above
     DATA_SET/                       as above
 previous/, previous-2/, ...     all files of the earlier runs in this folder, the oldest first
 .sar-run.lock                   held by the training that writes here
 
-The functions below import neither PyTorch nor detectron2.
+This module does not import PyTorch or detectron2.
 """
 
 import datetime
@@ -63,10 +63,10 @@ _RESULTS = re.compile(
 
 
 def check_is_free(folder: str | os.PathLike) -> None:
-    """Raise InputError if a training in `folder` would touch files that no run of ours wrote.
+    """Raise InputError if a training in `folder` would replace files that no run of ours wrote.
 
-    A folder with our run.json holds an earlier run, which `set_aside` keeps. Files of other names
-    are never touched, so they may stay.
+    A folder with our run.json holds an earlier run, which `set_aside` keeps. Files with other names
+    are allowed, because a training never changes them.
     """
     folder = Path(folder)
     for name in (*_FILES, RUN, INFERENCE):
@@ -117,14 +117,14 @@ def check_is_evaluation(output_dir: str | os.PathLike, folder: str | os.PathLike
 
 
 def is_run(folder: str | os.PathLike) -> bool:
-    """Whether a training of this project has started in `folder`."""
+    """Return if a training of this project has started in `folder`."""
     return bool(_run_id(Path(folder)))
 
 
 def mark(folder: str | os.PathLike) -> None:
-    """Mark `folder` as that of a training or evaluation that starts now.
+    """Mark `folder` as the folder of a training or evaluation that starts now.
 
-    A run that is resumed keeps its mark.
+    A resumed run keeps its mark.
     """
     if is_run(folder):
         return
@@ -139,7 +139,7 @@ def mark(folder: str | os.PathLike) -> None:
 
 
 def write_config(folder: str | os.PathLike, config: str, iteration: int) -> None:
-    """Write config.yaml; another one that is there stays, under a name with the iteration."""
+    """Write config.yaml. An earlier, different one stays under a name with the iteration."""
     path = Path(folder, CONFIG)
     if path.is_file():
         if path.read_text(errors="replace") == config:
@@ -152,10 +152,10 @@ def write_config(folder: str | os.PathLike, config: str, iteration: int) -> None
 
 
 def set_aside(folder: str | os.PathLike) -> Path | None:
-    """Move all files of the run in `folder` to a new folder in it, whose name is not in use.
+    """Move all files of the run in `folder` to a new folder inside it.
 
-    A process that is killed meanwhile loses nothing: the next call moves the rest to the same
-    place.
+    If the process is killed meanwhile, nothing is lost: the next call moves the rest to the same
+    folder.
 
     Returns:
         The new folder, or None if `folder` holds no run.
@@ -188,7 +188,7 @@ def set_aside(folder: str | os.PathLike) -> Path | None:
 
 
 def previous_runs(folder: str | os.PathLike) -> list[Path]:
-    """The folders of the runs that were set aside in `folder`, the oldest first."""
+    """Return the folders of the runs that were set aside in `folder`, the oldest first."""
     names = _previous_names(Path(folder))
     found = []
     for path in names:
@@ -205,7 +205,7 @@ def _previous_names(folder: Path) -> Iterator[Path]:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether nothing is there, or only what a process left that was killed in `set_aside`."""
+    """Return if a folder is absent, or holds only leftovers of a process killed in `set_aside`."""
     if not os.path.lexists(folder):
         return True
     if folder.is_symlink() or not folder.is_dir():
@@ -225,7 +225,7 @@ def _files_of_run(folder: Path) -> list[Path]:
 
 
 def _results(folder: Path) -> list[Path]:
-    """The results of evaluations in `folder`; links are not followed."""
+    """Return the results of evaluations in `folder`. Links are not followed."""
     found = []
     for directory, _, names in os.walk(folder / INFERENCE):
         found += [Path(directory, name) for name in names if _RESULTS.fullmatch(name)]
@@ -239,7 +239,7 @@ def _remove_empty_folders(folder: Path) -> None:
 
 
 def _run_id(folder: Path) -> str:
-    """The id in our run.json, or ""."""
+    """Return the id in our run.json, or ""."""
     path = folder / RUN
     try:
         content = json.loads(path.read_text()) if path.is_file() else None

@@ -13,7 +13,7 @@ import torch
 from sar.checkpoints.checkpointer import Checkpointer, Classes
 from sar.config import leaves, load_config, lookup
 from sar.data.datasets import load_dataset, metadata_of
-from sar.data.labels import read_image_size
+from sar.data.image_files import read_image_size
 from sar.data.loader import check_sampler
 from sar.data.locations import folders_of_tree
 from sar.data.mapper import build_train_mapper

@@ -14,7 +14,8 @@ from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
-from sar.data.labels import read_image, read_label
+from sar.data.image_files import read_image
+from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.embeddings import tap_evaluation

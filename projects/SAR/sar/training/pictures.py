@@ -13,7 +13,7 @@ from torch import nn
 
 from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
-from sar.data.labels import read_label
+from sar.data.label_files import read_label
 from sar.data.scan import classes_shown
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
