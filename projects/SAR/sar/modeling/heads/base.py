@@ -12,7 +12,8 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from sar.errors import InputError, nearest
-from sar.modeling.losses import CrossEntropy, SegmentationLoss
+from sar.losses import CrossEntropy
+from sar.modeling.head_loss import SegmentationLoss
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -31,7 +32,7 @@ class SemanticHead(nn.Module):
         dropout: share of the embedding's channels that the predictor does not see in training.
         loss_weight: factor of the loss.
         ignore_value: label of pixels that do not count.
-        fused_loss: see `sar.modeling.losses.CrossEntropy`.
+        fused_loss: see `sar.losses.CrossEntropy`.
 
     Attributes:
         in_features: names of the features, finest first; `in_channels` are their channels.
