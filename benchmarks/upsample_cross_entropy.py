@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from harness import Growth, Measurement, bandwidth, chosen, main, peak_memory, time_alternately
 
-from sar.modeling.losses import CrossEntropy, HardPixelMining
+from sar.losses import CrossEntropy, HardPixelMining
 
 from detectron2.projects.deeplab.loss import DeepLabCE
 

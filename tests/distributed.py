@@ -1,5 +1,6 @@
 """A function in several processes of this machine, which are one process group."""
 
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -16,17 +17,25 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)  # its traceback says where a process waited in vain
 
 
-def run_processes(function: Callable, num_processes: int, *args, timeout: float = 120.0) -> None:
+def run_processes(
+    function: Callable,
+    num_processes: int,
+    *args,
+    timeout: float = 120.0,
+    start_method: str = "forkserver",
+) -> None:
     """Calls function(rank, *args) in each process; fails the test if one does not end well.
 
-    With CUDA, processes are not forked but spawned: a fork would lack autograd's threads. There,
-    `function` has to be one of a module, and all that it needs has to be in `args`.
+    Processes are forked from a server that has imported torch and `sar`, and not from the process of
+    the tests: a fork of a process that has run autograd cannot run it. So `function` has to be a
+    function of a module, and all that it needs has to be in `args`.
 
     Args:
         timeout: in seconds, after which the processes are killed and the test fails.
+        start_method: of `multiprocessing`; "fork" copies the process of the tests.
     """
-    # Each new interpreter spends seconds on imports.
-    start_method = "spawn" if torch.cuda.is_available() else "fork"
+    # Without the server, each new interpreter would spend seconds on imports.
+    multiprocessing.set_forkserver_preload(["torch", "sar", "detectron2.modeling"])
     failure = None
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder, "errors")

@@ -60,7 +60,7 @@ def test_differs_from_its_baseline_by_its_regularizers_only(path):
 def test_there_is_a_config_of_every_kind_for_each_model():
     names = {(path.parent.name, *kind_and_model(path)) for path in FILES}
     expected = {
-        "LongTailShapes": ["sem_fpn_R_18", "panoptic_fpn_R_18"],
+        "LongTailShapes": ["sem_fpn_R_18", "ocr_R_18", "panoptic_fpn_R_18"],
         "Folder": ["sem_fpn_R_18", "sem_fpn_R_50", "deeplab_v3_plus_R_50"],
         "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"],
         "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"]

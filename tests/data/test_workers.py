@@ -196,4 +196,4 @@ def _load_with_a_worker_of_several_threads(rank, cfg):
 def test_a_worker_of_several_threads_heeds_its_parents_sigterm_alone(cfg):
     cfg.DATALOADER.NUM_WORKERS = 1
     # In a process of its own: what is registered for forks stays.
-    run_processes(_load_with_a_worker_of_several_threads, 1, cfg)
+    run_processes(_load_with_a_worker_of_several_threads, 1, cfg, start_method="fork")

@@ -14,7 +14,7 @@ from sar.data.loader import build_test_loader
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError
 from sar.evaluation import FeatureGeometry, LongTailEvaluator, tap_evaluation
-from sar.regularizers.functional import match_labels
+from sar.regularizers.labels import match_labels
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_on_dataset

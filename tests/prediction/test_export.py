@@ -81,7 +81,7 @@ def test_the_graph_is_the_model_in_inference_and_nothing_of_its_training():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "head", ["SemSegFPNHead", "FCNHead", "UPerNetHead", "OCRHead", "SegFormerHead", "NonLocalHead"]
+    "head", ["SemSegFPNHead", "FCNHead", "UPerNetHead", "OCRHead", "SegFormerHead"]
 )
 def test_the_traced_graph_takes_any_size(head):
     model = build(CONFIG, "MODEL.SEM_SEG_HEAD.NAME", head)

@@ -32,7 +32,7 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Load what fits from a checkpoint of another number of classes, instead of refusing it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
-    # -- FCNHead, UPerNetHead, OCRHead, SegFormerHead and NonLocalHead
+    # -- FCNHead, UPerNetHead, OCRHead and SegFormerHead
     # Beside detectron2's keys, of which COMMON_STRIDE is the stride of the finest of IN_FEATURES,
     # and CONVS_DIM 0 what was published (FCNHead: as many channels as all features have;
     # SegFormerHead: 256; the others: 512).

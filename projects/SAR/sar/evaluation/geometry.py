@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from sar.regularizers.functional import match_labels
+from sar.regularizers.labels import match_labels
 
 GEOMETRY_METRICS = (
     "NC1",

@@ -1,24 +1,23 @@
 """The meta-architectures: detectron2's own, with a regularizing branch in training."""
 
-from contextlib import nullcontext
-
 from torch import nn
 
+from sar.modeling.head_loss import build_loss, use_all_processes, use_loss
 from sar.modeling.heads import SemanticHead, auxiliary_loss, build_auxiliary_head
-from sar.modeling.losses import build_loss, own_losses_over_processes
 from sar.modeling.regularizer_registry import build_regularizers
 from sar.regularizers.embedding_tap import embedding_channels, find_classifier, tap_embeddings
+from sar.regularizers.labels import match_labels
 
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
 
 
 class RegularizedModel:
-    """Lets the semantic head of a detectron2 meta-architecture feed regularizers in training.
+    """Base class that lets the semantic head of a model feed regularizers in training.
 
-    Stands before the meta-architecture among the bases of a class. Takes any registered semantic
-    head that ends in a linear layer or 1x1 convolution. In evaluation, and where there are no
-    regularizers, the model is the plain one at the plain cost.
+    It comes before the meta-architecture in the bases of a class. Any registered semantic head
+    works if it ends in a linear layer or 1x1 convolution. In evaluation, or without regularizers,
+    the model equals the plain model, at the same cost.
     """
 
     @configurable
@@ -34,15 +33,16 @@ class RegularizedModel:
         """
         Args:
             regularizers: modules called as `regularizer(embeddings, labels, classifier)` that
-                return a dict of losses.
-            classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor";
-                not needed without regularizers.
-            loss: called as `loss(predictions, targets)` in the place of the semantic head's own
-                method `losses`; by default that stays, and is taken to be a mean over the valid
-                pixels of its process.
-            auxiliary_head: semantic head of whose losses "loss_sem_seg" joins those of training,
-                as "loss_sem_seg_aux".
-            kwargs: what the meta-architecture takes.
+                return a dict of losses. Embeddings are (N, C, H, W), and labels (N, H, W) have the
+                same size.
+            classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor"; not
+                needed without regularizers.
+            loss: called as `loss(predictions, targets)`, in the place of the semantic head's method
+                `losses`. By default the head keeps its own loss, which must be a mean over the
+                valid pixels of its process.
+            auxiliary_head: second semantic head. Its "loss_sem_seg" joins the training losses as
+                "loss_sem_seg_aux".
+            kwargs: arguments of the meta-architecture.
         """
         super().__init__(**kwargs)
         self.regularizers = nn.ModuleDict(regularizers)
@@ -50,8 +50,9 @@ class RegularizedModel:
         self.loss = loss
         self.auxiliary_head = auxiliary_head
         if loss is not None:
-            # A method, since a module would be hidden behind the method of the head's class.
-            self.sem_seg_head.losses = loss.__call__
+            use_loss(self.sem_seg_head, loss)
+        elif not isinstance(self.sem_seg_head, SemanticHead):
+            use_all_processes(self.sem_seg_head)
 
     @classmethod
     def from_config(cls, cfg):
@@ -59,7 +60,8 @@ class RegularizedModel:
         if cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING:
             plain_cfg = cfg.clone()
             plain_cfg.defrost()
-            plain_cfg.INPUT.CROP.ENABLED = False  # DeepLab's heads pool over its size
+            # DeepLab's heads would pool over windows of the crop's size.
+            plain_cfg.INPUT.CROP.ENABLED = False
         arguments = super().from_config(plain_cfg)
         arguments["loss"] = build_loss(
             cfg, arguments["sem_seg_head"], arguments["backbone"].size_divisibility
@@ -81,24 +83,21 @@ class RegularizedModel:
         return arguments
 
     def forward(self, batched_inputs):
-        """As the meta-architecture; in training, the regularizers' losses join its own.
+        """Run the meta-architecture; in training, add the losses of the regularizers.
 
-        The semantic losses are those of the pixels of all processes. Where all are ignored they are
-        0; the means over no pixel of detectron2's heads are NaN, and would end the training.
+        The semantic losses are means over the valid pixels of all processes, and 0 without a valid
+        pixel. (The losses of detectron2's heads would be NaN, which ends the training.)
         """
         if not self.training:
             return super().forward(batched_inputs)
         head = self.sem_seg_head
         classifier = self.get_submodule(self._classifier) if self.regularizers else None
-        sees_all_processes = self.loss is not None or isinstance(head, SemanticHead)
-        with (
-            nullcontext() if sees_all_processes else own_losses_over_processes(head),
-            auxiliary_loss(head, self.auxiliary_head),
-            tap_embeddings(head, classifier) as step,
-        ):
+        with auxiliary_loss(head, self.auxiliary_head), tap_embeddings(head, classifier) as step:
             losses = super().forward(batched_inputs)
-        for regularizer in self.regularizers.values():
-            losses.update(regularizer(step.embeddings, step.labels, classifier))
+        if self.regularizers:
+            labels = match_labels(step.embeddings, step.labels)
+            for regularizer in self.regularizers.values():
+                losses.update(regularizer(step.embeddings, labels, classifier))
         return losses
 
 
@@ -109,4 +108,4 @@ class RegularizedSemanticSegmentor(RegularizedModel, SemanticSegmentor):
 
 @META_ARCH_REGISTRY.register()
 class RegularizedPanopticFPN(RegularizedModel, PanopticFPN):
-    """detectron2's PanopticFPN, whose semantic head has a regularizing branch."""
+    """detectron2's PanopticFPN, with a regularizing branch on its semantic head."""

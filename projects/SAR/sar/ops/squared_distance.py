@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from sar.ops import squared_distance_pytorch
 from sar.ops.backend import choose_backend
-from sar.regularizers.functional import class_counts, num_processes, sum_over_processes
+from sar.ops.class_sums import class_counts
+from sar.ops.over_processes import num_processes, sum_over_processes
 
 # What the distance is averaged over.
 PIXELS, CLASSES = "pixels", "classes"

@@ -21,10 +21,10 @@ from sar.data.scan import describe_single_class
 from sar.errors import InputError, nearest
 from sar.files.run_folder import check_is_free
 from sar.modeling import REGULARIZER_REGISTRY, RegularizedModel
+from sar.modeling.head_loss import check_loss
 from sar.modeling.heads import UPerNetHead
 from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference, check_pooling
-from sar.modeling.losses import check_loss
 from sar.modeling.timm_backbone import check_timm_model
 from sar.training.solver import build_lr_scheduler, build_optimizer
 

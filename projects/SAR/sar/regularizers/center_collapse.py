@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sar.ops.class_sums import class_sums
+from sar.ops.over_processes import sum_over_processes
 from sar.regularizers.classifier import check_classifier
-from sar.regularizers.functional import class_sums, match_labels, sum_over_processes
+from sar.regularizers.labels import match_labels
 from sar.regularizers.simplex_etf import simplex_etf
 
 PIXEL_PROJECTION_DIM = 128  # P, as in the authors' code

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from sar.regularizers.functional import classify, module_of, weight_of
+from sar.regularizers.classify import classify, module_of, weight_of
 
 # Side of the map, by its number of dimensions: neighbours up to 32 pixels (8 in 3-D) away are seen.
 _SIDES = {1: 33, 2: 33, 3: 9}

@@ -12,7 +12,8 @@ from torch import nn
 from sar.ops.squared_distance import CLASSES, PIXELS, mean_squared_distance
 from sar.regularizers.anchors import gaussian_anchors
 from sar.regularizers.classifier import check_classifier
-from sar.regularizers.functional import classify, match_labels
+from sar.regularizers.classify import classify
+from sar.regularizers.labels import match_labels
 
 
 class SemanticAnchorRegularizer(nn.Module):

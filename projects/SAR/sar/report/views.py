@@ -20,8 +20,9 @@ from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.embeddings import tap_evaluation
 from sar.files.run_folder import CONFIG
+from sar.ops.class_sums import class_sums
 from sar.prediction.predictor import load_for_inference
-from sar.regularizers.functional import class_sums, match_labels
+from sar.regularizers.labels import match_labels
 from sar.report.runs import Run
 from sar.training.trainer import Trainer
 from sar.visualization.dataset import evenly_spaced
@@ -191,7 +192,7 @@ class _Samples:
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
         """Of one image: embeddings (1, C, ...) and labels (1, ...), those of no class ignored."""
         none = self.num_classes  # for all ids that are no class
-        labels = match_labels(embeddings, labels).cpu().clamp(max=none)
+        labels = match_labels(embeddings, labels).flatten(1).cpu().clamp(max=none)
         embeddings = embeddings.float().flatten(2).cpu()
         sums, counts = class_sums(embeddings.double(), labels, self.num_classes, ignore_value=none)
         self.sums = self.sums + sums

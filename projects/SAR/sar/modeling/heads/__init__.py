@@ -1,17 +1,14 @@
-"""Semantic heads beside detectron2's own, by MODEL.SEM_SEG_HEAD.NAME, and the auxiliary head."""
+"""Semantic heads that detectron2 lacks (MODEL.SEM_SEG_HEAD.NAME), and the auxiliary head."""
 
 from sar.modeling.heads.auxiliary import auxiliary_loss, build_auxiliary_head
 from sar.modeling.heads.base import Predictor, SemanticHead
 from sar.modeling.heads.fcn import FCNHead
-from sar.modeling.heads.nonlocal_head import NonLocal, NonLocalHead
 from sar.modeling.heads.ocr import ObjectAttention, OCRHead, gather_regions
 from sar.modeling.heads.segformer import SegFormerHead
 from sar.modeling.heads.upernet import UPerNetHead
 
 __all__ = [
     "FCNHead",
-    "NonLocal",
-    "NonLocalHead",
     "OCRHead",
     "ObjectAttention",
     "Predictor",

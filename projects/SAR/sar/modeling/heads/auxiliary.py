@@ -1,4 +1,4 @@
-"""The auxiliary head: a second loss on an intermediate feature, in training, beside any head.
+"""The auxiliary head: a second training loss, on an intermediate feature, for any semantic head.
 
 Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
 """
@@ -16,10 +16,10 @@ from detectron2.layers import ShapeSpec
 
 
 def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCNHead | None:
-    """MODEL.AUXILIARY_HEAD on the features of a backbone, or None where it has no feature.
+    """Build MODEL.AUXILIARY_HEAD, or return None if IN_FEATURE is empty.
 
     Raises:
-        InputError: a feature that the backbone does not give.
+        InputError: the backbone does not give the feature.
     """
     settings = cfg.MODEL.AUXILIARY_HEAD
     if not settings.IN_FEATURE:
@@ -40,14 +40,14 @@ def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCN
 
 @contextmanager
 def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[None]:
-    """Adds "loss_sem_seg_aux" to what `head(features, targets)` gives in training.
+    """Add "loss_sem_seg_aux" to the losses that `head(features, targets)` returns in training.
 
-    A forward hook that exists inside the `with` only: the head, inference and exported models know
-    nothing of it.
+    The forward hook exists inside the `with` only, so it does not reach inference or an exported
+    model.
 
     Args:
-        head: any semantic head of detectron2's protocol.
-        auxiliary_head: given the same features and labels; nothing is added where it is None.
+        head: any semantic head with detectron2's interface.
+        auxiliary_head: called with the same features and labels. None adds no loss.
     """
     if auxiliary_head is None:
         yield

@@ -1,7 +1,7 @@
-"""What the semantic heads share: their protocol, which is that of detectron2's, and their parts.
+"""The base class and the common parts of the semantic heads, with detectron2's interface.
 
-Shape shorthands: N images, C embedding channels, K classes, H x W the images' resolution, padded,
-h x w that of a head's logits: H and W divided by the head's stride, rounded up.
+Shape shorthands: N images, C embedding channels, K classes, H x W the resolution of the padded
+images, h x w the resolution of a head's logits: H and W divided by the head's stride, rounded up.
 """
 
 from collections.abc import Sequence
@@ -12,26 +12,27 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 from sar.errors import InputError, nearest
-from sar.modeling.losses import CrossEntropy, SegmentationLoss
+from sar.losses import CrossEntropy
+from sar.modeling.head_loss import SegmentationLoss
 
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 
 class SemanticHead(nn.Module):
-    """A semantic head that ends in `self.predictor`; its subclasses define `layers`.
+    """A semantic head that ends in `self.predictor`. Its subclasses define `layers`.
 
-    Features are taken from the finest to the coarsest, and the logits are at the finest one's
-    stride. Everything between is the subclass's.
+    Features are read from the finest to the coarsest. The logits have the stride of the finest
+    feature.
 
     Args:
         input_shape: channels and stride of each feature that the head reads, by name.
         num_classes: K.
-        embed_dim: C, of what the predictor is fed.
-        dropout: share of the embedding's channels that the predictor does not see in training.
+        embed_dim: C, channels of the predictor's input.
+        dropout: share of the embedding's channels that the predictor drops in training.
         loss_weight: factor of the loss.
         ignore_value: label of pixels that do not count.
-        fused_loss: see `sar.modeling.losses.CrossEntropy`.
+        fused_loss: see `sar.losses.CrossEntropy`.
 
     Attributes:
         in_features: names of the features, finest first; `in_channels` are their channels.
@@ -63,11 +64,11 @@ class SemanticHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """The arguments that are the same for all heads, from MODEL.SEM_SEG_HEAD.
+        """Return the arguments that all heads share, from MODEL.SEM_SEG_HEAD.
 
         Raises:
-            InputError: features that the backbone does not give; a stride that the logits have
-                not.
+            InputError: the backbone lacks a feature, or COMMON_STRIDE differs from the stride of
+                the logits.
         """
         settings = cfg.MODEL.SEM_SEG_HEAD
         shapes = select_features(
@@ -94,22 +95,22 @@ class SemanticHead(nn.Module):
         return arguments
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
-        """Logits (N, K, h, w) at the head's stride."""
+        """Return logits (N, K, h, w) at the head's stride."""
         raise NotImplementedError
 
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """As detectron2's heads.
+        """Return losses in training and logits in inference, as detectron2's heads do.
 
         Args:
             features: of the backbone, by name.
-            targets: labels (N, H, W) int64; in training only.
+            targets: int64 labels (N, H, W); in training only.
 
         Returns:
-            In training None and the losses; in inference logits (N, K, H, W) and {}. Where the
-            backbone has rounded a size up, the logits reach beyond the image, at the right and at
-            the bottom.
+            None and the losses in training; logits (N, K, H, W) and {} in inference. If the
+            backbone has rounded a size up, the logits reach beyond the right and bottom edges of
+            the image.
         """
         predictions = self.layers(features)
         if self.training:
@@ -117,25 +118,25 @@ class SemanticHead(nn.Module):
         return self.upsample(predictions), {}
 
     def upsample(self, predictions: Tensor) -> Tensor:
-        """From the head's stride to the images' resolution."""
+        """Return logits at the images' resolution."""
         return F.interpolate(
             predictions, scale_factor=self.common_stride, mode="bilinear", align_corners=False
         )
 
     def losses(self, predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """{"loss_sem_seg": scalar}, cross-entropy of logits (N, K, h, w) and labels (N, H, W)."""
+        """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and labels (N, H, W)."""
         return self.loss(predictions, targets)
 
     def select(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """The features that the head reads, finest first."""
+        """Return the features that the head reads, finest first."""
         return [features[name] for name in self.in_features]
 
 
 class Predictor(Conv2d):
-    """The classifier, a 1x1 convolution that may drop channels of what it is fed.
+    """The classifier: a 1x1 convolution that may drop channels of its input.
 
-    Dropout is an argument, so that who reads its input reads the embedding as the head made it,
-    and who calls it, as SAR does with its anchors, calls a plain convolution.
+    Dropout is an argument of `forward`, so a hook on the input reads the whole embedding. SAR calls
+    the predictor without it, as a plain convolution.
     """
 
     def __init__(self, embed_dim: int, num_classes: int):
@@ -144,7 +145,7 @@ class Predictor(Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, embedding: Tensor, dropout: float = 0.0) -> Tensor:
-        """Logits (N, K, h, w) of an embedding (N, C, h, w)."""
+        """Return the logits (N, K, h, w) of an embedding (N, C, h, w)."""
         if self.training:
             embedding = F.dropout2d(embedding, dropout)
         return super().forward(embedding)
@@ -153,10 +154,10 @@ class Predictor(Conv2d):
 def select_features(
     input_shape: dict[str, ShapeSpec], names: Sequence[str], key: str
 ) -> dict[str, ShapeSpec]:
-    """The shapes of the features that a config key names.
+    """Return the shapes of the features that a config key names.
 
     Raises:
-        InputError: there are none, or one that is not among `input_shape`.
+        InputError: the key is empty, or names a feature that is not in `input_shape`.
     """
     provided = ", ".join(input_shape)
     if not names:
@@ -173,17 +174,19 @@ def select_features(
 def conv_norm(
     in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=F.relu
 ) -> Conv2d:
-    """A convolution that keeps the resolution, its norm ("" for none, with a bias then), ReLU.
+    """Build a convolution that keeps the resolution, its norm and ReLU.
+
+    With the norm "", the convolution has a bias instead.
 
     Raises:
-        InputError: an unknown norm, or one that cannot have so many channels.
+        InputError: the norm is unknown or does not go with the number of channels.
     """
     try:
         norm_layer = get_norm(norm, out_channels)
     except (KeyError, ValueError) as error:
         raise InputError(
             f'MODEL.SEM_SEG_HEAD.NORM "{norm}" does not go with {out_channels} channels ({error}): '
-            "take BN or SyncBN, or, for GN, channels that are a multiple of 32"
+            "take BN or SyncBN, or a multiple of 32 channels for GN"
         ) from error
     conv = Conv2d(
         in_channels,
@@ -199,27 +202,10 @@ def conv_norm(
 
 
 def resize(features: Tensor, like: Tensor) -> Tensor:
-    """`features` at the resolution of `like`, bilinearly."""
+    """Return `features` at the resolution of `like`, bilinearly."""
     return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def concatenate(maps: Sequence[Tensor]) -> Tensor:
-    """Maps along their channels, at the resolution of the first."""
+    """Concatenate maps along their channels, at the resolution of the first."""
     return torch.cat([maps[0], *(resize(other, maps[0]) for other in maps[1:])], dim=1)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query^T key / sqrt(D)) value, of maps: (N, C, h, w), at each place of `query`.
-
-    `query` is (N, D, h, w); `key` (N, D, ...) and `value` (N, C, ...) have one size. The weights of
-    all pairs of places are nowhere in memory at once, where PyTorch has a kernel for that.
-    """
-    query, key, value, size = *map(_as_sequence, (query, key, value)), query.shape[-2:]
-    attended = F.scaled_dot_product_attention(query, key, value)
-    return attended.squeeze(1).transpose(1, 2).unflatten(2, size)
-
-
-def _as_sequence(features: Tensor) -> Tensor:
-    """(N, C, h, w) as (N, 1, h * w, C), one attention head."""
-    # Contiguous, or PyTorch takes the way that holds the weights of all pairs.
-    return features.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)

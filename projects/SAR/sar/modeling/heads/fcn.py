@@ -1,4 +1,4 @@
-"""A fully convolutional head on concatenated features, as HRNet has it."""
+"""The head of HRNet: a convolution on concatenated features."""
 
 from torch import Tensor, nn
 
@@ -11,9 +11,9 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SemanticHead):
-    """Features, upsampled to the finest and concatenated; a convolution; the predictor.
+    """A fully convolutional head: upsample the features, concatenate, convolve, classify.
 
-    The head of HRNetV2 (Wang et al., "Deep High-Resolution Representation Learning for Visual
+    It is the head of HRNetV2 (Wang et al., "Deep High-Resolution Representation Learning for Visual
     Recognition", TPAMI 2020), after Long et al., "Fully Convolutional Networks", CVPR 2015.
     """
 
@@ -32,8 +32,8 @@ class FCNHead(SemanticHead):
         Args:
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
-            conv_dims: C, channels of the convolution; by default all of the features', which are
-                720 with HRNet-W48.
+            conv_dims: C, channels of the convolution; by default the sum of the features'
+                channels, which is 720 for HRNet-W48.
             kernel_size: of the convolution.
             norm: of the convolution.
             kwargs: of SemanticHead.
@@ -47,5 +47,5 @@ class FCNHead(SemanticHead):
         return self.classify(concatenate(self.select(features)))
 
     def classify(self, concatenated: Tensor) -> Tensor:
-        """Logits (N, K, h, w) of the concatenated features."""
+        """Return the logits (N, K, h, w) of the concatenated features."""
         return self.predictor(self.convs(concatenated), self.dropout)

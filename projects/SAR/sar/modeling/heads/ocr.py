@@ -1,9 +1,10 @@
 """Object-contextual representations: each pixel attends to the objects of its image."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sar.modeling.heads.base import SemanticHead, attend, concatenate, conv_norm
+from sar.modeling.heads.base import SemanticHead, concatenate, conv_norm
 from sar.modeling.heads.fcn import FCNHead
 
 from detectron2.config import configurable
@@ -12,31 +13,46 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 
 def gather_regions(pixels: Tensor, region_logits: Tensor) -> Tensor:
-    """One vector a class: the mean pixel, weighted by the softmax of the class's logits over the
-    image.
+    """Return one vector per class: a weighted mean of the pixels (Yuan et al., ECCV 2020, eq. 2).
 
-    Yuan et al., ECCV 2020, eq. 2.
+    The weights are the softmax over the image of the class's logits.
 
     Args:
         pixels: (N, C, h, w).
         region_logits: (N, K, h, w).
 
     Returns:
-        (N, C, K, 1), a map that convolutions take.
+        (N, C, K, 1), a map for 1x1 convolutions.
     """
     weights = region_logits.flatten(2).softmax(dim=2)
     return (pixels.flatten(2) @ weights.to(pixels.dtype).transpose(1, 2)).unsqueeze(3)
 
 
-class ObjectAttention(nn.Module):
-    """The pixels with what the regions that they belong to are like.
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(query^T key / sqrt(D)) value at each place of `query`, as a map (N, C, h, w).
 
-    Yuan et al., ECCV 2020, eqs. 3 and 4: y_i = rho(sum_k softmax_k(phi(x_i)^T psi(f_k) / sqrt(D))
-    delta(f_k)), and g([y_i, x_i]). As in the authors' code, phi and psi are two 1x1 convolutions
-    with norm and ReLU, delta, rho and g one, and the product is divided by sqrt(D).
+    `query` is (N, D, h, w). `key` (N, D, ...) and `value` (N, C, ...) have the same spatial size.
+    """
+    query, key, value, size = *map(_as_sequence, (query, key, value)), query.shape[-2:]
+    attended = F.scaled_dot_product_attention(query, key, value)
+    return attended.squeeze(1).transpose(1, 2).unflatten(2, size)
+
+
+def _as_sequence(features: Tensor) -> Tensor:
+    """Return (N, C, h, w) as (N, 1, h * w, C), with one attention head."""
+    # For tensors that are not contiguous, PyTorch would store the weights of all pairs of places.
+    return features.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
+
+
+class ObjectAttention(nn.Module):
+    """Attention of pixels to object regions (Yuan et al., ECCV 2020, eqs. 3 and 4).
+
+    y_i = rho(sum_k softmax_k(phi(x_i)^T psi(f_k) / sqrt(D)) delta(f_k)), and the output is
+    g([y_i, x_i]). As in the authors' code, the product is divided by sqrt(D). phi and psi are two
+    1x1 convolutions with norm and ReLU; delta, rho and g are one.
 
     Args:
-        channels: C, of pixels and regions, and of what is given.
+        channels: C, of pixels, regions and the output.
         key_dims: D, of the attention.
         norm: of the convolutions.
     """
@@ -56,7 +72,7 @@ class ObjectAttention(nn.Module):
         self.bottleneck = conv_norm(2 * channels, channels, 1, norm)
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
-        """(N, C, h, w) of pixels (N, C, h, w) and regions (N, C, K, 1)."""
+        """Return (N, C, h, w) from pixels (N, C, h, w) and regions (N, C, K, 1)."""
         query, key = self.query_project(pixels), self.key_project(regions)
         context = self.out_project(attend(query, key, self.value_project(regions)))
         return self.bottleneck(torch.cat([context, pixels], dim=1))
@@ -64,10 +80,11 @@ class ObjectAttention(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class OCRHead(SemanticHead):
-    """Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020.
+    """Object-contextual representations (OCR).
 
-    An FCN head on the same features, with a loss of its own, tells which pixels make up the region
-    of each class, in training and in inference.
+    Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020. An FCN
+    head on the same features, with its own loss, predicts the region of each class. It runs in
+    training and in inference.
     """
 
     @configurable
@@ -85,7 +102,7 @@ class OCRHead(SemanticHead):
         Args:
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
-            conv_dims: C, channels of pixels and regions; the attention has half.
+            conv_dims: C, channels of pixels and regions. The attention has half as many.
             region_loss_weight: factor of the loss of the regions.
             norm: of the convolutions.
             kwargs: of SemanticHead.
@@ -95,7 +112,7 @@ class OCRHead(SemanticHead):
             input_shape,
             num_classes=num_classes,
             norm=norm,
-            # No dropout: it would reach the embedding by way of the regions.
+            # Without dropout, which would reach the embedding through the regions.
             **{**kwargs, "dropout": 0.0, "loss_weight": region_loss_weight},
         )
         self.bottleneck = conv_norm(sum(self.in_channels), conv_dims, 3, norm)
@@ -108,7 +125,7 @@ class OCRHead(SemanticHead):
         return arguments
 
     def forward(self, features, targets=None):
-        """As the base, with "loss_sem_seg_regions" among the losses."""
+        """Return the same as `SemanticHead.forward`, with a loss "loss_sem_seg_regions"."""
         predictions, regions = self.layers(features)
         if not self.training:
             return self.upsample(predictions), {}
@@ -117,7 +134,7 @@ class OCRHead(SemanticHead):
         return None, {**losses, "loss_sem_seg_regions": region_losses["loss_sem_seg"]}
 
     def layers(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits of the head and of the regions, both (N, K, h, w)."""
+        """Return the logits of the head and of the regions, both (N, K, h, w)."""
         x = concatenate(self.select(features))
         region_logits = self.region_head.classify(x)
         pixels = self.bottleneck(x)

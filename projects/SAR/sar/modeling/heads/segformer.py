@@ -1,4 +1,4 @@
-"""SegFormer's decoder: linear layers at each place, and nothing else."""
+"""SegFormer's decoder, made of linear layers only."""
 
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 class SegFormerHead(SemanticHead):
     """The all-MLP decoder of Xie et al., "SegFormer", NeurIPS 2021, eq. 4.
 
-    A linear layer of its own brings each feature to C channels; all are upsampled to the finest,
-    concatenated and fused by a linear layer with norm and ReLU. The linear layers are 1x1
+    One linear layer per feature gives C channels. All are upsampled to the finest feature and
+    concatenated. A linear layer with norm and ReLU fuses them. The linear layers are 1x1
     convolutions.
     """
 
@@ -33,7 +33,7 @@ class SegFormerHead(SemanticHead):
         Args:
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
-            conv_dims: C, channels of the linear layers; the paper has 768 for its larger models.
+            conv_dims: C, channels of the linear layers. The paper's larger models have 768.
             norm: of the fusion.
             kwargs: of SemanticHead.
         """

@@ -14,13 +14,13 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class UPerNetHead(SemanticHead):
-    """Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018.
+    """UPerNet (Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018).
 
-    The coarsest feature passes the pyramid pooling of PSPNet (Zhao et al., CVPR 2017); from there
-    a feature pyramid goes down to the finest; its levels are fused at the finest's resolution.
+    The coarsest feature passes the pyramid pooling of PSPNet (Zhao et al., CVPR 2017). A feature
+    pyramid leads from there to the finest feature. Its levels are fused at the finest resolution.
 
-    The coarsest pooling gives one place an image: with batch norm, PyTorch refuses to train on a
-    single image a process (SyncBN: on a single image in all).
+    The coarsest pooling leaves one value per channel and image. With batch norm, PyTorch therefore
+    refuses to train on one image per process, and with SyncBN on one image in all.
     """
 
     @configurable
@@ -39,7 +39,7 @@ class UPerNetHead(SemanticHead):
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
             conv_dims: C, channels of every convolution.
-            pool_scales: height and width of what the coarsest feature is pooled to.
+            pool_scales: heights and widths that the coarsest feature is pooled to.
             norm: of the convolutions.
             kwargs: of SemanticHead.
         """
@@ -68,6 +68,6 @@ class UPerNetHead(SemanticHead):
         return self.predictor(self.fpn_bottleneck(concatenate(pyramid)), self.dropout)
 
     def pool(self, coarsest: Tensor) -> Tensor:
-        """The coarsest feature with what is around it, at every scale: (N, C, h', w')."""
+        """Return the coarsest feature with its context at every scale, (N, C, h', w')."""
         context = [resize(module(coarsest), coarsest) for module in self.psp_modules]
         return self.bottleneck(torch.cat([coarsest, *context], dim=1))

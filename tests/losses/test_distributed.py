@@ -1,4 +1,4 @@
-"""The losses over processes, against one process with the whole batch, in float64."""
+"""The losses of several processes against one process with the whole batch, in float64."""
 
 import pytest
 import torch
@@ -7,13 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sar.modeling.losses import (
-    CrossEntropy,
-    HardPixelMining,
-    LogitAdjustment,
-    Seesaw,
-    own_losses_over_processes,
-)
+from sar.losses import CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.modeling.head_loss import use_all_processes
 
 from ..distributed import run_processes
 
@@ -22,7 +17,7 @@ IMAGES = 6  # for 1, 2 and 3 processes
 
 
 class OwnCrossEntropy(nn.Module):
-    """A third party's head on logits, with a loss of its own."""
+    """A third-party head on logits, with its own loss."""
 
     ignore_value = IGNORE
 
@@ -31,7 +26,7 @@ class OwnCrossEntropy(nn.Module):
 
 
 class OwnMaskedMean(OwnCrossEntropy):
-    """One whose gradient is NaN, and not only its value, if no pixel is valid."""
+    """A head whose value and gradient are NaN if no pixel is valid."""
 
     def forward(self, features, targets=None):
         mask = (targets != IGNORE).to(features.dtype)
@@ -43,10 +38,10 @@ class Corrected(nn.Module):
     def __init__(self, head):
         super().__init__()
         self.head = head
+        use_all_processes(head)
 
     def forward(self, logits, targets):
-        with own_losses_over_processes(self.head):
-            return self.head(logits, targets=targets)[1]["loss"]
+        return self.head(logits, targets=targets)[1]["loss"]
 
 
 CRITERIA = {
@@ -147,16 +142,16 @@ def test_one_process_is_the_plain_loss_bit_for_bit():
         )
 
 
-def test_hooks_see_the_labels_as_they_are_and_the_head_is_left_as_it_was():
+def test_hooks_see_the_labels_as_they_are():
     head = OwnMaskedMean()
+    use_all_processes(head)
     labels = torch.full((2, 4, 4), IGNORE)
     seen = []
     head.register_forward_pre_hook(lambda _, args: seen.append(args[1]))
-    with own_losses_over_processes(head):
-        _, losses = head(torch.zeros(2, K, 4, 4, requires_grad=True), labels)
+    _, losses = head(torch.zeros(2, K, 4, 4, requires_grad=True), labels)
     assert losses["loss"] == 0
     assert seen[0] is labels and (labels == IGNORE).all()
-    assert "forward" not in vars(head)
+    assert isinstance(head, OwnMaskedMean)
 
 
 def test_mining_takes_the_hardest_of_each_process():

@@ -1,0 +1,264 @@
+"""Give a semantic head its loss: from the config, and over the pixels of all processes.
+
+Shape shorthands: N images, K classes, h x w the resolution of the head, H x W of the labels.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from sar.data.class_frequency import class_frequency_of
+from sar.errors import InputError, dimensions, nearest
+from sar.losses import CLASS_WEIGHTS, CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.ops.over_processes import mean_over_processes
+
+from detectron2.config import CfgNode
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.projects.deeplab import DeepLabV3Head, DeepLabV3PlusHead
+from detectron2.projects.deeplab.loss import DeepLabCE
+
+LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
+
+
+class SegmentationLoss(nn.Module):
+    """Loss in the place of `losses(predictions, targets)` of detectron2's semantic heads.
+
+    As in these heads, the logits are upsampled to the labels' resolution, bilinearly and in
+    float32. If the backbone has rounded a size up, the logits reach beyond the labels, at the right
+    and the bottom, and are cropped.
+
+    Args:
+        criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride; returns a
+            scalar. None if the class counts that it needs are unknown: the model can then be
+            evaluated, but not trained.
+        stride: H / h rounded up, the head's `common_stride`.
+        loss_weight: factor of the loss.
+        size_divisibility: number whose multiples the backbone may pad images to; 0 for no padding.
+            detectron2's models pad the labels as well.
+
+    Raises:
+        InputError: in a training step, if the logits have another stride or there is no criterion.
+    """
+
+    def __init__(
+        self,
+        criterion: nn.Module | None,
+        *,
+        stride: int,
+        loss_weight: float = 1.0,
+        size_divisibility: int = 0,
+    ):
+        super().__init__()
+        self.criterion = criterion
+        self.stride = stride
+        self.loss_weight = loss_weight
+        self.size_divisibility = size_divisibility
+
+    def forward(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and int64 labels (N, H, W)."""
+        if self.criterion is None:
+            raise InputError(
+                "MODEL.LOSS needs the pixels of each class in the training set: train with "
+                "train_net.py, which counts them, or set DATASETS.CLASS_FREQUENCY to a file of "
+                "tools/check_dataset.py"
+            )
+        self._check_stride(predictions.shape[-2:], targets.shape[-2:])
+        loss = self.criterion(predictions.float(), targets, self.stride)
+        return {"loss_sem_seg": loss * self.loss_weight}
+
+    def _check_stride(self, logit_size: tuple[int, int], label_size: tuple[int, int]) -> None:
+        if self._fits(logit_size, label_size, self.stride):
+            return
+        fitting = max(math.ceil(label_size[i] / logit_size[i]) for i in (0, 1))
+        if self._fits(logit_size, label_size, fitting):
+            remedy = f"set it to {fitting}"
+        else:
+            remedy = "no stride fits both edges, so correct the head"
+        raise InputError(
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.stride}, but the head gives logits of "
+            f"{dimensions(logit_size)} pixels (height x width) for labels of "
+            f"{dimensions(label_size)}: {remedy}"
+        )
+
+    def _fits(self, logit_size: tuple[int, int], label_size: tuple[int, int], stride: int) -> bool:
+        """Return True if both edges of the labels, or of the padded images, have this stride."""
+        multiple = max(self.size_divisibility, 1)
+        return all(
+            # The second condition is for networks that also round a multiple up, as 64 / 4 to 17.
+            logit == math.ceil(label / stride)
+            or stride == math.ceil(label / logit)
+            or stride * logit == multiple * math.ceil(label / multiple)
+            for logit, label in zip(logit_size, label_size, strict=True)
+        )
+
+
+class _HeadWithLoss:
+    """Base of a semantic head's class whose `losses` are those of a `SegmentationLoss`."""
+
+    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return vars(self)["segmentation_loss"](predictions, targets)
+
+
+class _HeadOverProcesses:
+    """Base of a semantic head's class that applies `mean_over_processes` to the head's losses.
+
+    It is for heads whose losses are means over the valid pixels of one process, as in most heads of
+    third parties.
+    """
+
+    def forward(self, features, targets=None):
+        if not self.training:
+            return super().forward(features, targets)
+        num_valid = (targets != self.ignore_value).sum()
+        targets = _with_a_valid_pixel(targets, num_valid)
+        predictions, losses = super().forward(features, targets)
+        return predictions, {k: mean_over_processes(v, num_valid) for k, v in losses.items()}
+
+
+def use_loss(head: nn.Module, loss: SegmentationLoss) -> None:
+    """Make a semantic head compute its losses with `loss`.
+
+    The head's class becomes a subclass. Its state_dict keys do not change: `loss` stays a submodule
+    of the model, and does not become one of the head.
+    """
+    vars(head)["segmentation_loss"] = loss
+    _add_base(head, _HeadWithLoss)
+
+
+def use_all_processes(head: nn.Module) -> None:
+    """Make the losses that a semantic head returns means over the valid pixels of all processes.
+
+    The head's class becomes a subclass. Hooks of the head still see the labels as they are.
+    """
+    _add_base(head, _HeadOverProcesses)
+
+
+def _add_base(head: nn.Module, base: type) -> None:
+    kind = type(head)
+    head.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__})
+
+
+def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
+    """Return labels whose first pixel in each image is class 0 if no pixel is valid.
+
+    A mean over no pixel is 0 / 0. `torch.where` hides the NaN in the loss, but not in its gradient:
+    NaN * 0 is NaN again.
+    """
+    targets = targets.clone(memory_format=torch.contiguous_format)
+    first = targets.flatten(1)[:, 0]
+    first.copy_(torch.where(num_valid > 0, first, 0))
+    return targets
+
+
+def check_loss(cfg: CfgNode) -> None:
+    """Check the keys of MODEL.LOSS.
+
+    Raises:
+        InputError: an unknown name, class weights without a use, or a number out of range.
+    """
+    loss = cfg.MODEL.LOSS
+    for key, name, known in (
+        ("NAME", loss.NAME, LOSSES),
+        ("CLASS_WEIGHTS", loss.CLASS_WEIGHTS, tuple(CLASS_WEIGHTS)),
+    ):
+        if name and name not in known:
+            raise InputError(
+                f'unknown MODEL.LOSS.{key} "{name}".{nearest(name, known)} '
+                f'Known are {", ".join(known)}, and "" for none'
+            )
+    weighted = ("cross_entropy", "hard_pixel_mining")
+    if loss.CLASS_WEIGHTS and loss.NAME not in weighted:
+        raise InputError(
+            f'MODEL.LOSS.CLASS_WEIGHTS "{loss.CLASS_WEIGHTS}" has no use with MODEL.LOSS.NAME '
+            f'"{loss.NAME}": set MODEL.LOSS.NAME to {" or ".join(weighted)}'
+        )
+    for key, is_possible, expected in (
+        ("TAU", 0 <= loss.TAU < math.inf, "0 or more"),
+        ("TOP_K", 0 < loss.TOP_K <= 1, "above 0, up to 1"),
+        ("SEESAW_P", 0 <= loss.SEESAW_P < math.inf, "0 or more"),
+        ("SEESAW_Q", 0 <= loss.SEESAW_Q < math.inf, "0 or more"),
+    ):
+        if not is_possible:
+            raise InputError(f"MODEL.LOSS.{key} is {loss[key]}, expected {expected}")
+
+
+def build_loss(
+    cfg: CfgNode, head: nn.Module, size_divisibility: int = 0
+) -> SegmentationLoss | None:
+    """Build MODEL.LOSS for a semantic head, or return None if the head keeps its own loss.
+
+    Without a name, the losses of detectron2's heads are replaced by the same losses over all
+    processes.
+
+    Args:
+        cfg: of the model. The class counts are read with `class_frequency_of`. If they are unknown,
+            only a training step raises an error, since evaluation does not need them.
+        head: with `losses`, `common_stride`, `loss_weight` and `ignore_value`, if MODEL.LOSS.NAME
+            is set.
+        size_divisibility: of the backbone, see `SegmentationLoss`.
+
+    Raises:
+        InputError: wrong keys of MODEL.LOSS, a class-frequency file that is missing or wrong, or a
+            head without a loss to replace.
+    """
+    check_loss(cfg)
+    if cfg.MODEL.LOSS.NAME:
+        _require_replaceable_loss(cfg, head)
+        criterion = _named_criterion(cfg, head.ignore_value)
+    else:
+        criterion = _own_criterion(head, fused=cfg.MODEL.LOSS.FUSED)
+        if criterion is None:
+            return None
+    return SegmentationLoss(
+        criterion,
+        stride=head.common_stride,
+        loss_weight=head.loss_weight,
+        size_divisibility=size_divisibility,
+    )
+
+
+def _require_replaceable_loss(cfg: CfgNode, head: nn.Module) -> None:
+    needed = ("losses", "common_stride", "loss_weight", "ignore_value")
+    lacking = [attribute for attribute in needed if not hasattr(head, attribute)]
+    if lacking:
+        raise InputError(
+            f'MODEL.LOSS.NAME "{cfg.MODEL.LOSS.NAME}" replaces the method losses(predictions, '
+            f"targets) of a semantic head, but {type(head).__name__} (MODEL.SEM_SEG_HEAD.NAME) "
+            f'lacks {", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or take a '
+            "head with these attributes, such as SemSegFPNHead"
+        )
+
+
+def _named_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module | None:
+    """Return the criterion of MODEL.LOSS.NAME, or None if its class counts are unknown."""
+    loss = cfg.MODEL.LOSS
+    if loss.NAME == "seesaw":
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        return Seesaw(num_classes, ignore_value, p=loss.SEESAW_P, q=loss.SEESAW_Q)
+    counts = None
+    if loss.CLASS_WEIGHTS or loss.NAME == "logit_adjustment":
+        counts = class_frequency_of(cfg)
+        if counts is None:
+            return None
+    if loss.NAME == "logit_adjustment":
+        return LogitAdjustment(
+            torch.tensor(counts.pixels), ignore_value, loss.TAU, fused=loss.FUSED
+        )
+    weights = None
+    if loss.CLASS_WEIGHTS:
+        weights = CLASS_WEIGHTS[loss.CLASS_WEIGHTS](counts.pixels, counts.images).float()
+    if loss.NAME == "cross_entropy":
+        return CrossEntropy(ignore_value, weights, fused=loss.FUSED)
+    return HardPixelMining(ignore_value, loss.TOP_K, weights, fused=loss.FUSED)
+
+
+def _own_criterion(head: nn.Module, fused: bool) -> nn.Module | None:
+    """Return the criterion of detectron2's own heads, or None for any other loss."""
+    known = (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead)
+    if getattr(type(head), "losses", None) not in [kind.losses for kind in known]:
+        return None
+    own = getattr(head, "loss", None)  # DeepLab's heads have it
+    if isinstance(own, DeepLabCE):
+        return HardPixelMining(head.ignore_value, own.top_k_percent_pixels, fused=fused)
+    return CrossEntropy(head.ignore_value, fused=fused)
