@@ -26,8 +26,8 @@ def run_processes(
 ) -> None:
     """Calls function(rank, *args) in each process; fails the test if one does not end well.
 
-    Processes are forked from a server that has imported torch and `sar`, and not from the process of
-    the tests: a fork of a process that has run autograd cannot run it. So `function` has to be a
+    Processes are forked from a server that has imported torch and `sar`, and not from the process
+    of the tests: a fork of a process that has run autograd cannot run it. So `function` has to be a
     function of a module, and all that it needs has to be in `args`.
 
     Args:
