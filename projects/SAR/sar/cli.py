@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sar.errors import InputError, printable
+from sar.files.dataset_root import root
 
 _EXIT_CODES = """\
 exit codes:
@@ -86,6 +87,32 @@ def add_output(
         action="store_true",
         help="replace files in --output that this program did not write (default: refuse)",
     )
+
+
+def download_parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
+    """Return the command line of a tools/prepare_*.py: the folder of a download, and --threads.
+
+    Args:
+        description: the program's docstring.
+        example: a call of the program, with its options.
+        default_folder: where the download is, below the folder of the data sets.
+    """
+    result = parser(description, f"example:\n  {example}\n")
+    result.add_argument(
+        "--folder",
+        type=path,
+        default=Path(root(), default_folder),
+        metavar="FOLDER",
+        help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
+    )
+    result.add_argument(
+        "--threads",
+        type=positive,
+        default=min(16, os.cpu_count() or 1),
+        metavar="N",
+        help="default: one per core, at most 16 (%(default)s)",
+    )
+    return result
 
 
 def _whole_number(least: int) -> Callable[[str], int]:

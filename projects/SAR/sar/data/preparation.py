@@ -18,7 +18,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar import cli
-from sar.data import datasets
 from sar.data.labels import read_label
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path
@@ -29,32 +28,6 @@ logger = logging.getLogger(__name__)
 Source = TypeVar("Source")
 
 _NUM_NAMED = 3  # files that an error message names
-
-
-def parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
-    """A command line with the folder of the download and the number of threads.
-
-    Args:
-        description: the program's docstring.
-        example: a call of it, with its options.
-        default_folder: where the download is, under the folder of the data sets.
-    """
-    result = cli.parser(description, f"example:\n  {example}\n")
-    result.add_argument(
-        "--folder",
-        type=lambda path: Path(path).expanduser(),
-        default=Path(datasets.root(), default_folder),
-        metavar="FOLDER",
-        help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
-    )
-    result.add_argument(
-        "--threads",
-        type=cli.positive,
-        default=min(16, os.cpu_count() or 1),
-        metavar="N",
-        help="default: one a core, at most 16 (%(default)s)",
-    )
-    return result
 
 
 def run(prepare: Callable[..., None], args: argparse.Namespace) -> int:
