@@ -150,6 +150,18 @@ assert path == os.path.join(os.path.dirname(detectron2.model_zoo.__file__), "con
     )
 
 
+def test_detectron2_is_imported_without_its_future_warnings():
+    run(
+        """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    import sar.training.trainer
+assert not [warning for warning in caught if warning.category is FutureWarning]
+warnings.warn("something else", FutureWarning)
+"""
+    )
+
+
 def test_regularizers_do_not_import_detectron2():
     run("import sys, sar, sar.regularizers; assert 'detectron2' not in sys.modules")
 

@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.resources
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,8 @@ def apply() -> None:
     # A folder that happens to have this name (the clone of a repository) is a spec without origin.
     if spec is None or spec.origin is None:
         return
+    # detectron2, fvcore and iopath call it when they are imported.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     folder = Path(spec.origin).parent
     # The main branch calls itself 0.6 too; its vision transformers are younger than the release.
     if not (folder / "modeling" / "backbone" / "vit.py").exists():

@@ -1,7 +1,9 @@
 """What is done between the steps of a training."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -12,6 +14,8 @@ from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
+
+logger = logging.getLogger(__name__)
 
 # Iterations between two lines of metrics.json, each of which waits for the device.
 LOG_PERIOD = 20
@@ -43,6 +47,33 @@ class WritingHooks(HookBase):
         with self.trainer.writing():
             for hook in self.sequence:
                 hook.after_train()
+
+
+class FirstLosses(HookBase):
+    """Log the losses and the estimated time left after the first step of this start.
+
+    `metrics.json` does not change: it would depend on where a run was interrupted.
+    """
+
+    def before_step(self) -> None:
+        self._start = time.monotonic()
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter != trainer.start_iter:
+            return
+        trainer.record_losses()
+        seconds = time.monotonic() - self._start
+        left = timedelta(seconds=round(seconds * (trainer.max_iter - trainer.iter - 1)))
+        losses = (
+            f"{name}: {value:.4g}"
+            for name, (value, _) in trainer.storage.latest().items()
+            if "loss" in name
+        )
+        logger.info(
+            f"First step, iteration {trainer.iter}: {', '.join(losses)}; {seconds:.2f} s, "
+            f"about {left} left at this pace"
+        )
 
 
 class GateLogger(HookBase):

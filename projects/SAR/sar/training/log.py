@@ -14,6 +14,7 @@ import torch
 from sar.cli import printable_record
 from sar.files.run_folder import LOG
 from sar.training.log_stream import fail_once
+from sar.training.summary import describe_versions
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -24,6 +25,13 @@ from detectron2.utils.logger import setup_logger
 logger = logging.getLogger(__name__)
 
 _LOGGERS = ("sar", "fvcore", "detectron2")
+# Loggers whose messages the console shows, without detectron2's list of layers and the like.
+_SHOWN = (
+    "sar.",
+    "detectron2.utils.events",
+    "detectron2.engine.hooks",
+    "detectron2.evaluation.evaluator",
+)
 _FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
 
 
@@ -58,9 +66,9 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
         for handler in target.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 fail_once(handler)
+                handler.setLevel(logging.INFO)
                 handler.addFilter(printable_record)
-                if getattr(args, "quiet", False):
-                    handler.addFilter(_matters)
+                handler.addFilter(_matters if getattr(args, "quiet", False) else _is_for_console)
 
 
 def kept_lines() -> list[str]:
@@ -108,6 +116,11 @@ def _matters(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name == "sar.evaluation.evaluator"
 
 
+def _is_for_console(record: logging.LogRecord) -> bool:
+    """Return whether the console shows a message; log.txt has them all."""
+    return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
+
+
 def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     """As detectron2's `default_setup`, but without writing any file.
 
@@ -119,10 +132,12 @@ def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     log_lines = vars(args).pop("log_lines", [])
     if rank == 0:
         kept_lines()[:0] = log_lines
-    logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
+    logger.info(describe_versions())
+    # DEBUG: for log.txt, not for the console.
+    logger.debug(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
     options = {name: value for name, value in vars(args).items() if name != "class_frequency"}
-    logger.info(f"Command line: {Namespace(**options)}")
-    logger.info(f"Config:\n{cfg.dump()}")
+    logger.debug(f"Command line: {Namespace(**options)}")
+    logger.debug(f"Config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
