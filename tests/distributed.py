@@ -1,4 +1,4 @@
-"""A function in several processes of this machine, which are one process group."""
+"""Run a function in several processes of this machine that form one process group."""
 
 import sys
 import tempfile
@@ -13,17 +13,17 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=60)  # its traceback says where a process waited in vain
+COLLECTIVE_TIMEOUT = timedelta(seconds=60)  # a timeout's traceback shows the line that waited
 
 
 def run_processes(function: Callable, num_processes: int, *args, timeout: float = 120.0) -> None:
-    """Calls function(rank, *args) in each process; fails the test if one does not end well.
+    """Call function(rank, *args) in each process; fail the test if a process fails.
 
-    With CUDA, processes are not forked but spawned: a fork would lack autograd's threads. There,
-    `function` has to be one of a module, and all that it needs has to be in `args`.
+    With CUDA, processes are spawned, because a fork would lack autograd's threads. Then `function`
+    must be at the top of a module, and `args` must hold all that it needs.
 
     Args:
-        timeout: in seconds, after which the processes are killed and the test fails.
+        timeout: seconds until the processes are killed and the test fails.
     """
     # Each new interpreter spends seconds on imports.
     start_method = "spawn" if torch.cuda.is_available() else "fork"
@@ -62,9 +62,9 @@ def _run(rank: int, function: Callable, args: tuple, num_processes: int, errors:
             timeout=COLLECTIVE_TIMEOUT,
         )
         function(rank, *args)
-        dist.barrier()  # who leaves first takes the others with it
+        dist.barrier()  # a process that leaves early ends the others
     except BaseException:
-        # Before the group is destroyed, so that the first error is the cause of the others.
+        # Written before the group is destroyed, so that the first error comes first.
         with errors.open("a") as file:
             file.write(f"Process {rank} of {num_processes}:\n{traceback.format_exc()}\n")
         sys.exit(1)

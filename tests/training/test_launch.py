@@ -1,4 +1,4 @@
-"""The ways to start several processes, and how they end. What they train is in test_distributed."""
+"""Start several processes in each way, and end them. Training in them is in test_distributed."""
 
 import os
 import re
@@ -38,7 +38,7 @@ ERROR = re.compile("^error: .*$", re.MULTILINE)
 
 @pytest.fixture
 def start(tmp_path, overrides):
-    """Starts a program whose `main` has the given body: with the flags, or as torchrun's."""
+    """Start a program whose `main` has the given body, with flags or under torchrun."""
     processes = []
 
     def start(body, *flags, torchrun=()):
@@ -114,7 +114,7 @@ def test_bad_input_in_a_process_is_said_once_and_ends_all(start, body, torchrun)
     code, out, err = finish(start(body, *flags, torchrun=torchrun))
     assert code == 1
     assert ERROR.findall(out + err) == ["error: all of us say so"]
-    if not torchrun:  # which ends with a report and a traceback of its own
+    if not torchrun:  # torchrun adds its own report and traceback
         assert "Traceback" not in out + err
 
 

@@ -1,4 +1,4 @@
-"""Where each process logs to, and which run OUTPUT_DIR/config.yaml belongs to."""
+"""Logs of each process, and the run that OUTPUT_DIR/config.yaml belongs to."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""What is done between the steps of a training."""
+"""Hooks that run between the steps of a training."""
 
 import logging
 import time
@@ -17,17 +17,17 @@ from detectron2.utils.events import EventWriter, TensorboardXWriter
 
 logger = logging.getLogger(__name__)
 
-# Iterations between two lines of metrics.json, each of which waits for the device.
+# Iterations between two lines of metrics.json. Each line waits for the device.
 LOG_PERIOD = 20
 
 
 def is_due(iteration: int, period: int) -> bool:
-    """Whether something is done after this iteration that is done every `period`; 0 is never."""
+    """Return True every `period` iterations; a period of 0 means never."""
     return period > 0 and (iteration + 1) % period == 0
 
 
 class WritingHooks(HookBase):
-    """Hooks that write to OUTPUT_DIR, as one hook, in order; errors as `Trainer.writing`."""
+    """Run hooks that write to OUTPUT_DIR as one hook, in order; errors as in `Trainer.writing`."""
 
     def __init__(self, *sequence: HookBase) -> None:
         self.sequence = sequence
@@ -52,7 +52,7 @@ class WritingHooks(HookBase):
 class FirstLosses(HookBase):
     """Log the losses and the estimated time left after the first step of this start.
 
-    `metrics.json` does not change: it would depend on where a run was interrupted.
+    Nothing is written to `metrics.json`, so that it does not depend on interruptions of the run.
     """
 
     def before_step(self) -> None:
@@ -77,10 +77,10 @@ class FirstLosses(HookBase):
 
 
 class GateLogger(HookBase):
-    """Writes whether SAR's gate is open ("sar/gate_is_open", 0 or 1) with the losses.
+    """Log if SAR's gate is open ("sar/gate_is_open", 0 or 1), together with the losses.
 
     Args:
-        model: its SemanticAnchorRegularizer modules are looked at.
+        model: a model; without a SemanticAnchorRegularizer, nothing is logged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -96,13 +96,13 @@ class GateLogger(HookBase):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """detectron2's, on the same images each time, so that a resumed run finds the same.
+    """detectron2's precise BN, always on the same images, so that a resumed run is identical.
 
-    Nothing but the statistics of batch normalisation changes: what else a model counts in its
-    buffers, such as SAR's memory or Seesaw's pixels, it counts in training steps alone.
+    Only the statistics of batch normalisation change. Other buffers (SAR's memory, the pixels that
+    Seesaw counts) are restored.
 
     Args:
-        build_loader: a loader of training batches, from the first.
+        build_loader: returns a loader of training batches that starts with the first.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PreciseBN(hooks.PreciseBN):
             super().update_stats()
             changed = statistics
         finally:
-            self._data_iter = None  # and the loader's workers
+            self._data_iter = None  # ends the loader's workers, too
             for buffer, value in zip(buffers, before, strict=True):
                 if id(buffer) not in changed:
                     buffer.copy_(value)
@@ -131,11 +131,11 @@ class PreciseBN(hooks.PreciseBN):
             super().after_step()
         except SystemExit:
             self.trainer.save_unfinished_step()
-            comm.synchronize()  # who leaves first takes the others with it
+            comm.synchronize()  # a process that leaves early ends the others
             raise
 
     def _batches(self) -> Iterator[list[dict]]:
-        """Batches; ends the program after a SIGTERM, all processes at the same batch."""
+        """Yield batches; after a SIGTERM, end all processes at the same batch."""
         sigterm = self.trainer.sigterm
         batches = iter(self._build_loader())
         while True:
@@ -147,11 +147,10 @@ class PreciseBN(hooks.PreciseBN):
 
 
 class StopAtSigterm(HookBase):
-    """After a SIGTERM: saves a checkpoint and ends the program, all processes at one iteration.
+    """After a SIGTERM, save a checkpoint and end all processes at the same iteration.
 
-    Comes before the hooks that evaluate, write and save, which may take long: a resumed run does
-    for this iteration what they would have done. A vote is cast in each step and counted in the
-    next, when it has long arrived, so that no step waits for it.
+    This hook comes before the hooks that evaluate, write and save, which can take long. A resumed
+    run makes up for them. A vote starts in each step and is read in the next, so no step waits.
     """
 
     def before_train(self) -> None:
@@ -168,7 +167,7 @@ class StopAtSigterm(HookBase):
             must_stop = self._count_votes()
         if must_stop:
             self.trainer.save_unfinished_step()
-            comm.synchronize()  # who leaves first takes the others with it
+            comm.synchronize()  # a process that leaves early ends the others
             self.trainer.sigterm.exit()
 
     def _count_votes(self) -> bool:
@@ -182,7 +181,7 @@ class StopAtSigterm(HookBase):
 
 
 class EvalHook(hooks.EvalHook):
-    """detectron2's; a SIGTERM in an evaluation saves the state before the evaluation.
+    """detectron2's hook; after a SIGTERM in an evaluation, save the state from before it.
 
     The resumed run evaluates again.
     """
@@ -195,17 +194,19 @@ class EvalHook(hooks.EvalHook):
         super().__init__(eval_period, evaluate)
 
     def _save(self) -> None:
-        if self.trainer.iter < self.trainer.max_iter:  # otherwise, model_final.pth is there
+        if self.trainer.iter < self.trainer.max_iter:  # after the last step, model_final.pth exists
             self.trainer.save_unfinished_step()
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """detectron2's, which opens its files when a run has found out where to start, and also writes
-    after each evaluation, so that a checkpoint of that iteration comes after its results.
+    """detectron2's hook, which also writes after each evaluation.
+
+    So the results of an iteration are written before its checkpoint. Files are opened in
+    `before_train`, when the first iteration is known.
 
     Args:
-        build_writers: what to write with, of this process.
-        eval_period: as TEST.EVAL_PERIOD.
+        build_writers: returns the writers of the main process.
+        eval_period: TEST.EVAL_PERIOD.
     """
 
     def __init__(self, build_writers: Callable[[], list[EventWriter]], eval_period: int) -> None:
@@ -218,7 +219,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     @property
     def writes_images(self) -> bool:
-        """Whether a writer of this process takes the storage's images, which else stay there."""
+        """True if a writer of this process writes (and clears) the images in the storage."""
         return any(isinstance(writer, TensorboardXWriter) for writer in self._writers)
 
     def after_step(self) -> None:
