@@ -2,16 +2,16 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The last file that a set-up writes: without it, or when a pin has changed, .venv is made again.
+# The last file that a set-up writes. If it is missing or older than a pin, .venv is made again.
 READY := $(VENV)/.ready
-# The first file that a set-up writes, with the folder of the project. Only a .venv with this file is
-# ever emptied, and the file stays meanwhile: a set-up that was killed goes on when make runs again.
+# The first file that a set-up writes; it holds the folder of the project. Only a .venv with this
+# file is ever emptied. The file stays in place, so that make can repeat a set-up that was killed.
 MARKER := $(VENV)/.made-by-detectron2-sar
 
 DEMO_CONFIG := configs/LongTailShapes/sar_sem_fpn_R_18.yaml
 DEMO := output/demo
 
-# Packages found through PYTHONPATH would stand before the pinned ones.
+# Packages on PYTHONPATH would come before the pinned ones.
 unexport PYTHONPATH
 
 .PHONY: help
@@ -25,7 +25,7 @@ demo: $(READY) ## train SAR on generated images, evaluate it, draw its predictio
 		MODEL.WEIGHTS $(DEMO)/model_final.pth
 
 .PHONY: test
-test: $(READY) ## run the tests, but for the slow ones
+test: $(READY) ## run all tests except the slow ones
 	$(BIN)/python -m pytest
 
 .PHONY: test-slow
@@ -46,20 +46,20 @@ lint: $(READY) ## check style and formatting
 	$(BIN)/ruff format --check .
 
 .PHONY: format
-format: $(READY) ## mend style and formatting
+format: $(READY) ## fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: setup
-setup: $(READY) ## make .venv with the pinned versions, as all targets above do when it is not there
+setup: $(READY) ## make .venv with the pinned versions (all targets above do this if needed)
 
-# Prints the Python that an environment is made from: .venv's own may be the first on the PATH.
+# Print the base Python: the first one on the PATH can be that of .venv itself.
 SUPPORTED := import sys; print(getattr(sys, "_base_executable", "")); \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 $(READY): requirements.lock requirements-sources.lock setup.cfg
-	@# A link may lead to the .venv of another copy of the project, which is not replaced either.
+	@# If .venv is a link to the .venv of another copy of the project, it is not replaced.
 	@if [ -f $(MARKER) ]; then \
 		owner=$$(cat $(MARKER)); [ ! -L $(VENV) ] || [ "$${owner:-$(CURDIR)}" = "$(CURDIR)" ]; \
 	elif [ -d $(VENV) ]; then \

@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""Trains and evaluates, as detectron2's own train_net.py does; `--help` has examples."""
+"""Train and evaluate like detectron2's own train_net.py; `--help` has examples."""
 
 from sar.training.launch import run
-from sar.training.trainer import Trainer
-
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
 
 
 def main(cfg, args):
+    from sar.training.trainer import Trainer
+
+    from detectron2.evaluation import verify_results
+    from detectron2.utils import comm
+
     if args.eval_only:
         model = Trainer.load_for_evaluation(cfg, resume=args.resume)
         results = Trainer.test(cfg, model)

@@ -1,4 +1,4 @@
-"""A function in several processes of this machine, which are one process group."""
+"""Run a function in several processes of this machine that form one process group."""
 
 import multiprocessing
 import sys
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, start_processes
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=60)  # its traceback says where a process waited in vain
+COLLECTIVE_TIMEOUT = timedelta(seconds=60)  # a timeout's traceback shows the line that waited
 
 
 def run_processes(
@@ -24,14 +24,14 @@ def run_processes(
     timeout: float = 120.0,
     start_method: str = "forkserver",
 ) -> None:
-    """Calls function(rank, *args) in each process; fails the test if one does not end well.
+    """Call function(rank, *args) in each process; fail the test if a process fails.
 
-    Processes are forked from a server that has imported torch and `sar`, and not from the process
-    of the tests: a fork of a process that has run autograd cannot run it. So `function` has to be a
-    function of a module, and all that it needs has to be in `args`.
+    Processes are forked from a server that has imported torch and `sar`. A fork of the process of
+    the tests could not run autograd after the tests have used it. So `function` must be at the top
+    of a module, and `args` must hold all that it needs.
 
     Args:
-        timeout: in seconds, after which the processes are killed and the test fails.
+        timeout: seconds until the processes are killed and the test fails.
         start_method: of `multiprocessing`; "fork" copies the process of the tests.
     """
     # Without the server, each new interpreter would spend seconds on imports.
@@ -71,9 +71,9 @@ def _run(rank: int, function: Callable, args: tuple, num_processes: int, errors:
             timeout=COLLECTIVE_TIMEOUT,
         )
         function(rank, *args)
-        dist.barrier()  # who leaves first takes the others with it
+        dist.barrier()  # a process that leaves early ends the others
     except BaseException:
-        # Before the group is destroyed, so that the first error is the cause of the others.
+        # Written before the group is destroyed, so that the first error comes first.
         with errors.open("a") as file:
             file.write(f"Process {rank} of {num_processes}:\n{traceback.format_exc()}\n")
         sys.exit(1)

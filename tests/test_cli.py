@@ -1,4 +1,4 @@
-"""What the command-line programs share."""
+"""Options, output and exit codes of the command-line programs."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""The shims of sar.compat, each in an interpreter of its own: what is set stays for the process."""
+"""The shims of sar.compat, each in its own interpreter, since they stay set in a process."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ PACKAGE_ROOT = Path(__file__).parents[1] / "projects" / "SAR"
 
 
 def run(code: str, *search_path: Path) -> None:
-    """Runs Python code that finds modules in `search_path` first; fails with what it printed."""
+    """Run Python code that finds modules in `search_path` first; on failure, show its errors."""
     inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     paths = [*map(str, search_path), str(PACKAGE_ROOT), *inherited]
     result = subprocess.run(
@@ -25,7 +25,7 @@ def run(code: str, *search_path: Path) -> None:
 
 
 def write_package(root: Path, *modules: str) -> Path:
-    """Writes a detectron2 of empty modules into `root`, and returns that."""
+    """Write a detectron2 of empty modules into `root`, and return `root`."""
     for module in ("__init__.py", *modules):
         path = root / "detectron2" / module
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ assert sys.modules["detectron2._C"] is extension
     )
 
 
-# What `import sar` must leave alone; {prepare} comes before it.
+# `import sar` must not change this; {prepare} runs first.
 NOTHING_IS_SET = """
 import os, sys
 import numpy
@@ -150,6 +150,18 @@ assert path == os.path.join(os.path.dirname(detectron2.model_zoo.__file__), "con
     )
 
 
+def test_detectron2_is_imported_without_its_future_warnings():
+    run(
+        """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    import sar.training.trainer
+assert not [warning for warning in caught if warning.category is FutureWarning]
+warnings.warn("something else", FutureWarning)
+"""
+    )
+
+
 def test_regularizers_do_not_import_detectron2():
     run("import sys, sar, sar.regularizers; assert 'detectron2' not in sys.modules")
 
@@ -176,7 +188,7 @@ else:
 
 
 def test_installed_detectron2_runs():
-    """Whichever it is: what semantic segmentation needs imports, and the old names work in it."""
+    """The installed detectron2 imports all that segmentation needs, and old names work in it."""
     run(
         """
 import sar
@@ -197,7 +209,7 @@ assert crop.apply_image(np.zeros((4, 6, 3), dtype=np.uint8)).shape == (2, 3, 3)
 
 
 def test_evaluator_of_the_installed_detectron2_runs(tmp_path):
-    """It is where 0.6 uses numpy.int and numpy.float."""
+    """Release 0.6 uses numpy.int and numpy.float there."""
     run(
         f"""
 import sar

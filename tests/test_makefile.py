@@ -1,4 +1,4 @@
-"""`make setup` empties only an environment that it made; with a Python that only pretends."""
+"""`make setup` empties only an environment that it made. Python is a stand-in here."""
 
 import os
 import shutil

@@ -14,21 +14,7 @@ import math
 import sys
 from pathlib import Path
 
-import torch
-from fvcore.nn import FlopCountAnalysis, parameter_count
-from fvcore.nn.jit_handles import get_shape
-from tabulate import tabulate
-from torch import nn
-from tqdm import tqdm
-
 from sar import cli
-from sar.config import load_config
-from sar.errors import InputError
-from sar.preflight.checks import check_model
-from sar.preflight.prepare import choose_device
-
-from detectron2.config import CfgNode
-from detectron2.modeling import SemanticSegmentor
 
 EXAMPLES = """example:
   python tools/analyze_model.py --config-file configs/CamVid/{baseline,sar}_sem_fpn_R_18.yaml \\
@@ -36,7 +22,7 @@ EXAMPLES = """example:
 """
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     cli.add_config(parser, nargs="+")
     parser.add_argument(
@@ -46,7 +32,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=cli.positive, default=2, metavar="N", help="images a training step (2)"
     )
-    return cli.run(print_table, parser.parse_args(argv))
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+import torch
+from fvcore.nn import FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import get_shape
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from sar.config import load_config
+from sar.errors import InputError
+from sar.preflight.checks import check_model
+from sar.preflight.prepare import choose_device
+
+from detectron2.config import CfgNode
+from detectron2.modeling import SemanticSegmentor
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(print_table, parse_args(argv))
 
 
 def print_table(args: argparse.Namespace) -> None:

@@ -19,37 +19,16 @@ import re
 import sys
 from pathlib import Path
 
-from tabulate import tabulate
-
 from sar import cli
-from sar.config import load_config
-from sar.data.datasets import load_dataset
-from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
-from sar.data.grey_range import GreyRange
-from sar.data.image_files import read_image
-from sar.data.label_files import read_label
-from sar.data.locations import folders_of_data_set, folders_of_tree
-from sar.data.palettes import PaletteComparison, given_colors
-from sar.data.pillow_files import allow_pixels
-from sar.data.scan import DatasetScan, classes_shown, scan_dataset
-from sar.errors import InputError, listed, printable
-from sar.evaluation.class_groups import class_groups, describe_ties
-from sar.files.program_outputs import Outputs, collected
-from sar.files.run_folder import CLASS_FREQUENCY
-from sar.visualization import class_colors
-from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
-
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train
   python tools/check_dataset.py --folder ~/my_roads --output output/my_roads --pictures
   python tools/check_dataset.py --folder ~/thermal INPUT.BLACK_POINT 7000 INPUT.WHITE_POINT 9000
 """
-NUM_SAMPLES = 12  # on a contact sheet
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", metavar="NAME", help="a registered data set")
@@ -72,7 +51,38 @@ def main(argv: list[str] | None = None) -> int:
         help="config keys of a training that change how files are read (INPUT.BLACK_POINT, "
         "INPUT.WHITE_POINT, INPUT.MAX_PIXELS), last",
     )
-    return cli.run(check_all, parser.parse_args(argv))
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+from tabulate import tabulate
+
+from sar.config import load_config
+from sar.data.datasets import load_dataset
+from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
+from sar.data.grey_range import GreyRange
+    from sar.data.image_files import read_image
+    from sar.data.label_files import read_label
+    from sar.data.pillow_files import allow_pixels
+from sar.data.locations import folders_of_data_set, folders_of_tree
+from sar.data.palettes import PaletteComparison, given_colors
+from sar.data.scan import DatasetScan, classes_shown, scan_dataset
+from sar.errors import InputError, listed, printable
+from sar.evaluation.class_groups import class_groups, describe_ties
+from sar.files.program_outputs import Outputs, collected
+from sar.files.run_folder import CLASS_FREQUENCY
+from sar.visualization import class_colors
+from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
+
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+NUM_SAMPLES = 12  # on a contact sheet
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(check_all, parse_args(argv))
 
 
 def check_all(args: argparse.Namespace) -> None:

@@ -21,9 +21,36 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from sar import cli
+
+EXAMPLES = """examples:
+  python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
+      --from torchvision --input resnet18-f37072fd.pth --output output/resnet18.pth
+  python tools/convert_checkpoint.py --config-file C --to mmseg --input output/model_final.pth \\
+      --output sar_mmseg.pth
+"""
+
+FORMATS = ("mmseg", "timm", "torchvision", "swin")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    direction = parser.add_mutually_exclusive_group(required=True)
+    direction.add_argument("--from", choices=FORMATS, dest="source", help="convert to ours")
+    direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
+    parser.add_argument(
+        "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
+    )
+    cli.add_output(parser, "FILE", "the file to write")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
 import torch
 
-from sar import cli
 from sar.checkpoints.conversion import LAYOUTS, Conversion, State, to_ours, to_theirs
 from sar.config import load_config
 from sar.data.locations import folders_of_config
@@ -33,26 +60,11 @@ from sar.preflight.checks import check_model
 
 from detectron2.config import CfgNode
 
-EXAMPLES = """examples:
-  python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
-      --from torchvision --input resnet18-f37072fd.pth --output output/resnet18.pth
-  python tools/convert_checkpoint.py --config-file C --to mmseg --input output/model_final.pth \\
-      --output sar_mmseg.pth
-"""
 logger = logging.getLogger("convert_checkpoint")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
-    direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", choices=LAYOUTS, dest="source", help="convert to ours")
-    direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
-    parser.add_argument(
-        "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
-    )
-    cli.add_output(parser, "FILE", "the file to write")
-    return cli.run(convert, parser.parse_args(argv))
+    return cli.run(convert, parse_args(argv))
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -20,19 +20,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image
-from tabulate import tabulate
-from tqdm import tqdm
-
 from sar import cli
-from sar.data.color_masks import ColorMaskConverter
-from sar.data.datasets.class_file import read_class_colors
-from sar.data.datasets.folder import IMAGE_SUFFIXES, files_by_stem, ignore_label_for
-from sar.data.pillow_files import MAX_PIXELS, allow_pixels
-from sar.errors import InputError, printable
-from sar.files.program_outputs import Outputs, collected
-from sar.threads import map_ahead
 
 EXAMPLES = """examples:
   python tools/convert_labels.py --labels mine/labels --classes mine/classes.txt \\
@@ -40,10 +28,20 @@ EXAMPLES = """examples:
   python tools/convert_labels.py --labels cvat/SegmentationClass --classes cvat/labelmap.txt \\
       --output mine/labels/train --ignore 255,255,255 128,128,128
 """
-NUM_THREADS = min(16, os.cpu_count() or 1)
 
 
-def main(argv: list[str] | None = None) -> int:
+def color(word: str) -> tuple[int, int, int]:
+    """Return the colour of an option's value."""
+    match = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})", word, re.ASCII)
+    values = tuple(map(int, match.groups())) if match else ()
+    if not values or max(values) > 255:
+        raise argparse.ArgumentTypeError(
+            f"expected three numbers from 0 to 255, such as 255,0,0, found {word!r}"
+        )
+    return values
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument(
         "--labels",
@@ -71,23 +69,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--max-pixels",
         type=cli.positive,
-        default=MAX_PIXELS,
         metavar="N",
-        help="decode masks of up to N pixels, as INPUT.MAX_PIXELS in a config (%(default)s)",
+        help="decode masks of up to N pixels, as INPUT.MAX_PIXELS in a config (178956970)",
     )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+from tqdm import tqdm
+
+from sar.data.color_masks import ColorMaskConverter
+from sar.data.datasets.class_file import read_class_colors
+from sar.data.datasets.folder import IMAGE_SUFFIXES, files_by_stem, ignore_label_for
+from sar.data.pillow_files import MAX_PIXELS, allow_pixels
+from sar.errors import InputError, printable
+from sar.files.program_outputs import Outputs, collected
+from sar.threads import map_ahead
+
+NUM_THREADS = min(16, os.cpu_count() or 1)
+
+
+def main(argv: list[str] | None = None) -> int:
     when_stopped = "Run it again to convert all masks."
-    return cli.run(convert_labels, parser.parse_args(argv), when_stopped)
-
-
-def color(word: str) -> tuple[int, int, int]:
-    """Return the colour of an option's value."""
-    match = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})", word, re.ASCII)
-    values = tuple(map(int, match.groups())) if match else ()
-    if not values or max(values) > 255:
-        raise argparse.ArgumentTypeError(
-            f"expected three numbers from 0 to 255, such as 255,0,0, found {word!r}"
-        )
-    return values
+    return cli.run(convert_labels, parse_args(argv), when_stopped)
 
 
 def convert_labels(args: argparse.Namespace) -> None:
@@ -108,7 +117,7 @@ def convert_labels(args: argparse.Namespace) -> None:
         data=[args.labels],
     )
     outputs.check(targets)
-    allow_pixels(args.max_pixels)
+    allow_pixels(args.max_pixels or MAX_PIXELS)
     errors: list[InputError] = []
 
     def convert(target: os.PathLike) -> np.ndarray | None:

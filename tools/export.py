@@ -24,13 +24,34 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from sar import cli
+
+EXAMPLES = """example:
+  python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
+      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+  python examples/onnx_inference.py camvid.onnx street.jpg labels.png
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    cli.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
+    args = parser.parse_args(argv)
+    if args.output.suffix not in (".onnx", ".pt2"):
+        parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
 import numpy as np
 import torch
 from tabulate import tabulate
 from torch import nn
 from torch.export import ExportedProgram
 
-from sar import cli
 from sar.config import load_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError
@@ -38,11 +59,6 @@ from sar.files.program_outputs import Outputs
 from sar.prediction.export import SegmentationGraph, check_exportable, trace
 from sar.prediction.predictor import load_for_inference
 
-EXAMPLES = """example:
-  python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
-      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
-  python examples/onnx_inference.py camvid.onnx street.jpg labels.png
-"""
 # (height, width): multiples of the strides and others, small and large.
 SIZES = ((33, 47), (128, 160), (97, 161), (360, 480))
 # Greatest difference that rounding explains, as a share of the greatest logit.
@@ -52,13 +68,7 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
-    cli.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
-    args = parser.parse_args(argv)
-    if args.output.suffix not in (".onnx", ".pt2"):
-        parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
-    return cli.run(export_and_report, args)
+    return cli.run(export_and_report, parse_args(argv))
 
 
 def export_and_report(args: argparse.Namespace) -> None:

@@ -30,10 +30,35 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from sar import cli
+
+EXAMPLES = """examples:
+  python tools/predict.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --input photos \\
+      --output predictions MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+  python tools/predict.py --config-file C --input 'drive/**/*.jpg' still.png --output predictions \\
+      --confidence MODEL.WEIGHTS W TEST.MODE slide
+  python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    parser.add_argument(
+        "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
+    )
+    cli.add_output(parser, "FOLDER", "where results go")
+    parser.add_argument("--confidence", action="store_true", help="also write confidence/")
+    parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
 from PIL import Image
 from tqdm import tqdm
 
-from sar import cli
 from sar.config import load_config
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
@@ -47,25 +72,9 @@ from sar.threads import map_ahead
 # Folders in --output.
 RESULTS = ("labels", "overlays", "confidence")
 
-EXAMPLES = """examples:
-  python tools/predict.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --input photos \\
-      --output predictions MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
-  python tools/predict.py --config-file C --input 'drive/**/*.jpg' still.png --output predictions \\
-      --confidence MODEL.WEIGHTS W TEST.MODE slide
-  python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
-    parser.add_argument(
-        "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
-    )
-    cli.add_output(parser, "FOLDER", "where results go")
-    parser.add_argument("--confidence", action="store_true", help="also write confidence/")
-    parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
-    return cli.run(predict, parser.parse_args(argv))
+    return cli.run(predict, parse_args(argv))
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -7,21 +7,33 @@ annotations_detectron2/{training,validation}/NAME.png: ids 0 to 149; 0 becomes 2
 A second run writes only what is missing.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from sar.data import preparation
+from sar import cli
 
 EXAMPLE = "python tools/prepare_ade20k.py --folder ~/data/ADEChallengeData2016"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.download_parser(__doc__, EXAMPLE, "ADEChallengeData2016")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+from sar.data import preparation
+
 REMEDY = "`python tools/prepare_ade20k.py --help` says what is needed and where it is."
 NUM_IMAGES = {"training": 20210, "validation": 2000}
 _NEW_ID = {0: 255} | {i + 1: i for i in range(150)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = preparation.parser(__doc__, EXAMPLE, "ADEChallengeData2016")
-    return preparation.run(prepare_ade20k, parser.parse_args(argv))
+    return preparation.run(prepare_ade20k, parse_args(argv))
 
 
 def prepare_ade20k(

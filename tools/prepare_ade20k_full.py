@@ -14,6 +14,7 @@ The classes are those with pixels in both splits, in the order of ADE20K's indic
 A second run writes only what is missing.
 """  # noqa: E501
 
+import argparse
 import json
 import os
 import shutil
@@ -22,6 +23,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+
+from sar import cli
+
+EXAMPLE = "python tools/prepare_ade20k_full.py --folder ~/data/ADE20K_2021_17_01"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.download_parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
+    parser.add_argument(
+        "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
 
 import numpy as np
 from PIL import Image
@@ -39,7 +56,6 @@ from sar.data.pillow_files import opened, orientation
 from sar.errors import InputError
 from sar.files.atomic import atomic_path, write_atomically
 
-EXAMPLE = "python tools/prepare_ade20k_full.py --folder ~/data/ADE20K_2021_17_01"
 REMEDY = "`python tools/prepare_ade20k_full.py --help` says what is needed and where it is."
 SHORT_SIDE = 512
 _SPLIT_FOLDERS = {"train": "training", "val": "validation"}
@@ -47,11 +63,7 @@ _CHUNK = 200  # images that are looked through for classes between two files
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = preparation.parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
-    parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
-    )
-    args = parser.parse_args(argv)
+    args = parse_args(argv)
     return preparation.run(partial(prepare_ade20k_full, class_file=args.classes), args)
 
 

@@ -7,23 +7,35 @@ leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip.
 A second run writes only what is missing.
 """
 
+import argparse
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from sar import cli
+
+EXAMPLE = "python tools/prepare_cityscapes.py --folder ~/data/cityscapes"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.download_parser(__doc__, EXAMPLE, "cityscapes")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
 
 from sar.data import preparation
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-EXAMPLE = "python tools/prepare_cityscapes.py --folder ~/data/cityscapes"
 REMEDY = "`python tools/prepare_cityscapes.py --help` says what is needed and where it is."
 NUM_IMAGES = {"train": 2975, "val": 500}
 _NEW_ID = dict.fromkeys(range(34), 255) | {c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = preparation.parser(__doc__, EXAMPLE, "cityscapes")
-    return preparation.run(prepare_cityscapes, parser.parse_args(argv))
+    return preparation.run(prepare_cityscapes, parse_args(argv))
 
 
 def prepare_cityscapes(

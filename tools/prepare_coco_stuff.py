@@ -11,10 +11,24 @@ It writes coco_stuff_171/{train2017,val2017}/NAME.png: ids 0 to 170; unlabelled 
 A second run writes only what is missing.
 """  # noqa: E501
 
+import argparse
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+from sar import cli
+
+EXAMPLE = "python tools/prepare_coco_stuff.py --folder ~/data/coco"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.download_parser(__doc__, EXAMPLE, "coco")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
 
 from sar.data import preparation
 from sar.data.datasets.coco_stuff import (
@@ -27,15 +41,13 @@ from sar.data.datasets.coco_stuff import (
 )
 
 logger = logging.getLogger("prepare_coco_stuff")
-EXAMPLE = "python tools/prepare_coco_stuff.py --folder ~/data/coco"
 REMEDY = "`python tools/prepare_coco_stuff.py --help` says what is needed and where it is."
 # The maps have the official ids less one: 0 to 181.
 _NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {255: 255}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = preparation.parser(__doc__, EXAMPLE, "coco")
-    return preparation.run(prepare_coco_stuff, parser.parse_args(argv))
+    return preparation.run(prepare_coco_stuff, parse_args(argv))
 
 
 def prepare_coco_stuff(

@@ -10,11 +10,25 @@ It writes SegmentationClassContext59/{train,val}/NAME.png: ids 0 to 58; backgrou
 A second run writes only what is missing.
 """
 
+import argparse
 import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+
+from sar import cli
+
+EXAMPLE = "python tools/prepare_pascal_context.py --folder ~/data/VOCdevkit/VOC2010"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.download_parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -23,15 +37,13 @@ from sar.data import preparation
 from sar.data.datasets.pascal_context import CLASS_OF_OFFICIAL_ID, IMAGES, LABELS, NUM_IMAGES
 from sar.errors import InputError
 
-EXAMPLE = "python tools/prepare_pascal_context.py --folder ~/data/VOCdevkit/VOC2010"
 REMEDY = "`python tools/prepare_pascal_context.py --help` says what is needed and where it is."
 _IGNORE = 255
 _NEW_ID = {official: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {0: _IGNORE}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = preparation.parser(__doc__, EXAMPLE, "VOCdevkit/VOC2010")
-    return preparation.run(prepare_pascal_context, parser.parse_args(argv))
+    return preparation.run(prepare_pascal_context, parse_args(argv))
 
 
 def prepare_pascal_context(

@@ -22,14 +22,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from sar import cli
-from sar.errors import printable
-from sar.files.program_outputs import Outputs
-from sar.report import Run, compare, find_runs, render
 
-logger = logging.getLogger("report")
 EXAMPLES = """examples:
   python tools/report.py output/CamVid/baseline_sem_fpn_R_18 output/CamVid/sar_sem_fpn_R_18 \\
       --output report.html
@@ -38,7 +32,7 @@ EXAMPLES = """examples:
 """
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
     cli.add_output(parser, "FILE", "the page, NAME.html")
@@ -49,7 +43,23 @@ def main(argv: list[str] | None = None) -> int:
         metavar="N",
         help="shown to each model (32; 0: none)",
     )
-    return cli.run(write_page, parser.parse_args(argv))
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+from tqdm import tqdm
+
+from sar.errors import printable
+from sar.files.program_outputs import Outputs
+from sar.report import Run, compare, find_runs, render
+
+logger = logging.getLogger("report")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(write_page, parse_args(argv))
 
 
 def write_page(args: argparse.Namespace) -> None:

@@ -9,11 +9,31 @@ import argparse
 import os
 import sys
 
+from sar import cli
+
+EXAMPLES = """example:
+  python tools/visualize.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output pictures \\
+      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+"""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_config(parser)
+    cli.add_output(parser, "FOLDER", "where pictures go")
+    parser.add_argument(
+        "--images", type=cli.positive, metavar="N", help="draw the first N only (all)"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from sar import cli
 from sar.checkpoints.checkpointer import Classes
 from sar.config import load_config
 from sar.data import loader
@@ -32,20 +52,9 @@ from sar.visualization import class_colors, side_by_side
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-EXAMPLES = """example:
-  python tools/visualize.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output pictures \\
-      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
-"""
-
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
-    cli.add_output(parser, "FOLDER", "where pictures go")
-    parser.add_argument(
-        "--images", type=cli.positive, metavar="N", help="draw the first N only (all)"
-    )
-    return cli.run(draw, parser.parse_args(argv))
+    return cli.run(draw, parse_args(argv))
 
 
 def draw(args: argparse.Namespace) -> None:

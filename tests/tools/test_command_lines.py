@@ -1,7 +1,8 @@
-"""What all command-line programs have in common, however many there are: they are found."""
+"""Test the options that all command-line programs share. The programs are found by their files."""
 
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ OPTIONAL = ("matplotlib", "sklearn")
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Runs a program in this process: its exit code and what it says."""
+    """Run a program in this process; return its exit code, stdout and stderr."""
     modules = dict(sys.modules)
 
     def run(path, *words):
@@ -38,7 +39,7 @@ def run(monkeypatch, capsys):
         return 0, *capsys.readouterr()
 
     yield run
-    # Those that lie beside a program have names that others may have too.
+    # Modules next to a program can share their names with other modules.
     for name in sys.modules.keys() - modules.keys():
         if Path(getattr(sys.modules[name], "__file__", None) or "/").parent.parent == ROOT:
             del sys.modules[name]
@@ -63,3 +64,21 @@ def test_help_and_wrong_options(path, run):
     code, out, err = run(path, "--no-such-option")
     assert (code, out) == (2, "")
     assert err.startswith("usage: ") and f"{path.name}: error: " in err
+
+
+HELP = """
+import runpy, sys
+sys.argv = [{path!r}, "--help"]
+try:
+    runpy.run_path({path!r}, run_name="__main__")
+finally:
+    print("slow imports:", {{"torch", "detectron2"}} & sys.modules.keys() or "none")
+"""
+
+
+@pytest.mark.parametrize("path", [ROOT / "train_net.py", *TOOLS], ids=lambda path: path.name)
+def test_help_imports_neither_pytorch_nor_detectron2(path):
+    code = HELP.format(path=str(path))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("slow imports: none\n")

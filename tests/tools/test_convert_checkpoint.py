@@ -22,6 +22,10 @@ SAR = "regularizers.SemanticAnchorRegularizer."
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN"]
 
 
+def test_the_command_line_knows_all_layouts():
+    assert load_program(PATH).FORMATS == tuple(LAYOUTS)
+
+
 def timm_options(name):
     features = "['res2', 'res3', 'res4', 'res5']"
     return [

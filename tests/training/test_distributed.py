@@ -17,14 +17,14 @@ from sar.config import load_config
 
 from ..runs import CONFIG, TORCHRUN, finish, wait_for
 
-# Norms of each sample, and nothing drawn at random in a step: all that the number of processes can
-# change is how sums over the batch are rounded.
+# Norms per sample, and nothing random in a step: the number of processes can change only how sums
+# over the batch are rounded.
 DETERMINISTIC = [
     "MODEL.RESNETS.NORM", "GN", "MODEL.FPN.NORM", "GN", "MODEL.SEM_SEG_HEAD.NORM", "GN",
     "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
     "MODEL.REGULARIZERS", "('SemanticAnchorRegularizer', 'CenterCollapseRegularizer')",
     "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "1e-9", "MODEL.CENTER_COLLAPSE.DROPOUT", "0.0",
-    # Crops of which the coarsest feature has several values to be normalized.
+    # At this crop size, the coarsest feature map has several values to normalize.
     "INPUT.MIN_SIZE_TRAIN", "(64, 96)", "INPUT.CROP.SIZE", "(64, 64)",
     "SOLVER.IMS_PER_BATCH", "6", "SOLVER.MAX_ITER", "6",
 ]  # fmt: skip
@@ -48,7 +48,7 @@ class AtIteration(HookBase):
                 os.kill(os.getppid(), signal.SIGTERM)
 
 def count_pixels(cfg):
-    "Per step and process: how many pixels there are of each class."
+    "Return the pixels of each class, per step and process."
     counts = []
     for batch in itertools.islice(Trainer.build_train_loader(cfg), cfg.SOLVER.MAX_ITER):
         labels = torch.stack([sample["sem_seg"] for sample in batch])
@@ -85,7 +85,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def train(tmp_path, overrides):
-    """Trains in another program: as many processes as asked for, in a folder of this name."""
+    """Train in another program with `num_processes`, into a folder `name`."""
 
     def train(name, num_processes, *words, torchrun=(), **environment):
         program = tmp_path / "program.py"
@@ -114,16 +114,16 @@ def weights_of(output):
 
 @pytest.mark.slow
 def test_one_two_and_three_processes_do_the_same(train, folder, tmp_path):
-    # Most images have nothing to learn from, and only one has the third class.
+    # Most images have no labels, and only one has the third class.
     for name in "012":
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(folder / f"labels/train/{name}.png")
     label = np.array(Image.open(folder / "labels/train/3.png"))
     Image.fromarray(np.where(label == 2, 1, label)).save(folder / "labels/train/3.png")
 
-    # In float64, since rectifiers, in a few steps, amplify what float32 rounds.
+    # Float64: in a few steps, rectifiers amplify the rounding errors of float32.
     settings = {"FLOAT64": "1", "WEIGHTS": str(tmp_path / "1" / "model_final.pth")}
     seen = {}
-    for number in (1, 2, 3):  # neither 2 nor 3 divides the 5 images of the evaluation
+    for number in (1, 2, 3):  # 5 images of the evaluation: not divisible by 2 or 3
         (code, _, err), output = train(str(number), number, **settings)
         assert code == 0, err
         seen[number] = json.loads((output / "seen.json").read_text())
@@ -133,7 +133,7 @@ def test_one_two_and_three_processes_do_the_same(train, folder, tmp_path):
     assert one["losses"]["loss_sar_pull"][-1] > 0  # its gate has opened
     for number in (2, 3):
         several = seen[number]
-        # That is what was meant: a process without a valid pixel, a class that one alone sees.
+        # The data cover both cases: a process without labels, and a class in only one process.
         pixels = np.array(several["pixels"])
         assert pixels.shape == (6, number, 3)
         assert (pixels.sum(axis=2) == 0).any()
@@ -150,7 +150,7 @@ def test_one_two_and_three_processes_do_the_same(train, folder, tmp_path):
 
 @pytest.mark.slow
 def test_ended_processes_resume_to_the_same_weights(train):
-    """A worker killed under torchrun, which restarts all; the launching process told to end."""
+    """Kill a worker under torchrun, which restarts all; send SIGTERM to the launcher."""
     (code, _, err), output = train("whole", 2)
     assert code == 0, err
     expected = weights_of(output)
@@ -188,7 +188,7 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$SLURM_LOG"; fi
 
 @pytest.mark.slow
 def test_the_slurm_script_of_the_documentation(tmp_path, overrides):
-    """With stand-ins for SLURM: a job that is told to end is queued again, with a checkpoint."""
+    """With stand-ins for SLURM: after SIGTERM, a job saves a checkpoint and is queued again."""
     for name, program in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(program)
         (tmp_path / name).chmod(0o755)

@@ -13,7 +13,7 @@ from detectron2.modeling import FPN
 
 from ..runs import CONFIG, arguments
 
-# Of the folder's five images of 48 x 64: 2 x 2 windows, at two sizes, and flipped.
+# Five images of 48 x 64: 2 x 2 windows, at two sizes, and flipped.
 ALL_MODES = [
     "INPUT.MIN_SIZE_TEST", "48", "TEST.MODE", "slide", "TEST.CROP_SIZE", "(32, 48)",
     "TEST.CROP_STRIDE", "(32, 48)", "TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(0, 48)",
@@ -23,7 +23,7 @@ NUM_CALLS = 5 * 4 * 2 * 2
 
 @pytest.fixture
 def evaluation_calls(monkeypatch):
-    """Sizes of what the backbone was given in evaluation."""
+    """Record the input sizes of the backbone in evaluation."""
     calls, forward = [], FPN.forward
 
     def counted(self, images):

@@ -1,4 +1,4 @@
-"""The ways to start several processes, and how they end. What they train is in test_distributed."""
+"""Start several processes in each way, and end them. Training in them is in test_distributed."""
 
 import os
 import re
@@ -10,7 +10,9 @@ import time
 import pytest
 
 from sar.errors import InputError
-from sar.training import launch
+from sar.training import launch, processes
+
+from detectron2.engine import default_argument_parser
 
 from ..runs import CONFIG, TORCHRUN, finish, wait_for
 
@@ -36,7 +38,7 @@ ERROR = re.compile("^error: .*$", re.MULTILINE)
 
 @pytest.fixture
 def start(tmp_path, overrides):
-    """Starts a program whose `main` has the given body: with the flags, or as torchrun's."""
+    """Start a program whose `main` has the given body, with flags or under torchrun."""
     processes = []
 
     def start(body, *flags, torchrun=()):
@@ -87,7 +89,7 @@ def test_two_processes_on_the_cpu(start, tmp_path, torchrun):
 @pytest.mark.slow
 def test_two_machines_on_the_cpu(start):
     flags = ["--num-gpus", "0", "--num-machines", "2"]
-    flags += ["--dist-url", f"tcp://127.0.0.1:{launch._free_port()}"]
+    flags += ["--dist-url", f"tcp://127.0.0.1:{processes._free_port()}"]
     machines = [start(SHOW, *flags, "--machine-rank", rank) for rank in "01"]
     (code, out, err), (other_code, _, _) = map(finish, machines)
     assert code == other_code == 0, err
@@ -112,7 +114,7 @@ def test_bad_input_in_a_process_is_said_once_and_ends_all(start, body, torchrun)
     code, out, err = finish(start(body, *flags, torchrun=torchrun))
     assert code == 1
     assert ERROR.findall(out + err) == ["error: all of us say so"]
-    if not torchrun:  # which ends with a report and a traceback of its own
+    if not torchrun:  # torchrun adds its own report and traceback
         assert "Traceback" not in out + err
 
 
@@ -223,7 +225,7 @@ def test_ranks_without_the_number_of_processes_are_not_torchruns(monkeypatch, ca
     def stop(args):
         raise InputError("one process")
 
-    monkeypatch.setattr(launch, "prepare", stop)
+    monkeypatch.setattr(processes, "prepare", stop)
     monkeypatch.setattr(sys, "argv", ["train_net.py"])
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")
@@ -238,7 +240,7 @@ def test_ctrl_c(flags, hint, monkeypatch, capsys):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch, "prepare", stop)
+    monkeypatch.setattr(processes, "prepare", stop)
     monkeypatch.setattr(sys, "argv", ["train_net.py", *flags])
     with pytest.raises(SystemExit, match="130"):
         launch.run(print)
@@ -260,6 +262,18 @@ def test_the_help_has_detectron2s_options_and_ours(capsys):
         assert part in said
 
 
+def test_the_options_are_detectron2s_and_two_more():
+    ours = vars(launch.argument_parser().parse_args([]))
+    detectron2s = vars(default_argument_parser().parse_args([]))
+    differences = {name for name in ours if ours[name] != detectron2s.get(name, ...)}
+    assert detectron2s.keys() <= ours.keys()
+    assert differences == {"num_processes", "quiet", "num_gpus", "dist_url"}
+    words = ["--config-file", "C", "--resume", "--eval-only", "--num-gpus", "2", "--num-machines"]
+    words += ["3", "--machine-rank", "1", "--dist-url", "tcp://a:1", "SEED", "--1"]
+    theirs = vars(default_argument_parser().parse_args(words))
+    assert vars(launch.argument_parser().parse_args(words)).items() >= theirs.items()
+
+
 def test_several_lines_of_an_error_pass_from_a_process_to_its_launcher(start):
     body = 'raise InputError("two problems:", "  a.png", f"  b{chr(10)}error: forged.png")'
     code, _, err = finish(start(body, "--num-gpus", "0", "--num-processes", "2"))
@@ -270,12 +284,12 @@ def test_several_lines_of_an_error_pass_from_a_process_to_its_launcher(start):
 def test_gpus_are_left_to_detectron2(monkeypatch):
     calls = []
     record = lambda *args, **named: calls.append((args, named))  # noqa: E731
-    monkeypatch.setattr(launch, "launch_on_gpus", record)
+    monkeypatch.setattr(processes, "launch_on_gpus", record)
     monkeypatch.setattr(signal, "signal", lambda *args: None)
     flags = ["--num-gpus", "4", "--num-machines", "2", "--machine-rank", "1"]
     args = launch.argument_parser().parse_args([*flags, "--dist-url", "tcp://10.0.0.1:29500"])
     assert launch.argument_parser().parse_args([]).num_gpus is None  # what there is
-    launch._launch(print, None, args)
+    processes._launch(print, None, args)
     (positional, named) = calls[0]
     assert positional[1] == 4
     assert (named["num_machines"], named["machine_rank"]) == (2, 1)

@@ -1,6 +1,7 @@
-"""Where each process logs to, and which run OUTPUT_DIR/config.yaml belongs to."""
+"""Logs of each process, and the run that OUTPUT_DIR/config.yaml belongs to."""
 
 import logging
+import re
 
 import pytest
 
@@ -79,6 +80,18 @@ def test_each_rank_has_a_file(tmp_path, monkeypatch):
 def test_a_process_without_a_log_writes_none(tmp_path):
     log_to_file(tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_the_console_is_short_before_the_first_step(overrides, capsys):
+    start([*overrides, "SOLVER.MAX_ITER", "1", "TEST.EVAL_PERIOD", "0"]).train()
+    before, first_step, after = capsys.readouterr().out.partition("First step, iteration 0: ")
+    lines = [line for line in before.splitlines() if "WARNING" not in line]
+    assert len(lines) <= 12
+    assert re.search(r"detectron2-sar \S+, detectron2 \S+, PyTorch", before)
+    assert re.search(r"model: .*SemanticAnchorRegularizer; \d+\.\d M parameters", before)
+    assert re.search(r"folder_mine_train; 5 images, \d+ classes, rarest ", before)
+    assert re.search(r"1 iterations with a batch of 2 \(0.4 epochs\)", before)
+    assert re.search(r"total_loss: \S+, .*; \S+ s, about 0:00:00 left", after)
 
 
 def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_path, capsys):

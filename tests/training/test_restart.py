@@ -1,4 +1,4 @@
-"""What a start of torchrun's tells the next. torchrun itself is in test_launch."""
+"""Notes from one start to the next under torchrun. torchrun itself is in test_launch."""
 
 import pytest
 from torch.distributed import TCPStore
@@ -13,7 +13,7 @@ from ..runs import arguments
 
 @pytest.fixture
 def agent(monkeypatch):
-    """The store of a torchrun that has started its processes once more."""
+    """Return the store of a torchrun that has restarted its processes once."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for name, value in (
         ("TORCHELASTIC_USE_AGENT_STORE", "True"),

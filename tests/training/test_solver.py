@@ -89,7 +89,7 @@ def test_unknown_names():
 
 
 def test_momentum_starts_at_zero_and_changes_no_step():
-    """A GPU's fused SGD makes it in the first step, and leaves it unset where that overflows."""
+    """Fused SGD on a GPU creates it in the first step, and not at all if that step overflows."""
     layer, plain = nn.Linear(3, 2), nn.Linear(3, 2)
     plain.load_state_dict(layer.state_dict())
     optimizer = build_optimizer(config("SOLVER.WEIGHT_DECAY", "0.1"), layer)

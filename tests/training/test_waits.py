@@ -1,4 +1,4 @@
-"""Trainings that wait for data, and are told to end or lose a process meanwhile."""
+"""Trainings that wait for data when they receive SIGTERM or lose a process."""
 
 import os
 import re
@@ -16,7 +16,7 @@ ERROR = re.compile("^error: .*$", re.MULTILINE)
 SECONDS = {1: 20, 2: 60}
 
 
-# Whoever reads an image waits, as for a file server, while a file "hang" lies in its folder.
+# Reading an image hangs, as on a dead file server, while a file "hang" lies in its folder.
 PROGRAM = """
 import os, runpy, sys, time
 from pathlib import Path
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 
 class Run:
-    """A training in a session of its own, whose images can be made to hang."""
+    """A training in its own session, whose images can be made to hang."""
 
     def __init__(self, folder, tmp_path, processes, words):
         self.folder, self.output, self.log = folder, tmp_path / "output", tmp_path / "log"
@@ -63,11 +63,11 @@ class Run:
         self.wait_until(lambda: path.is_file() and metrics(self.output))
 
     def hang(self, split):
-        """Whoever reads an image of the split waits from now on."""
+        """Make every read of an image of the split hang from now on."""
         (self.folder / "images" / split / "hang").touch()
 
     def finish(self, seconds):
-        """Exit code and output; no process is left."""
+        """Return exit code and output; check that no process is left."""
         try:
             code = self.process.wait(timeout=seconds)
             end = time.monotonic() + 10
@@ -81,10 +81,10 @@ class Run:
         return code, text
 
     def processes(self, parent=None):
-        """The processes of the session that Python's `multiprocessing` has not started for itself.
+        """Return the processes of the session, without the helpers of `multiprocessing`.
 
         Args:
-            parent: id of a process, for its children alone.
+            parent: id of a process, to return only its children.
         """
         words = ["ps", "-ww", "-o", "pid=,ppid=,stat=,args=", "-s", str(self.process.pid)]
         lines = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()

@@ -1,7 +1,7 @@
 """Regularizers for long-tailed semantic segmentation, in detectron2 or any PyTorch training loop.
 
-Import it before detectron2: it lets release 0.6 run on today's NumPy and Pillow (`sar.compat`).
-`sar.regularizers` needs no detectron2; everything else does.
+Import it before detectron2: it lets release 0.6 run on current NumPy and Pillow (`sar.compat`).
+`sar.regularizers` does not need detectron2; everything else does.
 """
 
 from sar import compat
@@ -13,7 +13,7 @@ compat.apply()
 
 
 def __getattr__(name: str):
-    # On demand, since config.py imports detectron2, which users of sar.regularizers may not have.
+    # Late: config.py imports detectron2, which sar.regularizers does not need.
     if name == "add_sar_config":
         from sar.config import add_sar_config
 

@@ -1,6 +1,6 @@
-"""What the command-line programs share: names of options, what is said, exit codes.
+"""Options, output and exit codes that all command-line programs share.
 
-It imports neither PyTorch nor detectron2.
+This module does not import PyTorch or detectron2.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sar.errors import InputError, printable
+from sar.files.dataset_root import root
 
 _EXIT_CODES = """\
 exit codes:
@@ -22,12 +23,12 @@ exit codes:
 
 
 def parser(description: str, examples: str, *, talks: bool = True) -> argparse.ArgumentParser:
-    """A command line whose help ends in exit codes and examples.
+    """Return a parser whose help ends with exit codes and examples.
 
     Args:
         description: the program's docstring.
-        examples: "example:" and calls of the program, a line each.
-        talks: add --quiet and --verbose, which `run` needs.
+        examples: "example:" and one call of the program per line.
+        talks: add --quiet and --verbose, which `run` reads.
     """
     result = Parser(
         description=description,
@@ -36,25 +37,25 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
     )
     if talks:
         talk = result.add_mutually_exclusive_group()
-        talk.add_argument("--quiet", action="store_true", help="say nothing but what goes wrong")
-        talk.add_argument("--verbose", action="store_true", help="say what is done")
+        talk.add_argument("--quiet", action="store_true", help="print errors only")
+        talk.add_argument("--verbose", action="store_true", help="print each step")
     return result
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose errors show control characters as escapes."""
+    """A parser that shows control characters as escapes in its errors."""
 
     def error(self, message: str) -> None:
-        super().error(printable(message))  # a shell's * adds file names
+        super().error(printable(message))  # a shell's * can add any file name
 
 
 def epilog(examples: str, exit_codes: str = "") -> str:
-    """The end of the help; with exit codes beside those of all programs."""
+    """Return the end of the help: all programs' exit codes, then `exit_codes`, then examples."""
     return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
 
 
 def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Adds --config-file (several with `nargs` "+") and, at the end of the line, its overrides."""
+    """Add --config-file (`nargs` "+": several files) and, at the end of the line, overrides."""
     parser.add_argument(
         "--config-file", required=True, nargs=nargs, metavar="FILE", help="a config of train_net.py"
     )
@@ -73,7 +74,7 @@ def add_output(
 ) -> None:
     """Add --output, a path in which a leading ~ is expanded, and --overwrite.
 
-    Both are for `sar.files.program_outputs.Outputs`, through which a program writes its files.
+    A program passes both to `sar.files.program_outputs.Outputs`, which writes its files.
 
     Args:
         metavar: FOLDER or FILE.
@@ -86,6 +87,32 @@ def add_output(
         action="store_true",
         help="replace files in --output that this program did not write (default: refuse)",
     )
+
+
+def download_parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
+    """Return the command line of a tools/prepare_*.py: the folder of a download, and --threads.
+
+    Args:
+        description: the program's docstring.
+        example: a call of the program, with its options.
+        default_folder: where the download is, below the folder of the data sets.
+    """
+    result = parser(description, f"example:\n  {example}\n")
+    result.add_argument(
+        "--folder",
+        type=path,
+        default=Path(root(), default_folder),
+        metavar="FOLDER",
+        help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
+    )
+    result.add_argument(
+        "--threads",
+        type=positive,
+        default=min(16, os.cpu_count() or 1),
+        metavar="N",
+        help="default: one per core, at most 16 (%(default)s)",
+    )
+    return result
 
 
 def _whole_number(least: int) -> Callable[[str], int]:
@@ -104,7 +131,7 @@ count, positive = _whole_number(0), _whole_number(1)
 
 
 def path(word: str) -> Path:
-    """Return the path; a leading ~ is the home folder, also where the shell leaves it as it is."""
+    """Return the path; a leading ~ becomes the home folder, as in --output=~/x."""
     return Path(os.path.expanduser(word))
 
 
@@ -113,9 +140,10 @@ def run(
     args: argparse.Namespace,
     when_stopped: str = "",
 ) -> int:
-    """Call `main(args)`, print as much as `args` ask for, and return the code of `exit_code`.
+    """Call `main(args)` and return the result of `exit_code`.
 
-    Control characters that a name or a value brings along are printed as escapes.
+    `args.quiet` and `args.verbose` set how much is printed. Control characters in names and values
+    are printed as escapes.
     """
     logging.basicConfig(
         level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
@@ -127,21 +155,21 @@ def run(
         return exit_code(lambda: main(args), when_stopped, with_traceback=args.verbose)
 
 
-# The lines that a program breaks and indents itself.
+# Characters that a program prints itself, to break and indent lines.
 _LAYOUT = "\n\t"
-# Colours, which detectron2's loggers put into some messages.
+# detectron2 colours some messages.
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def printable_record(record: logging.LogRecord) -> bool:
-    """Filter for a handler of the log: show control characters as escapes, and without colours."""
+    """Remove colours from a log record and show control characters as escapes; always True."""
     record.msg = printable(_COLOR.sub("", record.getMessage()), keep=_LAYOUT)
     record.args = ()
     return True
 
 
 class _PrintableStream:
-    """A stream of text that shows control characters, as in names of files, as escapes."""
+    """A text stream that shows control characters as escapes."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -156,13 +184,14 @@ class _PrintableStream:
 def exit_code(
     main: Callable[[], int | None], when_stopped: str = "", *, with_traceback: bool = False
 ) -> int:
-    """Return what `main` returns (None is 0); print errors and return 1, or 130 for Ctrl-C.
+    """Call `main` and return its exit code (None is 0).
 
-    The errors are those of input, and of reading and writing files, the console included.
+    An InputError or an OSError (a file or the console) is printed, and 1 is returned. After Ctrl-C,
+    130 is returned. Other errors pass through.
 
     Args:
-        when_stopped: how to go on after Ctrl-C.
-        with_traceback: also print where reading or writing failed.
+        when_stopped: how to continue after Ctrl-C.
+        with_traceback: also print the traceback of an OSError.
     """
     try:
         code = main() or 0
@@ -184,18 +213,25 @@ def exit_code(
 
 
 def _described(error: OSError) -> str:
-    """The file and the reason; what the system says where it names no file."""
+    """Return the file and the reason; without a file, the message of the system."""
     if error.filename is None or error.strerror is None:
         return str(error)
     return f"{os.fsdecode(error.filename)} cannot be read or written ({error.strerror})"
 
 
 def _drop_unwritten_output() -> None:
-    """Lose what stdout still holds if stdout cannot take it (a closed pipe, a full disk).
-
-    Otherwise Python tries to write it again when it ends, and prints a second error.
-    """
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
+
+
+def discard(stream: TextIO) -> None:
+    """Discard what the stream still holds and all later output.
+
+    For a stream that cannot be written (a closed pipe, a full disk): otherwise Python tries again
+    when it ends, and prints a second error.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)

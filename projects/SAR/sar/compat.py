@@ -1,14 +1,14 @@
-"""What detectron2 0.6 needs to run on today's NumPy and Pillow, and without its extension.
+"""Make detectron2 0.6 run on current NumPy and Pillow, and without its compiled extension.
 
-`import sar` applies this, so it comes before the import of detectron2. Only what is missing is set,
-and nothing at all where detectron2 is not installed. detectron2's main branch needs but the last of
-these: a stand-in for pkg_resources.
+`import sar` applies this, so import sar before detectron2. It sets only missing names, and nothing
+if detectron2 is not installed. detectron2's main branch needs only a stand-in for pkg_resources.
 """
 
 import importlib.machinery
 import importlib.resources
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +17,15 @@ from PIL import Image
 
 
 def apply() -> None:
-    """Sets what the installed detectron2 lacks; does not import it."""
+    """Set the names that the installed detectron2 lacks, without importing it."""
     spec = importlib.util.find_spec("detectron2")
-    # A folder that happens to have this name (the clone of a repository) is a spec without origin.
+    # A mere folder of this name (a clone of the repository) gives a spec without origin.
     if spec is None or spec.origin is None:
         return
+    # detectron2, fvcore and iopath call it when they are imported.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     folder = Path(spec.origin).parent
-    # The main branch calls itself 0.6 too; its vision transformers are younger than the release.
+    # The main branch also calls itself 0.6, but the release has no vision transformers.
     if not (folder / "modeling" / "backbone" / "vit.py").exists():
         _restore_removed_names()
         _stand_in_for_extension(folder)
@@ -32,7 +34,7 @@ def apply() -> None:
 
 
 def _restore_removed_names() -> None:
-    # Not numpy.bool: NumPy 2 has one of its own, and numpy.ma breaks if it is replaced.
+    # Not numpy.bool: NumPy 2 has its own, and numpy.ma breaks if it is replaced.
     for owner, name, value in (
         (numpy, "int", int),
         (numpy, "float", float),
@@ -43,13 +45,13 @@ def _restore_removed_names() -> None:
 
 
 def _stand_in_for_extension(folder: Path) -> None:
-    # The layers of 0.6 import detectron2._C, though only rotated boxes and deformable convolutions
-    # call it. The main branch goes without, and says what was not compiled where that is used.
+    # Release 0.6 always imports detectron2._C, but only rotated boxes and deformable convolutions
+    # call it.
     name = "detectron2._C"
     if name in sys.modules or importlib.machinery.PathFinder.find_spec("_C", [str(folder)]):
         return
     extension = ModuleType(name, "Stands in for the extension that was not compiled.")
-    # detectron2's report on the environment asks for these.
+    # collect_env_info calls these.
     extension.get_compiler_version = lambda: "not compiled"
     extension.get_cuda_version = lambda: "not compiled"
     extension.has_cuda = lambda: False
@@ -57,10 +59,10 @@ def _stand_in_for_extension(folder: Path) -> None:
 
 
 class _PkgResourcesForModelZoo:
-    """Lends detectron2.model_zoo the one function it wants of pkg_resources, gone from setuptools.
+    """Give detectron2.model_zoo the one function of pkg_resources that it uses.
 
-    At that import and not before: others (pytest, debuggers) look whether pkg_resources is there,
-    and would use far more of it.
+    Recent setuptools lacks pkg_resources. The stand-in appears only at that import, because pytest
+    and debuggers would use far more of the module.
     """
 
     def find_spec(self, name, path=None, target=None):

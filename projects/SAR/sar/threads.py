@@ -1,4 +1,4 @@
-"""Work done in threads while the caller does something else."""
+"""Run calls in threads while the caller does something else."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,26 +8,27 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Calls a thread that are begun, or done, before their results are asked for.
+# Calls per thread that may start before their results are requested.
 _CALLS_AHEAD = 2
 
 
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], num_threads: int
 ) -> Iterator[Result]:
-    """`map`, in order, whose next calls run in threads: at most two a thread beyond what was taken.
+    """Return results like `map`, in order, while threads already run the next calls.
 
-    `items` is iterated in the caller's thread. So this reads ahead, writes behind, or both:
+    At most two calls per thread run ahead. `items` is iterated in the caller's thread. So this can
+    read ahead, write behind, or both:
 
         images = map_ahead(read, paths, 4)
         for _ in map_ahead(write, map(model, images), 4):
             ...
 
     Args:
-        num_threads: 0 for a plain `map`.
+        num_threads: number of threads; 0 is a plain `map`.
 
     Raises:
-        whatever `function` raises, at its item's turn.
+        Exception: an error of `function`, when the result of its item is due.
     """
     if num_threads == 0:
         yield from map(function, items)

@@ -17,7 +17,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar import cli
-from sar.data import datasets
 from sar.data.label_files import read_label
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path
@@ -28,32 +27,6 @@ logger = logging.getLogger(__name__)
 Source = TypeVar("Source")
 
 _NUM_NAMED = 3  # files that an error message names
-
-
-def parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
-    """Return a command-line parser with the folder of the download and the number of threads.
-
-    Args:
-        description: the program's docstring.
-        example: an example of a call.
-        default_folder: the folder of the download, below the folder of the data sets.
-    """
-    result = cli.parser(description, f"example:\n  {example}\n")
-    result.add_argument(
-        "--folder",
-        type=lambda path: Path(path).expanduser(),
-        default=Path(datasets.root(), default_folder),
-        metavar="FOLDER",
-        help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
-    )
-    result.add_argument(
-        "--threads",
-        type=cli.positive,
-        default=min(16, os.cpu_count() or 1),
-        metavar="N",
-        help="default: one per core, at most 16 (%(default)s)",
-    )
-    return result
 
 
 def run(prepare: Callable[..., None], args: argparse.Namespace) -> int:

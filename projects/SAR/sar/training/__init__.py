@@ -1,1 +1,1 @@
-"""Train: the trainer, its steps and hooks, and the processes that it runs in."""
+"""Train a model: the trainer, its steps and hooks, and the processes it runs in."""

@@ -1,7 +1,9 @@
-"""What is done between the steps of a training."""
+"""Hooks that run between the steps of a training."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -13,17 +15,19 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, TensorboardXWriter
 
-# Iterations between two lines of metrics.json, each of which waits for the device.
+logger = logging.getLogger(__name__)
+
+# Iterations between two lines of metrics.json. Each line waits for the device.
 LOG_PERIOD = 20
 
 
 def is_due(iteration: int, period: int) -> bool:
-    """Whether something is done after this iteration that is done every `period`; 0 is never."""
+    """Return True every `period` iterations; a period of 0 means never."""
     return period > 0 and (iteration + 1) % period == 0
 
 
 class WritingHooks(HookBase):
-    """Hooks that write to OUTPUT_DIR, as one hook, in order; errors as `Trainer.writing`."""
+    """Run hooks that write to OUTPUT_DIR as one hook, in order; errors as in `Trainer.writing`."""
 
     def __init__(self, *sequence: HookBase) -> None:
         self.sequence = sequence
@@ -45,11 +49,38 @@ class WritingHooks(HookBase):
                 hook.after_train()
 
 
+class FirstLosses(HookBase):
+    """Log the losses and the estimated time left after the first step of this start.
+
+    Nothing is written to `metrics.json`, so that it does not depend on interruptions of the run.
+    """
+
+    def before_step(self) -> None:
+        self._start = time.monotonic()
+
+    def after_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter != trainer.start_iter:
+            return
+        trainer.record_losses()
+        seconds = time.monotonic() - self._start
+        left = timedelta(seconds=round(seconds * (trainer.max_iter - trainer.iter - 1)))
+        losses = (
+            f"{name}: {value:.4g}"
+            for name, (value, _) in trainer.storage.latest().items()
+            if "loss" in name
+        )
+        logger.info(
+            f"First step, iteration {trainer.iter}: {', '.join(losses)}; {seconds:.2f} s, "
+            f"about {left} left at this pace"
+        )
+
+
 class GateLogger(HookBase):
-    """Writes whether SAR's gate is open ("sar/gate_is_open", 0 or 1) with the losses.
+    """Log if SAR's gate is open ("sar/gate_is_open", 0 or 1), together with the losses.
 
     Args:
-        model: its SemanticAnchorRegularizer modules are looked at.
+        model: a model; without a SemanticAnchorRegularizer, nothing is logged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,13 +96,13 @@ class GateLogger(HookBase):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """detectron2's, on the same images each time, so that a resumed run finds the same.
+    """detectron2's precise BN, always on the same images, so that a resumed run is identical.
 
-    Nothing but the statistics of batch normalisation changes: what else a model counts in its
-    buffers, such as SAR's memory or Seesaw's pixels, it counts in training steps alone.
+    Only the statistics of batch normalisation change. Other buffers (SAR's memory, the pixels that
+    Seesaw counts) are restored.
 
     Args:
-        build_loader: a loader of training batches, from the first.
+        build_loader: returns a loader of training batches that starts with the first.
     """
 
     def __init__(
@@ -90,7 +121,7 @@ class PreciseBN(hooks.PreciseBN):
             super().update_stats()
             changed = statistics
         finally:
-            self._data_iter = None  # and the loader's workers
+            self._data_iter = None  # ends the loader's workers, too
             for buffer, value in zip(buffers, before, strict=True):
                 if id(buffer) not in changed:
                     buffer.copy_(value)
@@ -100,11 +131,11 @@ class PreciseBN(hooks.PreciseBN):
             super().after_step()
         except SystemExit:
             self.trainer.save_unfinished_step()
-            comm.synchronize()  # who leaves first takes the others with it
+            comm.synchronize()  # a process that leaves early ends the others
             raise
 
     def _batches(self) -> Iterator[list[dict]]:
-        """Batches; ends the program after a SIGTERM, all processes at the same batch."""
+        """Yield batches; after a SIGTERM, end all processes at the same batch."""
         sigterm = self.trainer.sigterm
         batches = iter(self._build_loader())
         while True:
@@ -116,11 +147,10 @@ class PreciseBN(hooks.PreciseBN):
 
 
 class StopAtSigterm(HookBase):
-    """After a SIGTERM: saves a checkpoint and ends the program, all processes at one iteration.
+    """After a SIGTERM, save a checkpoint and end all processes at the same iteration.
 
-    Comes before the hooks that evaluate, write and save, which may take long: a resumed run does
-    for this iteration what they would have done. A vote is cast in each step and counted in the
-    next, when it has long arrived, so that no step waits for it.
+    This hook comes before the hooks that evaluate, write and save, which can take long. A resumed
+    run makes up for them. A vote starts in each step and is read in the next, so no step waits.
     """
 
     def before_train(self) -> None:
@@ -137,7 +167,7 @@ class StopAtSigterm(HookBase):
             must_stop = self._count_votes()
         if must_stop:
             self.trainer.save_unfinished_step()
-            comm.synchronize()  # who leaves first takes the others with it
+            comm.synchronize()  # a process that leaves early ends the others
             self.trainer.sigterm.exit()
 
     def _count_votes(self) -> bool:
@@ -151,7 +181,7 @@ class StopAtSigterm(HookBase):
 
 
 class EvalHook(hooks.EvalHook):
-    """detectron2's; a SIGTERM in an evaluation saves the state before the evaluation.
+    """detectron2's hook; after a SIGTERM in an evaluation, save the state from before it.
 
     The resumed run evaluates again.
     """
@@ -164,17 +194,19 @@ class EvalHook(hooks.EvalHook):
         super().__init__(eval_period, evaluate)
 
     def _save(self) -> None:
-        if self.trainer.iter < self.trainer.max_iter:  # otherwise, model_final.pth is there
+        if self.trainer.iter < self.trainer.max_iter:  # after the last step, model_final.pth exists
             self.trainer.save_unfinished_step()
 
 
 class PeriodicWriter(hooks.PeriodicWriter):
-    """detectron2's, which opens its files when a run has found out where to start, and also writes
-    after each evaluation, so that a checkpoint of that iteration comes after its results.
+    """detectron2's hook, which also writes after each evaluation.
+
+    So the results of an iteration are written before its checkpoint. Files are opened in
+    `before_train`, when the first iteration is known.
 
     Args:
-        build_writers: what to write with, of this process.
-        eval_period: as TEST.EVAL_PERIOD.
+        build_writers: returns the writers of the main process.
+        eval_period: TEST.EVAL_PERIOD.
     """
 
     def __init__(self, build_writers: Callable[[], list[EventWriter]], eval_period: int) -> None:
@@ -187,7 +219,7 @@ class PeriodicWriter(hooks.PeriodicWriter):
 
     @property
     def writes_images(self) -> bool:
-        """Whether a writer of this process takes the storage's images, which else stay there."""
+        """True if a writer of this process writes (and clears) the images in the storage."""
         return any(isinstance(writer, TensorboardXWriter) for writer in self._writers)
 
     def after_step(self) -> None:

@@ -1,48 +1,15 @@
-"""From the command line to the processes that train, and from bad input to one clear message.
+"""The command line of train_net.py. PyTorch and detectron2 are imported only after it is parsed."""
 
-There are four ways to run, which all end in `main(cfg, args)` in each process, with detectron2's
-`comm` ready for use:
-
-- one process;
-- `--num-gpus 8`, `--num-machines M`: detectron2's `launch`, over NCCL;
-- `--num-gpus 0 --num-processes 2`: the same on the CPU, over gloo, which detectron2 0.6 refuses;
-- under torchrun, which has started the processes itself: over NCCL on GPUs, over gloo elsewhere.
-"""
-
-import atexit
-import ctypes
-import multiprocessing
 import os
-import pickle
-import signal
-import socket
 import sys
-import tempfile
-import threading
-import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
+from typing import TYPE_CHECKING
 
 from sar import cli
-from sar.data.class_frequency import note_class_frequency
-from sar.data.datasets.folder import register_folder
-from sar.errors import InputError
-from sar.files import lock
-from sar.preflight.prepare import prepare
-from sar.training.log import kept_lines, set_up_process
-from sar.training.restart import goes_on
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-from detectron2.engine import launch as launch_on_gpus
-from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.utils import comm
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 EXAMPLES = """examples:
   python %(prog)s --config-file configs/Cityscapes/sar_deeplab_v3_plus_R_50.yaml --num-gpus 8
@@ -52,286 +19,60 @@ EXAMPLES = """examples:
 EXIT_CODES = """,
   143 told to end (SIGTERM), after a checkpoint if one could be saved,
   128 + n a process was ended by signal n"""
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
-# To read a large data set through takes its time; a process that dies meanwhile ends all others.
-PREPARE_TIMEOUT = timedelta(days=1)
 
 
 def argument_parser() -> ArgumentParser:
-    """detectron2's, with two more options; and a free port if --dist-url is not given."""
+    """Return a parser with the options of detectron2's train_net.py, --num-processes and --quiet.
+
+    Two defaults differ from detectron2: `num_gpus` is None (one GPU if there is one, else the CPU),
+    and `dist_url` is "auto" (a free port of this machine).
+    """
     parser = cli.Parser(
-        description="Trains and evaluates the model of a config.",
+        description="Train and evaluate the model of a config.",
         epilog=cli.epilog(EXAMPLES, EXIT_CODES),
         formatter_class=RawDescriptionHelpFormatter,
-        parents=[default_argument_parser()],
-        add_help=False,  # the parent has --help
     )
-    # None: one GPU if there is one, else the CPU.
-    parser.set_defaults(dist_url="auto", num_gpus=None)
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="config file (.yaml)")
+    add("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    add("--num-gpus", type=int, help="GPUs per machine (default: 1 if there is one, else the CPU)")
+    add(
         "--num-processes",
         type=int,
         default=1,
-        help="number of processes *per machine* on the CPU, with --num-gpus 0",
+        help="processes per machine on the CPU, with --num-gpus 0",
     )
-    parser.add_argument(
+    add("--num-machines", type=int, default=1, help="number of machines")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="address of machine 0, such as tcp://10.0.0.1:29500 (default: a free local port)",
+    )
+    add(
         "--quiet",
         action="store_true",
-        help="say nothing but what goes wrong and evaluations; OUTPUT_DIR/log.txt has everything",
+        help="print only warnings, errors and evaluations; OUTPUT_DIR/log.txt has everything",
     )
+    add("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config keys to change, last")
     return parser
 
 
-def run(main: Callable[[CfgNode, Namespace], object]) -> None:
-    """Parses the command line, checks the input, and calls `main(cfg, args)` in each process.
+def run(main: Callable[["CfgNode", Namespace], object]) -> None:
+    """Parse the command line, check the input, and call `main(cfg, args)` in each process.
 
-    Bad input, in whichever process, ends the program with its message and exit code 1. Where a
-    process dies, the others are stopped. SIGTERM is passed on to the processes; where they exit
-    with 143, so does the program. Ctrl-C is exit code 130.
+    If a process meets bad input, the program prints its message and exits with 1. If a process
+    dies, the others are stopped. SIGTERM is passed on to the processes; if they exit with 143, so
+    does the program. After Ctrl-C, the exit code is 130.
     """
     args = argument_parser().parse_args()
+    from sar.training import processes
+
     if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():
-        _run_under_torchrun(main, args)
+        processes.run_under_torchrun(main, args)
         return
-    hint = "" if args.eval_only else "--resume goes on from the last checkpoint."
-    if code := cli.exit_code(lambda: _prepare_and_run(main, args), hint):
+    hint = "" if args.eval_only else "--resume continues from the last checkpoint."
+    if code := cli.exit_code(lambda: processes.prepare_and_run(main, args), hint):
         sys.exit(code)
-
-
-def _prepare_and_run(main: Callable, args: Namespace) -> None:
-    try:
-        cfg = prepare(args)
-        if args.num_machines * args.num_processes == 1:
-            _run(main, cfg, args)
-        else:
-            args.log_lines = kept_lines()
-            _launch(main, cfg, args)
-    finally:
-        lock.release()
-
-
-def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:
-    if cfg.DATASETS.FOLDER:  # detectron2's catalog is one of each process
-        register_folder(cfg.DATASETS.FOLDER)
-    note_class_frequency(cfg, args.class_frequency)
-    set_up_process(cfg, args)
-    main(cfg, args)
-    comm.synchronize()  # who leaves first takes away the others' connections
-
-
-def _launch(main: Callable, cfg: CfgNode, args: Namespace) -> None:
-    """Starts the processes of this machine and waits for them.
-
-    Raises:
-        InputError: what a process has raised.
-    """
-    if args.dist_url == "auto":
-        args.dist_url = f"tcp://127.0.0.1:{_free_port()}"
-    signal.signal(signal.SIGTERM, _terminate_children)
-    args.launcher = os.getpid()
-    with tempfile.TemporaryDirectory(prefix="sar-") as errors:
-        arguments = (main, cfg, args, errors)
-        try:
-            if args.num_gpus:
-                launch_on_gpus(
-                    _run_worker,
-                    args.num_gpus,
-                    num_machines=args.num_machines,
-                    machine_rank=args.machine_rank,
-                    dist_url=args.dist_url,
-                    args=arguments,
-                )
-            else:
-                spawn(_run_cpu_worker, nprocs=args.num_processes, args=arguments)
-        except (ProcessExitedException, ProcessRaisedException) as error:
-            # Bad input comes first: that it ended, other processes may have reported as an error.
-            for file in Path(errors).iterdir():
-                raise InputError(*file.read_text().split("\n")) from error
-            if isinstance(error, ProcessRaisedException):
-                raise
-            _exit_like(error)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _terminate_children(signum, frame) -> None:
-    for process in multiprocessing.active_children():
-        process.terminate()
-
-
-def _exit_like(error: ProcessExitedException) -> None:
-    """Exits as the process did, in the shell's way: 143 for one that SIGTERM ended."""
-    if error.exit_code >= 0:
-        sys.exit(error.exit_code)
-    number = -error.exit_code
-    if number != signal.SIGTERM:
-        hint = ", as when memory runs out" if number == signal.SIGKILL else ""
-        print(
-            f"error: process {error.error_index} of this machine was ended by "
-            f"{signal.Signals(number).name}{hint}. The others were stopped; --resume goes on from "
-            "the last checkpoint.",
-            file=sys.stderr,
-        )
-    sys.exit(128 + number)
-
-
-def _run_cpu_worker(
-    local_rank: int, main: Callable, cfg: CfgNode, args: Namespace, errors: str
-) -> None:
-    if "OMP_NUM_THREADS" not in os.environ:  # each would use all cores
-        torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
-    dist.init_process_group(
-        "gloo",
-        init_method=args.dist_url,
-        rank=args.machine_rank * args.num_processes + local_rank,
-        world_size=args.num_machines * args.num_processes,
-        timeout=DEFAULT_TIMEOUT,
-    )
-    _create_local_group(args.num_processes)
-    _run_worker(main, cfg, args, errors)
-
-
-def _run_worker(main: Callable, cfg: CfgNode, args: Namespace, errors: str) -> None:
-    _end_with(args.launcher)
-    try:
-        _run(main, cfg, args)
-    except InputError as error:  # all processes may find the same: the launching one says it once
-        Path(errors, str(comm.get_rank())).write_text(str(error))
-        _leave(1)
-    except SystemExit as error:
-        _leave(error.code)
-    _leave(0)
-
-
-def _end_with(parent: int) -> None:
-    """End this process as soon as its parent has ended, however that was.
-
-    The parent holds the lock of OUTPUT_DIR. torch asks the system for a SIGINT instead, which
-    processes ignore that a shell has started with `&`.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:  # elsewhere, and if the parent ended before the call above
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _leave(code: int | str | None) -> None:
-    """sys.exit without the interpreter's clean-up, in which gloo's threads, that may still have a
-    tensor to let go of, would abort the process."""
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-        code = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code or 0)
-
-
-def _create_local_group(size: int) -> None:
-    """The group of the `size` processes of a machine, which `comm.get_local_rank` needs."""
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(size)
-        return
-    for first in range(0, comm.get_world_size(), size):  # detectron2 0.6
-        ranks = list(range(first, first + size))
-        group = dist.new_group(ranks)
-        if comm.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
-
-
-def _run_under_torchrun(main: Callable, args: Namespace) -> None:
-    shared_store, rank, world_size = next(dist.rendezvous("env://"))
-    local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    args.num_machines, args.machine_rank = world_size // local_size, rank // local_size
-    args.num_processes, args.dist_url = local_size, "env://"
-    if args.num_gpus or (args.num_gpus is None and torch.cuda.is_available()):
-        args.num_gpus = local_size
-    _end_with(os.getppid())
-    store = _store_of_this_start(shared_store, rank)
-    try:
-        cfg = _prepare_once(store, rank, args)
-        backend = "gloo"
-        if cfg.MODEL.DEVICE.startswith("cuda"):
-            backend = "nccl"
-            if local_rank >= torch.cuda.device_count():
-                raise InputError(
-                    f"torchrun starts {local_size} processes on this machine, which has "
-                    f"{torch.cuda.device_count()} GPUs: change --nproc-per-node"
-                )
-            torch.cuda.set_device(local_rank)
-        dist.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=DEFAULT_TIMEOUT
-        )
-        _create_local_group(local_size)
-        _run(main, cfg, args)
-    except InputError as error:  # all processes may find the same: the first one says it
-        is_first = _count_error(store, 1) == 1
-        _leave(f"error: {error}" if is_first else 1)
-    except SystemExit as error:
-        _leave(error.code)
-    except Exception:
-        if _count_error(store, 0) > 0:  # which ended another process, and so this one's connection
-            _leave(1)
-        raise
-    _leave(0)
-
-
-def _count_error(store: dist.Store, number: int) -> int:
-    try:
-        return store.add("sar/num_errors", number)
-    except RuntimeError:  # process 0, whose store it is, has ended
-        return number + 1
-
-
-def _store_of_this_start(shared_store: dist.Store, rank: int) -> dist.Store:
-    """A store that process 0 hosts.
-
-    torchrun's own outlives a restart, and with it the addresses of processes that are dead, at
-    which PyTorch would look for those of now.
-    """
-    host = os.environ["MASTER_ADDR"]
-    if rank == 0:
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        shared_store.set("sar/port", str(store.port))
-        return store
-    end = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
-    while True:
-        port = int(shared_store.get("sar/port"))
-        try:
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        except RuntimeError:  # of the process 0 before the restart; the new one is not yet there
-            if time.monotonic() > end:
-                raise
-        else:
-            store.set_timeout(DEFAULT_TIMEOUT)
-            return store
-
-
-def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
-    """The config that process 0 has prepared, or the InputError that it met.
-
-    Where torchrun starts a training again, `args.resume` becomes True, in all processes.
-    """
-    if rank == 0:
-        args.resume = args.resume or (goes_on() and not args.eval_only)
-        try:
-            prepared = prepare(args)
-        except InputError as error:
-            prepared = error
-        frequency = getattr(args, "class_frequency", None)
-        store.set("sar/prepared", pickle.dumps((prepared, args.resume, frequency)))
-    else:
-        store.wait(["sar/prepared"], PREPARE_TIMEOUT)
-        prepared, args.resume, args.class_frequency = pickle.loads(store.get("sar/prepared"))
-    if isinstance(prepared, InputError):
-        raise prepared
-    return prepared

@@ -1,7 +1,7 @@
-"""The first things that each process does: its log, and the state of its random generators.
+"""Set up a process: its log and its random generators.
 
-A log has no file before the run has really started (`log_to_file`), so that a run which fails in
-its set-up changes nothing in OUTPUT_DIR. The lines before that are kept in memory.
+The log has no file before the run has started (`log_to_file`). So a run that fails in its set-up
+changes nothing in OUTPUT_DIR. Earlier lines are kept in memory.
 """
 
 import logging
@@ -14,6 +14,7 @@ import torch
 from sar.cli import printable_record
 from sar.files.run_folder import LOG
 from sar.training.log_stream import fail_once
+from sar.training.summary import describe_versions
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -24,11 +25,18 @@ from detectron2.utils.logger import setup_logger
 logger = logging.getLogger(__name__)
 
 _LOGGERS = ("sar", "fvcore", "detectron2")
+# Loggers whose messages the console shows, without detectron2's list of layers and the like.
+_SHOWN = (
+    "sar.",
+    "detectron2.utils.events",
+    "detectron2.engine.hooks",
+    "detectron2.evaluation.evaluator",
+)
 _FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
 
 
 class _KeptLines(logging.Handler):
-    """Keeps formatted lines until there is a file for them."""
+    """Keep formatted lines until there is a file for them."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -44,8 +52,8 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
     """Send the named loggers to the console, in rank 0, and keep their lines for `log_to_file`.
 
     Args:
-        args: --quiet leaves warnings and evaluations to the console; not all programs have it.
-        rank: of the first process of this machine, before there are several.
+        args: with `quiet` (optional), the console shows only warnings and evaluations.
+        rank: rank of this process; before there are several, of the first on this machine.
     """
     kept = _find_kept()
     if kept is None:
@@ -58,21 +66,21 @@ def log_to_console(args: Namespace, rank: int = 0, names: tuple[str, ...] = _LOG
         for handler in target.handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 fail_once(handler)
+                handler.setLevel(logging.INFO)
                 handler.addFilter(printable_record)
-                if getattr(args, "quiet", False):
-                    handler.addFilter(_matters)
+                handler.addFilter(_matters if getattr(args, "quiet", False) else _is_for_console)
 
 
 def kept_lines() -> list[str]:
-    """The lines of the log so far, while it has no file."""
+    """Return the lines of the log while it has no file; empty afterwards."""
     kept = _find_kept()
     return kept.lines if kept else []
 
 
 def log_to_file(folder: str | Path) -> None:
-    """From now on, write the log of this process to `folder`/log.txt, the lines so far first.
+    """Write the log of this process to `folder`/log.txt, the kept lines first.
 
-    Does nothing if the process has not called `log_to_console`, or has a file already.
+    Does nothing if the process has not called `log_to_console`, or if its log has a file already.
     """
     kept = _find_kept()
     if kept is None:
@@ -92,7 +100,7 @@ def log_to_file(folder: str | Path) -> None:
 
 
 def _close_files() -> None:
-    """End the log of an earlier run in this process."""
+    """Close the log files of an earlier run in this process."""
     for target in map(logging.getLogger, _LOGGERS):
         for handler in [h for h in target.handlers if isinstance(h, logging.FileHandler)]:
             target.removeHandler(handler)
@@ -108,21 +116,28 @@ def _matters(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name == "sar.evaluation.evaluator"
 
 
+def _is_for_console(record: logging.LogRecord) -> bool:
+    """Return whether the console shows a message; log.txt has them all."""
+    return record.levelno >= logging.WARNING or record.name.startswith(_SHOWN)
+
+
 def set_up_process(cfg: CfgNode, args: Namespace) -> None:
-    """As detectron2's `default_setup`, but without writing any file.
+    """Set up log and seeds like detectron2's `default_setup`, but without writing a file.
 
     Args:
-        args: `log_lines` are those of the process that started this one.
+        args: `log_lines` (optional) are the kept lines of the launching process.
     """
     rank = comm.get_rank()
     log_to_console(args, rank)
     log_lines = vars(args).pop("log_lines", [])
     if rank == 0:
         kept_lines()[:0] = log_lines
-    logger.info(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
+    logger.info(describe_versions())
+    # DEBUG: for log.txt, not for the console.
+    logger.debug(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
     options = {name: value for name, value in vars(args).items() if name != "class_frequency"}
-    logger.info(f"Command line: {Namespace(**options)}")
-    logger.info(f"Config:\n{cfg.dump()}")
+    logger.debug(f"Command line: {Namespace(**options)}")
+    logger.debug(f"Config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

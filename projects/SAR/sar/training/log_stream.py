@@ -1,17 +1,17 @@
-"""Log files that can no longer be written."""
+"""Handle log files that can no longer be written."""
 
 import logging
-import os
 import sys
 
+from sar.cli import discard
 from sar.files.disk import disk_error
 
 
 def fail_once(handler: logging.StreamHandler) -> None:
-    """Ends the run with one message if the handler cannot write its file.
+    """Make a handler raise one InputError if it cannot write its file.
 
-    By default, `logging` prints a traceback for each record from then on. A console that cannot be
-    written, such as a closed pipe, is given up without a word: the file has everything.
+    By default, `logging` prints a traceback for every later record. If the console cannot be
+    written (a closed pipe), its output is discarded silently: the file has everything.
     """
     handle_error = handler.handleError
 
@@ -20,10 +20,7 @@ def fail_once(handler: logging.StreamHandler) -> None:
         if not isinstance(error, OSError):
             handle_error(record)
             return
-        # What is buffered would fail again, at the latest when Python closes the stream.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, handler.stream.fileno())
-        os.close(null)
+        discard(handler.stream)
         if handler.stream is not sys.stdout:
             raise disk_error(handler.stream.name, error) from error
 

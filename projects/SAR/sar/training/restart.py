@@ -1,8 +1,8 @@
-"""Whether what torchrun starts again goes on, or has yet to begin.
+"""Decide whether a training that torchrun restarts resumes or starts from the beginning.
 
-What ends a first start may come before OUTPUT_DIR is the run's own, and may have left there the
-checkpoints of an earlier one. So a training says when it has begun, in the store of torchrun's
-agent, which lives as long as the launch.
+A first start can fail before OUTPUT_DIR belongs to its run, while OUTPUT_DIR still holds the
+checkpoints of an earlier run. So a training notes its begin in the store of torchrun's agent, which
+lives as long as the launch.
 """
 
 import os
@@ -13,20 +13,20 @@ _BEGUN = "sar/begun"
 
 
 def note_begun() -> None:
-    """From now on, what can be resumed in OUTPUT_DIR is this run. Does nothing without torchrun."""
+    """Note that OUTPUT_DIR now belongs to this run. Does nothing without torchrun."""
     if store := _launch_store():
         store.set(_BEGUN, "yes")
 
 
 def goes_on() -> bool:
-    """Whether an earlier start of this launch has begun its run."""
+    """Return True if an earlier start of this launch has begun its run."""
     if store := _launch_store():
         return store.check([_BEGUN])
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # all that can be known
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # without a store, assume so
 
 
 def _launch_store() -> distributed.Store | None:
-    """None where the agent has none: without torchrun, and with some releases of torch."""
+    """Return the store, or None without torchrun and with some releases of torch."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""SIGTERM, with which clusters announce that they take a machine away."""
+"""Handle SIGTERM, by which a cluster announces that it takes a machine away."""
 
 import logging
 import multiprocessing
@@ -21,17 +21,16 @@ from detectron2.utils import comm
 logger = logging.getLogger(__name__)
 
 EXIT_CODE = 128 + signal.SIGTERM
-# Seconds from the signal to the end of a process that waits: clusters often kill it then.
+# Seconds that a waiting process may live after the signal. Many clusters kill it after that.
 _LIMIT = 30.0
-_IS_OVER = b"\0"  # no number of a signal
-_LOOK = 0.5  # seconds between two looks at the clock, or at the other processes
+_IS_OVER = b"\0"  # no signal has this number
+_LOOK = 0.5  # seconds between two checks of the clock and of the other processes
 
 
 class Sigterm:
-    """Whether the process was told to end, and what it may still do until then.
+    """Receive SIGTERM, and end the process after a checkpoint or after a time limit.
 
-    A process that cannot save a checkpoint within a time limit, because it waits for data or for
-    another process, ends without it.
+    A process that waits for data or for another process too long ends without a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -45,9 +44,9 @@ class Sigterm:
 
     @contextmanager
     def listening(self) -> Iterator["Sigterm"]:
-        """Takes the signal, which would otherwise end the process; only in the main thread.
+        """Handle the signal inside the block; outside, it ends the process at once.
 
-        Every process has to call it at the same time.
+        Every process has to enter the block. Only the main thread can handle signals.
         """
         if comm.get_world_size() > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -66,16 +65,16 @@ class Sigterm:
         finally:
             signal.set_wakeup_fd(fd_before)
             signal.signal(signal.SIGTERM, before)
-            os.write(writer, _IS_OVER)  # to close it is not enough: workers of loaders have a copy
+            os.write(writer, _IS_OVER)  # closing is not enough: workers of loaders have a copy
             watcher.join()
             os.close(writer)
             os.close(reader)
 
     @contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Raises SystemExit in here when the signal comes, or has come.
+        """Raise SystemExit inside the block when the signal comes or has come.
 
-        Not with several processes, which may leave an iteration only together.
+        Does nothing with several processes: they must leave an iteration together.
         """
         self._interrupts = comm.get_world_size() == 1
         try:
@@ -87,11 +86,11 @@ class Sigterm:
 
     @contextmanager
     def ends(self, save: Callable[[], None]) -> Iterator[None]:
-        """Calls `save` and ends the program in here when the signal comes to any process.
+        """Call `save` and end the program if any process receives the signal inside the block.
 
-        With several processes, a thread does so: the main thread may wait for another process,
-        which waits for it. No process leaves before the first one has saved. The state that `save`
-        reads must not change in here.
+        With several processes, a thread does this, because main threads can wait for each other.
+        No process leaves before process 0 has saved. The state that `save` reads must not change
+        inside the block.
 
         Raises:
             SystemExit: in a single process.
@@ -111,7 +110,7 @@ class Sigterm:
             yield
         except Exception:
             is_over.set()
-            if self._is_leaving:  # the error is the end of another process
+            if self._is_leaving:  # another process ended, which broke the connection
                 thread.join()
             raise
         is_over.set()
@@ -119,7 +118,7 @@ class Sigterm:
 
     @contextmanager
     def unlimited(self) -> Iterator[None]:
-        """Suspends the time limit, as while a checkpoint is written."""
+        """Suspend the time limit, for example while a checkpoint is written."""
         self._num_unlimited += 1
         try:
             yield
@@ -128,14 +127,14 @@ class Sigterm:
             self._num_unlimited -= 1
 
     def allow(self, seconds: float) -> None:
-        """Raises the time limit to so many seconds, if it is lower."""
+        """Raise the time limit to at least `seconds`."""
         self._limit = max(self._limit, seconds)
 
     def vote(self) -> tuple[torch.Tensor, distributed.Work]:
-        """Starts to find out whether any process has received the signal.
+        """Start a vote: has any process received the signal?
 
         Returns:
-            an array that is 1 if one has, 0 otherwise, and what to wait for until it is valid.
+            a scalar tensor (1: yes, 0: no), and the work to wait for before it is valid.
         """
         ballot = torch.tensor(int(self.is_received))
         work = distributed.all_reduce(
@@ -144,7 +143,7 @@ class Sigterm:
         return ballot, work
 
     def is_received_by_any(self) -> bool:
-        """Whether any process has received the signal; every process has to call it."""
+        """Return True if any process has received the signal; every process has to call it."""
         if self._group is None:
             return self.is_received
         ballot, work = self.vote()
@@ -152,17 +151,17 @@ class Sigterm:
         return bool(ballot)
 
     def exit(self) -> None:
-        """Ends the program with the exit code that says why."""
+        """End the program with exit code 143."""
         sys.exit(EXIT_CODE)
 
     def _receive(self, signum, frame) -> None:
         self.is_received = True
         if self._interrupts:
-            self._interrupts = False  # once: nothing disturbs the saving
+            self._interrupts = False  # once, so that nothing interrupts the saving
             self.exit()
 
     def _watch(self, signals: int) -> None:
-        """Ends the process when its time is up."""
+        """End the process when its time limit is over."""
         while True:
             if select.select([signals], [], [], _LOOK)[0]:
                 number = os.read(signals, 1)
@@ -173,14 +172,14 @@ class Sigterm:
                     self._deadline = time.monotonic() + self._limit
             if time.monotonic() > self._deadline and not self._num_unlimited:
                 logger.error(
-                    f"Told to end (SIGTERM), but {self._limit:.0f} seconds later the process still "
-                    "waits for data or for another process. The iterations after the last "
-                    "checkpoint are lost. --resume continues from that checkpoint"
+                    f"SIGTERM received {self._limit:.0f} seconds ago, but the process still waits "
+                    "for data or for another process. The iterations after the last checkpoint are "
+                    "lost. --resume continues from that checkpoint"
                 )
                 _leave(EXIT_CODE)
 
     def _end_together(self, save: Callable[[], None], is_over: threading.Event) -> None:
-        """Ends this process together with the others; returns once `is_over` is set in all."""
+        """End this process together with the others; return once `is_over` is set in all."""
         try:
             while True:
                 ballot = torch.tensor([int(self.is_received), int(not is_over.is_set())])
@@ -191,7 +190,7 @@ class Sigterm:
                 if not is_going_on:
                     return
                 is_over.wait(_LOOK)
-        except RuntimeError:  # another process has ended: this one ends when it is told to
+        except RuntimeError:  # another process has ended: wait for the signal here
             while not self.is_received:
                 if is_over.wait(_LOOK):
                     return
@@ -208,9 +207,9 @@ class Sigterm:
 
 
 def _leave(code: int) -> None:
-    """Ends the process, from any of its threads."""
+    """End the process from any of its threads."""
     for child in multiprocessing.active_children():
-        if child.daemon:  # such as a worker of a loader
+        if child.daemon:  # for example, a worker of a loader
             child.kill()
     sys.stdout.flush()
     sys.stderr.flush()

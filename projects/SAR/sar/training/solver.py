@@ -1,4 +1,4 @@
-"""Optimizers and schedules: detectron2's, AdamW, and a poly schedule that resumes exactly."""
+"""Build optimizers and schedules: detectron2's, AdamW, and an exactly resumable poly schedule."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
 
 
 class PolyScheduler(ParamScheduler):
-    """Learning-rate factor max((1 - t)^power, ending) at the share t of the training."""
+    """Learning-rate factor max((1 - t)^power, ending); t runs from 0 to 1 during training."""
 
     def __init__(self, power: float, ending: float):
         self.power, self.ending = power, ending
@@ -30,7 +30,7 @@ class PolyScheduler(ParamScheduler):
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """SOLVER.OPTIMIZER with detectron2's keys for rates, decay and gradient clipping.
+    """Return SOLVER.OPTIMIZER, with detectron2's keys for rates, decay and gradient clipping.
 
     Raises:
         InputError: an unknown optimizer.
@@ -56,22 +56,22 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         parameters,
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
-        # One kernel, which also leaves the weights alone where scaled gradients overflow; without,
-        # torch waits for the device to see whether they do.
+        # If scaled gradients overflow, the fused kernel itself skips the step. Without it, torch
+        # waits for the device to check.
         fused=next(model.parameters()).is_cuda or None,
     )
     if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
-        # torch makes them in the first step, and leaves them unset on a GPU if that overflows.
+        # torch creates the buffers in the first step; on a GPU, an overflow leaves them unset.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
-    """SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" takes the keys of detectron2's DeepLab.
+    """Return SOLVER.LR_SCHEDULER_NAME; "WarmupPolyLR" reads the keys of detectron2's DeepLab.
 
-    Its state is the iteration alone, so that a run may be resumed with another MAX_ITER
-    (DeepLab's own stores MAX_ITER and fails there).
+    Its state holds only the iteration, so a run can be resumed with another MAX_ITER. (DeepLab's
+    own schedule stores MAX_ITER, and cannot.)
 
     Raises:
         InputError: an unknown schedule.
@@ -94,8 +94,10 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
 
 
 def follow_base_rates(scheduler) -> None:
-    """Makes a schedule that was resumed go on from the rates that its optimizer was built with,
-    where its state has brought back those of before."""
+    """Rescale a resumed schedule to the base rates of the current config.
+
+    Loading the state has restored the base rates of the earlier run.
+    """
     groups = scheduler.optimizer.param_groups
     for group, before in zip(groups, scheduler.base_lrs, strict=True):
         if before:

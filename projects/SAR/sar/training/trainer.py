@@ -39,6 +39,7 @@ from sar.training.history import TensorboardWriter, cut_metrics, restore_storage
 from sar.training.hooks import (
     LOG_PERIOD,
     EvalHook,
+    FirstLosses,
     GateLogger,
     PeriodicWriter,
     PreciseBN,
@@ -52,6 +53,7 @@ from sar.training.restart import note_begun
 from sar.training.sigterm import Sigterm
 from sar.training.solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from sar.training.step import TrainingStep
+from sar.training.summary import describe_training
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
@@ -251,7 +253,8 @@ class Trainer(DefaultTrainer):
             InputError: a sample that cannot be read, a loss that is not finite, a full disk.
             SystemExit: with code 143, after a SIGTERM, when a checkpoint is written.
         """
-        logger.info(f"Starting training from iteration {self.start_iter}")
+        summary = describe_training(self.cfg, self.model, class_frequency_of(self.cfg))
+        logger.info(f"Starting training from iteration {self.start_iter}:\n{summary}")
         self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
         with writing_to(self.cfg.OUTPUT_DIR):
             self._start_run()  # not before: what cannot start leaves OUTPUT_DIR alone
@@ -384,6 +387,7 @@ class Trainer(DefaultTrainer):
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             GateLogger(self.model),
+            FirstLosses(),
             self._stop_hook,
             *precise_bn,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),

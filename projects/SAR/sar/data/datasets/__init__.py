@@ -7,13 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 
 from sar.errors import InputError, nearest
+from sar.files.dataset_root import root as root
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-
-
-def root() -> str:
-    """The folder of the data sets: DETECTRON2_DATASETS, or "datasets" where that is not set."""
-    return os.path.expanduser(os.environ.get("DETECTRON2_DATASETS") or "datasets")
 
 
 def describe_root() -> str:
