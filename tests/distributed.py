@@ -26,9 +26,9 @@ def run_processes(
 ) -> None:
     """Calls function(rank, *args) in each process; fails the test if one does not end well.
 
-    Processes are forked from a server that has imported torch and `sar`, and not from the process of
-    the tests: a fork of a process that has run autograd cannot run it. So `function` has to be a
-    function of a module, and all that it needs has to be in `args`.
+    Processes are forked from a server that has imported torch and `sar`. A fork of the tests' own
+    process could not run autograd if a test has run it before. So `function` must be a function of
+    a module, and all that it needs must be in `args`.
 
     Args:
         timeout: in seconds, after which the processes are killed and the test fails.
