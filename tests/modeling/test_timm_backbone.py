@@ -299,7 +299,7 @@ def test_weights_that_cannot_be_loaded(tmp_path, monkeypatch):
         return TimmBackbone(name="resnet18", **options)
 
     path = tmp_path / "weights.pth"
-    with pytest.raises(InputError, match="there is no file .*weights.pth"):
+    with pytest.raises(InputError, match="file not found: .*weights.pth"):
         build(checkpoint=str(path))
     torch.save({}, path)  # and nothing is downloaded in its place
     with pytest.raises(InputError, match="weights.pth cannot be loaded .*: it has no weights"):
