@@ -63,11 +63,11 @@ from sar.config import load_config
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
 from sar.data.grey_range import GreyRange
-    from sar.data.image_files import read_image
-    from sar.data.label_files import read_label
-    from sar.data.pillow_files import allow_pixels
+from sar.data.image_files import read_image
+from sar.data.label_files import read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
 from sar.data.palettes import PaletteComparison, given_colors
+from sar.data.pillow_files import allow_pixels
 from sar.data.scan import DatasetScan, classes_shown, scan_dataset
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties

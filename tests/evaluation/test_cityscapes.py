@@ -18,7 +18,7 @@ NAME = "cityscapes_of_the_test"
 
 @pytest.fixture
 def layout(tmp_path):
-    """Two small images in the official layout, registered; their truths as train ids."""
+    """Two small images in the official layout, registered; their ground truth as train ids."""
     generator = np.random.default_rng(0)
     image_dir, truth_dir = tmp_path / "leftImg8bit" / "val", tmp_path / "gtFine" / "val"
     for folder in (image_dir, truth_dir):

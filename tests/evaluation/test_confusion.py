@@ -68,7 +68,7 @@ def test_no_host_synchronisation_on_a_gpu():
 
 
 def test_metrics_by_hand():
-    # Rows are the truth. Class 2 is predicted but not in the truth.
+    # Rows are the ground truth. Class 2 is predicted, but not in the ground truth.
     confusion = torch.tensor([[6, 1, 1], [2, 2, 0], [0, 0, 0]])
     metrics = iou_metrics(confusion, ["a", "b", "c"], {"f": [0, 1], "c": [1, 2], "r": [2], "x": []})
     iou_a, iou_b = 6 / (6 + 1 + 1 + 2), 2 / (2 + 2 + 1)

@@ -197,7 +197,7 @@ def test_embeddings_meet_the_labels_of_their_own_pixels(layout, scale):
     numbers = geometry.compute(model.sem_seg_head.predictor.weight)
     assert numbers["NC1"] < 1e-12 and numbers["NC1_trace_ratio"] < 1e-12
     assert numbers["NC2_equinorm"] > 0.01
-    # As many as there are embeddings in the images, but for the ignored ones.
+    # As many as the embeddings in the images, without the ignored ones.
     counts = geometry._parts()[0].sum()
     inside = [image[0, ::4, ::4].numel() for image in images]
     ignored = [(truth.repeat(scale, 0).repeat(scale, 1)[::4, ::4] == 255).sum() for truth in truths]
@@ -270,7 +270,7 @@ def test_results_are_in_the_log_and_in_the_file(dataset, tmp_path, caplog):
     torch.manual_seed(0)
     model = build_model(cfg)
     logger = logging.getLogger("sar.evaluation.evaluator")
-    logger.addHandler(caplog.handler)  # also where a parent does not propagate
+    logger.addHandler(caplog.handler)  # also if a parent does not propagate
     try:
         with caplog.at_level(logging.INFO, logger="sar.evaluation"):
             results, _ = evaluate(

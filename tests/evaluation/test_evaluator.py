@@ -242,7 +242,7 @@ def test_log(tmp_path, register, caplog):
     with caplog.at_level(logging.INFO, logger="sar.evaluation"):
         caplog.handler.setLevel(logging.INFO)
         logger = logging.getLogger("sar.evaluation.evaluator")
-        logger.addHandler(caplog.handler)  # also where a parent does not propagate
+        logger.addHandler(caplog.handler)  # also if a parent does not propagate
         try:
             run(LongTailEvaluator(name, class_frequency=FREQUENCY), records)
         finally:
@@ -274,7 +274,7 @@ def test_reset_forgets_the_round_before(tmp_path, register):
 
 
 def test_all_pixels_ignored_is_nan_and_no_warning(tmp_path, register):
-    # As the test sets of servers that keep the truth to themselves.
+    # As the test sets of servers that keep the ground truth private.
     records = write_labels(tmp_path, 1)
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(records[0]["sem_seg_file_name"])
     with warnings.catch_warnings():

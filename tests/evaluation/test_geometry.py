@@ -211,7 +211,7 @@ def measure_shares(rank, folder, cases):
         geometry = FeatureGeometry(K, C)
         for i in range(rank, num_images, dist.get_world_size()):
             geometry.update(embeddings[i : i + 1], labels[i : i + 1])
-        own = repr(geometry.compute(weight))  # repr: NaN where there is no image
+        own = repr(geometry.compute(weight))  # repr: NaN without an image
         total = geometry.reduce().compute(weight)
         assert repr(geometry.compute(weight)) == own
         torch.save(total, folder / f"{num_images}_{rank}")

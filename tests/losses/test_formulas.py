@@ -22,7 +22,7 @@ def pixels(seed=0, num_ignored=5):
 
 
 def in_numpy(logits, labels):
-    """Logits (P, K) and labels (P,) of the pixels that count, and where they lie."""
+    """Logits (P, K) and labels (P,) of the valid pixels, and their mask."""
     flat = logits.detach().movedim(1, -1).reshape(-1, K).numpy()
     labels = labels.flatten().numpy()
     valid = labels != IGNORE

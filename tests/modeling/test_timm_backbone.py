@@ -40,7 +40,7 @@ def test_features_are_as_declared_and_train_every_parameter(name):
     assert tuple(shapes) == LEVELS
     assert tuple(shape.channels for shape in shapes.values()) == CHANNELS[name]
     assert [shape.stride for shape in shapes.values()] == [4, 8, 16, 32]
-    # Two images of odd sizes, neither multiples of 32 nor of Swin's windows.
+    # Two images of odd sizes, not multiples of 32 or of Swin's windows.
     images = ImageList.from_tensors(
         [torch.randn(3, 61, 45), torch.randn(3, 50, 131)], backbone.size_divisibility
     ).tensor
@@ -173,7 +173,7 @@ def test_freezing(name, frozen, trained):
     before = {key: value.clone() for key, value in backbone.body.state_dict().items()}
     assert {key for key in before if key.startswith(frozen + trained)} == before.keys()
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=1.0)
-    # Of other statistics than those that batch norms begin with.
+    # Statistics differ from the initial ones of batch norms.
     features = backbone(5 + 3 * torch.randn(2, 3, 64, 64))
     sum(feature.square().mean() for feature in features.values()).backward()
     optimizer.step()
@@ -299,7 +299,7 @@ def test_weights_that_cannot_be_loaded(tmp_path, monkeypatch):
         return TimmBackbone(name="resnet18", **options)
 
     path = tmp_path / "weights.pth"
-    with pytest.raises(InputError, match="there is no file .*weights.pth"):
+    with pytest.raises(InputError, match="file not found: .*weights.pth"):
         build(checkpoint=str(path))
     torch.save({}, path)  # and nothing is downloaded in its place
     with pytest.raises(InputError, match="weights.pth cannot be loaded .*: it has no weights"):

@@ -186,7 +186,7 @@ for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
         torch.testing.assert_close(losses, wanted.detach(), **rounding)
         torch.testing.assert_close(found_gradient, wanted_gradient, **rounding)
 
-# A label that is no class, which the kernel cannot report, is seen in the loss.
+# The kernel cannot report an unknown label, so the loss shows it.
 labels[0, 1, 1] = shape[1]
 losses, _ = kernels.forward(logits, labels, stride, IGNORE)
 assert losses.isinf().sum() == 1 and losses[0, 1, 1] == float("inf")

@@ -296,7 +296,7 @@ def test_shapes_that_do_not_go_together():
 
 
 class Network(nn.Module):
-    """A layer to be trained, and the regularizer of what it gives."""
+    """A trained layer, and the regularizer of its output."""
 
     def __init__(self, projection_dim):
         super().__init__()

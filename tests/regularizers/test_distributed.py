@@ -15,7 +15,7 @@ IMAGES = 6  # for 1, 2 and 3 processes
 
 
 class Network(nn.Module):
-    """A layer to be trained, and SAR of what it gives, its gate always open."""
+    """A trained layer, and SAR on its output with the gate always open."""
 
     def __init__(self, over):
         super().__init__()

@@ -36,7 +36,7 @@ def main(cfg, args):
     runpy.run_path("train_net.py")["main"](cfg, args)
 
 if __name__ == "__main__":
-    sar.training.run(main)
+    sar.training.launch.run(main)
 """
 
 

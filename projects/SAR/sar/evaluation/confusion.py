@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def update_confusion(confusion: Tensor, prediction: Tensor, truth: Tensor, ignore: int) -> None:
-    """Counts the pixels of one image into `confusion`, in place.
+    """Count the pixels of one image into `confusion`, in place.
 
     Runs on the device of its tensors, with no host synchronisation and no K x K temporary.
 
     Args:
         confusion: (K, K) int64, contiguous; row: true class, column: predicted class.
         prediction: (H, W) integers in [0, K).
-        truth: (H, W) integers in [0, K), or `ignore`.
+        truth: (H, W) ground truth, integers in [0, K), or `ignore`.
         ignore: the label of pixels that are not counted.
     """
     num_classes = len(confusion)
-    # int64 first: in the label's own type, uint8, truth * K and an ignore value of 65535 overflow.
+    # int64, since uint8 overflows in the product with K and with an ignore value of 65535.
     truth = truth.long()
     valid = truth != ignore
     # An ignored pixel adds 0 somewhere: selecting the others would make the host wait for their
@@ -38,18 +38,18 @@ def iou_metrics(
     """Metrics in percent, with the names, order and definitions of detectron2's SemSegEvaluator.
 
     IoU = TP / (TP + FP + FN), ACC = TP / (TP + FN). mIoU and mACC are means over the classes
-    that have ground truth, fwIoU weighs IoU with the pixels of the truth, pACC is the share of
-    pixels that are right (http://cocodataset.org/#stuff-eval). Where nothing can be measured (a
-    class, a group or a data set without ground truth) the value is NaN.
+    that have ground truth. fwIoU weights IoU by the ground-truth pixels of the class. pACC is the
+    share of correct pixels (http://cocodataset.org/#stuff-eval). A class, group or data set without
+    ground truth has NaN.
 
-    (detectron2 0.6 divides the sum for mIoU by the number of classes that are in the truth *or* in
+    (detectron2 0.6 divides the sum for mIoU by the number of classes in the ground truth *or* in
     the prediction. Here, as in later versions, the prediction does not change the divisor.)
 
     Args:
         confusion: (K, K) integers; row: true class, column: predicted class.
         class_names: K names.
-        groups: class ids by name of a group; each adds mIoU@<name>, the mean IoU of those of its
-            classes that have ground truth.
+        groups: class ids by name of a group; each adds mIoU@<name>, the mean IoU of its
+            classes with ground truth.
 
     Returns:
         mIoU, fwIoU, IoU-<class>..., mACC, pACC, ACC-<class>..., mIoU@<group>...

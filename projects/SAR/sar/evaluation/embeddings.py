@@ -1,10 +1,10 @@
-"""What a model's classifier is fed while a data set is evaluated, with the labels that go with it.
+"""Read the embeddings of a model during evaluation, with the labels that belong to them.
 
 Shape shorthands:
 
     N: images; C: embedding channels
     H, W: height and width of a label file
-    h, w: of the image that the network is given; h', w': of that image, padded
+    h, w: of the image that the network reads; h', w': of the padded image
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from sar.regularizers.embedding_tap import channels_first, find_classifier
 
 
 class EvaluationTap:
-    """Holds what a model's classifier was fed, from inference on a batch until it is taken.
+    """Keeps the input of a model's classifier, from inference on a batch until `take`.
 
     Attributes:
         classifier: the linear layer or 1x1 convolution that it listens to.
@@ -38,15 +38,14 @@ class EvaluationTap:
         image_sizes: Sequence[tuple[int, int]],
         ignore_label: int,
     ) -> tuple[Tensor, Tensor]:
-        """The embeddings of the batch, and labels that go with them as they do in training.
+        """Return the embeddings of the batch and their labels, aligned as in training.
 
-        There, labels are resized with the image by nearest, padded with it, by ignored pixels at
-        the right and at the bottom, and brought to the embeddings' stride by nearest, as a whole,
-        in `match_labels`. The truth goes the same way: its pixel is the one at the embedding's
-        place in the image, and the embeddings of padding have none.
+        The ground truth is resized with the image by nearest neighbour and padded with ignored
+        pixels at the right and the bottom. `match_labels` brings it to the embeddings' stride
+        later. Embeddings of the padding are ignored.
 
         Args:
-            truths: of each image, (H, W) integers that are class ids or `ignore_label`.
+            truths: ground truth of each image, (H, W) class ids or `ignore_label`.
             image_sizes: (h, w) of each image.
             ignore_label: the label of pixels that do not count.
 
@@ -83,7 +82,7 @@ class EvaluationTap:
 
 @contextmanager
 def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Iterator[EvaluationTap]:
-    """Listens to a model while it is evaluated: hooks that exist inside the `with` only.
+    """Read the embeddings of a model in evaluation, by hooks that exist inside the `with` only.
 
     Args:
         model: one of detectron2's with `backbone` and `sem_seg_head`, with regularizers or
@@ -92,7 +91,7 @@ def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Itera
         num_classes: that the classifier tells apart.
 
     Raises:
-        InputError: `classifier` is no classifier of `num_classes` in the model.
+        InputError: the model has no classifier of `num_classes` at this path.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module

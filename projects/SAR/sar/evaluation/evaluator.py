@@ -66,7 +66,7 @@ class LongTailEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
-            class_frequency: of the training set; its classes are those of the data set.
+            class_frequency: of the training set, with the same classes as the data set.
             output_dir: where `sem_seg_evaluation.json` (metrics and confusion matrix) is written.
             save_json: also writes every prediction to `output_dir`, run-length encoded, as
                 detectron2's `sem_seg_predictions.json`. Where the processes are on several
@@ -103,7 +103,7 @@ class LongTailEvaluator(DatasetEvaluator):
         """Say what will be evaluated: it is written with the results.
 
         Args:
-            cfg: of the run. Of its keys, those are written that differ from the defaults.
+            cfg: of the run. The keys that differ from the defaults are written.
             weights_file: the checkpoint that is evaluated, whose results get a folder of their own;
                 "" for the weights of a training in progress.
         """
@@ -127,16 +127,16 @@ class LongTailEvaluator(DatasetEvaluator):
             self._json_predictions.reset()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Counts the pixels of some images.
+        """Count the pixels of some images.
 
         Args:
             inputs: data set dicts with "file_name" and, unless the catalog is to be asked for it,
                 "sem_seg_file_name"; with a tap also "image" (3, h, w), what the model was given.
-            outputs: dicts with "sem_seg": logits or scores (K, H, W), H and W those of the truth.
+            outputs: dicts with "sem_seg": logits or scores (K, H, W), as large as the label.
 
         Raises:
             InputError: predictions of another number of classes; a label file that is missing,
-                unreadable, of another size, or has ids that are no class.
+                unreadable, of another size, or with unknown class ids.
         """
         truths = []
         for input, output in zip(inputs, outputs, strict=True):
@@ -362,7 +362,7 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
 
 def _keep_other(path: Path, run: dict) -> None:
     """Give earlier results of the same checkpoint a name of their own if they are of other data or
-    settings; those of a training in progress replace each other."""
+    settings. Results of a training in progress replace each other."""
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):

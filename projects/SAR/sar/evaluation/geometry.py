@@ -63,13 +63,13 @@ class FeatureGeometry:
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.ignore_value = ignore_value
-        # One tensor, so that one all-reduce adds up all of it. float64 counts exactly to 2^53.
+        # One tensor, for one all-reduce. float64 counts exactly up to 2^53.
         size = num_classes * (embed_dim + 2) + embed_dim**2
         self._totals = torch.zeros(size, dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Adds embeddings to the sums, on their device and with no host synchronisation.
+        """Add embeddings to the sums, on their device and without host synchronisation.
 
         Args:
             embeddings: (N, C), (N, C, L) or (N, C, H, W) of any floating type.
@@ -85,8 +85,8 @@ class FeatureGeometry:
         counts, squares, sums, products = self._parts()
         for chunk, ids in zip(embeddings.split(_CHUNK, 1), labels.split(_CHUNK), strict=True):
             valid = ids != self.ignore_value
-            # What is ignored is zeros for class 0: to select the rest, the host would have to wait
-            # for its number.
+            # Ignored pixels count as zeros for class 0. Selecting the others would make the host
+            # wait for their number.
             ids = torch.where(valid, ids, 0)
             chunk = torch.where(valid, chunk, 0).double()
             counts.index_add_(0, ids, valid.double())
@@ -95,20 +95,20 @@ class FeatureGeometry:
             products.addmm_(chunk, chunk.T)
 
     def reduce(self) -> "FeatureGeometry":
-        """That of the embeddings of all processes, each of which has to call this."""
+        """Return the geometry over all processes. Every process must call it."""
         total = FeatureGeometry(self.num_classes, self.embed_dim, ignore_value=self.ignore_value)
         total._totals = sum_on_cpu(self._totals)
         return total
 
     def absent_classes(self) -> list[int]:
-        """The ids of the classes that no embedding is labelled with."""
+        """Return the ids of the classes without an embedding."""
         return (self._parts()[0] == 0).nonzero().flatten().tolist()
 
     def compute(self, classifier_weight: Tensor) -> dict[str, float]:
-        """The numbers of GEOMETRY_METRICS.
+        """Return the numbers of GEOMETRY_METRICS.
 
-        All are NaN where there is no geometry: fewer than two classes, centres that are all the
-        same, or embeddings that are not finite.
+        All are NaN with fewer than two classes, with equal centres, or if an embedding is not
+        finite.
 
         Args:
             classifier_weight: (K, C), or (K, C, 1, 1) of a 1x1 convolution.
@@ -157,9 +157,9 @@ class FeatureGeometry:
 
 
 def sum_on_cpu(values: Tensor) -> Tensor:
-    """The sum of the `values` of all processes, on the CPU, without a gradient.
+    """Return the sum of `values` over all processes, on the CPU, without a gradient.
 
-    Every process has to call it.
+    Every process must call it.
     """
     total = values.clone()
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

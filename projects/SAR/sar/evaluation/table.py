@@ -19,13 +19,13 @@ def format_table(
     class_frequency: ClassFrequency | None = None,
     geometry: Mapping[str, float] | None = None,
 ) -> str:
-    """A line of means and a line per class, the most frequent in training first; the geometry.
+    """Return a table of means, of classes (most frequent in training first), and the geometry.
 
-    Groups and order are those of the image frequency, as mIoU@f, mIoU@c and mIoU@r. Without
+    Groups and order follow the image frequency, as in mIoU@f, mIoU@c and mIoU@r. Without
     `class_frequency` the classes are in the order of their ids.
 
     Args:
-        metrics: those of `sar.evaluation.confusion.iou_metrics`, in percent.
+        metrics: from `sar.evaluation.confusion.iou_metrics`, in percent.
         class_names: K names.
         class_frequency: of the training set, of the same K classes.
         geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.

@@ -38,7 +38,7 @@ class SegmentationLoss(nn.Module):
             detectron2's models pad the labels as well.
 
     Raises:
-        InputError: in a training step, if the logits have another stride or there is no criterion.
+        InputError: in a training step, if the logits have another stride or the criterion is None.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SegmentationLoss(nn.Module):
 
 
 class _HeadWithLoss:
-    """Base of a semantic head's class whose `losses` are those of a `SegmentationLoss`."""
+    """Base of a semantic head's class whose `losses` come from a `SegmentationLoss`."""
 
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         return vars(self)["segmentation_loss"](predictions, targets)

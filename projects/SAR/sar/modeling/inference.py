@@ -3,7 +3,7 @@
 Shape shorthands:
 
     K: classes
-    H, W: height and width of what is returned
+    H, W: height and width of the output
     h, w: of an image that is given to the network, or of a window of it
 """
 
@@ -44,7 +44,7 @@ def check_inference(cfg: CfgNode) -> None:
     name = cfg.MODEL.META_ARCHITECTURE
     if not issubclass(META_ARCH_REGISTRY.get(name), SemanticSegmentor):
         raise InputError(
-            f"{key}: MODEL.META_ARCHITECTURE {name} is no SemanticSegmentor, and sees whole "
+            f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, and sees whole "
             'images only: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
         )
     if test.GEOMETRY:
@@ -155,7 +155,7 @@ class MultiPassSegmentor(nn.Module):
     is the model's own, bit for bit.
 
     Images are resized as the mapper resizes them and normalised once, not window by window; each
-    pass is padded as the model pads. One image is looked at at a time: beside its sums there are
+    pass is padded as the model pads. Images are processed one by one: memory holds its sums and
     the logits of `windows_per_batch` windows, or of one pass of test-time augmentation.
 
     With windows, the device holds the sums of an image (4 bytes for each of K x H x W) up to 512
@@ -164,7 +164,7 @@ class MultiPassSegmentor(nn.Module):
 
     Args:
         model: with `backbone`, `sem_seg_head`, `pixel_mean` and `pixel_std`.
-        crop_size: (h, w) of the windows, which are no larger than the image; None: no windows.
+        crop_size: (h, w) of the windows, at most the size of the image; None: no windows.
         crop_stride: rows and columns between two windows; the last ends with the image.
         windows_per_batch: given to the network together.
         min_sizes: of the shorter edge of the resized image, 0 for the size that the image has;
@@ -196,10 +196,10 @@ class MultiPassSegmentor(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """{"sem_seg": (K, H, W)} of each image: logits, or probabilities where it augments.
+        """{"sem_seg": (K, H, W)} of each image: logits, or probabilities with augmentation.
 
         Args:
-            batched_inputs: dicts with "image" (3, h, w), uint8 where it augments, and optionally
+            batched_inputs: dicts with "image" (3, h, w), uint8 with augmentation, and optionally
                 "height" and "width", the H and W of the output; otherwise it has the image's.
         """
         return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]

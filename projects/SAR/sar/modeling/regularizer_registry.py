@@ -47,7 +47,7 @@ def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[s
     return modules
 
 
-# The groups of keys, below MODEL, whose names are those of a regularizer's arguments.
+# Groups of keys below MODEL that are named like a regularizer's arguments.
 _SETTINGS = {
     "SemanticAnchorRegularizer": "SEMANTIC_ANCHOR",
     "CenterCollapseRegularizer": "CENTER_COLLAPSE",

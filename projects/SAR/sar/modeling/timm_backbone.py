@@ -1,6 +1,6 @@
 """Any feature pyramid of timm (an optional dependency) as a detectron2 backbone.
 
-Shapes: N images, C channels of a feature, H x W its size: that of the padded images by its stride.
+Shapes: N images, C channels of a feature, H x W its size: the padded images' size by its stride.
 """
 
 import logging
@@ -68,7 +68,7 @@ class TimmBackbone(Backbone):
 
         Raises:
             InputError: timm is missing; the model is unknown, gives no pyramid or lacks a feature
-                or an option; weights cannot be had, or are those of another model.
+                or an option; the weights are missing or belong to another model.
         """
         super().__init__()
         check_timm_model(name)
@@ -109,7 +109,7 @@ class TimmBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         options = cfg.MODEL.TIMM
-        # They would be overwritten: not worth a download, nor a file that may be gone by now.
+        # MODEL.WEIGHTS would overwrite them, and their file may be gone by now.
         needs_weights = not cfg.MODEL.WEIGHTS
         return {
             "name": options.NAME,
@@ -268,7 +268,7 @@ def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int)
     source = dict(body.pretrained_cfg)
     if checkpoint:
         if not os.path.isfile(checkpoint):
-            raise InputError(f"MODEL.TIMM.CHECKPOINT: there is no file {checkpoint}")
+            raise InputError(f"MODEL.TIMM.CHECKPOINT: file not found: {checkpoint}")
     missing: list[str] = []
     hook = body.register_load_state_dict_post_hook(
         lambda _, incompatible: missing.extend(incompatible.missing_keys)
@@ -312,7 +312,7 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 
         return load_file(path)
     try:
-        # timm's own training leaves its arguments beside the weights: names and values.
+        # timm's own training saves its arguments (names and values) with the weights.
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -344,7 +344,7 @@ def _require_all(body: nn.Module, missing: Sequence[str], name: str, checkpoint:
 def _convert_batch_norms(
     module: nn.Module, norm: str, where: Callable[[nn.Module], bool] = lambda bn: True
 ) -> None:
-    """Replaces batch norms below `module`, keeping their values (but for GN) and activations."""
+    """Replace batch norms below `module`. Keep their activations and, except for GN, values."""
     from timm.layers import BatchNormAct2d, convert_sync_batchnorm, freeze_batch_norm_2d
 
     if norm == "BN":

@@ -1,1 +1,4 @@
-"""Hot loops. One interface per file, with a reference in PyTorch and a fast version in Triton."""
+"""Computations that training repeats for every pixel, in plain PyTorch.
+
+Each costly computation has an interface, a reference `*_pytorch.py` and a fast `*_triton.py`.
+"""

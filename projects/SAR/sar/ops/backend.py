@@ -1,4 +1,4 @@
-"""Which of two modules computes: one of Triton kernels where they work, else one of PyTorch."""
+"""Choose between Triton kernels and PyTorch for a computation."""
 
 import logging
 from functools import cache
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 @cache
 def choose_backend(name: str, device: torch.device) -> ModuleType:
-    """The module `name`_triton, on GPUs where it works, or `name`_pytorch.
+    """Return the module `name`_triton if it works on this GPU, else `name`_pytorch.
 
-    A module of Triton kernels has a function `try_out(device)`, which launches each of them.
+    A module of Triton kernels has a function `try_out(device)`, which launches each kernel.
     """
     pytorch = import_module(f"{name}_pytorch")
     if device.type != "cuda" or not find_spec("triton"):
@@ -23,10 +23,9 @@ def choose_backend(name: str, device: torch.device) -> ModuleType:
     try:
         triton = import_module(f"{name}_triton")
         triton.try_out(device)
-    except Exception as error:  # it needs a C compiler, a driver and a GPU that it knows
+    except Exception as error:  # it needs a C compiler, a driver and a supported GPU
         logger.warning(
-            f"Triton does not work here, so that PyTorch computes {name}, which takes longer: "
-            f"{error}"
+            f"Triton does not work here, so PyTorch computes {name}, which takes longer: {error}"
         )
         return pytorch
     return triton

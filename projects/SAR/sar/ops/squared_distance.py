@@ -1,12 +1,12 @@
-"""The distance of embeddings to the anchors of their classes, in one pass over them.
+"""The mean squared distance of embeddings to the anchors of their classes, in one pass.
 
 Shape shorthands: N samples, C embedding channels, L pixels or points of a sample, K classes.
 
-What must be moved: the embeddings are read and their gradient is written, 2 N C L values (on a CPU
-3 N C L: memory is fetched before it is written); beside them labels (N L) and anchors (K C) are
-small. What must be computed: four operations a value. So it is memory that counts, the more so as
-fresh memory costs a CPU several times what is computed in it. Here one map of the embeddings' size
-is made, their gradient; all else stays in the cache (`squared_distance_pytorch`) or in registers
+Memory traffic limits the speed. The pass reads the embeddings and writes their gradient: 2 N C L
+values (3 N C L on a CPU, which fetches memory before it writes it). Labels (N L) and anchors (K C)
+are small. The computation takes only four operations per value. New memory costs a CPU several
+times more than the computation in it. So the gradient is the only new map of the embeddings' size.
+All other values stay in the cache (`squared_distance_pytorch`) or in registers
 (`squared_distance_triton`).
 """
 
@@ -20,7 +20,7 @@ from sar.ops.backend import choose_backend
 from sar.ops.class_sums import class_counts
 from sar.ops.over_processes import num_processes, sum_over_processes
 
-# What the distance is averaged over.
+# The distance is a mean over pixels or over classes.
 PIXELS, CLASSES = "pixels", "classes"
 
 
@@ -32,29 +32,30 @@ def mean_squared_distance(
     weight: float = 1.0,
     over: str = PIXELS,
 ) -> torch.Tensor:
-    """`weight` times the mean over valid pixels and channels of (e - anchor of its class)^2.
+    """Return `weight` times the mean over valid pixels and channels of (e - anchor of its class)^2.
 
-    Over CLASSES, it is the mean over the classes present of their means over pixels. 0 with no
-    valid pixel. Differentiable in the embeddings only. Where training is distributed, what the sum
-    of this process is divided by is of the whole batch, and what a process has on average: the mean
-    of the processes' values is that of the whole batch, and so are gradients averaged over them.
+    Over CLASSES, it is the mean over the classes present of their means over pixels. It is 0
+    without a valid pixel. It is differentiable in the embeddings only.
 
-    On a GPU the host waits for nothing, and Triton computes where it works.
+    In distributed training, the mean of the returned values over processes is the value of the
+    whole batch. The same holds for gradients that are averaged over processes.
+
+    On a GPU, the host never waits. Triton computes the result if it works.
 
     Args:
         embeddings: (N, C, *) float.
         labels: (N, *) int64 class ids in [0, K), or `ignore_value`.
         anchors: (K, C), in float32 or float64: the precision of the computation.
         ignore_value: label of pixels that do not count.
-        weight: given here, it costs no pass over the gradient.
+        weight: factor of the result. As an argument it costs no pass over the gradient.
         over: PIXELS or CLASSES.
 
     Returns:
-        Scalar in the anchors' precision. With an unknown label, over PIXELS, it is NaN where Triton
-        computes it.
+        Scalar in the anchors' precision. Over PIXELS, an unknown label gives NaN if Triton computes
+        it.
 
     Raises:
-        RuntimeError: an unknown label, where PyTorch computes it.
+        RuntimeError: an unknown label, if PyTorch computes the result.
     """
     if not (embeddings.is_contiguous() or _channels_are_last(embeddings)):
         embeddings = embeddings.contiguous()
@@ -72,15 +73,15 @@ def mean_squared_distance(
 
 
 class _SquaredDistance(torch.autograd.Function):
-    """As `squared_distance_pytorch`. The gradient is written in the forward pass."""
+    """See `squared_distance_pytorch`. The forward pass writes the gradient."""
 
     @staticmethod
     def forward(ctx, embeddings, labels, anchors, ignore_value, shares, weight):
-        anchors = anchors.clone()  # the caller's may have moved on before the backward pass
+        anchors = anchors.clone()  # the caller may change its anchors before the backward pass
         ctx.save_for_backward(embeddings, labels, anchors, shares)
         ctx.constants = {"ignore_value": ignore_value, "weight": weight}
-        # Divided by the number of pixels and not yet multiplied by a loss scale, a gradient is too
-        # small for float16: that one waits for the backward pass.
+        # In float16, a gradient that is divided by the number of pixels and not yet multiplied by a
+        # loss scale is too small. It is computed in the backward pass.
         is_early = ctx.needs_input_grad[0] and embeddings.dtype != torch.float16
         ctx.gradient = torch.empty_like(embeddings) if is_early else None
         return _compute(embeddings, labels, anchors, shares, ctx.gradient, **ctx.constants)
@@ -88,11 +89,11 @@ class _SquaredDistance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
-        # Given away, so that autograd may add to it in place.
+        # No reference is kept, so autograd may add to the gradient in place.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is not None:
             _backend(gradient.device, grad_output.dtype).multiply_(gradient, grad_output)
-        else:  # float16, or the second time through the same graph
+        else:  # float16, or a second backward pass through the same graph
             embeddings, *others = ctx.saved_tensors
             gradient = torch.empty_like(embeddings)
             _compute(embeddings, *others, gradient, **ctx.constants, grad_output=grad_output)
@@ -108,7 +109,7 @@ def _compute(embeddings, labels, anchors, shares, gradient, **others) -> torch.T
 
 
 def as_vectors(tensor: torch.Tensor) -> torch.Tensor:
-    """(N, C, *) -> (N, C, L), a view; (1, C, N * L) where channels lie last in memory."""
+    """Return a view (N, C, L) of (N, C, *), or (1, C, N * L) if channels are last in memory."""
     if _channels_are_last(tensor):
         return tensor.movedim(1, -1).reshape(-1, tensor.shape[1]).T[None]
     return tensor.flatten(2)

@@ -1,6 +1,6 @@
-"""What `squared_distance` computes, in PyTorch.
+"""The computation of `squared_distance` in PyTorch.
 
-On a CPU, a tile of the gradient goes through all steps while it is in the cache.
+On a CPU, a tile of the gradient passes all steps while it is in the cache.
 """
 
 import torch
@@ -9,7 +9,7 @@ CPU_TILE = 1 << 17  # values: 512 KiB in float32
 
 
 def count_valid(labels: torch.Tensor, ignore_value: int) -> torch.Tensor:
-    """(1,) int64 number of labels that count."""
+    """Return the number of valid labels, int64 of shape (1,)."""
     return (labels != ignore_value).sum()[None]
 
 
@@ -24,23 +24,25 @@ def squared_distance(
     weight: float,
     grad_output: torch.Tensor | float = 1.0,
 ) -> torch.Tensor:
-    """Sum over valid pixels and channels of (e - anchor of its class)^2 * share of its class, *
-    weight.
+    """Return weight * sum over valid pixels and channels of (e - anchor)^2 * share.
+
+    The anchor and the share belong to the pixel's class.
 
     Args:
         vectors: (N, C, L) embeddings; either L or C is last in memory.
         labels: (N, L) int64 class ids or `ignore_value`.
         anchors: (K, C), in the precision of the computation.
-        shares: (K,) of a pixel of each class, or () of any pixel, which saves a pass over a row of
-            factors; not negative, in the anchors' precision.
-        gradient: laid out as `vectors`; where given, the gradient times `grad_output` goes here.
+        shares: (K,) the share of a pixel of each class, or () the share of every pixel, which saves
+            a pass. Not negative, in the anchors' precision.
+        gradient: output, with the layout of `vectors`: the gradient times `grad_output`. None if
+            it is not needed.
 
     Returns:
         Scalar in the anchors' precision.
     """
-    roots = shares.sqrt()  # so that one tile gives the sum of squares and the gradient
+    roots = shares.sqrt()  # one tile then gives both the sum of squares and the gradient
     channels_last = vectors.stride(1) == 1
-    # As a sample lies in memory: its rows are pixels where channels lie last, else channels.
+    # In the order of memory: the rows of a sample are pixels if channels are last, else channels.
     samples = vectors.mT if channels_last else vectors
     outputs = gradient.mT if channels_last and gradient is not None else gradient
     table = anchors if channels_last else anchors.T.contiguous()
@@ -75,6 +77,6 @@ def squared_distance(
 
 
 def multiply_(gradient: torch.Tensor, grad_output: torch.Tensor) -> None:
-    """In place. On a CPU, where a look at the number is cheap, no pass is made for a 1."""
+    """Multiply in place. A CPU skips the pass for a factor of 1, which is cheap to read there."""
     if gradient.device.type != "cpu" or grad_output != 1:
         gradient.mul_(grad_output)

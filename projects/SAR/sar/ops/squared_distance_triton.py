@@ -1,13 +1,16 @@
-"""What `squared_distance` computes, in Triton: see `squared_distance_pytorch` for the meaning.
+"""The computation of `squared_distance` in Triton; see `squared_distance_pytorch` for its meaning.
 
-A count of the valid labels, one pass over the embeddings that gives value and gradient, and after
-both a sum over what the blocks found. On paper, at (2, 720, 128, 128) in float32 on an H200 (4.8
-TB/s): the pass moves 2 x 94 MB, 39 us, labels included 40; the table of anchors (0.4 MB) and the
-labels of a block, read anew for each block of channels, come from the L2 cache. A block has 4096
-values, 32 a thread, so that enough reads are in flight; its longer side is along the memory, so
-that a warp reads whole lines. Beside coalesced embeddings the anchors are gathered: where pixels
-lie last, from a table that is transposed, in which the few classes of neighbouring pixels, or all
-of them, share a line; where channels lie last, a row an embedding.
+One kernel counts the valid labels. A second kernel makes one pass over the embeddings, for value
+and gradient. A sum over the results of the blocks follows.
+
+Expected time at (2, 720, 128, 128) in float32 on an H200 (4.8 TB/s): the pass moves 2 x 94 MB. It
+takes 39 us, or 40 us with the labels. The table of anchors (0.4 MB) and the labels come from the L2
+cache, although each block of channels reads the labels again.
+
+A block has 4096 values, 32 per thread, so enough reads are in flight. Its longer side follows the
+memory, so a warp reads whole lines. The reads of the anchors are gathers. If pixels are last in
+memory, the table is transposed: the classes of neighbouring pixels then share a line. If channels
+are last, each embedding reads one row.
 """
 
 import torch
@@ -21,9 +24,9 @@ NUM_WARPS = 4
 
 
 def count_valid(labels: torch.Tensor, ignore_value: int) -> torch.Tensor:
-    """(1,) int64 number of labels that count."""
+    """Return the number of valid labels, int64 of shape (1,)."""
     counts = torch.empty(NUM_COUNTS, dtype=torch.int64, device=labels.device)
-    with torch.cuda.device_of(labels):  # launches are on the current device, which may be another
+    with torch.cuda.device_of(labels):  # kernels start on the current device, which may differ
         _count_kernel[(NUM_COUNTS,)](
             labels, counts, labels.numel(), ignore_value, NUM_COUNTS, BLOCK_LABELS
         )
@@ -53,7 +56,7 @@ def squared_distance(
     weight: float,
     grad_output: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As its namesake of `squared_distance_pytorch`, in float32; NaN where a label is unknown."""
+    """Compute `squared_distance_pytorch.squared_distance` in float32; NaN for an unknown label."""
     num_samples, channels, length = vectors.shape
     if vectors.stride(1) == 1:
         block_c, block_l, table = LONG_SIDE, SHORT_SIDE, anchors
@@ -107,18 +110,18 @@ def _distance_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
-    # Blocks that share channels follow each other: they share the table's lines.
+    # Blocks with the same channels follow each other, since they read the same lines of the table.
     sample = tl.program_id(2).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     at = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     label = tl.load(labels + sample * length + at, mask=at < length, other=ignore_value)
     is_valid = (label != ignore_value)[None, :] & (c < channels)[:, None]
     is_known = is_valid & ((label >= 0) & (label < num_classes))[None, :]
-    # Of pixels, 2^31 values and more.
+    # In 64 bits: there may be more than 2^31 values.
     offset = (
         sample * stride_n + c.to(tl.int64)[:, None] * stride_c + at.to(tl.int64)[None, :] * stride_l
     )
-    # Read where ignored, too: a mask of single pixels would make the reads single ones.
+    # Ignored pixels are read too: a mask of single pixels would split the reads.
     is_inside = (c < channels)[:, None] & (at < length)[None, :]
     vector = tl.load(vectors + offset, mask=is_inside, other=0.0).to(tl.float32)
     anchor = tl.load(
@@ -140,7 +143,7 @@ def _distance_kernel(
 
 
 def multiply_(gradient: torch.Tensor, grad_output: torch.Tensor) -> None:
-    """In place. No pass is made for a 1, and the host need not know it."""
+    """Multiply in place. The kernel skips the pass for a factor of 1; the host does not wait."""
     size = gradient.numel()
     block = LONG_SIDE * SHORT_SIDE
     with torch.cuda.device_of(gradient):
@@ -154,13 +157,13 @@ def _multiply_kernel(gradient, grad_output, size, BLOCK: tl.constexpr):
     factor = tl.load(grad_output)
     if factor != 1:
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        # A closed gate is a 0: nothing need be read.
+        # A closed gate gives a factor of 0: no read is needed.
         value = tl.load(gradient + at, mask=at < tl.where(factor == 0, 0, size), other=0.0)
         tl.store(gradient + at, value * factor, mask=at < size)
 
 
 def try_out(device: torch.device) -> None:
-    """Launches each kernel."""
+    """Launch each kernel."""
     vectors, anchors = torch.zeros(1, 2, 8, device=device), torch.zeros(2, 2, device=device)
     labels, gradient = vectors.new_zeros(1, 8, dtype=torch.int64), torch.empty_like(vectors)
     shares = 1 / count_valid(labels, -1)

@@ -1,13 +1,13 @@
-"""Cross-entropy of upsampled logits that never holds the upsampled logits.
+"""Cross-entropy of upsampled logits that never stores the upsampled logits.
 
-A head gives its logits at a stride, and its loss asks for them at every pixel: for a map stride^2
-times as large, of which the plain way holds three or four copies. Here a part of the map at a time
-is made, used and forgotten, once for the losses and once more for their gradient; what is kept of
-it is the loss of each pixel, and with Triton one more number.
+A head gives logits at a stride, but its loss needs them at every pixel. That map is stride^2 times
+larger, and the usual computation stores three or four copies of it. Here one part of the map at a
+time is computed, used and dropped: once for the losses and once for their gradient. Only the loss
+of each pixel is stored, and with Triton one more number.
 
-On paper, of P = N * H * W pixels: P * K exponentials and mixes of neighbours each way, in a cache.
-To and from memory go the logits, their gradient and a few numbers a pixel: 2 P * K / stride^2 + 5 P
-floats, where the plain way moves about 10 P * K.
+Expected cost for P = N * H * W pixels: P * K exponentials and interpolations in each pass, in the
+cache. The memory traffic is 2 P * K / stride^2 + 5 P floats. The usual computation moves about
+10 P * K.
 
 Shape shorthands: N images, K classes, h x w the resolution of the logits, H x W of the labels.
 """
@@ -22,21 +22,21 @@ from sar.ops.backend import choose_backend
 def upsampled_cross_entropy(
     logits: Tensor, labels: Tensor, stride: int, ignore_value: int
 ) -> Tensor:
-    """The cross-entropy of each pixel, of logits that are yet to be upsampled.
+    """Return the cross-entropy of each pixel, from logits before the upsampling.
 
-    Equal, to rounding, to
+    The result equals, up to rounding,
 
         logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
         F.cross_entropy(logits[..., :H, :W], labels, ignore_index=ignore_value, reduction="none")
 
-    Differentiable in the logits, once. On a GPU, Triton computes it where it works, and the host
-    waits for nothing; elsewhere PyTorch does.
+    It is differentiable in the logits, once. On a GPU, Triton computes it if it works, and the host
+    never waits. Otherwise PyTorch computes it.
 
     Args:
         logits: (N, K, h, w) float32 or float64.
         labels: (N, H, W) int64, with H <= h * stride and W <= w * stride.
         stride: an integer, at least 1.
-        ignore_value: label of pixels that do not count; their loss is 0.
+        ignore_value: label of pixels that do not count. Their loss is 0.
 
     Returns:
         (N, H, W) in the logits' precision.

@@ -1,7 +1,7 @@
-"""The two passes of `upsampled_cross_entropy` in PyTorch, a tile of the upsampled logits at a time.
+"""The two passes of `upsampled_cross_entropy` in PyTorch, one tile of upsampled logits at a time.
 
-A tile is some rows of one phase (see `_Phase`), of one image or several small ones. Rows are mixed
-before columns, so that a tile takes one operation with two reads.
+A tile is a set of rows of one phase (see `_Phase`), of one image or several small images. Rows are
+interpolated before columns, so each tile takes one operation with two reads.
 """
 
 from collections.abc import Iterator
@@ -11,22 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logits of a tile: on a CPU, for each thread, as many as stay in the caches and are worth starting
-# the threads for.
+# Logits of a tile (on a CPU, per thread): few enough for the caches, enough to start the threads.
 _CPU_TILE = 3 * 2**17
 _GPU_TILE = 2**22
 
 
 class _Phase(NamedTuple):
-    """One of the `stride` places that the pixels of a row, or of a column, have between the logits.
+    """One of the `stride` positions that a pixel can have between two logits of a row or column.
 
-    All pixels of a phase are mixed alike of two neighbours, so that they are a mix of two slices of
-    the logits, which need no gathering.
+    All pixels of a phase have the same two interpolation weights. So they are a weighted sum of two
+    slices of the logits, without gathering.
 
     Attributes:
-        offset: of its first pixel; the others follow at the stride.
-        shift: of the first neighbour of its first pixel, in logits that are padded by one.
-        weight: of the second neighbour.
+        offset: index of its first pixel. The others follow at the stride.
+        shift: index of the first neighbour of that pixel, in logits that are padded by one.
+        weight: weight of the second neighbour.
     """
 
     offset: int
@@ -34,12 +33,12 @@ class _Phase(NamedTuple):
     weight: float
 
     def mix(self, padded: Tensor, dim: int, first: int, length: int) -> Tensor:
-        """The logits of `length` pixels, from the one on that lies at `first`."""
+        """Return the logits of `length` pixels, starting at the logit `first`."""
         neighbours = (padded.narrow(dim, first + self.shift + i, length) for i in (0, 1))
         return torch.lerp(*neighbours, self.weight)
 
     def add_gradient(self, padded: Tensor, dim: int, first: int, gradient: Tensor) -> None:
-        """Adds to `padded` what `mix` hands on of a gradient."""
+        """Add to `padded` the gradient of the input of `mix`."""
         for i, weight in enumerate((1 - self.weight, self.weight)):
             neighbour = padded.narrow(dim, first + self.shift + i, gradient.shape[dim])
             neighbour.add_(gradient, alpha=weight)
@@ -51,7 +50,7 @@ def _phases(stride: int) -> list[_Phase]:
 
 
 def forward(logits: Tensor, labels: Tensor, stride: int, ignore_value: int) -> tuple[Tensor]:
-    """Losses (N, H, W), and what else `backward` asks for: nothing."""
+    """Return the losses (N, H, W). `backward` needs no other tensors."""
     losses = logits.new_empty(labels.shape)
     for images, image_labels, image_losses in _batches(logits, labels, losses):
         padded = _pad(images)
@@ -70,7 +69,7 @@ def forward(logits: Tensor, labels: Tensor, stride: int, ignore_value: int) -> t
 def backward(
     logits: Tensor, labels: Tensor, grad_output: Tensor, stride: int, ignore_value: int
 ) -> Tensor:
-    """The gradient (N, K, h, w) of the logits, for that of the losses (N, H, W)."""
+    """Return the gradient (N, K, h, w) of the logits from the gradient (N, H, W) of the losses."""
     gradient = torch.empty_like(logits)
     for images, image_labels, image_grad_output, image_gradient in _batches(
         logits, labels, grad_output, gradient
@@ -99,7 +98,7 @@ def _tile_size(logits: Tensor) -> int:
 
 
 def _batches(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """As many images at a time as fit in a tile, and at least one."""
+    """Yield groups of as many images as fit in a tile, and at least one."""
     num_images = max(1, _tile_size(logits) // logits[0].numel())
     return zip(*(x.split(num_images) for x in (logits, *others)), strict=True)
 
@@ -107,8 +106,7 @@ def _batches(logits: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _row_tiles(
     images: Tensor, labels: Tensor, stride: int
 ) -> Iterator[tuple[slice, _Phase, int, int]]:
-    """Which rows of the labels a tile has, their phase, and the row of the logits that the first of
-    them lies at, with their number."""
+    """Yield for each tile: rows of the labels, their phase, first row of logits, number of rows."""
     num_images, num_classes, height, width = images.shape
     step = max(1, _tile_size(images) // (num_images * num_classes * width))
     for first in range(0, height, step):
@@ -120,12 +118,12 @@ def _row_tiles(
 
 
 def _pad(images: Tensor) -> Tensor:
-    """Logits (N, K, h + 2, w + 2): beyond the border, they are those of the border."""
+    """Return logits (N, K, h + 2, w + 2) whose border is repeated once."""
     return F.pad(images, (1, 1, 1, 1), mode="replicate")
 
 
 def _add_padding(gradient: Tensor) -> None:
-    """Adds to the border what `_pad` hands on to it of a gradient."""
+    """Add to the border the gradient of the padding that `_pad` made from it."""
     for dim in (2, 3):
         size = gradient.shape[dim]
         for border, beyond in ((1, 0), (size - 2, size - 1)):

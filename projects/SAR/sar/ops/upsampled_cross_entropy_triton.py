@@ -1,10 +1,10 @@
 """The two passes of `upsampled_cross_entropy` as Triton kernels.
 
-On a GPU the map that is not held would cost its traffic: at 16 x 150 x 512 x 512, 2.5 GB for each
-reading or writing of it, of which the plain way has about ten. Here exponentials are what counts:
-one for each logit of the map in the forward pass, four in the backward pass, which gathers for each
-logit of the head what the (2 * stride)^2 pixels around it have for it, so that nothing is added up
-in an order that changes from run to run. They are 0.6 and 2.5 * 10^9 at that size.
+On a GPU, the upsampled map would cost memory traffic: at 16 x 150 x 512 x 512, each of about ten
+reads and writes moves 2.5 GB. Here the exponentials limit the speed. The forward pass computes one
+per logit of the map, the backward pass four: 0.6 and 2.5 * 10^9 at that size. The backward pass
+gathers, for each logit of the head, the gradients of the (2 * stride)^2 pixels around it. So the
+order of summation never changes from run to run.
 """
 
 import torch
@@ -16,16 +16,16 @@ from torch import Tensor
 def forward(
     logits: Tensor, labels: Tensor, stride: int, ignore_value: int
 ) -> tuple[Tensor, Tensor]:
-    """Losses (N, H, W), and what else `backward` asks for: log sum_k exp(logit_k), (N, H, W).
+    """Return the losses (N, H, W) and, for `backward`, log sum_k exp(logit_k) of shape (N, H, W).
 
-    A label that is no class has an infinite loss.
+    An unknown label has an infinite loss.
     """
     num_images, num_classes, height, width = logits.shape
     _, label_height, label_width = labels.shape
     losses, log_sums = (logits.new_empty(labels.shape) for _ in range(2))
     block_pixels, block_classes = 128, 16
     grid = (label_height * triton.cdiv(label_width, block_pixels), num_images)
-    with torch.cuda.device_of(logits):  # launches are on the current device, which may be another
+    with torch.cuda.device_of(logits):  # kernels start on the current device, which may differ
         _forward_kernel[grid](
             logits, labels, losses, log_sums,
             num_classes, height, width, label_height, label_width, stride, ignore_value,
@@ -42,7 +42,7 @@ def backward(
     stride: int,
     ignore_value: int,
 ) -> Tensor:
-    """The gradient (N, K, h, w) of the logits, for that of the losses (N, H, W)."""
+    """Return the gradient (N, K, h, w) of the logits from the gradient (N, H, W) of the losses."""
     num_images, num_classes, height, width = logits.shape
     _, label_height, label_width = labels.shape
     gradient = torch.empty_like(logits)
@@ -62,7 +62,7 @@ def backward(
 
 
 def try_out(device: torch.device) -> None:
-    """Launches each kernel."""
+    """Launch each kernel."""
     logits = torch.zeros(1, 2, 2, 2, device=device)
     labels = torch.zeros(1, 8, 8, dtype=torch.int64, device=device)
     losses, log_sums = forward(logits, labels, 4, -1)
@@ -75,14 +75,14 @@ def _forward_kernel(
     num_classes, height, width, label_height, label_width, stride, ignore_value,
     BLOCK_PIXELS: tl.constexpr, BLOCK_CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """A program has some pixels of a row, and goes over the classes."""
+    """Each program handles some pixels of a row and loops over the classes."""
     dtype = logits.dtype.element_ty
     num_blocks = tl.cdiv(label_width, BLOCK_PIXELS)
     row = tl.program_id(0) // num_blocks
     columns = (tl.program_id(0) % num_blocks) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     image = tl.program_id(1).to(tl.int64)
     inside = columns < label_width
-    # Within an image, offsets of 32 bits do.
+    # Within an image, 32-bit offsets are enough.
     pixels = row * label_width + columns
     logits += image * num_classes * height * width
     labels += image * label_height * label_width
@@ -104,7 +104,7 @@ def _forward_kernel(
 
     greatest = tl.full((BLOCK_PIXELS,), float("-inf"), dtype)
     total = tl.zeros((BLOCK_PIXELS,), dtype)
-    # Infinite, and not quietly wrong, where a label is no class.
+    # An unknown label gives an infinite loss, and not a wrong one.
     own = tl.full((BLOCK_PIXELS,), float("-inf"), dtype)
     for first in range(0, num_classes, BLOCK_CLASSES):
         classes = first + tl.arange(0, BLOCK_CLASSES)[:, None]
@@ -137,13 +137,13 @@ def _backward_kernel(
     num_classes, height, width, label_height, label_width, stride, ignore_value,
     BLOCK_COLUMNS: tl.constexpr, BLOCK_CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """A program has some logits of a row, of some classes, and goes over the pixels around them."""
+    """Each program handles some logits of a row and loops over the pixels around them."""
     dtype = logits.dtype.element_ty
     num_blocks = tl.cdiv(width, BLOCK_COLUMNS)
     row = tl.program_id(0) // num_blocks
     columns = (tl.program_id(0) % num_blocks) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     classes = (tl.program_id(1) * BLOCK_CLASSES + tl.arange(0, BLOCK_CLASSES))[:, None]
-    image = tl.program_id(2).to(tl.int64)  # within one, offsets of 32 bits do
+    image = tl.program_id(2).to(tl.int64)  # within an image, 32-bit offsets are enough
     mask = (classes < num_classes) & (columns < width)[None, :]
     plane = classes * (height * width)
     logits += image * num_classes * height * width
@@ -161,14 +161,14 @@ def _backward_kernel(
     row_right = tl.load(logits + (own_row + right), mask=mask, other=0.0)
 
     total = tl.zeros((BLOCK_CLASSES, BLOCK_COLUMNS), dtype)
-    reach = stride + stride // 2  # the pixels around are those from -(stride // 2) up to this one
+    reach = stride + stride // 2  # the pixels around have offsets from -(stride // 2) up to this
     for y in range(-(stride // 2), reach):
         pixel_row = row * stride + y
-        # In strides, from this row of logits: above -1, below 1.
+        # Distance from this row of logits in strides: -1 above, 1 below.
         y_position = (2 * y + 1 - stride).to(dtype) / (2 * stride)
         y_distance = tl.abs(y_position)
         neighbour = tl.where(y_position < 0, row - 1, row + 1)
-        # Beyond the border the logits are those of the border, whose weight is whole.
+        # Beyond the border, the border logits are repeated, so their weight is 1.
         y_weight = tl.where((neighbour < 0) | (neighbour >= height), 1.0, 1 - y_distance)
         neighbour = plane + tl.minimum(tl.maximum(neighbour, 0), height - 1) * width
         at_left = tl.load(logits + (neighbour + left), mask=mask, other=0.0)

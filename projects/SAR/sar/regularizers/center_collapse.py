@@ -21,30 +21,29 @@ BATCH_NORM_EPS = 1e-5
 
 
 class CenterCollapseRegularizer(nn.Module):
-    """Draws the centres of the classes to a simplex equiangular tight frame (ETF).
+    """Pulls the centres of the classes to a simplex equiangular tight frame (ETF).
 
-    The mean embedding of each class of the batch, a rare one as much as a frequent one, is
-    classified by a frozen ETF W, whose classes are as far from each other as K can be. As in the
-    authors' code, it is projected to where an ETF of K classes has room:
+    A frozen ETF W classifies the mean embedding of each class in the batch. Rare and frequent
+    classes count the same. The K rows of W are as far from each other as possible. As in the
+    authors' code, projections give the D dimensions that an ETF of K classes needs:
 
     1. every pixel: 1x1 convolution C -> P without bias, batch norm (batch statistics);
     2. z_k = mean over the valid pixels labelled k;
     3. every mean: linear layer P -> D, ReLU, L2-normalization, dropout;
-    4. logits = scale * z W^T + log(f_k + 1e-12), f the class frequencies where they are given;
-    5. `loss_ceco` = weight * mean over the classes present of the cross-entropy; 0 where there
-       is no valid pixel.
+    4. logits = scale * z W^T + log(f_k + 1e-12), with the class frequencies f if given;
+    5. `loss_ceco` = weight * mean over the classes present of the cross-entropy; 0 without a
+       valid pixel.
 
-    All projections are frozen as they were initialized: only the network learns. For the same
-    reason, batch norm has no affine part. Its statistics are those of all pixels, as in the
-    authors' code; ignored pixels have no other part in the loss. With `projection_dim=None`, the
-    paper's direct form, 1 and 3 are left out: embeddings are classified as they are, neither
-    projected nor normalized.
+    All projections stay frozen at their initialization: only the network learns. For the same
+    reason, batch norm has no affine part. Its statistics include ignored pixels, as in the authors'
+    code; otherwise ignored pixels have no effect. `projection_dim=None` is the paper's direct form:
+    without steps 1 and 3, embeddings are not projected or normalized.
 
-    Where training is distributed, statistics and centres are those of the whole batch: each
-    process computes the same loss (but for its own dropout), and gradients averaged over processes,
-    as DistributedDataParallel does it, are those of one process with the whole batch.
+    In distributed training, statistics and centres are computed from the whole batch. Each process
+    computes the same loss, except for dropout. Gradients that DistributedDataParallel averages
+    equal the gradients of one process with the whole batch.
 
-    No decision waits for the device: the graph is the same in every step.
+    No decision waits for the device, so the graph is the same in every step.
 
     Args:
         num_classes: K, at least 2.
@@ -108,7 +107,7 @@ class CenterCollapseRegularizer(nn.Module):
         self.register_buffer("etf", simplex_etf(num_classes, etf_dim).to(dtype))
         if class_frequencies is not None:
             class_frequencies = _checked_frequencies(class_frequencies, num_classes).to(dtype)
-        # Given anew with every construction, and so no part of the state.
+        # Given to every new object, so not in the state_dict.
         self.register_buffer("class_frequencies", class_frequencies, persistent=False)
 
     def forward(
@@ -117,12 +116,12 @@ class CenterCollapseRegularizer(nn.Module):
         labels: torch.Tensor,
         classifier: nn.Module | None = None,
     ) -> dict[str, torch.Tensor]:
-        """The loss of this step.
+        """Return the loss of this step.
 
         Args:
-            embeddings: (N, C), (N, C, L) or (N, C, H, W): what the classifier is fed.
-            labels: (N,), (N, L0) or (N, H0, W0) class ids; brought to the embeddings' size by
-                nearest neighbour.
+            embeddings: (N, C), (N, C, L) or (N, C, H, W): the input of the classifier.
+            labels: (N,), (N, L0) or (N, H0, W0) class ids; resized to the embeddings by nearest
+                neighbour.
             classifier: only checked, if given; all regularizers are called with one.
 
         Returns:
@@ -156,7 +155,7 @@ class CenterCollapseRegularizer(nn.Module):
             return {"loss_ceco": self.weight * total / is_present.sum().clamp(min=1)}
 
     def _class_centres(self, vectors, labels) -> tuple[torch.Tensor, torch.Tensor]:
-        """(K, D) centres, of no meaning where a class is absent, and (K,) numbers of pixels."""
+        """Return centres (K, D), undefined for an absent class, and numbers of pixels (K,)."""
         if self.is_projected:
             weight = self.pixel_projection.weight.expand(len(vectors), -1, -1)
             vectors = torch.bmm(weight, vectors)
@@ -165,7 +164,7 @@ class CenterCollapseRegularizer(nn.Module):
         sums, counts = totals[:, :-1], totals[:, -1:].detach()
         centres = sums / counts.clamp(min=1)
         if self.is_projected:
-            # Batch norm is affine in each channel: it may as well come after the mean.
+            # Batch norm is affine in each channel, so it may come after the mean.
             mean, variance = _batch_statistics(vectors)
             centres = (centres - mean) / (variance + BATCH_NORM_EPS).sqrt()
             centres = F.normalize(F.relu(self.centre_projection(centres)), dim=1)
@@ -174,7 +173,7 @@ class CenterCollapseRegularizer(nn.Module):
 
 
 def _batch_statistics(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and biased variance (P,) of (N, P, L) over all pixels of all processes."""
+    """Return mean and biased variance (P,) of (N, P, L) over all pixels of all processes."""
     num_pixels = vectors.new_full((1,), vectors.shape[0] * vectors.shape[2])
     totals = sum_over_processes(torch.cat([vectors.sum(dim=(0, 2)), num_pixels]))
     num_pixels = totals[-1:].detach()

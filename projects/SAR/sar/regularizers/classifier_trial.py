@@ -52,7 +52,7 @@ def try_once(
     tensors = [] if module is None else [*module.parameters(), *module.buffers()]
     device = tensors[0].device if tensors else device
     if device.type == "meta" or embed_dim == 0:
-        return None  # there are no values to try
+        return None  # there is nothing to compute
     with torch.no_grad(), torch.autocast(device.type, enabled=False), _in_evaluation(module):
         problem = _try(classifier, num_classes, embed_dim, device)
     if problem is None:

@@ -1,4 +1,4 @@
-"""The embedding tap: reads what a head feeds to its classifier, and leaves the head alone.
+"""The embedding tap: read the input of a head's classifier without changing the head.
 
 Shape shorthands: N images, C embedding channels, H x W the embedding's resolution, H0 x W0 the
 labels'.
@@ -18,7 +18,7 @@ from sar.regularizers.classifier import why_not_linear
 
 @dataclass
 class TappedStep:
-    """What one forward pass of a head was given: labels (N, H0, W0), embeddings (N, C, H, W)."""
+    """Labels (N, H0, W0) and embeddings (N, C, H, W) of one forward pass of a head."""
 
     embeddings: torch.Tensor | None = None
     labels: torch.Tensor | None = None
@@ -26,14 +26,14 @@ class TappedStep:
 
 @contextmanager
 def tap_embeddings(head: nn.Module, classifier: nn.Module | None) -> Iterator[TappedStep]:
-    """Reads along while `head(features, targets)` runs.
+    """Read embeddings and labels while `head(features, targets)` runs.
 
-    Forward pre-hooks that exist inside the `with` only: evaluation and exported models know
-    nothing of them, and the head holds nothing once the step is over.
+    The forward pre-hooks exist inside the `with` only. They do not reach evaluation or exported
+    models, and the head keeps nothing after the step.
 
     Args:
         head: called with the labels as its second argument, or as `targets`.
-        classifier: the submodule of it that is fed the embedding; None to read labels only.
+        classifier: its submodule whose input is the embedding; None to read labels only.
     """
     step = TappedStep()
 
@@ -60,23 +60,23 @@ def tap_embeddings(head: nn.Module, classifier: nn.Module | None) -> Iterator[Ta
 
 
 def targets_of(args: tuple, kwargs: dict) -> torch.Tensor:
-    """The labels among what a hook of `head(features, targets)` is given, by place or by name."""
+    """Return the labels among the arguments of `head(features, targets)`, by position or name."""
     return args[1] if len(args) > 1 else kwargs["targets"]
 
 
 def channels_first(embeddings: torch.Tensor, label_size: tuple[int, int]) -> torch.Tensor:
-    """The input (N, H, W, C) or (N, H * W, C) of a linear layer as (N, C, H, W), without a copy.
+    """Return the input (N, H, W, C) or (N, H * W, C) of a linear layer as (N, C, H, W), as a view.
 
     Raises:
-        InputError: H * W tokens that are no grid of the labels' proportions.
+        InputError: the tokens do not form a grid with the labels' proportions.
     """
     if embeddings.dim() == 3:
         num_tokens = embeddings.shape[1]
         height = round(math.sqrt(num_tokens * label_size[0] / label_size[1]))
         if height == 0 or num_tokens % height:
             raise InputError(
-                f"the classifier is fed {num_tokens} tokens, which are no grid with the "
-                f"proportions of labels of {label_size[0]} x {label_size[1]} pixels: give "
+                f"the classifier is fed {num_tokens} tokens, which do not form a grid "
+                f"with the proportions of labels of {label_size[0]} x {label_size[1]} pixels: give "
                 "MODEL.CLASSIFIER a layer that is fed the embedding as a map"
             )
         embeddings = embeddings.unflatten(1, (height, num_tokens // height))
@@ -84,7 +84,7 @@ def channels_first(embeddings: torch.Tensor, label_size: tuple[int, int]) -> tor
 
 
 def find_classifier(model: nn.Module, path: str, num_classes: int) -> nn.Module:
-    """The linear layer or 1x1 convolution at a dotted `path` in `model`.
+    """Return the linear layer or 1x1 convolution at a dotted `path` in `model`.
 
     Raises:
         InputError: the path leads nowhere, or to something else than a classifier of
@@ -110,5 +110,5 @@ def find_classifier(model: nn.Module, path: str, num_classes: int) -> nn.Module:
 
 
 def embedding_channels(classifier: nn.Module) -> int:
-    """C, what the classifier reads."""
+    """Return C, the number of channels that the classifier reads."""
     return classifier.weight.shape[1]

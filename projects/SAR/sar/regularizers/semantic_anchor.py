@@ -19,36 +19,37 @@ from sar.regularizers.labels import match_labels
 class SemanticAnchorRegularizer(nn.Module):
     """Pulls each pixel embedding to a semantic anchor of its class, which the classifier knows.
 
-    Anchors, one a class, fixed at random, are projected by a small MLP and trained to be
-    classified right by the head's own classifier. Once all are (the gate), their slow average
-    becomes the target of the embeddings. The pull trains the embeddings only, the anchor loss the
-    projector and the classifier only.
+    Each class has a fixed random anchor. A small MLP projects the anchors. Training makes
+    the head's own classifier recognize them. When it recognizes all of them (the gate), their slow
+    average becomes the target of the embeddings. The pull trains the embeddings only. The anchor
+    loss trains the projector and the classifier only.
 
     The losses, with S the projected anchors, ce_k and p_k cross-entropy and probability of anchor
     k, M the memory and e_i the embedding of a valid pixel i of class y_i:
 
     * `loss_sar_anchor` = anchor_weight * sum_k w_k ce_k, w_k = log q_k / (sum_j log q_j + 1e-9),
       q_k = 1 if p_k > hard_anchor_confidence else p_k;
-    * the gate is open iff every anchor is classified right and ce_k < -log(gate_confidence) for
+    * the gate is open iff every anchor is classified correctly and ce_k < -log(gate_confidence) for
       all k; then M = S the first time, M = momentum * M + (1 - momentum) * S later;
     * `loss_sar_pull` = pull_weight * mean_i |e_i - M_{y_i}|^2 / C while the gate is open, else 0.
 
-    Not of the paper, where frequent classes outweigh rare ones in the pull as they do in the
-    cross-entropy: `pull_over` "classes", the mean over the classes present of their means.
+    The paper's pull is a mean over pixels, in which frequent classes outweigh rare ones. An option
+    that is not in the paper: `pull_over="classes"`, the mean over the classes present of their
+    means.
 
-    No decision waits for the device: the graph is the same in every step.
+    No decision waits for the device, so the graph is the same in every step.
 
     Args:
         num_classes: K, at least 2 (the projector normalizes over the K anchors).
         embed_dim: C, channels of the embedding that the classifier reads.
         anchor_weight, pull_weight: weights of the two losses.
         hard_anchor_confidence: anchors classified with more than this are left out of the loss.
-        gate_confidence: probability that all anchors must reach for the gate to open; 0: it always
-            is.
+        gate_confidence: probability that all anchors must exceed for the gate to open. 0: the gate
+            is always open.
         momentum: of the memory of semantic anchors.
-        pull_over: "pixels" or "classes", what the pull is the mean over.
+        pull_over: "pixels" or "classes": the pull is a mean over these.
         ignore_value: label of pixels that do not count.
-        anchors: (K, C) pre-defined anchors; drawn from N(0, 1) where not given.
+        anchors: (K, C) pre-defined anchors; drawn from N(0, 1) by default.
 
     Raises:
         ValueError: K < 2, anchors of another shape or not finite, momentum or a confidence
@@ -94,7 +95,7 @@ class SemanticAnchorRegularizer(nn.Module):
         if anchors is None:
             anchors = gaussian_anchors(num_classes, embed_dim)
         else:
-            # In rows, which a transposed array is not: NCCL broadcasts nothing else.
+            # Contiguous, since NCCL broadcasts no other layout.
             anchors = torch.as_tensor(anchors, dtype=torch.get_default_dtype()).detach()
             anchors = anchors.clone(memory_format=torch.contiguous_format)
         if anchors.shape != (num_classes, embed_dim):
@@ -128,18 +129,18 @@ class SemanticAnchorRegularizer(nn.Module):
         )
         self.register_buffer("semantic_anchors", torch.zeros_like(anchors))
         self.register_buffer("gate_has_opened", torch.tensor(False))
-        # Of the last step, to be looked at; no part of the state.
+        # State of the gate in the last step, for logs; not in the state_dict.
         self.register_buffer("gate_is_open", torch.tensor(False), persistent=False)
 
     def forward(
         self, embeddings: torch.Tensor, labels: torch.Tensor, classifier: nn.Module
     ) -> dict[str, torch.Tensor]:
-        """The two losses of this step; in training mode, the memory follows.
+        """Return the two losses of this step. In training mode, update the memory.
 
         Args:
-            embeddings: (N, C), (N, C, L) or (N, C, H, W): what the classifier is fed.
-            labels: (N,), (N, L0) or (N, H0, W0) class ids; brought to the embeddings' size by
-                nearest neighbour.
+            embeddings: (N, C), (N, C, L) or (N, C, H, W): the input of the classifier.
+            labels: (N,), (N, L0) or (N, H0, W0) class ids; resized to the embeddings by nearest
+                neighbour.
             classifier: linear layer or 1x1 convolution C -> K, shared with the main stream; or
                 another linear map of one embedding, from (M, C) to (M, K) for any M.
 
@@ -181,7 +182,7 @@ class SemanticAnchorRegularizer(nn.Module):
             }
 
     def _anchor_loss(self, cross_entropy: torch.Tensor) -> torch.Tensor:
-        # log p_k is -ce_k: taken from there, it stays finite where p_k underflows.
+        # log p_k = -ce_k, which stays finite if p_k underflows.
         is_hard = cross_entropy.detach() < -math.log(self.hard_anchor_confidence)
         log_confidence = torch.where(is_hard, 0.0, -cross_entropy)
         weights = log_confidence / (log_confidence.sum() + 1e-9)
