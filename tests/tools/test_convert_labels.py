@@ -163,7 +163,7 @@ def test_a_mask_of_other_colours_is_an_error_and_the_others_are_converted(conver
     code, out, err = convert("--quiet")
     assert (code, out) == (1, "")
     assert (
-        "labels/b.png has 4 pixels in colours of no class: (250, 10, 0) (3 pixels, nearest to "
+        "labels/b.png has 4 pixels in colours without a class: (250, 10, 0) (3 pixels, nearest to "
         '"kerb" (255, 0, 0)), (0, 9, 0) (1 pixel, nearest to "gravel" (0, 0, 0)). '
     ) in err
     assert re.search(
