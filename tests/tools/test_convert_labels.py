@@ -253,7 +253,7 @@ def test_files_of_the_user_stay(convert):
     assert code == 1 and "add --overwrite" in err
     assert theirs.read_bytes() == b"the user's" and not Path("mine_ids/labels/b.png").exists()
     assert convert("--overwrite")[0] == 0
-    # A second run goes over its own files, but not over those that were changed.
+    # A second run replaces its own files, but not files that were changed.
     assert convert()[0] == 0
     save(random_ids().astype(np.uint8), theirs)
     assert convert()[0] == 1
