@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Converts colour masks to labels, by the colours of a class file.
+"""Convert colour masks to labels, by the colours of a class file.
 
 Annotation tools export masks in which each class has a colour, such as CVAT's "Segmentation mask
 1.1". Training needs labels of one channel of class ids. For each mask below --labels, this program

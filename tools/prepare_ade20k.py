@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the labels of ADE20K with 150 classes: ade20k_sem_seg_{train,val}.
+"""Write the labels of ADE20K with 150 classes: ade20k_sem_seg_{train,val}.
 
 In ADEChallengeData2016/ it needs, as downloaded from sceneparsing.csail.mit.edu (the archive is
 ADEChallengeData2016.zip), images/ and annotations/{training,validation}/. It writes
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 from sar.data import preparation
 
-REMEDY = "`python tools/prepare_ade20k.py --help` says what is needed and where it is."
+REMEDY = "`python tools/prepare_ade20k.py --help` lists the needed files and their sources."
 NUM_IMAGES = {"training": 20210, "validation": 2000}
 _NEW_ID = {0: 255} | {i + 1: i for i in range(150)}
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_ade20k(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    """Write the labels. Raise InputError if files are missing or superfluous."""
     sources = {}
     for split, expected in num_images.items():
         images = preparation.list_files(folder / "images" / split, "*.jpg", REMEDY)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes images, labels and classes of ADE20K-Full with 847 classes: ade20k_full_{train,val}.
+"""Write images, labels and classes of ADE20K-Full with 847 classes: ade20k_full_{train,val}.
 
 In ADE20K_2021_17_01/ it needs, as downloaded (after signing in at ade20k.csail.mit.edu),
 images/ADE/{training,validation}/SCENE/.../NAME.jpg with NAME_seg.png and NAME.json. It writes into
@@ -56,7 +56,7 @@ from sar.data.pillow_files import opened, orientation
 from sar.errors import InputError
 from sar.files.atomic import atomic_path, write_atomically
 
-REMEDY = "`python tools/prepare_ade20k_full.py --help` says what is needed and where it is."
+REMEDY = "`python tools/prepare_ade20k_full.py --help` lists the needed files and their sources."
 SHORT_SIDE = 512
 _SPLIT_FOLDERS = {"train": "training", "val": "validation"}
 _CHUNK = 200  # images that are looked through for classes between two files
@@ -76,7 +76,7 @@ def prepare_ade20k_full(
     *,
     quiet: bool = False,
 ) -> None:
-    """Writes it all; raises InputError for anything missing, or other numbers than expected."""
+    """Write it all; raises InputError for anything missing, or other numbers than expected."""
     images = {}
     for split, expected in num_images.items():
         of_split = folder / "images" / "ADE" / _SPLIT_FOLDERS[split]
@@ -108,14 +108,14 @@ def settle_classes(
     *,
     quiet: bool,
 ) -> dict[int, str]:
-    """The classes: those of an earlier run, those given, or those found in both splits."""
+    """Return the classes of an earlier run, of --classes, or found in both splits."""
     path = output / CLASS_FILE
     given_classes = read_classes(given, REMEDY, num_classes) if given else None
     if os.path.lexists(path):
         classes = read_classes(path, REMEDY, num_classes)
         if given_classes and list(given_classes.items()) != list(classes.items()):
             raise InputError(
-                f"{output} was prepared with other classes than those of {given}: remove "
+                f"{output} was prepared with other classes than {given} has: remove "
                 f"{output}, or leave out --classes."
             )
         return classes
@@ -123,7 +123,7 @@ def settle_classes(
     if len(classes) != num_classes:
         raise InputError(
             f"{len(classes)} classes have pixels both in training and in validation images, and "
-            f"not {num_classes}: the files are not those of ADE20K_2021_17_01. Download it again, "
+            f"not {num_classes}: this is not ADE20K_2021_17_01. Download it again, "
             "or give the classes with --classes."
         )
     write_atomically(path, "".join(f"{index} {name}\n" for index, name in classes.items()))
@@ -164,7 +164,7 @@ def find_classes(
 
 
 def write_found(images: list[Path], target: Path) -> None:
-    """Writes the names of the indices that have pixels in some images."""
+    """Write the names of the indices that have pixels in some images."""
     found: dict[int, str] = {}
     for image in images:
         present = set(np.unique(read_indices(_seg_file(image))).tolist()) - {0}
@@ -203,7 +203,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 
 def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
-    """Writes the image, unless it is there, and then the label `target`, of the same size."""
+    """Write the image, unless it is there, and then the label `target`, of the same size."""
     label = Image.fromarray(new_ids[read_indices(_seg_file(source))])
     to = target.parents[2] / "images" / target.parent.name / source.name
     with opened(source, "image") as file:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Writes the labels of Cityscapes with 19 classes: cityscapes_fine_sem_seg_{train,val}.
+"""Write the labels of Cityscapes with 19 classes: cityscapes_fine_sem_seg_{train,val}.
 
 In cityscapes/ it needs, as downloaded from cityscapes-dataset.com, leftImg8bit/{train,val}/ of
-leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip. Beside each
+leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip. Next to each
 *_gtFine_labelIds.png it writes *_gtFine_labelTrainIds.png: ids 0 to 18; all else is 255, ignored.
 A second run writes only what is missing.
 """
@@ -29,7 +29,7 @@ from sar.data import preparation
 
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-REMEDY = "`python tools/prepare_cityscapes.py --help` says what is needed and where it is."
+REMEDY = "`python tools/prepare_cityscapes.py --help` lists the needed files and their sources."
 NUM_IMAGES = {"train": 2975, "val": 500}
 _NEW_ID = dict.fromkeys(range(34), 255) | {c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_cityscapes(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    """Write the labels. Raise InputError if files are missing or superfluous."""
     sources = {}
     for split, expected in num_images.items():
         image_folder, label_folder = folder / "leftImg8bit" / split, folder / "gtFine" / split

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the labels of COCO-Stuff 164k with 171 classes: coco_stuff_{train,val}.
+"""Write the labels of COCO-Stuff 164k with 171 classes: coco_stuff_{train,val}.
 
 In coco/ it needs, as downloaded:
 
@@ -41,7 +41,7 @@ from sar.data.datasets.coco_stuff import (
 )
 
 logger = logging.getLogger("prepare_coco_stuff")
-REMEDY = "`python tools/prepare_coco_stuff.py --help` says what is needed and where it is."
+REMEDY = "`python tools/prepare_coco_stuff.py --help` lists the needed files and their sources."
 # The maps have the official ids less one: 0 to 181.
 _NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {255: 255}
 
@@ -58,7 +58,7 @@ def prepare_coco_stuff(
     *,
     quiet: bool = False,
 ) -> None:
-    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    """Write the labels. Raise InputError if files are missing or superfluous."""
     maps = {}
     for split, expected in num_images.items():
         map_folder = folder / "stuffthingmaps" / f"{split}2017"

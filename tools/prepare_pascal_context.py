@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the labels of PASCAL-Context with 59 classes: pascal_context_{train,val}.
+"""Write the labels of PASCAL-Context with 59 classes: pascal_context_{train,val}.
 
 In VOCdevkit/VOC2010 it needs, as downloaded:
 
@@ -37,7 +37,7 @@ from sar.data import preparation
 from sar.data.datasets.pascal_context import CLASS_OF_OFFICIAL_ID, IMAGES, LABELS, NUM_IMAGES
 from sar.errors import InputError
 
-REMEDY = "`python tools/prepare_pascal_context.py --help` says what is needed and where it is."
+REMEDY = "`python tools/prepare_pascal_context.py --help` lists the needed files and their sources."
 _IGNORE = 255
 _NEW_ID = {official: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {0: _IGNORE}
 
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_pascal_context(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Writes the labels; raises InputError for anything missing, or other numbers of images."""
+    """Write the labels. Raise InputError if files are missing or superfluous."""
     images, annotations = read_annotations(folder / "trainval_merged.json")
     for split, expected in num_images.items():
         of_split = [image for image in images if image["phase"] == split]
@@ -72,7 +72,7 @@ def prepare_pascal_context(
 
 
 def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
-    """The images, and for each image_id the masks of its segments."""
+    """Read the images, and for each image_id the masks of its segments."""
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
@@ -85,7 +85,7 @@ def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
 
 
 def write_label(image: dict, segments: list[dict], target: Path) -> None:
-    """Draws the segments of an image, (H, W) each, in their order."""
+    """Draw the segments of an image, (H, W) each, in their order."""
     label = np.full((image["height"], image["width"]), _IGNORE, np.uint8)
     for segment in segments:
         if segment["category_id"] not in _NEW_ID:

@@ -281,7 +281,7 @@ def test_a_folder_that_may_not_be_read_is_not_called_empty(folder, monkeypatch):
 def test_classes_in_a_pipe(folder):
     (folder / "classes.txt").unlink()
     os.mkfifo(folder / "classes.txt")
-    with pytest.raises(InputError, match="classes.txt is no file"):
+    with pytest.raises(InputError, match="classes.txt is not a file"):
         register_folder(folder)
 
 

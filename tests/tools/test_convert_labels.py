@@ -163,7 +163,7 @@ def test_a_mask_of_other_colours_is_an_error_and_the_others_are_converted(conver
     code, out, err = convert("--quiet")
     assert (code, out) == (1, "")
     assert (
-        "labels/b.png has 4 pixels in colours of no class: (250, 10, 0) (3 pixels, nearest to "
+        "labels/b.png has 4 pixels in colours without a class: (250, 10, 0) (3 pixels, nearest to "
         '"kerb" (255, 0, 0)), (0, 9, 0) (1 pixel, nearest to "gravel" (0, 0, 0)). '
     ) in err
     assert re.search(
@@ -253,7 +253,7 @@ def test_files_of_the_user_stay(convert):
     assert code == 1 and "add --overwrite" in err
     assert theirs.read_bytes() == b"the user's" and not Path("mine_ids/labels/b.png").exists()
     assert convert("--overwrite")[0] == 0
-    # A second run goes over its own files, but not over those that were changed.
+    # A second run replaces its own files, but not files that were changed.
     assert convert()[0] == 0
     save(random_ids().astype(np.uint8), theirs)
     assert convert()[0] == 1

@@ -306,7 +306,7 @@ def test_second_run_writes_only_what_is_missing(request, name, capsys):
     downloaded = snapshot(folder)
     run()
     done = snapshot(folder)
-    # What was downloaded is as it was, and nothing temporary is left.
+    # The download is unchanged, and no temporary file is left.
     assert all(done[path] == time for path, time in downloaded.items())
     assert not [path for path in done if path.name.startswith(".")]
     run()

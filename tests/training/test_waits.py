@@ -20,7 +20,7 @@ SECONDS = {1: 20, 2: 60}
 PROGRAM = """
 import os, runpy, sys, time
 from pathlib import Path
-import sar.training
+import sar.training.launch
 from sar.data.mapper import SemanticSegmentationMapper
 
 read = SemanticSegmentationMapper.__call__

@@ -1,11 +1,10 @@
-"""Batches in an order that depends on the seed alone: not on workers, nor on how many processes.
+"""Load batches in an order that depends only on the seed, not on workers or processes.
 
-Training samples are numbered by their position in one endless stream, a permutation of the data
-set after the other, in which images may be repeated. A step takes the next SOLVER.IMS_PER_BATCH
-positions, dealt out over the processes; what augmentation draws is a function of seed and position.
-So a run can go on at any position, with other workers or other processes, as if it had never
-stopped. What comes in the place of an image that cannot be read, and may be skipped, is such a
-function, too.
+Training samples are numbered by their position in one endless stream: permutations of the data
+set, one after the other, in which images may be repeated. A step takes the next
+SOLVER.IMS_PER_BATCH positions and shares them between the processes. The random numbers of
+augmentation depend only on seed and position, and so does the replacement of an unreadable image.
+So a run can continue at any position, with other workers or processes, as if it had never stopped.
 """
 
 import itertools
@@ -34,20 +33,20 @@ SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 def build_train_loader(
     cfg: CfgNode, mapper: Callable, dataset_dicts: list[dict], *, start: int = 0
 ) -> DataLoader:
-    """An endless loader of this process's share of the global batches: lists of samples.
+    """Build an endless loader of this process's share of the global batches: lists of samples.
 
-    Every process has to call it, as they agree on a seed where SEED is negative, and share out the
-    reading of the labels where DATALOADER.SAMPLER_TRAIN repeats the images of rare classes.
+    Every process must call this function. They agree on a seed if SEED is negative, and they share
+    the reading of labels if DATALOADER.SAMPLER_TRAIN repeats the images of rare classes.
 
     Args:
         mapper: called with a data set's dict and a generator.
-        start: position in the stream of the first sample of the first global batch: the number
-            of samples already trained on, over all processes.
+        start: position of the first sample in the stream. This is the number of samples that all
+            processes together have already trained on.
 
     Raises:
-        InputError: SOLVER.IMS_PER_BATCH cannot be dealt out evenly; a sampler that is unknown, or
-            whose threshold repeats nothing; a label that cannot be read; while iterating, whatever
-            `mapper` found wrong with a sample, after DATALOADER.MAX_SKIPPED_SAMPLES others.
+        InputError: SOLVER.IMS_PER_BATCH cannot be shared evenly, the sampler is unknown, its
+            threshold repeats nothing, or a label cannot be read. While iterating: the error of
+            `mapper` for a sample, after DATALOADER.MAX_SKIPPED_SAMPLES other errors.
     """
     check_sampler(cfg)
     world_size, batch_size = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
@@ -71,7 +70,7 @@ def build_train_loader(
 
 
 def check_batch_size(cfg: CfgNode, world_size: int) -> None:
-    """Raises InputError for a SOLVER.IMS_PER_BATCH that `world_size` processes cannot share."""
+    """Raise InputError if `world_size` processes cannot share SOLVER.IMS_PER_BATCH evenly."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size < 1 or batch_size % world_size != 0:
         raise InputError(
@@ -81,7 +80,7 @@ def check_batch_size(cfg: CfgNode, world_size: int) -> None:
 
 
 def check_sampler(cfg: CfgNode) -> None:
-    """Raises InputError for a DATALOADER.SAMPLER_TRAIN that is unknown, or without effect."""
+    """Raise InputError if DATALOADER.SAMPLER_TRAIN is unknown or has no effect."""
     name, threshold = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD
     if name not in SAMPLERS:
         raise InputError(
@@ -90,20 +89,20 @@ def check_sampler(cfg: CfgNode) -> None:
         )
     if name == "RepeatFactorTrainingSampler" and threshold <= 0:
         raise InputError(
-            f"DATALOADER.REPEAT_THRESHOLD is {threshold}, with which {name} repeats no image: set "
-            "it to the share of the training images below which a class is rare, such as 0.3"
+            f"DATALOADER.REPEAT_THRESHOLD is {threshold}, so {name} repeats no image: set it to "
+            "the share of the training images below which a class is rare, such as 0.3"
         )
 
 
 def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
-    """How often an epoch shows each image on average: max over its classes c of
-    max(1, sqrt(DATALOADER.REPEAT_THRESHOLD / f_c)), f_c the share of the images that show c.
+    """Return how often an epoch shows each image on average.
 
-    Gupta et al., "LVIS", CVPR 2019, for classes that label pixels; the formula is detectron2's.
-    Reads the labels, of which each process takes its share.
+    This is the maximum over the classes c in the image of max(1, sqrt(t / f_c)), where t is
+    DATALOADER.REPEAT_THRESHOLD and f_c is the share of the images that show c (Gupta et al.,
+    "LVIS", CVPR 2019). Each process reads its share of the labels.
 
     Raises:
-        InputError: a label that is missing, or unreadable with no DATALOADER.MAX_SKIPPED_SAMPLES.
+        InputError: a label is missing, or unreadable while DATALOADER.MAX_SKIPPED_SAMPLES is 0.
     """
     rank, world_size, head = comm.get_rank(), comm.get_world_size(), cfg.MODEL.SEM_SEG_HEAD
     shares = comm.all_gather(
@@ -111,13 +110,13 @@ def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
             dataset_dicts[rank::world_size],
             head.NUM_CLASSES,
             head.IGNORE_VALUE,
-            # Each that is drawn is skipped, and counted, by the loader.
+            # The loader skips and counts unreadable labels.
             skip_unreadable=cfg.DATALOADER.MAX_SKIPPED_SAMPLES > 0,
             progress=rank == 0,
         )
     )
     shown = [shares[i % world_size][i // world_size] for i in range(len(dataset_dicts))]
-    # Newer releases of detectron2 have a choice here.
+    # Only newer releases of detectron2 have this option.
     options = {"sqrt": cfg.DATALOADER.REPEAT_SQRT} if "REPEAT_SQRT" in cfg.DATALOADER else {}
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
         [{"annotations": [{"category_id": i} for i in classes]} for classes in shown],
@@ -129,27 +128,26 @@ def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
 
 
 def build_test_loader(cfg: CfgNode, mapper: Callable, dataset_dicts: list[dict]) -> DataLoader:
-    """A loader of this process's share of the data set, once, in order: lists of one sample.
+    """Build a loader of this process's share of the data set, in order: lists of one sample.
 
     Raises:
-        InputError: while iterating, whatever `mapper` found wrong with a sample.
+        InputError: while iterating, the error of `mapper` for a sample.
     """
     sampler = InferenceSampler(len(dataset_dicts))
     return _SampleLoader(cfg, _TestDataset(dataset_dicts, mapper), batch_size=1, sampler=sampler)
 
 
 class TrainBatchSampler(Sampler):
-    """Endless batches of (position, index), of one process of several.
+    """Endless batches of (position, index) for one of several processes.
 
     An epoch shows the image at `index` repeat_factors[index] times on average: the fraction is
-    rounded up or down at random. Rounding and order are drawn from seed and epoch, so that what is
-    shown at a position is a function of the seed. The process of rank r takes the positions
-    start + r, start + r + world_size, ... So step by step the processes together take the same
-    positions, however many they are, if their batches add up to the same size.
+    rounded up or down at random. Rounding and order depend only on seed and epoch. The process of
+    rank r takes the positions start + r, start + r + world_size, ... So with any number of
+    processes, a step takes the same positions if the global batch size is the same.
 
     Args:
         repeat_factors: at least 1 for each image.
-        batch_size: of this process.
+        batch_size: samples per batch of this process.
         seed: not negative.
         start: the first position.
     """
@@ -186,7 +184,7 @@ class TrainBatchSampler(Sampler):
             yield batch
 
     def _find_epoch(self, position: int) -> tuple[int, int]:
-        """The epoch of a position, and that epoch's first position."""
+        """Return the epoch of a position, and the first position of this epoch."""
         epoch = first = 0
         if not self.fractions.any():  # all epochs are as long as the first
             length = int(self.whole_repeats.sum())
@@ -200,19 +198,19 @@ class TrainBatchSampler(Sampler):
         return self.whole_repeats.astype(int) + (rng.random(len(self.fractions)) < self.fractions)
 
     def _order(self, epoch: int) -> np.ndarray:
-        # The third number keeps it apart from the sample at the position `epoch`.
+        # The third number separates this stream from the sample at the position `epoch`.
         rng = np.random.default_rng([self.seed, epoch, 1])
         return rng.permutation(np.repeat(np.arange(len(self.fractions)), self._repeats(epoch)))
 
 
-# What a dataset makes of a sample: itself, or None where there is none to be had, and what is wrong
-# with the images that were tried before, by index. Errors travel as values: raised in a worker
-# process, torch would put its traceback in the place of the message to the user.
+# The sample, or None if all images failed, and the errors of the images that were tried before, by
+# index. Errors are returned as values, because torch would add a traceback to the message of an
+# error that a worker process raises.
 _Loaded = tuple[dict | None, dict[int, InputError]]
 
 
 class _TrainDataset(Dataset):
-    """Samples by (position, index), others in the place of up to `max_skipped` unreadable ones."""
+    """Samples by (position, index); replaces up to `max_skipped` unreadable ones by others."""
 
     def __init__(
         self, dataset_dicts: list[dict], mapper: Callable, seed: int, max_skipped: int
@@ -259,7 +257,7 @@ def _sample_or_error(mapper: Callable, dataset_dict: dict, *args) -> dict | Inpu
         return mapper(dataset_dict, *args)
     except InputError as error:
         return error
-    except (OSError, SyntaxError, SizeMismatchError) as error:  # what detectron2's mapper lets pass
+    except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper raises these
         return InputError(f"The sample of {dataset_dict['file_name']} cannot be read: {error}")
     except MemoryError as error:
         return InputError(
@@ -273,7 +271,7 @@ class _SampleLoader(WatchedLoader):
 
     Raises:
         InputError: while iterating, at the unreadable image after the first `max_skipped` ones, or
-            as WatchedLoader.
+            as in WatchedLoader.
     """
 
     def __init__(self, cfg: CfgNode, dataset: Dataset, *, max_skipped: int = 0, **kwargs) -> None:
@@ -281,7 +279,7 @@ class _SampleLoader(WatchedLoader):
             dataset,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
-            # torch seeds the workers from it; without, a loader would move the global generator.
+            # torch seeds the workers from it. Otherwise a loader would use the global generator.
             generator=torch.Generator(),
             **kwargs,
         )
@@ -289,7 +287,7 @@ class _SampleLoader(WatchedLoader):
 
     def __iter__(self) -> Iterator[list[dict]]:
         skipped = set()
-        # Not in a variable, which an error's traceback would keep, and the workers with it.
+        # Not in a variable: the traceback of an error would keep the variable and the workers.
         for batch in super().__iter__():
             for sample, errors in batch:
                 for index in errors.keys() - skipped:
@@ -297,8 +295,8 @@ class _SampleLoader(WatchedLoader):
                     self._skip(len(skipped), errors[index])
                 if sample is None:
                     raise InputError(
-                        f"None of the {len(errors)} training images can be read: mend the files, "
-                        "which the warnings above name"
+                        f"None of the {len(errors)} training images can be read: repair the files "
+                        "that the warnings above name"
                     )
             yield [sample for sample, _ in batch]
 
@@ -309,6 +307,6 @@ class _SampleLoader(WatchedLoader):
             raise error
         else:
             raise InputError(
-                f"{error} It is the unreadable image number {number}, where "
+                f"{error} It is the unreadable image number {number}, but "
                 f"DATALOADER.MAX_SKIPPED_SAMPLES allows {self._max_skipped}"
             )

@@ -144,7 +144,7 @@ class PaletteComparison:
         color, file = contradicting[ids[0]]
         return (
             f"The palettes of label files contradict the colours of classes.txt (or the "
-            f"metadata's stuff_colors) about {_ids(ids)}. {self._named(ids[0])} is {_hex(color)} "
+            f"metadata's stuff_colors) about {_ids(ids)}: {self._named(ids[0])} is {_hex(color)} "
             f"in {file}, but {_hex(self._given[ids[0]])} there: correct the order of the classes "
             "or the colours."
         )

@@ -1,7 +1,7 @@
 """Shared parts of the programs tools/prepare_*.py, which turn a download into a data set.
 
 They write only missing files into the folder of the download, and never replace or delete a file.
-So they need no --overwrite, and a program that was stopped continues where it was.
+So they need no --overwrite, and a stopped program can continue.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Worker processes of a loader, whose failures end the wait for their batches with one message.
+"""Report the failures of a loader's worker processes with one message.
 
-PyTorch leaves three failures to chance. If a worker cannot pass on a batch, a thread of the worker
-prints a traceback, and the main process waits forever. If a worker is killed, a signal handler
-raises an error wherever the main process is at that moment. If a worker hangs, it outlives the
-main process.
+PyTorch does not handle three failures well. If a worker cannot pass on a batch, a thread of the
+worker prints a traceback, and the main process waits forever. If a worker is killed, a signal
+handler raises an error at any place in the main process. If a worker hangs, it outlives the main
+process.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ _PARENT_CHECK = 5.0  # seconds until a worker notices that its parent was killed
 class WatchedLoader(DataLoader):
     """PyTorch's DataLoader, which yields each batch as the list of its samples.
 
-    Takes the arguments of DataLoader, but for `collate_fn` and `worker_init_fn`.
+    Takes the arguments of DataLoader, except `collate_fn` and `worker_init_fn`.
 
     Raises:
         InputError: while iterating, if workers cannot start, if one of them cannot pass on a batch,
@@ -56,7 +56,7 @@ class WatchedLoader(DataLoader):
         except GeneratorExit:  # the caller wants no more batches
             raise
         except BaseException as error:
-            if isinstance(error, (ConnectionError, EOFError)):  # of a worker that is about to end
+            if isinstance(error, (ConnectionError, EOFError)):  # a worker is about to end
                 wait([worker.sentinel for worker in workers], timeout=5)
             explanation = _explain_end(workers) or _explain(error)
             _kill(workers)
@@ -64,14 +64,14 @@ class WatchedLoader(DataLoader):
                 raise explanation from error
             raise
         finally:
-            batches = None  # an error's traceback would keep it, and the workers with it
+            batches = None  # or the traceback of an error would keep it and the workers
 
     def _start_workers(self) -> Iterator[list]:
         try:
             if self.num_workers:
-                # If there is no room for a queue, PyTorch's own attempt adds a traceback.
+                # A test: PyTorch adds a traceback if a queue cannot be created.
                 multiprocessing.Queue()
-            # PyTorch's handler of SIGCHLD would raise an error anywhere; `_watched` has its own.
+            # PyTorch's handler of SIGCHLD could raise an error anywhere. `_watched` sets another.
             with _sigterm_blocked(), _handler_kept(signal.SIGCHLD):
                 return super().__iter__()
         except (OSError, RuntimeError) as error:
@@ -82,7 +82,7 @@ class WatchedLoader(DataLoader):
 
 
 class _Packed:
-    """Samples that are pickled already: whoever unpickles them gets the list of samples."""
+    """Samples that are already pickled. Unpickling gives the list of samples."""
 
     def __init__(self, samples: list) -> None:
         self._data = bytes(ForkingPickler.dumps(samples))
@@ -92,10 +92,10 @@ class _Packed:
 
 
 def _pack(samples: list) -> list | _Packed | InputError:
-    """The samples; in a worker, with their tensors in shared memory.
+    """Return the samples; in a worker, with their tensors in shared memory.
 
-    A worker that leaves the pickling to PyTorch never hears of an error in it. An InputError is a
-    value here, since PyTorch would add a traceback to its message.
+    If PyTorch pickled them, the worker would not see an error. An InputError is returned as a
+    value, because PyTorch would add a traceback to its message.
     """
     if get_worker_info() is None:
         return samples
@@ -110,9 +110,9 @@ def _pack(samples: list) -> list | _Packed | InputError:
 
 @contextmanager
 def _watched(workers: list[BaseProcess]) -> Iterator[None]:
-    """Raises InputError in here as soon as one of the workers is killed, or if one was before."""
+    """Raise InputError in the `with` block as soon as a worker is killed, or if one was before."""
     if not workers or threading.current_thread() is not threading.main_thread():
-        yield  # in other threads, PyTorch looks after the workers every few seconds
+        yield  # in other threads, PyTorch checks the workers every few seconds
         return
 
     def require_alive(*_) -> None:
@@ -127,7 +127,7 @@ def _watched(workers: list[BaseProcess]) -> Iterator[None]:
 
 @contextmanager
 def _handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Gives the signal the handler back that it has now; only the main thread can set one."""
+    """Restore the present handler of a signal afterwards (in the main thread)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -139,7 +139,7 @@ def _handler_kept(number: signal.Signals) -> Iterator[None]:
 
 
 def _kill(workers: list[BaseProcess]) -> None:
-    """Ends the workers at once: PyTorch would wait five seconds for each that hangs."""
+    """End the workers at once. PyTorch would wait five seconds for each hanging worker."""
     for worker in workers:
         worker.kill()
     for worker in workers:
@@ -147,7 +147,7 @@ def _kill(workers: list[BaseProcess]) -> None:
 
 
 def _explain_end(workers: list[BaseProcess]) -> InputError | None:
-    """How the first worker that failed has ended; None if none has failed."""
+    """Return how the first failed worker ended; None if no worker failed."""
     code = next((each.exitcode for each in workers if each.exitcode not in (None, 0)), None)
     if code is None:
         return None
@@ -165,7 +165,7 @@ def _explain_end(workers: list[BaseProcess]) -> InputError | None:
 
 
 def _explain(error: BaseException) -> InputError | None:
-    """What the user can do about an error of the operating system; None for any other error."""
+    """Return the advice for an error of the operating system; None for other errors."""
     lines = str(error).strip().splitlines()
     reason = lines[-1] if lines else type(error).__name__
     signs = ("No space left on device", "shared memory", "unable to write to file </")
@@ -183,7 +183,7 @@ def _shared_memory_error(reason: str) -> InputError:
     space = ""
     if os.path.isdir(_SHARED_MEMORY):
         usage = shutil.disk_usage(_SHARED_MEMORY)
-        space = f", which has {usage.total / 2**20:.0f} MiB, of which {usage.free / 2**20:.0f} free"
+        space = f" ({usage.total / 2**20:.0f} MiB, {usage.free / 2**20:.0f} free)"
     return InputError(
         f"a worker process of the data loader has no room in {_SHARED_MEMORY}{space} ({reason}). "
         "Start Docker with --shm-size=8g, or set DATALOADER.NUM_WORKERS 0 or a smaller "
@@ -193,7 +193,7 @@ def _shared_memory_error(reason: str) -> InputError:
 
 @contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """Starts processes and threads in which SIGTERM is blocked.
+    """Block SIGTERM in processes and threads that start in the `with` block.
 
     Libraries start threads in a worker before `_take_sigterm_from_parent` could block the signal.
     """
@@ -208,21 +208,21 @@ def _sigterm_blocked() -> Iterator[None]:
 
 
 def _take_sigterm_from_parent(worker_id: int) -> None:
-    """Lets a worker heed only the SIGTERM of its parent, and end after its parent.
+    """Let a worker end only at the SIGTERM of its parent, or after its parent.
 
-    Clusters send SIGTERM to every process when the trainer still has a step to make. macOS cannot
-    tell who sent a signal: workers heed all of them there.
+    Clusters send SIGTERM to every process while the trainer must still make a step. macOS does not
+    tell the sender of a signal, so workers end at every SIGTERM there.
     """
     if not hasattr(signal, "sigtimedwait"):
         return
-    signal.set_wakeup_fd(-1)  # it is the parent's
+    signal.set_wakeup_fd(-1)  # it belongs to the parent
     parent = multiprocessing.parent_process().pid
 
-    def heed() -> None:
+    def end_with_parent() -> None:
         while os.getppid() == parent:
             received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_CHECK)
             if received is not None and received.si_pid == parent:
                 break
         os._exit(0)
 
-    threading.Thread(target=heed, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()

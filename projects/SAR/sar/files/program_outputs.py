@@ -33,7 +33,7 @@ _KEYS = ("program", "file", "size", "mtime_ns")
 
 
 class DiskFullError(InputError):
-    """Error for a full disk, where no further file can be written either."""
+    """Error for a full disk; no further file can be written."""
 
 
 class Outputs:

@@ -15,17 +15,17 @@ MARGIN = 10  # pixels, as all below
 TEXT_SIZE = 13
 ROW = 18
 KEY_WIDTH = 160
-# Of a cell, at most; of many classes the picture is to stay about as wide as MAX_WIDTH.
+# Greatest size of a cell. With many classes, the picture stays about as wide as MAX_WIDTH.
 CELL = 32
 MAX_WIDTH = 1600
-# What a cell needs to be for a number, or a name beside it, to be read.
+# Smallest cells in which a number, or next to which a name, can be read.
 MIN_CELL_OF_NUMBERS, MIN_CELL_OF_NAMES = 28, 8
 NUMBER_SIZE = 10
 MAX_NAME_LENGTH = 24  # characters
 
 
 def centred_cosines(vectors: np.ndarray) -> np.ndarray:
-    """The cosines (K, K) between vectors (K, C) about their mean; NaN for those that equal it.
+    """Return the cosines (K, K) between vectors (K, C) about their mean; NaN for the mean itself.
 
     About the mean, as in NC2 of `sar.evaluation.geometry`: only then can they be a simplex, whose
     cosines are all -1 / (K - 1).

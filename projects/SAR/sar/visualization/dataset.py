@@ -26,14 +26,14 @@ TILE_WIDTH = 320
 
 
 def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True) -> Image.Image:
-    """Bars of the images and of the pixels of each class, on logarithmic axes.
+    """Draw bars of the images and pixels of each class, on logarithmic axes.
 
     The class that most images show is at the top. A class that is not there has no bar.
 
     Args:
         frequency: of K classes, at least one of which has a pixel.
         with_groups: colours tell the frequent, common and rare classes, by images and by pixels;
-            they are those of a training set.
+            the counts come from a training set.
     """
     order = sorted(range(len(frequency.class_names)), key=lambda k: -frequency.images[k])
     font = ImageFont.load_default(TEXT_SIZE)
@@ -96,7 +96,7 @@ def _draw_bars(
 
 
 def evenly_spaced(records: Sequence[dict], number: int) -> list[dict]:
-    """So many of the records, from the first to the last; all where there are fewer."""
+    """Return `number` records, evenly spaced from the first to the last, or all if fewer."""
     chosen = np.linspace(0, len(records) - 1, min(number, len(records))).round()
     return [records[int(index)] for index in chosen]
 

@@ -1,4 +1,4 @@
-"""Label maps as colours: over the image, or image, truth and prediction side by side.
+"""Draw label maps: over the image, or image, ground truth and prediction in a row.
 
 Shape shorthands: H x W pixels, K classes.
 """
@@ -73,11 +73,11 @@ def side_by_side(
     class_names: Sequence[str],
     colors: np.ndarray,
 ) -> Image.Image:
-    """Image, truth and prediction in a row, over a legend of what they show.
+    """Draw image, ground truth and prediction in a row, over a legend of their classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) class ids; others are ignored pixels. None for no such panel.
+        truth: (H, W) ground-truth ids; ids without a class are ignored pixels. None: no panel.
         prediction: (H, W) class ids.
         class_names: K names.
         colors: (K, 3) uint8 RGB.

@@ -1,6 +1,6 @@
-"""The data sets; importing this package registers those that have a name of their own.
+"""Register the named data sets when this package is imported.
 
-Nothing is read before a data set is loaded, DETECTRON2_DATASETS included.
+Files, and the variable DETECTRON2_DATASETS, are only read when a data set is loaded.
 """
 
 import os
@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 
 def describe_root() -> str:
-    """Where `root()` points and why, for error messages."""
+    """Return the location of `root()` and the reason for it, for error messages."""
     if os.environ.get("DETECTRON2_DATASETS"):
         return f"DETECTRON2_DATASETS is {os.environ['DETECTRON2_DATASETS']}"
     return f"DETECTRON2_DATASETS is not set, which means {os.path.abspath('datasets')}"
@@ -27,14 +27,14 @@ def register(
     ignore_label: int = 255,
     **metadata,
 ) -> None:
-    """Registers a data set for semantic segmentation, in place of an earlier one of that name.
+    """Register a data set for semantic segmentation, and replace an earlier one with its name.
 
     Args:
         name: the name that DATASETS.TRAIN and DATASETS.TEST use.
-        load: returns detectron2's data set dicts; called when the data set is used.
+        load: returns data set dicts as in detectron2; called when the data set is used.
         class_names: the K names, in the order of the ids.
         colors: K colours (r, g, b), 0 to 255, for pictures.
-        ignore_label: the label of pixels that count for nothing.
+        ignore_label: the label of ignored pixels.
         **metadata: further attributes of the metadata.
     """
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -51,17 +51,16 @@ def register(
 
 
 def load_dataset(name: str) -> list[dict]:
-    """The data set dicts of a registered data set, at least one.
+    """Load the data set dicts of a registered data set, at least one.
 
     Raises:
-        InputError: the name is not registered (with the nearest that is), or its files are not
-            where they should be.
+        InputError: the name is not registered, or files are missing.
     """
     if name not in DatasetCatalog:
         raise InputError(
-            f'There is no data set "{name}".{nearest(name, DatasetCatalog)} '
-            "Registered names are used in DATASETS.TRAIN and DATASETS.TEST; a folder of images "
-            "and labels is given by DATASETS.FOLDER."
+            f'Data set not found: "{name}".{nearest(name, DatasetCatalog)} '
+            "Use a registered name in DATASETS.TRAIN and DATASETS.TEST, or set DATASETS.FOLDER to "
+            "a folder of images and labels."
         )
     remedy = (
         f"{describe_root()}: set it to the folder that holds the data sets (datasets/README.md "
@@ -69,7 +68,7 @@ def load_dataset(name: str) -> list[dict]:
     )
     try:
         dicts = DatasetCatalog.get(name)
-    # What detectron2's own loaders raise where files are missing.
+    # The loaders of detectron2 raise these if files are missing.
     except (OSError, AssertionError) as error:
         raise InputError(f'The data set "{name}" cannot be loaded: {error}. {remedy}') from error
     if not dicts:
@@ -78,13 +77,13 @@ def load_dataset(name: str) -> list[dict]:
 
 
 def metadata_of(name: str) -> Metadata:
-    """The metadata of a registered data set, with `stuff_classes` and `ignore_label`.
+    """Return the metadata of a registered data set, with `stuff_classes` and `ignore_label`.
 
     Raises:
         InputError: the name is not registered, or its data set is not for semantic segmentation.
     """
     if name not in DatasetCatalog:
-        load_dataset(name)  # says what is known
+        load_dataset(name)  # raises the error
     metadata = MetadataCatalog.get(name)
     for key in ("stuff_classes", "ignore_label"):
         if metadata.get(key) is None:
@@ -95,7 +94,7 @@ def metadata_of(name: str) -> Metadata:
     return metadata
 
 
-# These use what is defined above.
+# These modules use the functions above.
 from sar.data.datasets import ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context  # noqa: E402
 
 for module in (ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context):

@@ -1,8 +1,7 @@
-"""ade20k_full_{train,val}: the whole of ADE20K with 847 classes (Zhou et al. 2019).
+"""Register ade20k_full_{train,val}: all of ADE20K with 847 classes (Zhou et al. 2019).
 
-The classes are those found both in training and in validation images, as Cheng et al. chose them
-(MaskFormer, NeurIPS 2021). They are not written here but in classes.txt, which
-tools/prepare_ade20k_full.py makes of the download beside images and labels, in
+The classes are found in training images and in validation images, like in MaskFormer (Cheng et al.,
+NeurIPS 2021). tools/prepare_ade20k_full.py writes images, labels and classes.txt into
 ADE20K_2021_17_01/ade20k_full under DETECTRON2_DATASETS. Labels have 16 bits; 65535 is ignored.
 """
 
@@ -23,7 +22,7 @@ FOLDER, PREPARED, CLASS_FILE = "ADE20K_2021_17_01", "ade20k_full", "classes.txt"
 
 
 class _MetadataFromFile(Metadata):
-    """Metadata whose class names are read from classes.txt when they are asked for."""
+    """Metadata that read the class names from classes.txt at the first use."""
 
     def __getattr__(self, key):
         if key == "stuff_classes":
@@ -32,15 +31,15 @@ class _MetadataFromFile(Metadata):
 
 
 def read_classes(path: Path, remedy: str, num_classes: int = NUM_CLASSES) -> dict[int, str]:
-    """The name of each class by its index in ADE20K, in the order of our ids.
+    """Read the name of each class by its index in ADE20K, in the order of our ids.
 
     Args:
-        path: a file with an index (`name_ndx` in ADE20K's JSON), a blank and a name a line.
-        remedy: the end of the error message for a file that is not there.
-        num_classes: how many lines there must be.
+        path: each line has an index (`name_ndx` in ADE20K's JSON), a blank and a name.
+        remedy: the end of the error message for a missing file.
+        num_classes: the number of lines that the file must have.
 
     Raises:
-        InputError: the file is not there, or not of that form.
+        InputError: the file is missing or has another format.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -51,20 +50,20 @@ def read_classes(path: Path, remedy: str, num_classes: int = NUM_CLASSES) -> dic
         index, _, name = line.strip().partition(" ")
         if not index.isdecimal() or not name or int(index) in classes:
             raise InputError(
-                f'{path}, line {number}: "{line}" is not an index of ADE20K that is new, a blank '
-                'and a name ("2978 wall").'
+                f"{path}, line {number}: expected a new index of ADE20K, a blank and a name, such "
+                f'as "2978 wall", found "{line}".'
             )
         classes[int(index)] = name
     if len(classes) != num_classes:
-        raise InputError(f"{path} has {len(classes)} classes, and not {num_classes}.")
+        raise InputError(f"{path} has {len(classes)} classes, expected {num_classes}.")
     return classes
 
 
 def load_ade20k_full(split: str) -> list[dict]:
-    """The data set dicts of a split, "train" or "val".
+    """Load the data set dicts of a split, "train" or "val".
 
     Raises:
-        InputError: its folders are not there or empty, or an image has no label.
+        InputError: a folder is missing or empty, or an image has no label.
     """
     folder = _prepared_folder()
     return pair_images_and_labels(
@@ -73,7 +72,7 @@ def load_ade20k_full(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers ade20k_full_{train,val}."""
+    """Register ade20k_full_{train,val}."""
     for split in NUM_IMAGES:
         name = f"ade20k_full_{split}"
         for catalog in (DatasetCatalog, MetadataCatalog):

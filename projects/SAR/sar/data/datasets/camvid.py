@@ -1,4 +1,4 @@
-"""CamVid: road scenes, the split in 11 classes (Brostow et al. 2009; Badrinarayanan et al. 2017).
+"""Register CamVid: road scenes with 11 classes (Brostow et al. 2009; Badrinarayanan et al. 2017).
 
 Read from `camvid/images/{train,val,test}/NAME.jpg` (or another kind of image) and
 `camvid/labels/{train,val,test}/NAME.png` under DETECTRON2_DATASETS.
@@ -40,10 +40,10 @@ SPLITS = ("train", "val", "test")
 
 
 def load_camvid(split: str) -> list[dict]:
-    """The data set dicts of a split, "train", "val" or "test".
+    """Load the data set dicts of a split, "train", "val" or "test".
 
     Raises:
-        InputError: its folders are not there or empty, or an image has no label.
+        InputError: a folder is missing or empty, or an image has no label.
     """
     image_root, label_root = (
         os.path.join(datasets.root(), "camvid", part, split) for part in ("images", "labels")
@@ -57,6 +57,6 @@ def load_camvid(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers camvid_{train,val,test}."""
+    """Register camvid_{train,val,test}."""
     for split in SPLITS:
         datasets.register(f"camvid_{split}", partial(load_camvid, split), CLASSES, COLORS)

@@ -1,4 +1,4 @@
-"""Reading classes.txt: a class name on each line, in the order of the ids.
+"""Read classes.txt: a class name on each line, in the order of the ids.
 
 Exports of annotation tools are read if their ids agree with the order of the lines:
 
@@ -8,10 +8,10 @@ Exports of annotation tools are read if their ids agree with the order of the li
     0 gravel               only if all lines have an id: `gravel 0`, `gravel (0)`, `class 0 gravel`
     gravel,200,0,0         a name and a colour as CSV
     gravel:200,0,0::       CVAT's labelmap.txt (name:colour:parts:actions)
-    __ignore__             labelme's first line, which stands for the ignored pixels
+    __ignore__             the first line of labelme's file, for ignored pixels
 
-A header (`Pixel Value, Class`) may come first. All other lines are refused: a line that is taken
-for a name by mistake shifts the ids of all classes after it.
+A header (`Pixel Value, Class`) may come first. All other lines are refused, because a line that
+is read as a name by mistake would shift the ids of all classes after it.
 """
 
 import os
@@ -25,13 +25,13 @@ from sar.errors import InputError, listed
 Color = list[int]  # r, g, b
 
 _HOW_TO_WRITE = "write one class name on each line, in the order of the ids"
-# A line of several columns whose words are all among these is a header.
+# A line of several columns is a header if all its words are among these.
 _HEADER_WORDS = {
     "pixel", "value", "values", "id", "ids", "idx", "index", "train", "class", "classes", "name",
     "names", "label", "labels", "category", "categories", "title", "color", "colour", "rgb", "hex",
     "code", "r", "g", "b", "a", "red", "green", "blue", "alpha", "parts", "actions",
 }  # fmt: skip
-# A header has one of the first; one whose columns are separated by blanks, one of the second.
+# A header has a word of the first set. If blanks separate its columns, it has one of the second.
 _NAMING_WORDS = {
     "pixel", "value", "id", "idx", "index", "class", "name", "label", "category", "title",
 }  # fmt: skip
@@ -47,7 +47,7 @@ _BEFORE_COLOR = rf"(?:{_SEPARATOR}|\s+|(?=[(\[#]))"
 _NAME_HEX = re.compile(rf"(.+?){_BEFORE_COLOR}(?:#|0x)([0-9a-fA-F]{{6}}|[0-9a-fA-F]{{3}})")
 _NAME_COLOR = re.compile(rf"(.+?){_BEFORE_COLOR}{_COLOR}")
 _CVAT = re.compile(r"([^:]+):(?:(\d+)\s*,\s*(\d+)\s*,\s*(\d+))?:[^:]*:[^:]*")
-# What can only be an id, and what may be a part of the name: "3 series", "lane 2".
+# Numbers that can only be ids; and numbers that may be part of a name: "3 series", "lane 2".
 _WITH_ID = (
     re.compile(rf"(?P<id>\d+)(?:{_SEPARATOR}|[.)]\s*(?=[^\d\s]))(?P<name>\S.*)"),
     re.compile(r"[(\[](?P<id>\d+)[)\]]\s*(?P<name>\S.*)"),
@@ -82,12 +82,12 @@ def read_class_file(path: str | os.PathLike, remedy: str = "") -> list[tuple[str
         remedy: the end of the message about a missing file.
 
     Returns:
-        the name (in Unicode's composed form, NFC) of each of the K classes, in the order of the
-        ids, and its colour, or None for a class without a colour.
+        The name (in Unicode's composed form, NFC) and the colour of each of the K classes, in the
+        order of the ids. The colour is None for a class without a colour.
 
     Raises:
-        InputError: the file is missing, names no class, names one twice, or has a line that is
-            neither a name nor one of the forms above; a colour or an id is wrong.
+        InputError: the file is missing, names no class or one class twice, has a line in another
+            form, or has a wrong colour or id.
     """
     return [(name, color) for _, name, color in _numbered_classes(path, remedy)]
 
@@ -99,7 +99,7 @@ def read_class_colors(path: str | os.PathLike) -> tuple[list[str], list[Color]]:
         the K names in the order of the ids, and K different colours [r, g, b].
 
     Raises:
-        InputError: as `read_class_file`; classes without a colour, or two of the same colour.
+        InputError: as in `read_class_file`; or a class has no colour, or two have the same colour.
     """
     classes = _numbered_classes(path)
     if lines := [number for number, _, color in classes if color is None]:
@@ -161,8 +161,8 @@ def _numbered_classes(
 
 def _lines(path: str | os.PathLike, remedy: str) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that stands for a class."""
-    if os.path.exists(path) and not os.path.isfile(path):  # to open a pipe would wait for ever
-        raise InputError(f"{path} is no file: write it. {remedy}")
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise InputError(f"{path} is not a file: write it. {remedy}")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -170,7 +170,7 @@ def _lines(path: str | os.PathLike, remedy: str) -> Iterator[tuple[int, str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}): write it as UTF-8 text.") from error
     for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), start=1):
-        # The patterns below would try all ways to share a long run of blanks.
+        # Otherwise the patterns below would be slow for a long run of blanks.
         line = re.sub(r"\s+", lambda run: "\t" if "\t" in run[0] else " ", line.strip())
         if _HEX_FIRST.match(line):
             raise InputError(
@@ -255,7 +255,7 @@ def _check_id(found: str | None, expected: int, line: str, place: str) -> None:
         raise InputError(
             f'{place}: "{line}" has no id, but other lines have: {_HOW_TO_WRITE}, without ids.'
         )
-    if int(found[:9]) != expected:  # Python reads no longer numbers
+    if int(found[:9]) != expected:  # Python limits the length of a number
         raise InputError(
             f'{place}: "{line}" has the number {found[:9]}, but the line stands for the id '
             f"{expected}: {_HOW_TO_WRITE}, without ids; if the number is part of the name, join "

@@ -1,9 +1,9 @@
-"""coco_stuff_{train,val}: COCO-Stuff 164k, 80 things and 91 stuff classes (Caesar et al. 2018).
+"""Register COCO-Stuff and COCO-Stuff-LT.
 
-coco_stuff_lt_train: COCO-Stuff-LT, the 40,679 of its training images that make the tail longer (the
-LTSS benchmark, Li et al., TMM 2024), whose validation set is coco_stuff_val.
-
-Read from coco/ under DETECTRON2_DATASETS, where tools/prepare_coco_stuff.py writes the labels.
+coco_stuff_{train,val} are COCO-Stuff 164k, 80 things and 91 stuff classes (Caesar et al. 2018).
+coco_stuff_lt_train is COCO-Stuff-LT, 40,679 of the training images with a longer tail (the LTSS
+benchmark, Li et al., TMM 2024). Its validation set is coco_stuff_val. The files are in coco/ under
+DETECTRON2_DATASETS. tools/prepare_coco_stuff.py writes the labels.
 """
 
 import os
@@ -16,9 +16,9 @@ from sar.errors import InputError
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-# The ids of COCO, which has a gap for each of 11 things that it names but does not show.
+# The ids of COCO. They have a gap for each of 11 things that COCO names but does not show.
 THINGS = {category["id"]: category["name"] for category in COCO_CATEGORIES if category["isthing"]}
-# Their ids are 92 to 182. detectron2 has names for COCO-panoptic only, where many are merged.
+# Their ids are 92 to 182. detectron2 has only the names of COCO-panoptic, which merges many.
 STUFF = (
     "banner",
     "blanket",
@@ -120,10 +120,10 @@ FOLDER, LABELS, LT_LIST = "coco", "coco_stuff_171", "coco-stuff-lt.txt"
 
 
 def load_coco_stuff(split: str) -> list[dict]:
-    """The data set dicts of a split, "train" or "val".
+    """Load the data set dicts of a split, "train" or "val".
 
     Raises:
-        InputError: its folders are not there or empty, or an image has no label.
+        InputError: a folder is missing or empty, or an image has no label.
     """
     folder = os.path.join(datasets.root(), FOLDER)
     remedy = (
@@ -138,10 +138,10 @@ def load_coco_stuff(split: str) -> list[dict]:
 
 
 def load_coco_stuff_lt() -> list[dict]:
-    """The data set dicts of COCO-Stuff-LT's training images.
+    """Load the data set dicts of the training images of COCO-Stuff-LT.
 
     Raises:
-        InputError: the list of the images is not there or wrong; and as `load_coco_stuff`.
+        InputError: the list of images is missing or wrong; and as in `load_coco_stuff`.
     """
     path = Path(datasets.root(), FOLDER, LT_LIST)
     names = read_lt_list(path)
@@ -149,25 +149,25 @@ def load_coco_stuff_lt() -> list[dict]:
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise InputError(
-            f"{path} names {len(unknown)} images that coco_stuff_train does not have, the first "
-            f'being "{unknown[0]}": use the list that its authors give.'
+            f"{path} names {len(unknown)} images that coco_stuff_train does not have, such as "
+            f'"{unknown[0]}": use the list of the authors.'
         )
     return [by_name[name] for name in names]
 
 
 def read_lt_list(path: Path) -> list[str]:
-    """The names, without ending and sorted, in a file with a name (000000000009.jpg) a line.
+    """Read the sorted names, without suffix, from a file with a name on each line.
 
     Raises:
-        InputError: the file is not there, is empty, or names an image twice.
+        InputError: the file is missing or empty, or names an image twice.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"The list of the images of COCO-Stuff-LT cannot be read: {error}. Its authors give "
-            "coco-stuff-lt.txt, a file name a line, at github.com/caopulan/Mask2Former-LT "
-            f"(datasets/README.md there): put it at {path}."
+            f"The list of the images of COCO-Stuff-LT cannot be read: {error}. Get "
+            "coco-stuff-lt.txt from github.com/caopulan/Mask2Former-LT (datasets/README.md there), "
+            f"and put it at {path}."
         ) from error
     names = sorted(Path(line).stem for line in lines)
     if not names or len(set(names)) != len(names):
@@ -176,7 +176,7 @@ def read_lt_list(path: Path) -> list[str]:
 
 
 def register() -> None:
-    """Registers coco_stuff_{train,val} and coco_stuff_lt_train."""
+    """Register coco_stuff_{train,val} and coco_stuff_lt_train."""
     colors = default_colors(len(CLASSES))
     loaders = {f"coco_stuff_{split}": partial(load_coco_stuff, split) for split in NUM_IMAGES}
     loaders["coco_stuff_lt_train"] = load_coco_stuff_lt

@@ -1,7 +1,7 @@
 """longtail_shapes_{train,val,test}: a small generated data set whose classes have a long tail.
 
 Landscapes with a wall and nine shapes. Their frequency falls like a power law, in pixels and in
-images, and each rare shape stands beside or on a frequent one that has its colours and textures.
+images, and each rare shape lies next to or on a frequent one with the same colours and textures.
 Everything follows from the seed, pixel for pixel, on any machine. The data set is generated at
 first use, in seconds, under the folder of the data sets:
 
@@ -64,7 +64,7 @@ COLORS = (
     (255, 80, 160),
     (200, 30, 40),
 )
-# To be raised whenever other pixels come out: data sets on disk are then generated anew.
+# Raise this number if the pixels change, so that data sets on disk are generated again.
 RECIPE_VERSION = 1
 RECIPE = "recipe.json"
 SEED = 0
@@ -81,7 +81,7 @@ def generate(
     seed: int = SEED,
     num_images: Mapping[str, int] = NUM_IMAGES,
 ) -> None:
-    """Generates the data set as `folder`, unless it is there from the same recipe already.
+    """Generate the data set as `folder`, unless it is there from the same recipe already.
 
     The data set is written to a temporary folder next to `folder` and renamed when it is complete.
     So `folder` never holds half a data set, and processes that generate at the same time all
@@ -159,7 +159,7 @@ def load_longtail_shapes_instances(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers longtail_shapes_{train,val,test} and, with instances, longtail_shapes_panoptic_...
+    """Register longtail_shapes_{train,val,test} and, with instances, longtail_shapes_panoptic_...
 
     Nothing is generated before one of them is loaded.
     """
@@ -355,6 +355,6 @@ def _move_into_place(temporary: Path, folder: Path, recipe: dict) -> None:
             os.replace(temporary, folder)
             return
         except OSError as error:
-            # Another process put its folder there in between; look whether that one will do.
+            # Another process put its folder there in between: check that folder.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

@@ -3,7 +3,7 @@
 Everything is drawn with element-wise NumPy arithmetic on numbers from `rng.random()`: no sines, no
 matrix products, no drawing library. That is what makes the pixels the same on every machine.
 
-Shapes: H, W: image height and width. h, w: those of a window of the image.
+Shapes: H, W: image height and width. h, w: height and width of a window.
 """
 
 from collections.abc import Callable, Collection
@@ -72,7 +72,7 @@ class Shape:
     """A class of shapes: how it looks, how often it is there and how large.
 
     A family (`leader`) shares colours, textures and places. Its leader is frequent; the others are
-    rarer, stand beside or on their leader and differ from it in their outline only.
+    rarer, lie next to or on their leader, and differ from it only in outline.
     """
 
     contains: Callable[[np.ndarray, np.ndarray], np.ndarray]  # the outline
@@ -99,7 +99,7 @@ SHAPE_IDS = {name: len(BACKGROUNDS) + i for i, name in enumerate(SHAPES)}
 
 @dataclass(frozen=True)
 class _Family:
-    """What the shapes of a family have in common."""
+    """Common properties of the shapes of a family."""
 
     band: tuple[float, float]  # rows of the centres, as shares of H
     colors: tuple[tuple[int, int, int], ...]
@@ -155,7 +155,7 @@ def _color(rng, color, jitter):
 
 
 def _draw_landscape(rng):
-    """Returns the image (H, W, 3) float, the label (H, W) and the height of the horizon."""
+    """Return the image (H, W, 3) float, the label (H, W) and the height of the horizon."""
     sky_top, sky_bottom, ground = (_color(rng, c, 14) for c in _choice(rng, _LANDSCAPES))
     rows = np.arange(HEIGHT)[:, None]
     horizon = _uniform(rng, 0.6, 0.78) * HEIGHT
@@ -182,7 +182,7 @@ def _draw_landscape(rng):
 
 
 def _draw_wall(rng, image, label, horizon):
-    """Draws a wall of bricks, with or without battlements, onto image and label."""
+    """Draw a wall of bricks, with or without battlements, onto image and label."""
     brick_w, brick_h = _choice(rng, ((8, 4), (10, 5), (12, 6)))
     width = brick_w * int(_uniform(rng, 4, 8.5))
     height = brick_h * int(_uniform(rng, 26, 48) / brick_h)
@@ -254,7 +254,7 @@ def _texture(rng, px, py, radius):
 
 
 def _draw_shape(rng, image, label, owner, name, x, y, radius, number):
-    """Draws a shape onto image, label and `owner` (the number of the shape seen in a pixel)."""
+    """Draw a shape onto image, label and `owner` (the number of the shape seen in a pixel)."""
     turn = _uniform(rng, -0.12, 0.12)
     window, coverage, core, px, py = _coverage(SHAPES[name], x, y, radius, turn)
     family = _FAMILIES[SHAPES[name].leader]
@@ -277,7 +277,7 @@ def _draw_shape(rng, image, label, owner, name, x, y, radius, number):
 
 
 def _draw_ignored_blob(rng, label):
-    """Marks a region of uneven outline as ignored."""
+    """Mark a region of uneven outline as ignored."""
     radius, x, y = _uniform(rng, 3, 8), rng.random() * WIDTH, rng.random() * HEIGHT
     dy, dx = np.arange(HEIGHT)[:, None] - y, np.arange(WIDTH) - x
     uneven = 0.5 + _smooth_noise(rng, HEIGHT, WIDTH, 5, 5)
@@ -285,7 +285,7 @@ def _draw_ignored_blob(rng, label):
 
 
 def _place(rng, name, placed):
-    """Centre and radius of a shape; a follower is put beside or on one of its family's leaders."""
+    """Draw the centre and radius of a shape; a follower lies next to or on a leader."""
     shape = SHAPES[name]
     radius = _uniform(rng, *shape.radius)
     low, high = _FAMILIES[shape.leader].band
@@ -311,10 +311,10 @@ def _place(rng, name, placed):
 
 
 def draw_scene(rng: np.random.Generator, names: Collection[str]) -> Scene:
-    """Draws a landscape that shows the shapes `names` (of SHAPES), each as often as its `count`.
+    """Draw a landscape that shows the shapes `names` (of SHAPES), each as often as its `count`.
 
-    Every random choice is made with `rng`. A shape stands beside its leader where that is in
-    `names`, and anywhere that its family is found where it is not.
+    Every random choice uses `rng`. A shape lies next to its leader if `names` has the leader, or
+    else anywhere in the rows of its family.
     """
     image, label, horizon = _draw_landscape(rng)
     if rng.random() < 0.9:

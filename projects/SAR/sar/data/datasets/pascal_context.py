@@ -1,8 +1,8 @@
-"""pascal_context_{train,val}: PASCAL-Context, its 59 most frequent classes (Mottaghi et al. 2014).
+"""Register pascal_context_{train,val}: the 59 most frequent classes (Mottaghi et al. 2014).
 
-Background, which is everything else, is ignored. The images are those of PASCAL VOC 2010; the split
-is that of the PASCAL in Detail challenge, 4,996 images for training and 5,104 for validation. Read
-from VOCdevkit/VOC2010 under DETECTRON2_DATASETS, where tools/prepare_pascal_context.py writes the
+Everything else is background and ignored. The images come from PASCAL VOC 2010, and the split comes
+from the PASCAL in Detail challenge: 4,996 images for training and 5,104 for validation. The files
+are in VOCdevkit/VOC2010 under DETECTRON2_DATASETS. tools/prepare_pascal_context.py writes the
 labels.
 """
 
@@ -13,7 +13,7 @@ from sar.data import datasets
 from sar.data.datasets.folder import default_colors
 from sar.errors import InputError
 
-# The ids in the 459 classes of the official annotation, in whose order the classes are numbered.
+# The ids among the 459 classes of the official annotation. Our ids follow their order.
 CLASS_OF_OFFICIAL_ID = {
     2: "aeroplane",
     9: "bag",
@@ -82,10 +82,10 @@ IMAGES, LABELS = "JPEGImages", "SegmentationClassContext59"
 
 
 def load_pascal_context(split: str) -> list[dict]:
-    """The data set dicts of a split, "train" or "val"; JPEGImages has other images besides.
+    """Load the data set dicts of a split, "train" or "val".
 
     Raises:
-        InputError: a folder is not there, or an image is missing.
+        InputError: a folder or an image is missing.
     """
     folder = os.path.join(datasets.root(), FOLDER)
     image_root, label_root = os.path.join(folder, IMAGES), os.path.join(folder, LABELS, split)
@@ -118,7 +118,7 @@ def load_pascal_context(split: str) -> list[dict]:
 
 
 def register() -> None:
-    """Registers pascal_context_{train,val}."""
+    """Register pascal_context_{train,val}."""
     colors = default_colors(len(CLASSES))
     for split in NUM_IMAGES:
         load = partial(load_pascal_context, split)
