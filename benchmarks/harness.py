@@ -20,7 +20,6 @@ import gc
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,7 +27,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +37,7 @@ from tabulate import tabulate
 
 from sar import cli
 from sar.files.program_outputs import Outputs
+from sar.study.environment import environment
 
 RESULTS = "results.jsonl"
 # All benchmarks add their lines to one file, so they are one program in its folder's journal.
@@ -49,7 +48,6 @@ _FEWEST_ROUNDS = 5
 # Set by --smallest.
 _is_smallest = False
 Size = TypeVar("Size")
-_PACKAGES = ("torch", "torchvision", "triton", "detectron2", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -183,35 +181,6 @@ def bandwidth(device: torch.device | str = "cpu", num_bytes: int = 2**28) -> flo
     target = torch.empty_like(source)
     calls = _calls_of_a_reading(lambda: target.copy_(source))
     return 2 * num_bytes / min(_read(lambda: target.copy_(source), calls) for _ in range(20))
-
-
-def environment(device: torch.device | str = "cpu") -> dict[str, str | int]:
-    """Hardware, threads and versions."""
-    gpu = torch.device(device).type == "cuda"
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
-    return {
-        "device": torch.cuda.get_device_name() if gpu else f"{_cpu()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items() if number),
-    }
-
-
-def _version(package: str) -> str | None:
-    for name in (package, f"pb1-{package}"):  # as which detectron2 is on the package index
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            pass
-    return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def report(

@@ -54,7 +54,9 @@ SMALL = {
     "figures.py": "--output figures",
 }
 # Placeholders, several machines, and programs that are run elsewhere.
-LEFT_OUT = re.compile(r"benchmarks/|prepare_NAME|\.\.\.|\$|--num-machines")
+LEFT_OUT = re.compile(
+    r"benchmarks/|tools/study|tests/robustness|prepare_NAME|\.\.\.|\$|--num-machines"
+)
 # Need a download, or masks of colours, that are not here; the error says so.
 REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|convert_labels")
 

@@ -1,27 +1,27 @@
-"""What a study compares, read from its file: methods, their candidates, seeds, ablations.
+"""Read a study from its YAML file: methods, their candidate settings, seeds and ablations.
 
     title: LongTailShapes
-    description: what the page says of the set-up
-    config: configs/...                 what all cells train, relative to the project's folder
-    settings: {KEY: value}              of all cells
-    test: longtail_shapes_test          the data that results are reported of
-    metrics: [mIoU, mIoU@r]             that are compared
+    description: text about the set-up, for the page
+    config: configs/...                 the config of all trainings
+    settings: {KEY: value}              overrides of all trainings
+    test: longtail_shapes_test          the data set of the reported results
+    metrics: [mIoU, mIoU@r]             the metrics to compare
     seeds: [0, 1, 2]
-    choice:                             of hyper-parameters, on data and seeds not reported
+    choice:                             of hyper-parameters, with data and seeds of its own
       test: longtail_shapes_val
       seeds: [100, 101]
-      metric: sem_seg/mIoU
-    methods:                            the first is what the others are compared with
+      metric: sem_seg/mIoU              the highest mean is chosen
+    methods:                            the others are compared with the first
       plain: [{}]
       SAR: [{KEY: value}, {KEY: other}]               candidates
-      both: {together: [SAR, weights]}                chosen settings, lists in them joined
+      both: {together: [SAR, weights]}                chosen settings of both; lists are joined
     ablations:
       of: SAR
       seeds: [0, 1]
       variants:
         no filter: {KEY: value}
 
-A method of one candidate, as where there is no choice, has nothing to choose.
+`choice` is only needed if a method has several candidates.
 """
 
 import hashlib
@@ -46,11 +46,11 @@ class Cell:
     """One training and its evaluation.
 
     Attributes:
-        study: the title of its study.
+        study: the title of the study.
         config: a config file.
-        settings: what is set beside it.
-        test: the data set that is evaluated.
-        seed: of the training.
+        settings: overrides of the config.
+        test: the data set of the evaluation.
+        seed: SEED.
     """
 
     study: str
@@ -61,14 +61,14 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What tells it from other cells: the same for the same training and evaluation."""
+        """Return 12 hexadecimal digits that are equal for equal trainings and evaluations."""
         known = {name: value for name, value in vars(self).items() if name != "study"}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """On what hyper-parameters are chosen: the data, the seeds, and the metric to be highest."""
+    """The data set, seeds and metric that choose hyper-parameters. A higher metric is better."""
 
     test: str
     seeds: Sequence[int]
@@ -77,7 +77,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """As its file; see above. `candidates` and `combinations` are the methods of either kind."""
+    """The content of a study's file, with its methods in two groups.
+
+    Attributes:
+        candidates: methods with a list of settings.
+        combinations: methods that join the chosen settings of other methods.
+        ablated: the method that `variants` change; "" if there are no ablations.
+    """
 
     title: str
     description: str
@@ -96,19 +102,19 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The method that the others are compared with."""
+        """Return the method that the others are compared with."""
         return self.methods[0]
 
     def cell(self, settings: Settings, seed: int) -> Cell:
-        """A cell that is reported."""
+        """Return a reported cell."""
         return Cell(self.title, self.config, self.settings | settings, self.test, seed)
 
     def choice_cell(self, settings: Settings, seed: int) -> Cell:
-        """A cell that something is chosen by."""
+        """Return a cell of the choice of hyper-parameters."""
         return Cell(self.title, self.config, self.settings | settings, self.choice.test, seed)
 
     def choice_cells(self) -> list[Cell]:
-        """All of those; none where every method has one candidate."""
+        """Return all cells of the choice; none if the study has no choice."""
         if not self.choice:
             return []
         return [
@@ -119,17 +125,17 @@ class Study:
         ]
 
     def cells(self, rows: Mapping[str, dict]) -> list[Cell]:
-        """Those that are reported: of the methods, and then of one ablation after the other.
+        """Return the reported cells: first the methods, then the ablations.
 
         Args:
-            rows: results by the cell's key, of all choice cells.
+            rows: results by the key of their cell. They include all choice cells.
         """
         variants = self.ablations(self.chosen(rows)).values()
         seeds = self.ablation_seeds
         return self.method_cells(rows) + [self.cell(s, seed) for s in variants for seed in seeds]
 
     def method_cells(self, rows: Mapping[str, dict]) -> list[Cell]:
-        """Of what is chosen, a seed after the other.
+        """Return the cells of the chosen settings, ordered by seed.
 
         Args:
             rows: as in `cells`.
@@ -138,7 +144,7 @@ class Study:
         return [self.cell(settings, seed) for seed in self.seeds for settings in chosen]
 
     def chosen(self, rows: Mapping[str, dict]) -> dict[str, Settings]:
-        """The settings of each method: of its candidates, those of the best mean.
+        """Return the settings of each method: its candidate with the best mean score.
 
         Args:
             rows: as in `cells`.
@@ -152,7 +158,7 @@ class Study:
         return {name: best[name] for name in self.methods}
 
     def score(self, settings: Settings, rows: Mapping[str, dict]) -> float:
-        """The mean of what is chosen by; 0 where there is no choice."""
+        """Return the mean of the choice's metric over its seeds; 0 if there is no choice."""
         if not self.choice:
             return 0.0
         scores = [
@@ -162,12 +168,12 @@ class Study:
         return sum(scores) / len(scores)
 
     def ablations(self, chosen: Mapping[str, Settings]) -> dict[str, Settings]:
-        """The settings of each variant of the ablated method."""
+        """Return the settings of each variant of the ablated method."""
         return {name: chosen[self.ablated] | s for name, s in self.variants.items()}
 
 
 def _joined(settings: Settings, others: Settings) -> Settings:
-    """Both; a key that has a list in both, such as that of the regularizers, has all of it."""
+    """Return both settings together; lists of the same key, such as regularizers, are joined."""
     lists = {
         key: value + others[key]
         for key, value in settings.items()
@@ -177,19 +183,19 @@ def _joined(settings: Settings, others: Settings) -> Settings:
 
 
 def read_study(path: str | Path) -> Study:
-    """The study of a file.
+    """Return the study in a file.
 
     Raises:
-        InputError: it cannot be read, or is not as above.
+        InputError: the file cannot be read, or differs from the format above.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not _KEYS <= set(content) <= _KEYS | _OPTIONAL:
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else "no mapping"
+        found = ", ".join(map(str, content)) if isinstance(content, dict) else "no keys"
         raise InputError(
-            f"{path}: expected {', '.join(sorted(_KEYS))} and perhaps "
+            f"{path}: expected the keys {', '.join(sorted(_KEYS))} and, if needed, "
             f"{', '.join(sorted(_OPTIONAL))}, found {found}"
         )
     methods = content.pop("methods")
@@ -217,11 +223,13 @@ def _check(study: Study, path: str | Path) -> None:
         named += parts
     unknown = set(named) - set(study.candidates)
     if unknown:
-        raise InputError(f"{path}: no method with candidates is called {', '.join(unknown)}")
+        raise InputError(
+            f"{path}: no method with candidates is called {', '.join(sorted(unknown))}"
+        )
     several = [name for name, candidates in study.candidates.items() if len(candidates) > 1]
     if several and not study.choice:
-        raise InputError(f"{path}: {several[0]} has several candidates, but there is no choice")
+        raise InputError(f"{path}: {several[0]} has several candidates, but choice is missing")
     if study.choice and set(study.choice.seeds) & set(study.seeds):
-        raise InputError(f"{path}: choice has seeds that are reported")
+        raise InputError(f"{path}: choice and seeds share a seed. Give choice other seeds")
     if not set(study.ablation_seeds) <= set(study.seeds):
-        raise InputError(f"{path}: ablations have seeds that are not reported")
+        raise InputError(f"{path}: the seeds of ablations must be among seeds")

@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Trains what a study compares, with every seed, and writes docs/results.md from what comes out.
+"""Compare training methods over several seeds, and write docs/results.md from the results.
 
-A study is a file of methods, their candidates, seeds and ablations (benchmarks/study/matrix.py says
-how it is written). First every method's candidates are trained with the seeds of the choice and
-evaluated on data that nothing is reported of; then what was chosen, with the seeds of the report.
-A result is a line of the results file, and is not made again: a study that was stopped goes on.
+A study is a YAML file with methods, candidate settings, seeds and ablations. The file
+projects/SAR/sar/study/matrix.py describes its keys. The program first chooses the settings of each
+method, with seeds and data that the page does not report. It then trains the chosen settings with
+the reported seeds. Each result becomes a line of the results file. A second call only trains what
+is missing.
 
-    --output    a folder for each training
-    --results   the results of all studies (default: docs/results.jsonl)
-
-The page, its figures and all numbers in it are written from the results file.
+    --output    one folder for each training
+    --results   the results of all studies (default: experiments/results.jsonl)
+    --docs      the page and its figures, made from the results file alone (default: docs/)
 """
 
 import json
@@ -23,66 +23,72 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
-from study.cells import PROJECT, run_cell
-from study.matrix import Cell, read_study
-from study.page import write_page
 from tqdm import tqdm
 
-from sar.cli import add_output, exit_code, parser, positive
+from sar import cli
 from sar.errors import InputError
 from sar.files.program_outputs import Outputs
+from sar.study.cells import run_cell
+from sar.study.matrix import Cell, read_study
+from sar.study.page import write_page
 
 EXAMPLES = """examples:
-  python benchmarks/study.py
-  python benchmarks/study.py benchmarks/study/longtail_shapes.yaml --parallel 2
+  python tools/study.py
+  python tools/study.py experiments/longtail_shapes.yaml --parallel 2
 """
-STUDIES = sorted(Path(__file__).with_name("study").glob("*.yaml"))
+PROJECT = Path(__file__).parents[1]
+STUDIES = sorted((PROJECT / "experiments").glob("*.yaml"))
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser(__doc__, EXAMPLES, talks=False)
+    arguments = cli.parser(__doc__, EXAMPLES)
     arguments.add_argument(
-        "studies", nargs="*", metavar="FILE", type=Path, help="default: all of benchmarks/study/"
+        "studies", nargs="*", metavar="FILE", type=Path, help="default: all of experiments/*.yaml"
     )
     arguments.add_argument("--no-run", action="store_true", help="only write the page")
     arguments.add_argument(
         "--parallel",
-        type=positive,
+        type=cli.positive,
         metavar="N",
         default=torch.cuda.device_count() or os.cpu_count(),
-        help="trainings at a time (default: one a GPU, or a core: %(default)s)",
+        help="trainings at a time (default: one per GPU, or per CPU core: %(default)s)",
     )
     arguments.add_argument(
-        "--threads", type=positive, metavar="N", default=1, help="of each (default: %(default)s)"
+        "--threads",
+        type=cli.positive,
+        metavar="N",
+        default=1,
+        help="threads of each training (default: %(default)s)",
     )
     arguments.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="cpu or cuda (default: %(default)s)",
     )
-    add_output(
+    cli.add_output(
         arguments,
         "FOLDER",
-        "default: output/study; --overwrite is about the page",
+        "default: output/study; --overwrite concerns the page only",
         required=False,
         default=PROJECT / "output/study",
     )
     arguments.add_argument(
-        "--results", type=Path, default=PROJECT / "docs/results.jsonl", metavar="FILE"
+        "--results", type=Path, default=PROJECT / "experiments/results.jsonl", metavar="FILE"
     )
+    arguments.add_argument("--docs", type=Path, default=PROJECT / "docs", metavar="FOLDER")
     args = arguments.parse_args(argv)
-    return exit_code(lambda: run(args), "Run it again to go on: finished trainings are kept.")
+    return cli.run(run, args, "Run it again to go on: finished trainings are kept.")
 
 
 def run(args: Namespace) -> int:
-    """Runs what is missing of the studies, and writes the page; 1 where a training failed.
+    """Train what the results file lacks, and write the page. Return 1 if a training failed.
 
     Raises:
-        InputError: a study's or the results file is wrong.
+        InputError: a study or the results file is wrong, or the page belongs to the user.
     """
     # The page of this repository may always be written.
-    is_own = args.results.parent.resolve() == PROJECT / "docs"
-    docs = Outputs(args.results.parent, overwrite=args.overwrite or is_own)
+    is_own = args.docs.resolve() == PROJECT / "docs"
+    docs = Outputs(args.docs, overwrite=args.overwrite or is_own)
     docs.check([docs.folder / "results.md"])
     studies = [read_study(path) for path in args.studies or STUDIES]
     rows = read_results(args.results)
@@ -98,22 +104,22 @@ def run(args: Namespace) -> int:
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """The rows of the results file, by their cell's key; none where there is no file."""
+    """Return the rows of the results file by the key of their cell; none if there is no file."""
     rows = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
         try:
             row = json.loads(line)
             rows[row["key"]] = row
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number} is no result: remove that line") from error
+            raise InputError(f"{path}, line {number} is not a result: remove the line") from error
     return rows
 
 
 def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, title: str) -> int:
-    """Runs the cells that have no row yet, and gives them one; how many failed."""
+    """Run the cells without a row, and add their rows. Return the number of failures."""
     unique = {cell.key: cell for cell in cells}
     missing = [cell for key, cell in unique.items() if key not in rows]
-    # Each training takes a GPU of its own, in turn.
+    # Each training waits for a free GPU.
     found = _visible_gpus() if args.device == "cuda" else []
     gpus = queue.SimpleQueue()
     for i in range(args.parallel):
@@ -124,11 +130,13 @@ def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, t
         gpu = gpus.get()
         try:
             folder = args.output / cell.study / cell.key
-            row = run_cell(cell, folder, threads=args.threads, device=args.device, gpu=gpu)
+            row = run_cell(
+                cell, folder, project=PROJECT, threads=args.threads, device=args.device, gpu=gpu
+            )
             row["parallel"] = args.parallel
         finally:
             gpus.put(gpu)
-        with lock:  # a line is written at once
+        with lock:  # one thread writes at a time
             rows[cell.key] = row
             with open(args.results, "a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -136,7 +144,12 @@ def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, t
     num_failed = 0
     with (
         ThreadPoolExecutor(args.parallel) as pool,
-        tqdm(total=len(unique), initial=len(unique) - len(missing), desc=title) as bar,
+        tqdm(
+            total=len(unique),
+            initial=len(unique) - len(missing),
+            desc=title,
+            disable=args.quiet,
+        ) as bar,
     ):
         futures = [pool.submit(run_one, cell) for cell in missing]
         try:
@@ -154,7 +167,7 @@ def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, t
 
 
 def _visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them, where it is set."""
+    """Return the names in CUDA_VISIBLE_DEVICES if it is set, else the numbers of all GPUs."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
 

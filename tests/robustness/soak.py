@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Whether a long run needs more and more: memory and open files over thousands of iterations.
+"""Check that a long training does not need more and more memory or open files.
 
-Trains a tiny model, with checkpoints and evaluations on the way, and looks at the resident memory
-of the process, and at its open files, as it goes; then evaluates few and many images, and compares
-the peaks. In one process, on the CPU.
+Trains a tiny model with checkpoints and evaluations, in one process on the CPU. Reports the resident
+memory and the number of open files over the iterations. Then evaluates few and many images and
+reports the peak memory of both.
 """
 
 import logging
@@ -25,23 +25,22 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.train_loop import HookBase
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
 FEW, MANY = 20, 2000
 SMALLEST_ITERATIONS, SMALLEST_MANY = 10, 40
 
 
 def main() -> None:
-    example = "example:\n  python benchmarks/soak.py --iterations 2000"
+    example = "example:\n  python tests/robustness/soak.py --iterations 2000"
     arguments = cli.parser(__doc__, example, talks=False)
     arguments.add_argument(
-        "--iterations", type=cli.positive, default=2000, metavar="N", help="%(default)s"
+        "--iterations", type=cli.positive, default=2000, metavar="N", help="default: %(default)s"
     )
-    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the training")
+    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="SEED of the training")
     arguments.add_argument(
         "--smallest",
         action="store_true",
-        help=f"{SMALLEST_ITERATIONS} iterations and {SMALLEST_MANY} images, to see that the "
-        "program runs",
+        help=f"{SMALLEST_ITERATIONS} iterations and {SMALLEST_MANY} images, to test the program",
     )
     args = arguments.parse_args()
     args.many = MANY
@@ -56,16 +55,20 @@ def main() -> None:
         logging.disable(logging.WARNING)
         trainer, rows = train(cfg, period=args.iterations // 10)
         print(
-            tabulate(rows, ["iteration", "resident (MiB)", "of the first", "open files"], "github")
+            tabulate(
+                rows,
+                ["iteration", "resident (MiB)", "relative to the first", "open files"],
+                "github",
+            )
         )
         rows = evaluate(cfg, trainer, args.many)
         print()
-        print(tabulate(rows, ["images evaluated", "peak (MiB)", "of the first"], "github"))
+        print(tabulate(rows, ["images evaluated", "peak (MiB)", "relative to the first"], "github"))
     print(f"\n{args.iterations} iterations, seed {args.seed}, torch {torch.__version__}")
 
 
 def config(folder: Path, args: Namespace) -> CfgNode:
-    """Of a training of about a tenth of a second per iteration."""
+    """Return the config of a training with about 0.1 seconds per iteration."""
     tenth = args.iterations // 10
     words = [
         "DATASETS.FOLDER", folder / "data", "OUTPUT_DIR", folder / "output", "SEED", args.seed,
@@ -90,7 +93,7 @@ def config(folder: Path, args: Namespace) -> CfgNode:
 
 
 class Look(HookBase):
-    """Notes memory and open files every `period` iterations."""
+    """Record memory and open files every `period` iterations."""
 
     def __init__(self, period: int) -> None:
         self.period = period
@@ -114,7 +117,7 @@ def train(cfg: CfgNode, period: int) -> tuple[Trainer, list[list]]:
 
 
 def evaluate(cfg: CfgNode, trainer: Trainer, many: int) -> list[list]:
-    """Peaks of the resident memory, after an evaluation that none of them counts."""
+    """Evaluate few and many images, after a warm-up, and return the peaks of resident memory."""
     (name,) = cfg.DATASETS.TEST
     records = DatasetCatalog.get(name)
     rows = []
@@ -126,14 +129,14 @@ def evaluate(cfg: CfgNode, trainer: Trainer, many: int) -> list[list]:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (repeated,)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         trainer.test(cfg, trainer.model)
         rows.append([count, status("VmHWM")])
     return [[count, peak, f"{peak / rows[1][1]:.3f}"] for count, peak in rows[1:]]
 
 
 def status(name: str) -> float:
-    """A memory size of this process in MiB."""
+    """Return a memory size of this process in MiB."""
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
 
 

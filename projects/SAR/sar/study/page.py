@@ -1,7 +1,7 @@
-"""docs/results.md and its figures, from the results of studies alone.
+"""Write docs/results.md and its figures from the results file.
 
-Differences are paired: each is between two trainings of one seed. Their interval is that of
-Student's t over the seeds, at 95%.
+A difference compares two trainings with the same seed. Its 95% interval uses Student's t over the
+seeds.
 """
 
 import math
@@ -15,8 +15,7 @@ from scipy.stats import t as student
 from tabulate import tabulate
 
 from sar.files.program_outputs import Outputs
-
-from .matrix import Settings, Study
+from sar.study.matrix import Settings, Study
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -25,17 +24,23 @@ Rows = Mapping[str, dict]
 
 INTRODUCTION = """# Results
 
-Written by `python benchmarks/study.py` from [results.jsonl](results.jsonl); nothing here is typed
-by hand. A difference is the mean, over seeds, of the differences between two trainings of one seed;
-in brackets its 95% interval (Student's t); **bold** where that is clear of zero. Each interval is
-that of one comparison: where nothing differs, one in twenty is bold by chance. IoU is in percent;
-@f, @c and @r are the classes that most, fewer and fewest training images show, and with `_pixel`
-those of most, fewer and fewest pixels. What follows from it is in [findings](findings.md)."""
+`python tools/study.py` writes this page from [results.jsonl](../experiments/results.jsonl).
+
+- IoU is in percent. `mIoU@f`, `mIoU@c` and `mIoU@r` are means over the frequent, common and rare
+  classes, by the number of training images that show a class. With `_pixel`, the groups follow the
+  number of pixels.
+- A difference is a mean over seeds. Each seed compares two trainings. The brackets hold the 95%
+  interval (Student's t).
+- **Bold** differences are clear: their interval does not contain zero. The intervals are not
+  corrected for the number of comparisons. If two methods are equal, one difference in twenty is
+  bold by chance.
+
+[Findings](findings.md) explains the results."""
 GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
 
 
 class Difference(NamedTuple):
-    """A mean difference and its interval; of one pair, the interval is infinite."""
+    """A mean difference and its interval, which is infinite for a single pair."""
 
     mean: float
     low: float
@@ -53,7 +58,7 @@ class Difference(NamedTuple):
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Of values and references of the same seeds in the same order."""
+    """Return the mean of value - reference; both have the same seeds in the same order."""
     differences = [a - b for a, b in zip(values, reference, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) < 2:
@@ -64,9 +69,10 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
 
 
 def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
-    """results.md and its figures.
+    """Write results.md and its figures.
 
-    A study is there once all its methods are trained, an ablation once it is with every seed.
+    A study appears when all its methods are trained with every seed. The same holds for each
+    variant of the ablations.
     """
     parts = [INTRODUCTION]
     for study in studies:
@@ -78,7 +84,7 @@ def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
 
 
 class _Section:
-    """What the page has of one study."""
+    """The section of one study."""
 
     def __init__(self, study: Study, rows: Rows, docs: Outputs) -> None:
         self.study, self.rows, self.docs = study, rows, docs
@@ -97,27 +103,34 @@ class _Section:
         parts.append(self._comparison(self.methods, study.reference))
         parts.append(self._figure("methods", self._draw_differences))
         parts += [
-            "### Each against each",
-            "The mean difference of the row's method to the column's.",
+            "### Methods in pairs",
+            "Each cell is the mean of the row's method minus the mean of the column's method.",
             *(f"**{metric}**\n\n{self._pairs(metric)}" for metric in ("mIoU", "mIoU@r")),
         ]
-        parts += ["### Each class", "The mean IoU, the most frequent class first.", self._classes()]
+        parts += [
+            "### Classes",
+            "Mean IoU of each class, the most frequent class first.",
+            self._classes(),
+        ]
         parts += [
             "### Geometry of the feature space",
-            "0 is full neural collapse. *NC1*: variability within classes; *NC2*: how unlike the "
-            "class centres are in size and angle; *NC3*: how far the classifier is from them.",
+            "All values are 0 at full neural collapse. *NC1*: variability within classes. *NC2*: "
+            "differences between the norms, and between the angles, of the class centres. *NC3*: "
+            "distance of the classifier from the class centres.",
             self._geometry(),
             "### Cost of training",
-            f"Relative to {study.reference}: medians over the seeds that both were trained with at "
-            "one commit; at another, the machine may have been another too. *-*: there are none; "
-            "[benchmarks](benchmarks.md) has what a step costs, measured side by side.",
+            f"Each value is the median, over seeds, of the cost divided by the cost of "
+            f"{study.reference}. Only trainings of the same commit are compared, because other "
+            "commits may have run on another machine. *-*: there is no such pair. "
+            "[Benchmarks](benchmarks.md) compares the time of a step with a peer.",
             self._cost(),
         ]
         if self._with_pull():
             parts += [
-                "### What the losses do",
-                "*Gate open*: since which iteration in all steps looked at, and in which share of "
-                "them. *Pull / cross-entropy*: at the start, in the middle and at the end.",
+                "### Losses",
+                "*Gate open since*: the iteration after which the gate was open at every "
+                "recorded step. *Share of steps*: the share of recorded steps with an open gate. "
+                "*Pull / cross-entropy*: the ratio at the start, in the middle and at the end.",
                 self._losses(),
                 self._figure("losses", self._draw_losses),
             ]
@@ -125,7 +138,7 @@ class _Section:
             seeds = ", ".join(map(str, study.ablation_seeds))
             parts += [
                 f"### Ablations of {study.ablated}",
-                f"Differences are to {study.ablated} as it was chosen; seeds {seeds}.",
+                f"Each variant is compared with the chosen {study.ablated}. Seeds: {seeds}.",
                 self._comparison(self.variants, study.ablated),
             ]
         if study.choice:
@@ -133,27 +146,27 @@ class _Section:
         return parts
 
     def _rows(self, settings: Settings, seeds: Sequence[int]) -> list[dict | None]:
-        """Of each seed; None where it has not been trained."""
+        """Return a row for each seed; None if the cell is not trained."""
         return [self.rows.get(self.study.cell(settings, seed).key) for seed in seeds]
 
     def _set_up(self) -> str:
         found = [*self.methods.values(), *self.variants.values()]
         rows = list({row["key"]: row for rows in found for row in rows}.values())
         hours = sum(row["seconds"] for row in rows) / 3600
-        machines = {f"{row['device']}, {row['threads']} thread(s) each" for row in rows}
+        machines = {f"{row['device']}, {row['threads']} thread(s) per training" for row in rows}
         versions = {row["versions"] for row in rows}
         commits = {row["commit"] for row in rows}
         seeds = ", ".join(map(str, self.study.seeds))
         common = "\n".join(f"    {key} {value}" for key, value in self.study.settings.items())
         return (
-            f"All trainings are of `{self.study.config}` with\n\n{common}\n\nand evaluated on "
-            f"`{self.study.test}`; seeds {seeds}. {len(rows)} trainings, {hours:.1f} hours of them "
-            f"on {'; '.join(sorted(machines))}; {'; '.join(sorted(versions))}; commits "
-            f"{', '.join(sorted(commits))}."
+            f"All trainings use `{self.study.config}` with\n\n{common}\n\nThe evaluation uses "
+            f"`{self.study.test}`. Seeds: {seeds}. {len(rows)} trainings took {hours:.1f} hours in "
+            f"all on {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions))}. "
+            f"Commits: {', '.join(sorted(commits))}."
         )
 
     def _comparison(self, rows_of: Mapping[str, list[dict]], reference: str) -> str:
-        """Means, and differences to the reference."""
+        """Return a table of means and of differences to the reference."""
         table = []
         for name, rows in rows_of.items():
             line = [name]
@@ -210,7 +223,7 @@ class _Section:
     def _cost(self) -> str:
         reference = self.methods[self.study.reference]
         on_gpu = reference[0]["gpu_mib"] is not None
-        # Of processes that share a CPU, the time on the clock would be that of their neighbours.
+        # Trainings that share a CPU slow each other down, so wall-clock time would mislead.
         costs = {"CPU time, with the evaluation": "cpu_seconds", "memory": "resident_mib"}
         if on_gpu:
             costs = {"time of an iteration": "seconds_per_iteration", "memory": "gpu_mib"}
@@ -240,7 +253,7 @@ class _Section:
                 curve = row["curves"]
                 gate, iterations = curve["sar/gate_is_open"], curve["iteration"]
                 closed = [i for i, is_open in zip(iterations, gate, strict=True) if is_open < 1]
-                # Of a gate that is not open in the end, it is not known.
+                # If the gate is closed at the end, there is no such iteration.
                 opened.append(math.inf if gate[-1] < 1 else closed[-1] if closed else 0)
                 shares.append(statistics.fmean(gate))
                 pairs = zip(curve["loss_sar_pull"], curve["loss_sem_seg"], strict=True)
@@ -268,11 +281,11 @@ class _Section:
                 table.append([name, words, f"**{score}**" if is_chosen else score])
         seeds = ", ".join(map(str, choice.seeds))
         text = (
-            f"The mean of `{choice.metric}` on `{choice.test}` over the seeds {seeds}, which are "
-            "not among those above. **Bold** is chosen."
+            f"The score is the mean of `{choice.metric}` on `{choice.test}`. The seeds {seeds} "
+            "are not used in the tables above. **Bold** marks the chosen settings."
         )
         combined = [
-            f"*{name}* is {' with '.join(parts)}."
+            f"*{name}* combines {' with '.join(parts)}."
             for name, parts in self.study.combinations.items()
         ]
         return "\n\n".join([text, _grid(table, ["method", "settings", "score"]), *combined])
@@ -286,7 +299,7 @@ class _Section:
         return f"![{self.study.title}: {kind}]({file})"
 
     def _draw_differences(self) -> plt.Figure:
-        """The differences to the reference with their intervals, a panel for each mean."""
+        """Draw the differences to the reference with their intervals, one panel per metric."""
         names = [name for name in self.methods if name != self.study.reference]
         figure, (panels,) = plt.subplots(
             1,
@@ -316,7 +329,7 @@ class _Section:
         return figure
 
     def _draw_losses(self) -> plt.Figure:
-        """Cross-entropy, weighted pull and anchor loss of the first seed, a panel a method."""
+        """Draw the losses of the first seed, one panel per method."""
         rows_of = {name: rows for name, rows in self._with_pull().items() if name in self.methods}
         figure, panels = plt.subplots(
             1, len(rows_of), figsize=(3.4 * len(rows_of), 3), sharey=True, squeeze=False

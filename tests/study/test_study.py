@@ -10,31 +10,28 @@ import pytest
 import yaml
 from scipy import stats
 
+from sar.config import load_config
 from sar.errors import InputError
 from sar.files.program_outputs import Outputs
 
 from ..programs import load_program
 
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+from sar.study.cells import curves, run_cell
+from sar.study.matrix import Cell, read_study
+from sar.study.page import paired_difference, write_page
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
 STUDIES = ("longtail_shapes", "camvid")
 PULL_WEIGHT = "MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"
 GROUPS = {"f": ["road", "tree"], "c": ["sign"], "r": ["pole"]}
 
 
-@pytest.fixture(autouse=True)
-def programs(monkeypatch):
-    """The benchmarks' modules, found as when a benchmark is run."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield
-    for name in [name for name in sys.modules if name.split(".")[0] in ("study", "harness")]:
-        del sys.modules[name]
-
-
 @pytest.fixture
 def program():
-    """benchmarks/study.py, whose folder of the same name comes first for the importer."""
-    return load_program(FOLDER / "study.py")
+    """Return tools/study.py as a module."""
+    return load_program(ROOT / "tools" / "study.py")
 
 
 def content():
@@ -101,8 +98,6 @@ def score(cell):
 @pytest.fixture
 def results(write):
     """Study, and the rows of all its cells."""
-    from study.matrix import read_study
-
     study = read_study(write())
     rows = {cell.key: row(cell, score(cell)) for cell in study.choice_cells()}
     rows |= {cell.key: row(cell, score(cell)) for cell in study.cells(rows)}
@@ -130,8 +125,6 @@ def test_what_is_chosen_is_trained_with_every_seed(results):
 
 
 def test_methods_together_have_the_regularizers_of_both(write):
-    from study.matrix import read_study
-
     methods = {"SAR": [{"R": ["a"], "P": 1}], "CeCo": [{"R": ["b"]}]}
     methods["both"] = {"together": ["SAR", "CeCo"]}
     study = read_study(
@@ -147,8 +140,6 @@ def test_methods_together_have_the_regularizers_of_both(write):
 
 
 def test_a_key_is_of_all_that_a_result_depends_on():
-    from study.matrix import Cell
-
     cell = {"study": "a", "config": "c", "settings": {"A": 1, "B": 2}, "test": "t", "seed": 0}
     key = Cell(**cell).key
     assert Cell(**cell | {"settings": {"B": 2, "A": 1}}).key == key
@@ -162,22 +153,18 @@ def test_a_key_is_of_all_that_a_result_depends_on():
     [
         ({"methods": {"plain": [{}], "both": {"together": ["SAR"]}}}, "is called SAR"),
         ({"ablations": {"of": "plane", "seeds": [], "variants": {}}}, "is called plane"),
-        ({"ablations": {"of": "SAR", "seeds": [7], "variants": {}}}, "seeds that are not reported"),
-        ({"choice": None}, "weights has several candidates, but there is no choice"),
+        ({"ablations": {"of": "SAR", "seeds": [7], "variants": {}}}, "must be among seeds"),
+        ({"choice": None}, "weights has several candidates, but choice is missing"),
         ({"seed": 1}, "expected .*found .*seed"),
-        ({"test": "roads_val", "seeds": [7]}, "seeds that are reported"),
+        ({"test": "roads_val", "seeds": [7]}, "choice and seeds share a seed"),
     ],
 )
 def test_a_wrong_study_is_refused(write, changes, message):
-    from study.matrix import read_study
-
     with pytest.raises(InputError, match=message):
         read_study(write(changes))
 
 
 def test_a_file_that_is_no_study_is_refused(tmp_path):
-    from study.matrix import read_study
-
     (tmp_path / "a.yaml").write_text("- 1")
     for name in ("a.yaml", "b.yaml"):
         with pytest.raises(InputError, match=name):
@@ -185,26 +172,20 @@ def test_a_file_that_is_no_study_is_refused(tmp_path):
 
 
 def test_the_studies_of_the_project_train_configs_that_are_there():
-    from study.matrix import read_study
-
-    from sar.config import load_config
-
-    paths = sorted((FOLDER / "study").glob("*.yaml"))
+    paths = sorted(EXPERIMENTS.glob("*.yaml"))
     assert paths
     for path in paths:
         study = read_study(path)
         for cell in study.choice_cells():
             words = [str(word) for pair in cell.settings.items() for word in pair]
-            load_config(str(FOLDER.parent / cell.config), words)
+            load_config(str(ROOT / cell.config), words)
         for settings in study.variants.values():
             load_config("", [str(word) for pair in settings.items() for word in pair])
 
 
 def test_camvid_takes_what_was_chosen_on_long_tail_shapes(program):
-    from study.matrix import read_study
-
-    shapes, camvid = (read_study(FOLDER / "study" / f"{name}.yaml") for name in STUDIES)
-    rows = program.read_results(FOLDER.parent / "docs" / "results.jsonl")
+    shapes, camvid = (read_study(EXPERIMENTS / f"{name}.yaml") for name in STUDIES)
+    rows = program.read_results(EXPERIMENTS / "results.jsonl")
     chosen = shapes.chosen(rows)
     for name, (settings,) in camvid.candidates.items():
         assert settings == chosen[name], name
@@ -212,10 +193,8 @@ def test_camvid_takes_what_was_chosen_on_long_tail_shapes(program):
 
 
 def test_what_is_beside_sar_is_what_was_chosen_alone(program):
-    from study.matrix import read_study
-
-    shapes = read_study(FOLDER / "study" / "longtail_shapes.yaml")
-    chosen = shapes.chosen(program.read_results(FOLDER.parent / "docs" / "results.jsonl"))
+    shapes = read_study(EXPERIMENTS / "longtail_shapes.yaml")
+    chosen = shapes.chosen(program.read_results(EXPERIMENTS / "results.jsonl"))
     weights, sampling = chosen["class weights"], chosen["repeat-factor sampling"]
     for name, parts in (
         ("SAR + class weights", weights),
@@ -227,13 +206,11 @@ def test_what_is_beside_sar_is_what_was_chosen_alone(program):
 
 
 def test_the_longer_study_differs_in_its_schedule_alone(program):
-    from study.matrix import read_study
-
     shapes, long = (
-        read_study(FOLDER / "study" / f"{name}.yaml")
+        read_study(EXPERIMENTS / f"{name}.yaml")
         for name in ("longtail_shapes", "longtail_shapes_long")
     )
-    chosen = shapes.chosen(program.read_results(FOLDER.parent / "docs" / "results.jsonl"))
+    chosen = shapes.chosen(program.read_results(EXPERIMENTS / "results.jsonl"))
     for name, (settings,) in long.candidates.items():
         assert settings == chosen[name], name
     schedule = ("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
@@ -251,8 +228,6 @@ def test_each_training_has_one_of_the_gpus_that_are_visible(program, monkeypatch
 
 
 def test_differences_are_those_of_a_paired_t_test():
-    from study.page import paired_difference
-
     generator = np.random.default_rng(0)
     reference = generator.normal(40, 5, 6)
     values = reference + generator.normal(2, 1, 6)
@@ -265,8 +240,6 @@ def test_differences_are_those_of_a_paired_t_test():
 
 
 def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
-    from study.page import write_page
-
     study, rows = results
     write_page([study], rows, Outputs(tmp_path))
     text = (tmp_path / "results.md").read_text()
@@ -274,11 +247,11 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
     assert "| plain " in text and "41.00" in text
     assert "47.00<br>**+6.00 [+6.00, +6.00]**" in text
     assert "49.00<br>**+8.00 [+8.00, +8.00]**" in text
-    assert "*both* is SAR with weights." in text
-    # Each against each: both is 2 above weights, in every seed.
+    assert "*both* combines SAR with weights." in text
+    # Methods in pairs: both is 2 above weights, in every seed.
     assert "**+2.0**" in text and "**-8.0**" in text
     assert "| no filter" in text and "| as it is" in text
-    assert "A CPU, 1 thread(s) each" in text
+    assert "A CPU, 1 thread(s) per training" in text
     for figure in ("methods", "losses"):
         assert f"(results-roads-{figure}.png)" in text
         assert (tmp_path / f"results-roads-{figure}.png").stat().st_size > 1000
@@ -287,23 +260,17 @@ def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
 
 
 def test_one_metric_and_a_gate_that_closes_again(results, tmp_path):
-    from study.page import write_page
-
     study, rows = results
     for row in rows.values():
         if "sar/gate_is_open" in row["curves"]:
             row["curves"]["sar/gate_is_open"] = [0.0, 1.0, 0.5]
     write_page([replace(study, metrics=["mIoU"])], rows, Outputs(tmp_path))
-    losses = (
-        (tmp_path / "results.md").read_text().split("### What the losses do")[1].split("###")[0]
-    )
+    losses = (tmp_path / "results.md").read_text().split("### Losses")[1].split("###")[0]
     opened = {line.split("|")[2].strip() for line in losses.splitlines() if line.startswith("| S")}
     assert opened == {"-"}
 
 
 def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
-    from study.page import write_page
-
     study, rows = results
     chosen = study.chosen(rows)
     for name, commit, seconds in (("weights", "1a", 20.0), ("SAR", "2b", 300.0)):
@@ -320,8 +287,6 @@ def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
 
 
 def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
-    from study.page import write_page
-
     study, rows = results
     del rows[study.cells(rows)[-3].key]
     write_page([study], rows, Outputs(tmp_path))
@@ -346,7 +311,7 @@ def test_finished_trainings_are_kept_and_failed_ones_are_said(
     monkeypatch.setattr(program, "run_cell", run_cell)
     monkeypatch.setattr(program, "STUDIES", [])
     words = [str(write()), "--parallel", "2", "--output", str(tmp_path / "output")]
-    words += ["--results", str(tmp_path / "results.jsonl")]
+    words += ["--results", str(tmp_path / "results.jsonl"), "--docs", str(tmp_path)]
     assert program.main(words) == 1
     # What is reported waits until everything is there to choose by.
     assert len(calls) == 12
@@ -367,8 +332,6 @@ def test_a_broken_results_file_is_said(program, tmp_path, capsys):
 
 
 def test_curves_are_means_of_parts_of_the_training():
-    from study.cells import curves
-
     lines = [{"iteration": i, "total_loss": 1.0, "loss_a": float(i)} for i in range(41)]
     found = curves([*lines, {"iteration": 41, "sem_seg/mIoU": 3.0}])
     assert found["iteration"] == [2.0, 5.0, *range(8, 39, 3), 40.0]
@@ -396,8 +359,15 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
         },
     }  # fmt: skip
     (tmp_path / "trial.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    command = [sys.executable, FOLDER / "study.py", tmp_path / "trial.yaml", "--device", "cpu"]
+    command = [
+        sys.executable,
+        ROOT / "tools" / "study.py",
+        tmp_path / "trial.yaml",
+        "--device",
+        "cpu",
+    ]
     command += ["--results", tmp_path / "results.jsonl", "--output", tmp_path / "output"]
+    command += ["--docs", tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -413,12 +383,10 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
 
 
 def test_a_folder_of_the_user_is_not_replaced_by_a_training(results, tmp_path):
-    from study.cells import run_cell
-
     study, _ = results
     (tmp_path / "notes.txt").write_text("the user's")
-    with pytest.raises(InputError, match="is not the folder of a training of a study"):
-        run_cell(study.choice_cells()[0], tmp_path, threads=1, device="cpu", gpu="")
+    with pytest.raises(InputError, match="does not hold a training of a study"):
+        run_cell(study.choice_cells()[0], tmp_path, project=ROOT, threads=1, device="cpu")
     assert (tmp_path / "notes.txt").read_text() == "the user's"
 
 
@@ -426,7 +394,7 @@ def test_a_page_of_the_user_is_refused_first(program, write, tmp_path, monkeypat
     monkeypatch.setattr(program, "STUDIES", [])
     monkeypatch.setattr(program, "run_cell", lambda *args, **options: pytest.fail("it trained"))
     (tmp_path / "results.md").write_text("the user's")
-    words = [str(write()), "--output", str(tmp_path / "output")]
+    words = [str(write()), "--output", str(tmp_path / "output"), "--docs", str(tmp_path)]
     assert program.main([*words, "--results", str(tmp_path / "results.jsonl")]) == 1
     assert "add --overwrite" in capsys.readouterr().err
     assert (tmp_path / "results.md").read_text() == "the user's"

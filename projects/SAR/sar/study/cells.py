@@ -1,4 +1,4 @@
-"""One training of a study, in a process of its own, and what is kept of it."""
+"""Run one training of a study in its own process, and return the result."""
 
 import json
 import os
@@ -10,30 +10,30 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import environment
-
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
+from sar.study.environment import environment
+from sar.study.matrix import Cell
 
-from .matrix import Cell
-
-PROJECT = Path(__file__).parents[2]
-NUM_POINTS = 20  # of each training curve
+NUM_POINTS = 20  # points of each training curve
 
 
-def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = "") -> dict:
-    """Trains and evaluates in `folder`, which is emptied before; the result as a row.
+def run_cell(
+    cell: Cell, folder: Path, *, project: Path, threads: int, device: str, gpu: str = ""
+) -> dict:
+    """Train and evaluate a cell, and return a row of the results file.
 
     Args:
-        cell: what to train.
-        folder: OUTPUT_DIR.
-        threads: of torch, on the CPU.
+        cell: the training to run.
+        folder: OUTPUT_DIR. The folder of an earlier training is emptied first.
+        project: the folder with train_net.py and configs/.
+        threads: number of torch's CPU threads.
         device: MODEL.DEVICE.
-        gpu: CUDA_VISIBLE_DEVICES; "" leaves it as it is.
+        gpu: CUDA_VISIBLE_DEVICES; "" does not change it.
 
     Raises:
-        InputError: it failed, with the place of its log.
+        InputError: `folder` holds other files, or the training failed. The message names its log.
     """
     settings = {
         **cell.settings,
@@ -41,7 +41,7 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
         "SEED": cell.seed,
         "OUTPUT_DIR": folder.resolve(),
         "MODEL.DEVICE": device,
-        # That of the last evaluation is reported, not that of the best.
+        # Report the last evaluation, not the best one.
         "TEST.BEST_METRIC": "",
         "TEST.GEOMETRY": True,
     }
@@ -52,21 +52,21 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
         environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
     log = folder / "console.txt"
     if folder.exists() and any(folder.iterdir()) and not log.is_file():
-        raise InputError(f"{folder} is not the folder of a training of a study: move it away")
-    # A training that was stopped is not resumed: what it costs is measured too.
+        raise InputError(f"{folder} does not hold a training of a study. Move the folder away")
+    # A stopped training is not resumed, because the row contains its cost.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    commit = _commit()  # what is trained is of now
+    commit = _commit(project)  # read now: the user may commit during the training
     start = time.perf_counter()
     with open(log, "wb") as console:
         process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment_variables, stdout=console, stderr=console
+            command, cwd=project, env=environment_variables, stdout=console, stderr=console
         )
-        _, status, usage = os.wait4(process.pid, 0)  # a Ctrl-C ends it, too
+        _, status, usage = os.wait4(process.pid, 0)  # Ctrl-C also ends the child
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
-        raise InputError(f"{log}: {lines[-1] if lines else 'it is empty'}")
+        raise InputError(f"{log}: {lines[-1] if lines else 'the log is empty'}")
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return {
         "study": cell.study,
@@ -96,7 +96,11 @@ def run_cell(cell: Cell, folder: Path, *, threads: int, device: str, gpu: str = 
 
 
 def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Losses and gate over the training, each the mean of the lines of a twentieth of it."""
+    """Return at most 20 points for each loss and the gate: means over equal parts of the training.
+
+    Args:
+        lines: rows of metrics.json. Rows without losses are skipped.
+    """
     lines = [line for line in lines if "total_loss" in line]
     size = -(-len(lines) // NUM_POINTS)
     parts = [lines[i : i + size] for i in range(0, len(lines), size)]
@@ -109,20 +113,20 @@ def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def _groups(folder: Path) -> dict[str, list[str]]:
-    """The names of the frequent, common and rare classes, the most frequent first."""
+    """Return the names of the frequent, common and rare classes, the most frequent first."""
     frequency = ClassFrequency.load(folder / "class_frequency.json")
     groups = class_groups(frequency.images, ties_by=frequency.pixels)
     return {group: [frequency.class_names[i] for i in ids] for group, ids in groups.items()}
 
 
 def _gpu_memory(log: Path) -> int | None:
-    """What detectron2 says of the most memory of tensors on a GPU, in MiB."""
+    """Return the peak GPU memory of tensors in MiB, which detectron2 logs; None without a GPU."""
     found = log.read_text(errors="replace").split("max_mem: ")[1:]
     return int(found[-1].split("M")[0]) if found else None
 
 
-def _commit() -> str:
+def _commit(project: Path) -> str:
     result = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True
+        ["git", "rev-parse", "--short", "HEAD"], cwd=project, capture_output=True, text=True
     )
     return result.stdout.strip()

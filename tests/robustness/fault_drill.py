@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Kills a training at random moments, resumes it, and compares it with one that was left alone.
+"""Kill a training at random moments, resume it, and compare it with an uninterrupted training.
 
-Each trial starts train_net.py, ends it with SIGKILL, and resumes it with another number of loader
-workers. Half of the kills come while a checkpoint is being written. At the end, weights, optimizer
-and metrics.json (but for times) have to be those of the uninterrupted run, bit for bit.
+Each trial ends train_net.py with SIGKILL and resumes it with another number of loader workers. Half
+of the kills come while a checkpoint is being written. At the end, weights, optimizer and
+metrics.json (without times) must equal those of the uninterrupted run, bit for bit.
 
-With --processes 2, torchrun trains with so many processes on the CPU; one of them is killed, and
-torchrun starts them anew.
+With --processes 2, torchrun trains with two processes on the CPU. The drill kills one of them, and
+torchrun restarts both.
 """
 
 import argparse
@@ -28,34 +28,33 @@ from tabulate import tabulate
 from sar import cli
 from sar.data.datasets import longtail_shapes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ITERATIONS, CHECKPOINT_PERIOD, EVAL_PERIOD = 60, 10, 30
 SMALLEST_ITERATIONS = 10
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
-# In seconds: of a run, and between two looks at it.
-LIMIT, LOOK = 900, 0.002
+LIMIT, INTERVAL = 900, 0.002  # seconds: the longest run, and between two polls
 
 
 def main() -> None:
-    example = "example:\n  python benchmarks/fault_drill.py --kills 20 --seed 1"
+    example = "example:\n  python tests/robustness/fault_drill.py --kills 20 --seed 1"
     arguments = cli.parser(__doc__, example, talks=False)
     arguments.add_argument(
         "--kills", type=cli.positive, default=20, metavar="N", help="default: %(default)s"
     )
-    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments")
+    arguments.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the moments")
     arguments.add_argument(
-        "--processes", type=cli.positive, default=1, metavar="N", help="of the training"
+        "--processes", type=cli.positive, default=1, metavar="N", help="processes of the training"
     )
     arguments.add_argument(
         "--output",
         type=cli.path,
         metavar="FOLDER",
-        help="where a new folder with the runs is kept; default: a temporary folder",
+        help="keep the runs in a new folder here (default: a temporary folder)",
     )
     arguments.add_argument(
         "--smallest",
         action="store_true",
-        help=f"one kill of {SMALLEST_ITERATIONS} iterations, to see that the program runs",
+        help=f"one kill in {SMALLEST_ITERATIONS} iterations, to test the program",
     )
     args = arguments.parse_args()
     args.iterations = ITERATIONS
@@ -63,7 +62,7 @@ def main() -> None:
         args.kills, args.iterations = 1, SMALLEST_ITERATIONS
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
-        # Its own, because each trial removes the run of the one before.
+        # A new folder, because each trial removes the run of the previous trial.
         folder = tempfile.mkdtemp(prefix="fault_drill_", dir=args.output)
         print(f"Kept: {folder}", file=sys.stderr)
         sys.exit(drill(args, Path(folder)))
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def drill(args: argparse.Namespace, folder: Path) -> int:
-    """Prints the table; the exit code: 1 where a trial's end was not the uninterrupted one's."""
+    """Run all trials and print a table. Return 1 if a trial differs from the uninterrupted run."""
     longtail_shapes.generate(folder / "data", num_images={"train": 40, "val": 10, "test": 1})
     drawn = random.Random(args.seed)
     expected = folder / "uninterrupted"
@@ -119,7 +118,7 @@ class Run:
     """A training in the background.
 
     Attributes:
-        num_writes: of checkpoints, so far as they were seen while `wait_for` waited.
+        num_writes: number of checkpoint writes that `wait_for` saw.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class Run:
         return "Starting training" in self._log.read_text(errors="replace")
 
     def wait_for(self, condition: Callable[[], bool]) -> float:
-        """Looks again and again, and returns when: also where the run has ended meanwhile."""
+        """Poll until the condition holds or the run ends, and return the time."""
         limit = time.monotonic() + LIMIT
         while not condition() and self.process.poll() is None:
             if time.monotonic() > limit:
@@ -169,11 +168,11 @@ class Run:
             is_writing = any(self.output.glob(".model_*"))
             self.num_writes += is_writing and not self._is_writing
             self._is_writing = is_writing
-            time.sleep(LOOK)
+            time.sleep(INTERVAL)
         return time.monotonic()
 
     def kill(self, rank: int) -> None:
-        """SIGKILL to the training, or to one of torchrun's processes."""
+        """Send SIGKILL to the training, or to one of torchrun's processes."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         workers = [
             int(child)
@@ -181,14 +180,14 @@ class Run:
             if b"train_net.py" in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
         if b"torch.distributed.run" in b" ".join(map(os.fsencode, self.process.args)):
-            if workers:  # else the run is over
+            if workers:  # none after the end of the run
                 os.kill(workers[rank], signal.SIGKILL)
         else:
             self.process.kill()
             self.process.wait()
 
     def finish(self) -> None:
-        """Waits for the end, which has to be a good one."""
+        """Wait for the end of the run. Exit with its log if it failed."""
         self.wait_for(lambda: False)
         if self.process.returncode:
             tail = self._log.read_text(errors="replace")[-3000:]
@@ -196,7 +195,7 @@ class Run:
 
 
 def same_weights(output: Path, expected: Path) -> bool:
-    """Whether weights, buffers and the optimizer's state are equal, bit for bit."""
+    """Return whether weights, buffers and the optimizer's state are equal, bit for bit."""
     found, wanted = (torch.load(folder / "model_final.pth") for folder in (output, expected))
     return equal(found["model"], wanted["model"]) and equal(
         found["trainer"]["_trainer"], wanted["trainer"]["_trainer"]
@@ -204,7 +203,7 @@ def same_weights(output: Path, expected: Path) -> bool:
 
 
 def equal(found: object, wanted: object) -> bool:
-    """Of containers of tensors."""
+    """Compare nested containers of tensors."""
     if isinstance(wanted, torch.Tensor):
         return torch.equal(found, wanted)
     if isinstance(wanted, dict):
@@ -215,7 +214,7 @@ def equal(found: object, wanted: object) -> bool:
 
 
 def same_metrics(output: Path, expected: Path) -> bool:
-    """Whether metrics.json has the same lines, but for how long things took."""
+    """Return whether metrics.json has the same lines, without times."""
 
     def lines(folder: Path) -> list[dict]:
         rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
