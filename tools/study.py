@@ -12,6 +12,7 @@ is missing.
     --docs      the page and its figures, made from the results file alone (default: docs/)
 """
 
+import argparse
 import json
 import os
 import queue
@@ -22,15 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from sar import cli
-from sar.errors import InputError
-from sar.files.program_outputs import Outputs
-from sar.study.cells import run_cell
-from sar.study.matrix import Cell, read_study
-from sar.study.page import write_page
 
 EXAMPLES = """examples:
   python tools/study.py
@@ -40,43 +33,57 @@ PROJECT = Path(__file__).parents[1]
 STUDIES = sorted((PROJECT / "experiments").glob("*.yaml"))
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = cli.parser(__doc__, EXAMPLES)
-    arguments.add_argument(
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument(
         "studies", nargs="*", metavar="FILE", type=Path, help="default: all of experiments/*.yaml"
     )
-    arguments.add_argument("--no-run", action="store_true", help="only write the page")
-    arguments.add_argument(
+    parser.add_argument("--no-run", action="store_true", help="only write the page")
+    parser.add_argument(
         "--parallel",
         type=cli.positive,
         metavar="N",
-        default=torch.cuda.device_count() or os.cpu_count(),
-        help="trainings at a time (default: one per GPU, or per CPU core: %(default)s)",
+        help="trainings at a time (default: one per GPU, or per CPU core)",
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--threads",
         type=cli.positive,
         metavar="N",
         default=1,
         help="threads of each training (default: %(default)s)",
     )
-    arguments.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu or cuda (default: %(default)s)",
-    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is a GPU)")
     cli.add_output(
-        arguments,
+        parser,
         "FOLDER",
         "default: output/study; --overwrite concerns the page only",
         required=False,
         default=PROJECT / "output/study",
     )
-    arguments.add_argument(
+    parser.add_argument(
         "--results", type=Path, default=PROJECT / "experiments/results.jsonl", metavar="FILE"
     )
-    arguments.add_argument("--docs", type=Path, default=PROJECT / "docs", metavar="FOLDER")
-    args = arguments.parse_args(argv)
+    parser.add_argument("--docs", type=Path, default=PROJECT / "docs", metavar="FOLDER")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+import torch
+from tqdm import tqdm
+
+from sar.errors import InputError
+from sar.files.program_outputs import Outputs
+from sar.study.cells import run_cell
+from sar.study.matrix import Cell, read_study
+from sar.study.page import write_page
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    args.parallel = args.parallel or torch.cuda.device_count() or os.cpu_count()
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     return cli.run(run, args, "Run it again to go on: finished trainings are kept.")
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Check that a long training does not need more and more memory or open files.
 
-Trains a tiny model with checkpoints and evaluations, in one process on the CPU. Reports the resident
-memory and the number of open files over the iterations. Then evaluates few and many images and
-reports the peak memory of both.
+Trains a tiny model with checkpoints and evaluations, in one process on the CPU. Reports the
+resident memory and the number of open files over the iterations. Then evaluates few and many images
+and reports the peak memory of both.
 """
 
 import logging
