@@ -21,10 +21,11 @@ def end_of_run():
     loggers = [logging.getLogger(name) for name in ("sar", "detectron2", "fvcore")]
     for logger in loggers:  # as in a run; pytest's caplog sees it before the test starts
         logger.propagate = False
-    before = [list(logger.handlers) for logger in loggers]
+    before = [(list(logger.handlers), logger.level) for logger in loggers]
     yield
-    for logger, handlers in zip(loggers, before, strict=True):
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers = handlers
+        logger.setLevel(level)
     setup_logger.cache_clear()
     lock.release()
     for name in [name for name in DatasetCatalog if name.startswith("folder_")]:
