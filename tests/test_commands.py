@@ -85,6 +85,7 @@ def smaller(words):
     if program == "train_net.py":  # others need no data of their configs
         words = [CONFIG.sub(INSTEAD["C"], word) for word in words]
     words = [RUN.sub("output/Folder/sar_sem_fpn_R_18/", word) for word in words]
+    words = [word.replace("R_50", "R_18") for word in words]  # whose weights are not here
     data = "example_data" if "example_data" in words else "mine"
     if words[0] == "torchrun":
         words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
