@@ -30,7 +30,7 @@ _SHOWN = (
     "sar.",
     "detectron2.utils.events",
     "detectron2.engine.hooks",
-    "detectron2.evaluation.evaluator",
+    "detectron2.evaluation.",
 )
 _FORMAT = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
 
