@@ -62,7 +62,7 @@ from tqdm import tqdm
 from sar.config import load_config
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
-from sar.data.video import is_video, read_video, read_video_header, write_video
+from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
 from sar.errors import InputError, printable
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
@@ -88,6 +88,8 @@ def predict(args: argparse.Namespace) -> None:
     names = dict(zip(files, output_names(files), strict=True))
     videos = {path: name for path, name in names.items() if is_video(path)}
     images = {path: name for path, name in names.items() if path not in videos}
+    if videos:
+        import_cv2()  # before any image is predicted
     cfg = load_config(args.config_file, args.opts)
     outputs = Outputs(
         args.output,

@@ -1,6 +1,7 @@
 import struct
+import subprocess
+import sys
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +10,8 @@ from torch import nn
 from sar.data.video import is_video, read_video, read_video_header, write_video
 from sar.errors import InputError
 from sar.prediction.predictor import Prediction, Predictor
+
+cv2 = pytest.importorskip("cv2", reason="needs pip install -e .[video]")
 
 
 def write(path, pictures, frame_rate=29.97):
@@ -139,3 +142,19 @@ def test_a_video_that_lost_frames_on_its_way_to_the_disk_is_an_error(tmp_path, m
     with pytest.raises(InputError, match=r"a\.mp4 cannot be written: make room"):
         write(tmp_path / "a.mp4", [corners()] * 3)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_opencv_the_error_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for call in (
+        lambda: read_video_header("a.mp4"),
+        lambda: next(read_video("a.mp4")),
+        lambda: write(tmp_path / "a.mp4", [corners()]),
+    ):
+        with pytest.raises(InputError, match=r"pip install -e \.\[video\]"):
+            call()
+
+
+def test_images_are_predicted_without_opencv():
+    code = "import sys; sys.modules['cv2'] = None; import sar, sar.prediction.predictor"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

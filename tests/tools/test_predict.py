@@ -1,7 +1,7 @@
+import sys
 import weakref
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -248,6 +248,7 @@ def test_a_video_whose_results_cannot_be_written_does_not_stop_the_next(
         (["nowhere.png"], "--input nowhere.png is not there"),
         (["nowhere/*.png"], "--input nowhere/*.png: no image there"),
         (["{photos}/a.png", "MODEL.WEIGHTS", "w.pth"], "KEY VALUE pairs come after another option"),
+        (["{photos}/clip.MP4"], "run pip install -e .[video] in the folder of this project"),
         (["{photos}/empty"], "no image there (.png, "),
         (["{output}/labels/a.png"], "could be overwritten"),
         (["{output}/labels"], "labels lies in --output {output}, where results are written"),
@@ -255,6 +256,8 @@ def test_a_video_whose_results_cannot_be_written_does_not_stop_the_next(
     ],
 )
 def test_inputs_that_are_refused(tool, photos, output, capsys, monkeypatch, inputs, expected):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    (photos / "clip.MP4").touch()
     (photos / "empty").mkdir()
     (output / "labels").mkdir(parents=True)
     (output / "labels" / "a.png").write_bytes((photos / "a.png").read_bytes())
@@ -278,6 +281,7 @@ def test_quiet(tool, photos, output, capsys):
 @pytest.fixture
 def write_clip(photos):
     """Return a function that writes noise to a video, without loss by default."""
+    cv2 = pytest.importorskip("cv2", reason="needs pip install -e .[video]")
 
     def write(name="clip.mkv", num_frames=24, codec="FFV1", size=(250, 20)):
         generator = np.random.default_rng(0)

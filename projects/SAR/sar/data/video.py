@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -18,11 +18,14 @@ from sar.errors import InputError
 from sar.files.atomic import atomic_path
 from sar.threads import map_ahead
 
+if TYPE_CHECKING:
+    import cv2
+
 _SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")
 # How much earlier than its header says a sound video may end: such numbers are rounded.
 _MISSING_SECONDS = 1
 # MPEG-4 part 2: the one common codec for mp4 that every build of OpenCV can write.
-_CODEC = cv2.VideoWriter_fourcc(*"mp4v")
+_CODEC = "mp4v"
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class Frame:
     name: str
 
 
+def import_cv2():
+    """Return the module of OpenCV, which only videos need.
+
+    Raises:
+        InputError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(
+            f"videos need OpenCV ({error}): run pip install -e .[video] in the folder of this "
+            "project"
+        ) from error
+    return cv2
+
+
 def is_video(path: str | os.PathLike) -> bool:
     """Return if the name of a file has the suffix of a video."""
     return os.fspath(path).lower().endswith(_SUFFIXES)
@@ -60,7 +79,7 @@ def read_video_header(path: str | os.PathLike) -> VideoHeader:
     """Read the header of a video.
 
     Raises:
-        InputError: the file is missing or not a video.
+        InputError: the file is missing or not a video, or OpenCV is not installed.
     """
     with _opened(path) as capture:
         return _header(capture)
@@ -72,8 +91,8 @@ def read_video(path: str | os.PathLike) -> Iterator[Frame]:
     Like a player, this conceals or skips single damaged frames without an error.
 
     Raises:
-        InputError: the file is missing or not a video; or the video ends too early, after its last
-            frame was yielded.
+        InputError: the file is missing or not a video; OpenCV is not installed; or the video ends
+            too early, after its last frame was yielded.
     """
     frames = _decode(path)
     ahead = map_ahead(lambda _: next(frames, None), count(), 1)
@@ -99,7 +118,7 @@ def write_video(
         writing: yields a temporary path for `path`, like `Outputs.writing`.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or OpenCV is not installed.
     """
     pictures = iter(pictures)
     first = next(pictures, None)
@@ -109,6 +128,7 @@ def write_video(
 
 
 def _decode(path: str | os.PathLike) -> Iterator[Frame]:
+    cv2 = import_cv2()
     number, end = 0, 0.0
     with _opened(path) as capture:
         header = _header(capture)
@@ -128,7 +148,8 @@ def _decode(path: str | os.PathLike) -> Iterator[Frame]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[cv2.VideoCapture]:
+def _opened(path: str | os.PathLike) -> Iterator["cv2.VideoCapture"]:
+    cv2 = import_cv2()
     # An absolute path: FFmpeg takes the part before a colon for the name of a protocol.
     capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
     try:
@@ -142,7 +163,8 @@ def _opened(path: str | os.PathLike) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def _header(capture: cv2.VideoCapture) -> VideoHeader:
+def _header(capture: "cv2.VideoCapture") -> VideoHeader:
+    cv2 = import_cv2()
     frame_rate = capture.get(cv2.CAP_PROP_FPS)
     num_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     return VideoHeader(
@@ -157,6 +179,8 @@ def _encoder(
     size: tuple[int, int],
     writing: Callable[[str | os.PathLike], AbstractContextManager[Path]],
 ) -> Iterator[Callable[[Image.Image], None]]:
+    cv2 = import_cv2()
+    codec = cv2.VideoWriter_fourcc(*_CODEC)
     size = tuple(length + length % 2 for length in size)
     num_frames = 0
 
@@ -170,7 +194,7 @@ def _encoder(
     try:
         with writing(path) as temporary:
             writer = cv2.VideoWriter(
-                os.path.abspath(temporary), cv2.CAP_FFMPEG, _CODEC, frame_rate, size
+                os.path.abspath(temporary), cv2.CAP_FFMPEG, codec, frame_rate, size
             )
             try:
                 yield encode
