@@ -1,4 +1,4 @@
-"""Run every program of benchmarks/ at its smallest size: it prints a measurement."""
+"""Run every program of benchmarks/ at its smallest size: it prints a measurement or a table."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-OTHERS = {"run_all", "harness"}
+OTHERS = {"run_all", "robustness", "harness"}
 MEASURING = sorted({path.stem for path in FOLDER.glob("*.py")} - OTHERS)
 # A cell of a table with a time, memory or share.
 MEASURED = r"\| *[\d.e-]+ (ms|MiB|KiB|%) *\|"
@@ -44,3 +44,9 @@ def test_all_of_them(tmp_path):
     assert re.search(MEASURED, out), out
     assert re.search(MEASURED, (tmp_path / "smallest" / "benchmarks.md").read_text())
     assert docs.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_robustness(tmp_path):
+    out = run("robustness", "--output", tmp_path)
+    assert re.search(r"\| all +\| +\| +1 \| +\d \| +\d \| +0 \|", out), out
