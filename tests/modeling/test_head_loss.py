@@ -1,6 +1,7 @@
 """The loss that a head gets from the config: the same as detectron2's, or a named one."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -269,9 +270,11 @@ def test_the_checkpoint_holds_the_counts_of_seesaw_and_no_class_weights(named_co
     assert torch.equal(resumed.loss.criterion.pixels_seen, expected)
 
 
-def test_a_copied_model_has_a_loss_of_its_own(small_config, batch):
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copied_model_has_a_loss_of_its_own(copied, small_config, batch):
     model = build_model(small_config(BASELINE, "MODEL.LOSS.NAME", "seesaw"))
-    copied = copy.deepcopy(model)
+    copied = copied(model)
+    assert type(copied.sem_seg_head) is type(model.sem_seg_head)
     copied(batch)
     assert copied.loss.criterion.pixels_seen.sum() > 0 == model.loss.criterion.pixels_seen.sum()
 

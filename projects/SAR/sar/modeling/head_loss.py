@@ -4,6 +4,7 @@ Shape shorthands: N images, K classes, h x w the resolution of the head, H x W o
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import nn
@@ -93,14 +94,21 @@ class SegmentationLoss(nn.Module):
         )
 
 
-class _HeadWithLoss:
+class _Extension:
+    """Base of the bases below: lets heads of the classes that `_extended` makes be pickled."""
+
+    def __reduce_ex__(self, protocol):
+        return _new_head, type(self).__bases__, vars(self)
+
+
+class _HeadWithLoss(_Extension):
     """Base of a semantic head's class whose `losses` come from a `SegmentationLoss`."""
 
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         return vars(self)["segmentation_loss"](predictions, targets)
 
 
-class _HeadOverProcesses:
+class _HeadOverProcesses(_Extension):
     """Base of a semantic head's class that applies `mean_over_processes` to the head's losses.
 
     It is for heads whose losses are means over the valid pixels of one process, as in most heads of
@@ -135,8 +143,16 @@ def use_all_processes(head: nn.Module) -> None:
 
 
 def _add_base(head: nn.Module, base: type) -> None:
-    kind = type(head)
-    head.__class__ = type(kind.__name__, (base, kind), {"__module__": kind.__module__})
+    head.__class__ = _extended(base, type(head))
+
+
+@cache
+def _extended(base: type, kind: type) -> type:
+    return type(kind.__name__, (base, kind), {"__module__": kind.__module__})
+
+
+def _new_head(base: type, kind: type) -> nn.Module:
+    return object.__new__(_extended(base, kind))
 
 
 def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
