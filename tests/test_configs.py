@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sar.config import leaves, load_config, lookup
-from sar.training.solver import build_lr_scheduler, build_optimizer
+from sar.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.modeling import build_model
 

@@ -46,6 +46,7 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
 
 def test_a_log_gets_its_file_late(overrides, tmp_path):
     args = arguments(overrides)
+    log_to_console(args)
     set_up_process(prepare(args), args)
     assert not (tmp_path / "output" / "log.txt").exists()
     log_to_file(tmp_path / "output")

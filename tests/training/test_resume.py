@@ -18,7 +18,7 @@ from sar.errors import InputError
 from sar.files import lock
 from sar.preflight.prepare import prepare
 from sar.training.history import cut_metrics, restore_storage, storage_state
-from sar.training.log import set_up_process
+from sar.training.log import log_to_console, set_up_process
 from sar.training.trainer import Trainer
 
 from detectron2.utils.events import EventStorage
@@ -165,6 +165,7 @@ def test_a_seed_that_was_drawn_is_kept(runs, tmp_path):
 
 
 def test_the_solver_goes_on_as_the_config_says_now(runs, caplog):
+    caplog.set_level("INFO", logger="sar")
     common, _ = runs
     schedule = ["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.BIAS_LR_FACTOR", "2.0"]
     common = [*common, "SOLVER.MAX_ITER", "12", "TEST.EVAL_PERIOD", "0", *schedule]
@@ -286,6 +287,7 @@ def test_fine_tuning_on_other_classes_is_said(overrides, folder, tmp_path, caplo
 
 def test_the_log_begins_when_the_run_does(overrides, tmp_path):
     args = arguments(overrides)
+    log_to_console(args)
     cfg = prepare(args)
     set_up_process(cfg, args)
     trainer = Trainer(cfg)

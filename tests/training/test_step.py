@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sar.config import load_config
 from sar.errors import InputError
-from sar.training.solver import build_optimizer
+from sar.solver import build_optimizer
 from sar.training.step import TrainingStep
 
 from detectron2.modeling import build_model

@@ -26,7 +26,7 @@ from sar.modeling.heads import UPerNetHead
 from sar.modeling.heads.base import select_features
 from sar.modeling.inference import check_inference, check_pooling
 from sar.modeling.timm_backbone import check_timm_model
-from sar.training.solver import build_lr_scheduler, build_optimizer
+from sar.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.config import CfgNode
 from detectron2.modeling import (

@@ -43,7 +43,6 @@ from sar.preflight.checks import (
     check_values,
     check_weights,
 )
-from sar.training.log import log_to_console
 
 from detectron2.config import CfgNode
 
@@ -68,9 +67,6 @@ def prepare(args: Namespace) -> CfgNode:
 
 
 def _prepare(cfg: CfgNode, args: Namespace) -> CfgNode:
-    # detectron2's own parser has no --num-processes.
-    first_rank = args.machine_rank * max(args.num_gpus or 0, getattr(args, "num_processes", 1))
-    log_to_console(args, first_rank, names=("sar",))
     is_new_folder = not os.path.lexists(cfg.OUTPUT_DIR)
     check_output_dir(cfg, trains=not args.eval_only)
     try:

@@ -37,7 +37,7 @@ from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
 from sar.files import lock
 from sar.preflight.prepare import prepare
-from sar.training.log import kept_lines, set_up_process
+from sar.training.log import kept_lines, log_to_console, set_up_process
 from sar.training.restart import goes_on
 
 from detectron2.config import CfgNode
@@ -53,7 +53,7 @@ PREPARE_TIMEOUT = timedelta(days=1)
 def prepare_and_run(main: Callable, args: Namespace) -> None:
     """Check the input once, then run `main` here or in the processes of this machine."""
     try:
-        cfg = prepare(args)
+        cfg = _prepare(args)
         if args.num_machines * args.num_processes == 1:
             _run(main, cfg, args)
         else:
@@ -61,6 +61,12 @@ def prepare_and_run(main: Callable, args: Namespace) -> None:
             _launch(main, cfg, args)
     finally:
         lock.release()
+
+
+def _prepare(args: Namespace) -> CfgNode:
+    first_rank = args.machine_rank * max(args.num_gpus or 0, args.num_processes)
+    log_to_console(args, first_rank, names=("sar",))
+    return prepare(args)
 
 
 def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:
@@ -280,7 +286,7 @@ def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
     if rank == 0:
         args.resume = args.resume or (goes_on() and not args.eval_only)
         try:
-            prepared = prepare(args)
+            prepared = _prepare(args)
         except InputError as error:
             prepared = error
         frequency = getattr(args, "class_frequency", None)

@@ -34,6 +34,7 @@ from sar.modeling.inference import inference_model
 from sar.preflight.checks import check_max_iter
 from sar.preflight.prepare import save_class_frequency
 from sar.regularizers.embedding_tap import find_classifier
+from sar.solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from sar.training.checkpoint_hooks import CheckpointHook
 from sar.training.history import TensorboardWriter, cut_metrics, restore_storage, storage_state
 from sar.training.hooks import (
@@ -51,7 +52,6 @@ from sar.training.log import log_to_file
 from sar.training.pictures import Pictures
 from sar.training.restart import note_begun
 from sar.training.sigterm import Sigterm
-from sar.training.solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from sar.training.step import TrainingStep
 from sar.training.summary import describe_training
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from sar.config import load_config
 from sar.errors import InputError
-from sar.training.solver import build_lr_scheduler, build_optimizer
+from sar.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.config import CfgNode
 
