@@ -4,8 +4,9 @@ Both read image and label, resize by a drawn scale, crop with the limit on a cat
 at random, and make tensors, as one worker of a loader does it. Images look like photographs to a
 decoder (smooth, with a sensor's noise), labels are large regions.
 
-The floor is the decoding alone, of the whole label and of as much of the image as the crop needs,
-which has a table of its own: the peer is detectron2's decoding of both.
+The floor is decoding alone: the whole label, and the image as our mapper decodes it (a JPEG that
+shrinks a lot is decoded at a reduced size). Decoding has its own table: the peer is detectron2's
+decoding of both files.
 """
 
 import math

@@ -2,7 +2,8 @@
 """Draw the figure of the README: test images of LongTailShapes that show its rarest classes.
 
 The images are the first ones of the test split that show each of the two rarest classes. They are
-not selected by result.
+not selected by result. The README shows seed 0 of the methods "plain" and "SAR over classes" of
+experiments/longtail_shapes.yaml, as `python tools/study.py` trains them.
 """
 
 import sys
@@ -17,6 +18,7 @@ from sar import cli
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.label_files import read_label
+from sar.errors import InputError
 from sar.files.program_outputs import Outputs
 from sar.prediction.predictor import Predictor
 from sar.visualization.overlay import class_colors, colorize
@@ -32,6 +34,9 @@ def draw(plain: Path, sar: Path) -> plt.Figure:
 
     Args:
         plain, sar: OUTPUT_DIR of the two trainings.
+
+    Raises:
+        InputError: a training is not complete, or the data set does not show a class.
     """
     frequency = ClassFrequency.load(plain / "class_frequency.json")
     rarest = np.argsort(frequency.images, kind="stable")[:2]
@@ -46,7 +51,9 @@ def draw(plain: Path, sar: Path) -> plt.Figure:
     }
     figure, rows = plt.subplots(len(rarest), 4, figsize=(9, 3.6), layout="constrained")
     for number, (row, rare) in enumerate(zip(rows, rarest, strict=True)):
-        index = next(i for i, label in enumerate(labels) if (label == rare).any())
+        index = next((i for i, label in enumerate(labels) if (label == rare).any()), None)
+        if index is None:
+            raise InputError(f"no image of {DATASET} shows {frequency.class_names[rare]}")
         file = records[index]["file_name"]
         panels = {"image": np.array(Image.open(file).convert("RGB"))}
         panels["ground truth"] = colorize(labels[index], colors)
