@@ -1,4 +1,4 @@
-"""Every config key that the project adds to detectron2's, with its meaning beside it."""
+"""Every config key that the project adds to detectron2, each with a comment that explains it."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,37 +14,37 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 
 def add_sar_config(cfg: CfgNode) -> None:
-    """Adds the project's keys, and those of detectron2's DeepLab, to a detectron2 config."""
+    """Add the keys of the project, and of detectron2's DeepLab project, to a detectron2 config."""
     add_deeplab_config(cfg)
 
     # -- Model
-    # RegularizedSemanticSegmentor, or RegularizedPanopticFPN in the place of PanopticFPN.
+    # RegularizedSemanticSegmentor, or RegularizedPanopticFPN instead of PanopticFPN.
     cfg.MODEL.META_ARCHITECTURE = "RegularizedSemanticSegmentor"
-    # Names of the regularizers of the training-only branch; () is the plain model.
+    # Names of the regularizers in the training-only branch; () for the plain model.
     cfg.MODEL.REGULARIZERS = ()
-    # Dotted path of the layer that turns the head's embedding into logits.
+    # Dotted path of the layer that computes logits from the head's embedding.
     cfg.MODEL.CLASSIFIER = "sem_seg_head.predictor"
-    # DeepLab's heads pool over the whole image, as published. detectron2 pools over windows of
-    # INPUT.CROP.SIZE, and refuses images whose sides are no multiples of them.
+    # True: DeepLab's heads pool over the whole image, as published. False: they pool over windows
+    # of INPUT.CROP.SIZE, as in detectron2, and refuse images whose sides are not multiples of it.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
-    # Keep channels last in memory, as the convolutions of GPUs want it in half precision.
+    # Store tensors with channels last, which is faster for convolutions on GPUs in half precision.
     cfg.MODEL.CHANNELS_LAST = False
-    # Load what fits from a checkpoint of another number of classes, instead of refusing it.
+    # Load the weights that fit from a checkpoint with another number of classes. False: refuse it.
     cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
     # -- FCNHead, UPerNetHead, OCRHead and SegFormerHead
-    # Beside detectron2's keys, of which COMMON_STRIDE is the stride of the finest of IN_FEATURES,
-    # and CONVS_DIM 0 what was published (FCNHead: as many channels as all features have;
-    # SegFormerHead: 256; the others: 512).
+    # These heads also use detectron2's keys. COMMON_STRIDE is the stride of the finest feature in
+    # IN_FEATURES. CONVS_DIM 0 means the published number of channels: the sum over the features in
+    # FCNHead, 256 in SegFormerHead, 512 in the others.
 
-    # Share of the embedding's channels that the predictor does not see in training.
+    # Dropout: share of the embedding's channels that the predictor does not see in training.
     cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
-    # Of OCRHead: factor of the loss of its object regions.
+    # OCRHead: factor of the loss on its object regions.
     cfg.MODEL.SEM_SEG_HEAD.REGION_LOSS_WEIGHT = 0.4
 
-    # -- An auxiliary FCN head beside any semantic head, in training only
+    # -- Auxiliary FCN head for any semantic head, in training only
     cfg.MODEL.AUXILIARY_HEAD = CfgNode()
-    # A feature of the backbone, such as res4; "" for no auxiliary head.
+    # Input: a feature of the backbone, such as res4; "" for no auxiliary head.
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
     # Channels of its 3x3 convolution.
     cfg.MODEL.AUXILIARY_HEAD.CONVS_DIM = 256
@@ -52,151 +52,152 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.MODEL.AUXILIARY_HEAD.LOSS_WEIGHT = 0.4
 
     # -- Backbones of timm
-    # build_timm_backbone: features res2 (stride 4) to res5 (stride 32) of any pyramid of timm, of
-    # which MODEL.BACKBONE.FREEZE_AT stages are frozen, the stem being the first.
+    # MODEL.BACKBONE.NAME build_timm_backbone gives features res2 (stride 4) to res5 (stride 32) of
+    # any feature pyramid of timm. MODEL.BACKBONE.FREEZE_AT stages are frozen; the stem is the
+    # first.
     cfg.MODEL.TIMM = CfgNode()
-    # As timm names it: hrnet_w48, swin_tiny_patch4_window7_224, ...; with a tag, certain weights.
+    # timm's name of the model: hrnet_w48, swin_tiny_patch4_window7_224, ... A tag selects weights.
     cfg.MODEL.TIMM.NAME = "hrnet_w48"
-    # Those of the features that heads are given.
+    # Features that the backbone returns.
     cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
-    # Start from timm's weights, downloaded, or from a file of them. Neither is read where
-    # MODEL.WEIGHTS is given.
+    # Start from timm's weights: PRETRAINED downloads them, CHECKPOINT is a file of them. Both are
+    # ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
-    # What becomes of the model's batch norms: BN, SyncBN, FrozenBN or GN. Layer norms stay.
+    # Replaces the batch norms of the model: BN, SyncBN, FrozenBN or GN. Layer norms stay.
     cfg.MODEL.TIMM.NORM = "BN"
-    # Add a layer norm on each feature, as published for Swin in segmentation.
+    # Add a layer norm after each feature, as published for Swin in segmentation.
     cfg.MODEL.TIMM.OUTPUT_NORM = False
-    # Greatest rate of stochastic depth.
+    # Highest rate of stochastic depth.
     cfg.MODEL.TIMM.DROP_PATH = 0.0
-    # Less than 32 dilates the last stages, where the model can.
+    # A value below 32 dilates the last stages, if the model supports it.
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32
 
     # -- The head's loss
     cfg.MODEL.LOSS = CfgNode()
-    # cross_entropy, hard_pixel_mining, logit_adjustment (Menon et al., ICLR 2021) or seesaw (Wang
-    # et al., CVPR 2021), in the place of the head's own; "" leaves that alone.
+    # Replaces the loss of the head: cross_entropy, hard_pixel_mining, logit_adjustment (Menon et
+    # al., ICLR 2021) or seesaw (Wang et al., CVPR 2021). "" keeps the loss of the head.
     cfg.MODEL.LOSS.NAME = ""
-    # Never hold the logits at the labels' resolution, for less memory and time; equal to rounding.
-    # Not in seesaw, nor in a third party's own loss. False is detectron2's way, bit for bit.
+    # Upsample logits and compute the cross-entropy in one step, with less memory and time. The loss
+    # is equal up to rounding; with False, it equals detectron2's bit for bit. This key has no
+    # effect on seesaw and on losses of third-party heads.
     cfg.MODEL.LOSS.FUSED = True
-    # For cross_entropy and hard_pixel_mining: inverse_frequency, enet, median_frequency, or "" for
-    # none. Pixels are counted in DATASETS.CLASS_FREQUENCY; here and in logit_adjustment.
+    # Class weights for cross_entropy and hard_pixel_mining: inverse_frequency, enet,
+    # median_frequency, or "" for none. They follow the class counts of the training set.
     cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
-    # Of logit_adjustment: factor of the log-priors that are added to the logits.
+    # logit_adjustment: factor of the log-priors that are added to the logits.
     cfg.MODEL.LOSS.TAU = 1.0
-    # Of hard_pixel_mining: share of the pixels, those of the highest loss, that count.
+    # hard_pixel_mining: share of the pixels that count, from the highest loss down.
     cfg.MODEL.LOSS.TOP_K = 0.2
-    # Of seesaw: exponents of its mitigation and compensation factors; 0 turns one off.
+    # seesaw: exponents of the mitigation and compensation factors; 0 turns one off.
     cfg.MODEL.LOSS.SEESAW_P = 0.8
     cfg.MODEL.LOSS.SEESAW_Q = 2.0
 
     # -- SemanticAnchorRegularizer (SAR, Ge et al., AAAI 2024)
     cfg.MODEL.SEMANTIC_ANCHOR = CfgNode()
-    # Weights of the anchors' classification loss and of the pull on the embeddings.
+    # Weights of the classification loss of the anchors and of the pull on the embeddings.
     cfg.MODEL.SEMANTIC_ANCHOR.ANCHOR_WEIGHT = 1.0
     cfg.MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT = 0.1
-    # What the pull is the mean over: pixels, as in the paper; or classes, of the means over their
-    # pixels, so that rare classes are pulled as much as frequent ones.
+    # "pixels": the pull is a mean over pixels, as in the paper. "classes": a mean over classes,
+    # each with the mean over its pixels, so that rare classes are pulled as much as frequent ones.
     cfg.MODEL.SEMANTIC_ANCHOR.PULL_OVER = "pixels"
-    # Anchors classified with more than this probability are left out of the anchor loss.
+    # Anchors that are classified with a higher probability do not enter the anchor loss.
     cfg.MODEL.SEMANTIC_ANCHOR.HARD_ANCHOR_CONFIDENCE = 0.9
-    # The pull works in steps where every anchor's probability is above this; 0: in all steps.
+    # The pull is active in steps in which all anchors have a higher probability; 0: in all steps.
     cfg.MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE = 0.8
-    # Of the slow average of semantic anchors that the embeddings are pulled to.
+    # Momentum of the moving average of semantic anchors, the target of the pull.
     cfg.MODEL.SEMANTIC_ANCHOR.MOMENTUM = 0.999
-    # The pre-defined vectors: gaussian, orthogonal, simplex_etf, or a .npy file of (K, C).
+    # The fixed anchors: gaussian, orthogonal, simplex_etf, or a .npy file with K x C numbers.
     cfg.MODEL.SEMANTIC_ANCHOR.ANCHORS = "gaussian"
 
     # -- CenterCollapseRegularizer (CeCo, Zhong et al., CVPR 2023)
     cfg.MODEL.CENTER_COLLAPSE = CfgNode()
-    # Of the loss. The authors use 0.8 with Swin-T and 0.2 with Swin-B.
+    # Weight of the loss. The authors use 0.8 with Swin-T and 0.2 with Swin-B.
     cfg.MODEL.CENTER_COLLAPSE.WEIGHT = 0.4
-    # Of the logits of the class centres, an inverse temperature.
+    # Factor of the logits of the class centres (an inverse temperature).
     cfg.MODEL.CENTER_COLLAPSE.SCALE = 5.0
-    # Dimensions of the simplex ETF, at least the number of classes; 0 for the paper's direct form,
-    # which classifies the means of the embeddings as they are.
+    # Dimensions of the simplex ETF, at least the number of classes. 0: the direct form of the
+    # paper, which classifies the means of the embeddings without projections.
     cfg.MODEL.CENTER_COLLAPSE.PROJECTION_DIM = 512
-    # Of the projected class centres; not in the direct form.
+    # Dropout on the projected class centres; not used in the direct form.
     cfg.MODEL.CENTER_COLLAPSE.DROPOUT = 0.1
-    # Add the log of each class's share of the training images, as counted in
-    # DATASETS.CLASS_FREQUENCY, to the logits.
+    # Add to the logits the log of the share of training images that show each class.
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = True
 
     # -- Data
-    # A data set of your own (images/, labels/, classes.txt). Its training split replaces TRAIN. Its
-    # validation split is evaluated, unless DATASETS.TEST is set: to other data sets, such as
-    # ("folder_NAME_test",), or to () for no evaluation.
+    # Folder of your own data set (images/, labels/, classes.txt). Its training split replaces
+    # DATASETS.TRAIN, and its validation split DATASETS.TEST. Set DATASETS.TEST to evaluate other
+    # data sets, such as ("folder_NAME_test",), or to () for no evaluation.
     cfg.DATASETS.FOLDER = ""
-    # class_frequency.json of the training set (tools/check_dataset.py writes it), for the groups
-    # of frequent, common and rare classes, for CeCo and for MODEL.LOSS. Empty: found by a scan of
-    # the training set.
+    # class_frequency.json of the training set, as tools/check_dataset.py writes it. Class groups,
+    # CeCo and MODEL.LOSS use its counts. "": the run counts the classes itself.
     cfg.DATASETS.CLASS_FREQUENCY = ""
-    # Read every training image and label before the first step, so that a bad one is found then.
-    # A scan that found nothing is remembered in OUTPUT_DIR.
+    # Before a new training, read all images and labels of the training and test sets, to find bad
+    # files early. A resumed training does not read them again.
     cfg.DATASETS.CHECK = True
-    # Greatest relative change of brightness, contrast and saturation; 0 for none.
+    # Largest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
     # Values of 16-bit grey images that become 0 and 255; values outside are clipped. Set them if
-    # the images use a small part of the range (thermal, 12-bit cameras): the check says which.
+    # the images use a small part of the range (thermal or 12-bit cameras). The check suggests
+    # values.
     cfg.INPUT.BLACK_POINT = 0
     cfg.INPUT.WHITE_POINT = 65535
-    # Greatest number of pixels of an image or a label. Raise it for larger images that you trust;
-    # lower values than this one change nothing.
+    # Largest number of pixels of an image or label. Raise it for larger images that you trust;
+    # lower values than the default have no effect.
     cfg.INPUT.MAX_PIXELS = 178956970
-    # detectron2's DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" repeats images that show a
-    # class which fewer than DATALOADER.REPEAT_THRESHOLD of the images (a share) do.
+    # DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" (of detectron2) repeats images with
+    # rare classes: classes that a smaller share of the images shows than
+    # DATALOADER.REPEAT_THRESHOLD.
 
-    # How many images of the training set may be unreadable, as each process counts them from its
-    # start: others, drawn from the seed, take their place, and a warning names the file. One more
-    # stops the run; with 0, the first does.
+    # Number of unreadable training images that each process replaces by others, with a warning that
+    # names the file. One more stops the run.
     cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
 
     # -- Solver
     # SGD or ADAMW.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # How many numbered checkpoints stay in OUTPUT_DIR, at least 2, since the newest may be broken;
-    # 0 for all. model_final.pth and model_best.pth always stay.
+    # Number of numbered checkpoints that stay in OUTPUT_DIR: at least 2, because the newest can be
+    # broken; 0 for all. model_final.pth and model_best.pth always stay.
     cfg.SOLVER.CHECKPOINTS_KEPT = 5
-    # Of SOLVER.AMP: float16, with scaled gradients, on GPUs; or bfloat16, on the CPU too.
+    # Precision if SOLVER.AMP.ENABLED: float16 (GPUs only, with scaled gradients) or bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     # -- Evaluation
-    # What is highest in the evaluation that model_best.pth is of ("DATA_SET/sem_seg/mIoU" where
-    # DATASETS.TEST has several); "" to keep no such checkpoint.
+    # Metric that selects model_best.pth (higher is better). With several data sets in
+    # DATASETS.TEST: "DATA_SET/sem_seg/mIoU". "" for no model_best.pth.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
-    # How the network sees a test image: "whole", or "slide" for overlapping windows whose logits
-    # are averaged. The device then holds the windows of one batch, and the sums of an image
-    # (classes x height x width x 4 bytes) up to 512 MiB. Larger sums are in main memory.
+    # "whole" evaluates whole images. "slide" evaluates overlapping windows and averages their
+    # logits: the device then holds one batch of windows, and the sums of an image (classes x height
+    # x width x 4 bytes) up to 512 MiB. Larger sums stay in main memory.
     cfg.TEST.MODE = "whole"
-    # Of the windows: (height, width) in pixels of the resized image, and the steps between them.
+    # Size of the windows, and steps between them: (height, width) in pixels of the resized image.
     cfg.TEST.CROP_SIZE = (512, 512)
     cfg.TEST.CROP_STRIDE = (341, 341)
-    # Given to the network together; each takes the memory of a training crop, without gradients.
+    # Windows per batch. Each needs the memory of a training crop, without gradients.
     cfg.TEST.WINDOWS_PER_BATCH = 1
-    # Test-time augmentation, in either mode, is detectron2's TEST.AUG: with ENABLED, the image is
-    # resized from its file to each of MIN_SIZES (its shorter edge; 0: not resized; the longer at
-    # most MAX_SIZE), in the place of INPUT.MIN_SIZE_TEST, with FLIP also flipped from left to
-    # right, and the probabilities are averaged.
+    # TEST.AUG (of detectron2) works in both modes. With ENABLED, probabilities are averaged over
+    # the sizes in MIN_SIZES, and with FLIP also over flipped images. A size is the shorter edge; 0
+    # means the original size. The longer edge is at most MAX_SIZE. INPUT.MIN_SIZE_TEST is then not
+    # used.
 
-    # How many images of the first test set are drawn into TensorBoard after each evaluation, beside
-    # truth and prediction, with the cosines between class vectors; 0 for no pictures.
+    # Number of images of the first test set that TensorBoard shows after each evaluation, with
+    # ground truth, prediction and the cosines between class vectors; 0 for none.
     cfg.TEST.PICTURES = 4
-    # Also write predictions as COCO's run-length JSON, as detectron2 does.
+    # Also write predictions as run-length JSON (COCO's format), as detectron2 does.
     cfg.TEST.SAVE_JSON = False
-    # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3), as
-    # "geometry/..." beside the "sem_seg/..." of the metrics.
+    # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3). The names of
+    # these metrics start with "geometry/".
     cfg.TEST.GEOMETRY = False
 
 
 def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
-    """The project's config: defaults, then a YAML file (with its _BASE_), then KEY VALUE pairs.
+    """Load a config: the defaults, then a YAML file (with its _BASE_), then KEY VALUE pairs.
 
-    The file is read without executing anything in it, see `read_config_file`. Values get the type
-    of their keys, see `typed_value`.
+    Nothing in the file is executed (see `read_config_file`). Values get the type of their keys (see
+    `typed_value`).
 
     Raises:
-        InputError: the file is missing or malformed, a key is unknown, a value of another type.
+        InputError: the file is missing or malformed, a key is unknown, or a value has another type.
     """
     cfg = get_cfg()
     add_sar_config(cfg)
@@ -223,19 +224,19 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
     return cfg
 
 
-# A shell expands `~` in the first place of a word only, and YAML does not at all.
+# A shell expands `~` only at the start of a word, and YAML never does.
 _PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
 
 
 def lookup(cfg: CfgNode, key: str):
-    """The value, or the group, of a dotted key."""
+    """Return the value, or the group, of a dotted key."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
 
 
 def _values(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """The dotted keys of a tree with their values; a group without keys is a value."""
+    """Yield the dotted keys of a tree and their values. A group without keys counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
             yield from _values(value, f"{prefix}{key}.")
@@ -252,7 +253,7 @@ def _set(cfg: CfgNode, defaults: CfgNode, values: Sequence[tuple[str, object]], 
 
 
 def leaves(tree: dict, prefix: str = "") -> list[str]:
-    """The dotted keys of a config that have values, each after the prefix."""
+    """Return the dotted keys of a config that have values, each with the prefix."""
     keys = []
     for key, value in tree.items():
         keys += leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
@@ -271,5 +272,5 @@ def _refuse_unknown_keys(keys: Iterable[str], cfg: CfgNode, place: str) -> None:
 
 
 def _shown(word: str) -> str:
-    """A word of others, of which 80 characters at most."""
+    """Return at most 80 characters of a word that a user gave, with control characters escaped."""
     return printable(word if len(word) <= 80 else word[:77] + "...")
