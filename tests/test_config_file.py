@@ -49,9 +49,9 @@ def refusal(path):
         ("LR: !!float ''", 'found "" where a number is needed'),
         ("\nSEED: !!bool abc", 'found "abc" where true or false is needed, line 2'),
         ("SEED: !!bool " + "y" * 5000, "found true or false of 5000 characters"),
-        ('A: 1\nOUTPUT_DIR: "\\UFFFFFFFF"', "no valid YAML: found an escape .* range, line 2"),
-        ('OUTPUT_DIR: "\\U00110000"', "no valid YAML: found an escape .* out of range, line 1"),
-        (f"%YAML {'9' * 5000}.1\n---\nSEED: 1", "no valid YAML: .* a %YAML version"),
+        ('A: 1\nOUTPUT_DIR: "\\UFFFFFFFF"', "is not valid YAML: found an escape .* range, line 2"),
+        ('OUTPUT_DIR: "\\U00110000"', "is not valid YAML: found an escape .* out of range, line 1"),
+        (f"%YAML {'9' * 5000}.1\n---\nSEED: 1", "is not valid YAML: .* a %YAML version"),
         ("\n".join(LAUGHS), "more than 20000 values"),
         ("\n".join(MERGES), "more than 20000 values"),
         ("\n".join(DEEP_ALIASES), "more than 32 levels of nesting"),
@@ -63,8 +63,8 @@ def refusal(path):
         ("{a: " * 50_000, "more than 32 levels of nesting"),
         ("a: " + "x" * 300_000, "more than 200000 bytes"),
         ("A: 1\nB: 2\nA: 3", "the key A twice in one group, line 3"),
-        ("a: [1\nb: 2", "no valid YAML: .*, line 2"),
-        ("a: \x07", "no valid YAML"),
+        ("a: [1\nb: 2", "is not valid YAML: .*, line 2"),
+        ("a: \x07", "is not valid YAML"),
         ("? [a, b]\n: 1", "unhashable key"),
         ("1", "no mapping"),
     ],
@@ -122,10 +122,10 @@ def test_a_file_of_the_kernel_is_not_read(special, tmp_path, monkeypatch):
 
 
 def test_a_path_that_cannot_be_one(tmp_path):
-    assert "no file name" in refusal(write(tmp_path, '_BASE_: "a\\0b"'))
+    assert "not a file name" in refusal(write(tmp_path, '_BASE_: "a\\0b"'))
     assert "No such file" in refusal(write(tmp_path, "_BASE_: ../missing.yaml"))
-    assert "no file name" in refusal(write(tmp_path, "_BASE_: [a.yaml, [b.yaml]]"))
-    assert "no file name" in refusal(write(tmp_path, '_BASE_: ""'))
+    assert "not a file name" in refusal(write(tmp_path, "_BASE_: [a.yaml, [b.yaml]]"))
+    assert "not a file name" in refusal(write(tmp_path, '_BASE_: ""'))
 
 
 def test_what_yaml_allows_stays(tmp_path):

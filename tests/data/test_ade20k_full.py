@@ -25,7 +25,9 @@ def folder(tmp_path, monkeypatch):
 def test_load(folder):
     a, _ = load_dataset("ade20k_full_train")
     assert a["sem_seg_file_name"] == str(folder / "labels/train/a.png")
-    with pytest.raises(InputError, match="no folder.*images/val.*prepare_ade20k_full"):
+    with pytest.raises(
+        InputError, match="Folder of images not found.*images/val.*prepare_ade20k_full"
+    ):
         load_dataset("ade20k_full_val")
 
 

@@ -68,7 +68,7 @@ def test_missing_split_names_path_variable_and_tree(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         load_dataset("camvid_test")
     for part in (
-        f"There is no folder {tmp_path / 'camvid/images/test'} of images",
+        f"Folder of images not found: {tmp_path / 'camvid/images/test'}",
         f"DETECTRON2_DATASETS is {tmp_path}",
         "camvid/labels/test/NAME.png",
     ):

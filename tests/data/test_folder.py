@@ -124,7 +124,9 @@ def test_default_colours_are_pascal_vocs():
 
 
 def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"no folder .*nowhere \(DATASETS\.FOLDER\).*classes\.txt"):
+    with pytest.raises(
+        InputError, match=r"Folder not found: .*nowhere \(DATASETS\.FOLDER\).*classes\.txt"
+    ):
         register_folder(tmp_path / "nowhere")
 
 
@@ -138,7 +140,7 @@ def test_no_classes(folder):
 def test_a_training_split_that_is_not_there(folder, part):
     (folder / part / "train").rename(folder / "away")
     assert register_folder(folder) == ("folder_roads_val",)
-    with pytest.raises(InputError, match=f"no folder .*roads/{part}/train of {part}"):
+    with pytest.raises(InputError, match=f"Folder of {part} not found: .*roads/{part}/train"):
         load_dataset("folder_roads_train")
 
 
@@ -159,7 +161,9 @@ def test_empty_folders_of_splits_that_nobody_needs(folder, part):
     assert register_folder(folder) == ("folder_roads_train", "folder_roads_val")
     add(folder / part / "test/d.png")
     assert register_folder(folder) == ("folder_roads_train", "folder_roads_val")
-    with pytest.raises(InputError, match=r'_test" \(the folder .*roads/.*/test is empty\)'):
+    with pytest.raises(
+        InputError, match=r'_test", which does not exist \(the folder .*roads/.*/test is empty\)'
+    ):
         chosen(folder, ("folder_roads_test",))
     for file in (folder / part / "val").iterdir():
         file.unlink()
@@ -260,7 +264,7 @@ def test_links_in_a_circle_are_refused(folder):
 
 def test_a_folder_that_leads_to_itself(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(InputError, match="There is no folder .*loop"):
+    with pytest.raises(InputError, match="Folder not found: .*loop"):
         register_folder(tmp_path / "loop")
 
 
@@ -322,14 +326,16 @@ def test_data_sets_that_are_named_stay(folder):
 @pytest.mark.parametrize("name", ["folder_road_val", "folder_link_val", "roads_val", "val"])
 def test_a_name_that_does_not_exist_is_refused_with_those_that_do(folder, tmp_path, name):
     (tmp_path / "link").symlink_to(folder)
-    message = f'no data set "{name}": .* are folder_roads_train, folder_roads_val'
+    message = f'"{name}", which does not exist: .* are folder_roads_train, folder_roads_val'
     with pytest.raises(InputError, match=message):
         chosen(tmp_path / "link", (name,))
 
 
 def test_a_split_without_labels_is_refused_if_it_is_named(folder):
     add(folder / "images/test/d.png")
-    with pytest.raises(InputError, match='_test" .there is no folder .*roads/labels/test'):
+    with pytest.raises(
+        InputError, match='_test", which does not exist .the folder .*roads/labels/test'
+    ):
         chosen(folder, ("folder_roads_test",))
     assert chosen(folder)[1] == ("folder_roads_val",)
 
@@ -337,7 +343,8 @@ def test_a_split_without_labels_is_refused_if_it_is_named(folder):
 def test_a_folder_without_validation_split_is_not_evaluated(folder, tmp_path, caplog):
     (folder / "images/val").rename(tmp_path / "images")
     with pytest.raises(
-        InputError, match=r'roads/images/val: add the files, or set DATASETS.TEST "\(\)"'
+        InputError,
+        match=r'roads/images/val does not exist: add the files, or set DATASETS.TEST "\(\)"',
     ):
         chosen(folder)
     assert chosen(folder, test_is_set=True)[1] == ()

@@ -249,7 +249,7 @@ def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
     _, val = register_folder(folder)
     name = val.replace("_val", "_test")
     named = [*overrides, "DATASETS.TEST", f"('{name}',)"]
-    with pytest.raises(InputError, match=f'no data set "{name}"'):
+    with pytest.raises(InputError, match=f'"{name}", which does not exist'):
         prepare(arguments(named))
     for part in ("images", "labels"):
         shutil.copytree(folder / part / "val", folder / part / "test")

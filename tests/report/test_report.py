@@ -94,11 +94,11 @@ def test_what_is_no_run_is_an_error(tmp_path):
             compare(find_runs(words), num_images=0)
         return str(error.value)
 
-    assert "there is no folder" in message("x=nowhere/*")
-    assert "empty is no run" in message(str(tmp_path / "empty"))
+    assert "folder not found: nowhere/*" in message("x=nowhere/*")
+    assert "empty is not a run" in message(str(tmp_path / "empty"))
     assert "given twice" in message(folder, f"again={folder}")
     other = make_run(tmp_path / "b", (1, 2, 3), dataset="fields_val")
-    assert "no data set that all runs" in message(folder, other)
+    assert "not evaluated on the same data set" in message(folder, other)
     other = make_run(tmp_path / "c", (1, 2), classes=("ground", "dot"))
     assert "has other classes" in message(folder, other)
     path = tmp_path / "a" / "inference" / "roads_val" / "sem_seg_evaluation.json"
@@ -157,7 +157,9 @@ def test_what_may_not_be_read_is_named(tmp_path, monkeypatch, name):
         return read_text(path, **options)
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(InputError, match=f"{name} cannot be read .*denied.*: get the right to"):
+    with pytest.raises(
+        InputError, match=f"{name} cannot be read .*denied.*: ask for permission to read it"
+    ):
         compare(find_runs([folder]), num_images=0)
 
 
@@ -167,7 +169,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
     path.unlink()
     os.mkfifo(path)
     monkeypatch.setattr(Path, "read_text", lambda path, **options: pytest.fail("it would wait"))
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         find_runs([folder])
 
 
@@ -197,7 +199,7 @@ def test_which_checkpoint_the_metrics_are_of(tmp_path):
     shutil.rmtree(folder / "inference" / "model_best")
     assert found() == (20, "model_final.pth", False)
     shutil.rmtree(folder / "inference" / "model_final")
-    with pytest.raises(InputError, match="is no run"):
+    with pytest.raises(InputError, match="is not a run"):
         found()
 
 

@@ -142,7 +142,7 @@ def test_every_split_that_is_there_is_checked(tool, folder, tmp_path, capsys):
     assert "folder_roads_val_train: 4 images" in out and "folder_roads_val_test: 2 images" in out
     shutil.rmtree(folder / "labels/test")
     assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
-    assert f"test is not checked, because there is no folder {folder / 'labels/test'}" in (
+    assert f"test is not checked, because the folder {folder / 'labels/test'} does not exist" in (
         capsys.readouterr().out
     )
     (folder / "labels/test").mkdir()
@@ -239,7 +239,7 @@ def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):
     "args, expected",
     [
         (["--dataset", "camvid_trian"], 'Did you mean "camvid_train"?'),
-        (["--folder", "no/such/folder"], "There is no folder"),
+        (["--folder", "no/such/folder"], "Folder not found: "),
     ],
 )
 def test_unknown_names(tool, capsys, args, expected):

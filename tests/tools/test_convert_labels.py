@@ -193,7 +193,7 @@ def test_ids_are_refused(convert, dtype):
 
 def test_damaged_and_missing_masks(convert):
     code, _, err = convert()
-    assert code == 1 and "There is no folder mine/labels of masks" in err
+    assert code == 1 and "Folder of masks not found: mine/labels" in err
     Path("mine/labels").mkdir()
     code, _, err = convert()
     assert code == 1 and "holds no masks" in err

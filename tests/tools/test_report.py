@@ -125,7 +125,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
 
 def test_errors(tool, tmp_path, capsys, caplog):
     assert tool.main([str(tmp_path), "--output", str(tmp_path / "report.html")]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is no run")
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is not a run")
     assert not (tmp_path / "report.html").exists()
 
     evaluation = {"class_names": ["a"], "metrics": {"mIoU": 1, "IoU-a": 1}, "num_images": 1}

@@ -18,7 +18,7 @@ _MOST_DIGITS = 100
 
 
 def read_config_file(path: str) -> dict:
-    """Return the tree of a YAML file, over that of its _BASE_ (a path or a list of paths).
+    """Return the tree of a YAML file, on top of the tree of its _BASE_ (a path or a list of paths).
 
     Relative paths in _BASE_ start from the folder of the file that names them. Files late in a list
     replace values of earlier ones.
@@ -44,7 +44,7 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
     bases = tree.pop(BASE_KEY, [])
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
-        raise InputError(f"{place}: its _BASE_ is no file name, or list of file names")
+        raise InputError(f"{place}: its _BASE_ is not a file name or a list of file names")
     result: dict = {}
     for base in bases:
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
@@ -69,17 +69,17 @@ def _read_bytes(path: str, place: str) -> bytes:
     if not is_regular:
         raise InputError(f"{place} is not a regular file: give the path of a YAML file")
     if len(content) > _MOST_BYTES:
-        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is no config")
+        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is not a config")
     return content
 
 
 def _merge(tree: dict, result: dict, place: str, prefix: str = "") -> None:
-    """Write the values of a tree over those of `result`."""
+    """Write the values of a tree into `result`, over its values."""
     for key, value in tree.items():
         if isinstance(value, dict) and key in result:
             if not isinstance(result[key], dict):
                 raise InputError(
-                    f"{place}: {prefix}{key} is no group of keys in its _BASE_: give it a value"
+                    f"{place}: {prefix}{key} is not a group of keys in its _BASE_: give it a value"
                 )
             _merge(value, result[key], place, f"{prefix}{key}.")
         else:
@@ -129,7 +129,7 @@ def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tu
     """Return the number of values and of levels of a node, with its aliases written out.
 
     Args:
-        sizes: by id, of the nodes seen so far; None for those that this node is part of.
+        sizes: by id, the result of each node seen so far; None for nodes that contain this one.
     """
     if id(node) in sizes:
         if sizes[id(node)] is None:
@@ -169,7 +169,7 @@ def _parse(content: bytes, place: str) -> object:
     except yaml.constructor.ConstructorError as error:
         raise InputError(f"{place}: refused, plain YAML only: {_describe(error)}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{place} is no valid YAML: {_describe(error)}") from error
+        raise InputError(f"{place} is not valid YAML: {_describe(error)}") from error
     except RecursionError as error:
         raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting") from error
 

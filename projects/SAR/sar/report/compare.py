@@ -1,4 +1,4 @@
-"""From runs to all that their comparison shows, as what JSON can hold.
+"""Collect the content of the comparison page, in types that JSON can hold.
 
 Shape shorthands: K classes, C embedding channels, P points.
 """
@@ -33,13 +33,14 @@ def compare(
     num_images: int = 32,
     show_progress: Callable[..., Sequence] = lambda batches, run: batches,
 ) -> dict:
-    """What the page shows.
+    """Return the content of the page.
 
-    The first run of each method, or all runs of a single one, is looked at with its model.
+    The models of the first run of each method are run on images; for a single method, of all runs.
 
     Args:
-        runs: at least one, of one data set. The first one's method is what others are compared to.
-        num_images: that the models are shown; 0 for none.
+        runs: at least one, evaluated on the same data set. Other methods are compared with the
+            method of the first run.
+        num_images: number of images that the models predict; 0 for none.
         show_progress: called with an iterable and a run, gives the iterable.
 
     Raises:
@@ -99,13 +100,13 @@ def compare(
 
 
 def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """The data set that all runs were evaluated on, and its classes."""
+    """Return the data set that all runs were evaluated on, and its classes."""
     shared = [name for name in runs[0].evaluations if all(name in r.evaluations for r in runs)]
     if not shared:
         found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
         raise InputError(
-            f"there is no data set that all runs were evaluated on ({found}): compare runs of one, "
-            "or evaluate them on one with train_net.py --eval-only"
+            f"the runs were not evaluated on the same data set ({found}): compare runs of one "
+            "data set, or evaluate them with train_net.py --eval-only"
         )
     dataset = shared[0]
     first = runs[0].evaluations[dataset]["class_names"]
@@ -125,13 +126,13 @@ def _frequency(run: Run, class_names: list[str]) -> ClassFrequency | None:
 
 
 def _name(run: Run, runs: Sequence[Run]) -> str:
-    """The method, numbered where there are several runs of it."""
+    """Return the method of a run, with a number if it has several runs."""
     alike = [other for other in runs if other.method == run.method]
     return run.method if len(alike) == 1 else f"{run.method} ({alike.index(run) + 1})"
 
 
 def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict]) -> str:
-    """Says which runs were evaluated on how many images, where that differs; else ""."""
+    """Return a warning if the runs were evaluated on different numbers of images; else ""."""
     by_count: dict[int, list[str]] = {}
     for name, evaluation in zip(names, evaluations, strict=True):
         by_count.setdefault(evaluation["num_images"], []).append(name)
@@ -149,7 +150,7 @@ def _metrics(evaluation: dict) -> dict[str, float | None]:
 
 
 def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:
-    """Class ids, the most frequent in training first."""
+    """Return the class ids, the most frequent in training first."""
     ids = [class_id for name in GROUP_NAMES for class_id in groups.get(name, [])]
     return ids or list(range(num_classes))
 
@@ -169,8 +170,10 @@ def _describe_classes(class_names, colors, frequency, groups) -> list[dict]:
 
 
 def _summaries(runs, evaluations, methods) -> list[dict]:
-    """Of each method: mean and spread over its runs of each metric, and how far the mean is from
-    that of the first method."""
+    """Return mean and spread of each metric over the runs of each method.
+
+    Also the difference between its mean and the mean of the first method.
+    """
     class_names = evaluations[0]["class_names"]
     wanted = [*HEADLINE, *GEOMETRY_METRICS, *(f"IoU-{name}" for name in class_names)]
     summaries = []
@@ -186,7 +189,7 @@ def _summaries(runs, evaluations, methods) -> list[dict]:
 
 
 def _mean_and_spread(values: list[float | None]) -> dict[str, float | None]:
-    """Mean, and the standard deviation of a sample (divided by n - 1) where there are two."""
+    """Return the mean, and for two values or more the sample standard deviation (with n - 1)."""
     if None in values:  # no ground truth, or not measured by all
         return {"mean": None, "spread": None}
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -204,7 +207,7 @@ def _describe_view(name: str, view: View) -> dict:
 
 
 def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
-    """`centred_cosines` (K, K) of those of the vectors (K, C) that are not NaN; None elsewhere."""
+    """Return the `centred_cosines` (K, K) of vectors (K, C); None for vectors that are NaN."""
     if vectors is None:
         return None
     is_known = ~np.isnan(vectors).any(axis=1)
@@ -216,7 +219,7 @@ def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
 
 
 def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[dict]:
-    """Maps of the points to two dimensions, as [x, y, class id]."""
+    """Return maps of the points to two dimensions, as [x, y, class id]."""
     if points is None or len(points) < 3:
         return []
     flat, share = principal_components(points)
@@ -242,7 +245,11 @@ def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[
 
 
 def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """(P, C) points on their first two principal axes, (P, 2); their share of the variance."""
+    """Project (P, C) points on their first two principal axes.
+
+    Returns:
+        (P, 2) positions, and the share of the variance on these axes.
+    """
     centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     positions = left[:, :2] * sizes[:2]
@@ -252,7 +259,7 @@ def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray) -> dict:
-    """The images on which the predictions of several models differ most."""
+    """Return the images on which the predictions of several models differ most."""
     predictions = {name: view.predictions for name, view in views.items() if view.predictions}
     # Folders of one name may lie in several places, with different images.
     seen_by_all = set.intersection(*map(set, predictions.values())) if predictions else set()
@@ -283,7 +290,7 @@ def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray)
 
 
 def _in_colors(labels: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """A label map as a picture, with a palette, which makes it small, where one can hold it."""
+    """Return a label map as a picture, with a palette (a small file) if 256 colours are enough."""
     if len(colors) > 255:
         return Image.fromarray(colorize(labels, colors))
     picture = Image.fromarray(np.where(labels < len(colors), labels, 255).astype(np.uint8))

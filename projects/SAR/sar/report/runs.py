@@ -1,4 +1,4 @@
-"""What a finished run has left in its OUTPUT_DIR.
+"""Read the results of a run from its OUTPUT_DIR.
 
 K: number of classes.
 """
@@ -50,12 +50,12 @@ class Run:
     """A folder that train_net.py wrote.
 
     Attributes:
-        method: what it is a run of; runs of one method differ in their seed alone.
+        method: name of the method; its runs differ only in the seed.
         folder: its OUTPUT_DIR.
         evaluations: by data set, the content of sem_seg_evaluation.json.
         evaluated: by data set, the name of the checkpoint that `--eval-only` evaluated; "" for
             the evaluation that the training made itself.
-        notes: sentences about evaluations that were passed over.
+        notes: sentences about evaluations that are not used.
     """
 
     method: str
@@ -65,7 +65,7 @@ class Run:
     notes: tuple[str, ...] = ()
 
     def source(self, dataset: str) -> str:
-        """Say which checkpoint the evaluation on a data set is of."""
+        """Return a text that names the checkpoint of the evaluation on a data set."""
         file = _evaluated_weights(self.evaluations[dataset]).get("file")
         file = os.path.basename(file) if isinstance(file, str) else ""
         if self.evaluated[dataset]:
@@ -73,16 +73,16 @@ class Run:
         return "the last evaluation of the training" + (f", of {file}" if file else "")
 
     def is_of_best(self, dataset: str) -> bool:
-        """Whether the evaluation on a data set is of the checkpoint with the best metric."""
+        """Return True if model_best.pth was evaluated on a data set."""
         return self.evaluated[dataset] == _EVALUATED[0]
 
     def checkpoint(self) -> Path | None:
-        """model_best.pth, else model_final.pth, else None."""
+        """Return model_best.pth, else model_final.pth, else None."""
         paths = [self.folder / f"model_{name}.pth" for name in ("best", "final")]
         return next(filter(Path.is_file, paths), None)
 
     def files(self) -> list[Path]:
-        """The files that trainings and evaluations wrote, also in earlier runs."""
+        """Return the files that trainings and evaluations wrote, also in earlier runs."""
         names = (
             RUN,
             LOCK,
@@ -99,14 +99,14 @@ class Run:
         return [path for folder in folders for name in names for path in folder.glob(name)]
 
     def class_frequency(self) -> ClassFrequency | None:
-        """The counts of its training set, if the run has left them."""
+        """Return the counts of the training set, or None if the run did not write them."""
         path = self.folder / CLASS_FREQUENCY
         return ClassFrequency.load(path) if path.is_file() else None
 
     def curves(self) -> dict[str, Curve]:
-        """By name, (iteration, value) of the finite scalars of metrics.json, evenly thinned.
+        """Return the curves in metrics.json by name: (iteration, value), at most 400 points each.
 
-        Without single classes, which are in the table, and without times.
+        Metrics of single classes and times are left out, and values that are not finite.
 
         Raises:
             InputError: metrics.json cannot be read.
@@ -124,7 +124,7 @@ class Run:
         return {name: _thinned(curve) for name, curve in sorted(curves.items())}
 
     def iterations(self, dataset: str) -> int | None:
-        """Return how many iterations the evaluated training had done; None if nothing says it.
+        """Return the number of iterations before the evaluation; None if it is unknown.
 
         Raises:
             InputError: metrics.json cannot be read.
@@ -139,15 +139,16 @@ class Run:
 
 
 def find_runs(words: Sequence[str]) -> list[Run]:
-    """The runs that a command line names.
+    """Return the runs that a command line names.
 
     Args:
         words: `FOLDER` or `NAME=FOLDER`, which may be a pattern, such as `sar=output/sar_*`. NAME
-            is the method, by default the folder's name. What has one name is one method. A word
-            that as a whole is a folder, or matches some, as `lr=*` does `lr=0.1`, has no NAME.
+            is the method, by default the name of the folder. Runs with the same name are one
+            method. If the whole word is a folder or matches folders, as `lr=*` matches `lr=0.1`,
+            it has no NAME.
 
     Raises:
-        InputError: a folder that is not there, is no run or is given twice.
+        InputError: a folder does not exist, is not a run, or is given twice.
     """
     runs: dict[Path, Run] = {}
     for word in words:
@@ -157,7 +158,7 @@ def find_runs(words: Sequence[str]) -> list[Run]:
             name, _, pattern = word.partition("=")
             folders = _folders(pattern)
         if not folders:
-            raise InputError(f"run {word}: there is no folder {pattern}: correct the path")
+            raise InputError(f"run {word}: folder not found: {pattern}: correct the path")
         for folder in folders:
             resolved = folder.resolve()
             if resolved in runs:
@@ -173,14 +174,15 @@ def _folders(pattern: str) -> list[Path]:
 
 
 def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[str, ...]]:
-    """The evaluations of a run, of which checkpoint each is, by data set, and notes.
+    """Return the evaluations of a run and their checkpoints, by data set, and notes.
 
-    The training's own evaluation is preferred to evaluations with --eval-only, unless the training
-    went on after it. An evaluation with --eval-only is passed over if its checkpoint was replaced.
+    The evaluation by the training itself comes before evaluations with --eval-only, unless the
+    training continued after it. An evaluation with --eval-only is not used if its checkpoint was
+    replaced later.
     """
     evaluations, evaluated, outdated, notes = {}, {}, {}, []
     for checkpoint in ("", *_EVALUATED):
-        # Files alone: a pipe would be waited for.
+        # Files only: reading a pipe would wait forever.
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
         paths = [p for p in paths if p.is_file() and p.parent.name not in evaluations]
         weights = folder / f"{checkpoint}.pth"
@@ -208,32 +210,32 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
         raise InputError(f"{folder} has no evaluation of its present checkpoints: {notes[0]}")
     if not evaluations:
         raise InputError(
-            f"{folder} is no run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the OUTPUT_DIR "
-            "of a training that has ended, or evaluate it there with train_net.py --eval-only"
+            f"{folder} is not a run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the "
+            "OUTPUT_DIR of a finished training, or evaluate it there with train_net.py --eval-only"
         )
     return evaluations, evaluated, tuple(notes)
 
 
 def _evaluated_weights(evaluation: dict) -> dict:
-    """What an evaluation has recorded of its weights; {} if nothing."""
+    """Return the record of the weights in an evaluation; {} if there is none."""
     weights = evaluation.get("weights")
     return weights if isinstance(weights, dict) else {}
 
 
 def _evaluated_after(evaluation: dict) -> int | None:
-    """After how many iterations a training made an evaluation; None if that is not recorded."""
+    """Return the number of iterations before an evaluation; None if it is not recorded."""
     iteration = _evaluated_weights(evaluation).get("iteration")
     return iteration + 1 if isinstance(iteration, int) else None
 
 
 def _went_on_after(evaluation: dict, folder: Path) -> bool:
-    """Whether the training in a folder has done more iterations since an evaluation of its own."""
+    """Return True if the training in a folder continued after one of its own evaluations."""
     evaluated = _evaluated_after(evaluation)
     return evaluated is not None and evaluated < (_iterations_done(folder) or 0)
 
 
 def _iterations_done(folder: Path) -> int | None:
-    """How many iterations metrics.json says were done; None if it says nothing."""
+    """Return the number of iterations by metrics.json; None if it has no line."""
     last = deque(_read_metrics(folder), maxlen=1)
     if not last:
         return None
@@ -243,12 +245,14 @@ def _iterations_done(folder: Path) -> int | None:
 
 
 def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
-    """The iteration and the scalars of each line of metrics.json."""
+    """Yield the iteration and the scalars of each line of metrics.json."""
     path = folder / METRICS
     try:
         lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+        raise InputError(
+            f"{path} cannot be read ({error}): ask for permission to read it"
+        ) from error
     for line in lines:
         try:
             scalars = json.loads(line)
@@ -263,14 +267,18 @@ def _checksum(path: Path) -> str:
     try:
         return sha256(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+        raise InputError(
+            f"{path} cannot be read ({error}): ask for permission to read it"
+        ) from error
 
 
 def _read_evaluation(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}): get the right to") from error
+        raise InputError(
+            f"{path} cannot be read ({error}): ask for permission to read it"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read ({error}): write it again with train_net.py --eval-only"
@@ -281,7 +289,7 @@ def _read_evaluation(path: Path) -> dict:
 
 
 def _problem(content: object) -> str:
-    """What is wrong with the content of a sem_seg_evaluation.json; "" if nothing."""
+    """Return the first problem in the content of a sem_seg_evaluation.json; "" if there is none."""
     if not isinstance(content, dict):
         return f"expected an object, found {shortened(content)}"
     names, num_images = content.get("class_names"), content.get("num_images")
@@ -313,7 +321,7 @@ def _problem(content: object) -> str:
 
 
 def _is_confusion(matrix: object, num_classes: int) -> bool:
-    """Whether it has a row of counts for each class."""
+    """Return True for a square matrix of counts, with one row for each class."""
     try:
         counts = np.array(matrix)
     except ValueError:  # rows of different lengths
@@ -323,7 +331,7 @@ def _is_confusion(matrix: object, num_classes: int) -> bool:
 
 
 def _are_groups(groups: object, num_classes: int) -> bool:
-    """Whether they hold each class once."""
+    """Return True if each class is in one group, once."""
     parts = [groups.get(name) for name in GROUP_NAMES] if isinstance(groups, dict) else []
     if not (parts and all(isinstance(part, list) for part in parts)):
         return False
@@ -332,12 +340,12 @@ def _are_groups(groups: object, num_classes: int) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    """Of a number; a whole one, which JSON can have of any size, may be none that a float holds."""
+    """Return True for a finite number. (An integer in JSON can be too large for a float.)"""
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _thinned(curve: Curve) -> Curve:
-    """At most _MAX_POINTS of a curve, its ends among them."""
+    """Return at most _MAX_POINTS of a curve, with both of its ends."""
     if len(curve) <= _MAX_POINTS:
         return curve
     last = len(curve) - 1

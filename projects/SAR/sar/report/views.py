@@ -30,22 +30,22 @@ from sar.visualization.dataset import evenly_spaced
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-# Of the longer edge of what is kept of an image: enough to look at, and to see differences.
+# Longer edge of the pictures on the page, in pixels.
 PICTURE_SIZE = 384
-# Embeddings in a projection, of all classes alike.
+# Embeddings in a projection, the same number for each class.
 _NUM_POINTS = 900
 _MIN_POINTS_OF_A_CLASS = 6
 
 
 @dataclass
 class View:
-    """What a model makes of the images. What could not be found out is None, or empty.
+    """The results of a model on the images; None or empty where they are unknown.
 
     Attributes:
-        reasons: by what is missing ("model", "anchors", "images"), why.
+        reasons: why a part is missing ("model", "anchors" or "images").
         colors: (K, 3) uint8 of the classes.
         anchors: (K, C) the semantic anchors in the checkpoint.
-        centres: (K, C) mean embeddings; NaN for classes that were not met.
+        centres: (K, C) mean embeddings; NaN for classes that no image shows.
         points: (P, C) embeddings, and `point_classes` (P,) their classes.
         predictions: by file name, (H, W) class ids, at most PICTURE_SIZE wide and high.
     """
@@ -86,9 +86,10 @@ def look_at(
     num_images: int,
     show_progress: Callable[[Sequence], Sequence],
 ) -> tuple[View, Images | None]:
-    """Runs a run's model on some images of the data set that it was evaluated on.
+    """Run the model of a run on some images of the data set of its evaluation.
 
-    Images are seen whole and once, whatever TEST.MODE and TEST.AUG say: so there is one embedding.
+    TEST.MODE and TEST.AUG are ignored: each image is predicted whole and once, which gives one
+    embedding.
 
     Args:
         show_progress: wraps the iterable of images.
@@ -98,7 +99,7 @@ def look_at(
         cfg = _config_of(run)
         model, class_names, view.colors = load_for_inference(cfg)
         if list(class_names) != run.evaluations[dataset]["class_names"]:
-            raise InputError("The classes of its model are not those of its evaluation.")
+            raise InputError("The classes of its model differ from the classes of its evaluation.")
     except InputError as error:
         view.reasons["model"] = str(error)
         return view, None
@@ -128,7 +129,7 @@ def _show(
     view: View,
     show_progress: Callable[[Sequence], Sequence],
 ) -> None:
-    """Shows the model the images, and notes in the view what it makes of them."""
+    """Run the model on the images, and write the results into the view."""
     num_classes = len(view.colors)
     predictions = {}
     samples = _Samples(num_classes)
@@ -141,7 +142,7 @@ def _show(
             labels = argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
-                raise InputError(f"{record['sem_seg_file_name']} has not the size of its image.")
+                raise InputError(f"{record['sem_seg_file_name']} differs in size from its image.")
             predictions[record["file_name"]] = subsampled(labels.astype(np.uint16))
             size = tuple(sample["image"].shape[-2:])
             samples.add(*tap.take([truth], [size], images.metadata.ignore_label))
@@ -151,7 +152,7 @@ def _show(
 
 
 def subsampled(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, ...) at most PICTURE_SIZE in each direction, by leaving out pixels, but not all."""
+    """Return every n-th pixel of (H, W, ...), so that no edge is longer than PICTURE_SIZE."""
     step = max(1, -(-max(pixels.shape[:2]) // PICTURE_SIZE))
     rows, columns = (slice(min(step, size) // 2, None, step) for size in pixels.shape[:2])
     return pixels[rows, columns]
@@ -160,9 +161,9 @@ def subsampled(pixels: np.ndarray) -> np.ndarray:
 def _config_of(run: Run) -> CfgNode:
     config_file, checkpoint = run.folder / CONFIG, run.checkpoint()
     if not config_file.is_file():
-        raise InputError(f"There is no {config_file}.")
+        raise InputError(f"File not found: {config_file}.")
     if checkpoint is None:
-        raise InputError(f"There is neither model_best.pth nor model_final.pth in {run.folder}.")
+        raise InputError(f"{run.folder} has no model_best.pth and no model_final.pth.")
     cfg = load_config(str(config_file))
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(run.folder), str(checkpoint)
     cfg.TEST.MODE, cfg.TEST.AUG.ENABLED = "whole", False
@@ -170,7 +171,7 @@ def _config_of(run: Run) -> CfgNode:
 
 
 def _read_anchors(path: str) -> np.ndarray | None:
-    """The memory of SAR in a checkpoint that was loaded before, once its gate has opened."""
+    """Return the memory of SAR in a checkpoint; None if SAR's gate never opened."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     for key, value in content.get("model", content).items():
         if key.startswith("regularizers.") and key.endswith(".semantic_anchors") and value.any():
@@ -179,7 +180,7 @@ def _read_anchors(path: str) -> np.ndarray | None:
 
 
 class _Samples:
-    """Sums of embeddings by class, and some of them, as many of a rare class as of a frequent."""
+    """Sums of embeddings by class, and a sample of embeddings, of equal size for each class."""
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
@@ -190,8 +191,8 @@ class _Samples:
         self.generator = torch.Generator().manual_seed(0)
 
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Of one image: embeddings (1, C, ...) and labels (1, ...), those of no class ignored."""
-        none = self.num_classes  # for all ids that are no class
+        """Add the embeddings (1, C, ...) and labels (1, ...) of an image; other ids are ignored."""
+        none = self.num_classes  # label of ignored pixels
         labels = match_labels(embeddings, labels).flatten(1).cpu().clamp(max=none)
         embeddings = embeddings.float().flatten(2).cpu()
         sums, counts = class_sums(embeddings.double(), labels, self.num_classes, ignore_value=none)
@@ -201,11 +202,11 @@ class _Samples:
             self.kept[class_id].append(self._some(embeddings[0].T[labels[0] == class_id]))
 
     def centres(self) -> np.ndarray:
-        """(K, C) means, NaN for classes that were not met."""
+        """Return (K, C) means; NaN for classes that no image shows."""
         return (self.sums / self.counts[:, None]).numpy()
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """(P, C) embeddings and (P,) their classes."""
+        """Return (P, C) embeddings and (P,) their classes."""
         kept = [self._some(torch.cat(parts)) if parts else torch.empty(0) for parts in self.kept]
         classes = np.repeat(np.arange(self.num_classes), [len(part) for part in kept])
         return torch.cat(kept).numpy(), classes

@@ -38,7 +38,7 @@ _TREE = (
     "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
     "have images and labels of val and test; datasets/README.md shows it."
 )
-# Folders that systems and network storage leave in others, next to those with a leading dot.
+# Folders that operating systems and network storage create, besides names with a leading dot.
 _SYSTEM_FOLDERS = {
     "@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
     "system volume information", "lost+found", "__pycache__", "@tmp", "@recently-snapshot",
@@ -64,9 +64,7 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
     """
     folder = _resolved(path)
     if not os.path.isdir(folder):
-        raise InputError(
-            f"There is no folder {folder} (DATASETS.FOLDER): correct the path. {_TREE}"
-        )
+        raise InputError(f"Folder not found: {folder} (DATASETS.FOLDER): correct the path. {_TREE}")
     classes = read_class_file(folder / "classes.txt", _TREE)
     class_names = [name for name, _ in classes]
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
@@ -128,7 +126,7 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
         missing = missing_parts(folder, split) if name != split and split in SPLITS else ()
         reason = f" ({describe_missing(missing[0])})" if missing else ""
         raise InputError(
-            f'DATASETS.TEST names "{name}", but there is no data set "{name}"{reason}: the splits '
+            f'DATASETS.TEST names "{name}", which does not exist{reason}: the splits '
             f"of DATASETS.FOLDER {folder} are {listed(names) or 'not there'}."
             f"{nearest(name, names or DatasetCatalog)}"
         )
@@ -144,7 +142,7 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
             'the files, or set DATASETS.TEST "()" to train without evaluation.'
         )
     logger.warning(
-        f"There is no evaluation, because {printable(folder)} has no validation split (images/val "
+        f"The run does not evaluate: {printable(folder)} has no validation split (images/val "
         "and labels/val)."
     )
 
@@ -154,7 +152,7 @@ def _resolved(path: str | os.PathLike) -> Path:
 
 
 def _prefix(folder: Path) -> str:
-    """Return what the names of the folder's splits begin with, as in `register_folder`."""
+    """Return the start of the names of the folder's splits, as in `register_folder`."""
     prefix = f"folder_{folder.name}"
     train = f"{prefix}_train"
     if train in DatasetCatalog:
@@ -176,13 +174,13 @@ def missing_parts(folder: str | os.PathLike, split: str) -> list[Path]:
 def _is_empty(folder: Path) -> bool:
     try:
         return all(map(is_system_folder, os.listdir(folder)))
-    except OSError:  # without the right to read it, which is reported later
+    except OSError:  # no permission to read it, which is reported later
         return False
 
 
 def describe_missing(path: Path) -> str:
     """Return what is wrong with one of the `missing_parts`."""
-    return f"the folder {path} is empty" if path.is_dir() else f"there is no folder {path}"
+    return f"the folder {path} is empty" if path.is_dir() else f"the folder {path} does not exist"
 
 
 def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
@@ -204,7 +202,7 @@ def _with_default_colors(classes: list[tuple[str, list[int] | None]]) -> list[li
 
 
 def default_color(class_id: int) -> list[int]:
-    """A colour [r, g, b] for a class without one: PASCAL VOC's, of which none is black.
+    """Return the colour [r, g, b] of a class without one: a colour of PASCAL VOC, never black.
 
     The bits of `class_id + 1` are dealt in turn to red, green and blue, the most significant first.
     """
@@ -287,13 +285,13 @@ def files_by_stem(
         InputError: the folder is missing, cannot be read or holds none; two files of one name.
     """
     if not os.path.isdir(folder):
-        raise InputError(f"There is no folder {folder} of {what}. {remedy}")
+        raise InputError(f"Folder of {what} not found: {folder}. {remedy}")
 
     def refuse(error: OSError) -> None:
         raise InputError(f"The folder {folder} of {what} cannot be read: {error}.") from error
 
     found: dict[str, str] = {}
-    others: Counter[str] = Counter()  # suffixes of the files that are no images or labels
+    others: Counter[str] = Counter()  # suffixes of other files
     for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
         for subfolder in subfolders:
@@ -323,7 +321,7 @@ def files_by_stem(
 
 
 def is_system_folder(folder_name: str) -> bool:
-    """Whether a folder is hidden, or one that systems leave among a user's files."""
+    """Return True for hidden folders and for folders that operating systems create."""
     return folder_name.startswith(".") or folder_name.lower() in _SYSTEM_FOLDERS
 
 
