@@ -96,12 +96,12 @@ def test_file_that_is_no_object(tmp_path, content, expected):
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.json: it is not there"):
+    with pytest.raises(InputError, match=r"nowhere\.json: the file does not exist"):
         ClassFrequency.load(tmp_path / "nowhere.json")
-    with pytest.raises(InputError, match="it is no file"):
+    with pytest.raises(InputError, match="it is not a file"):
         ClassFrequency.load(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         ClassFrequency.load(tmp_path / "pipe")
 
 

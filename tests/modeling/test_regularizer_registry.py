@@ -130,5 +130,5 @@ def test_ceco_settings_that_are_refused(small_config, frequency_file):
         build(9, "MODEL.CENTER_COLLAPSE.PROJECTION_DIM", "0")
     with pytest.raises(InputError, match="class_frequencies: expected 6 numbers .* found shape .5"):
         build(6, "DATASETS.CLASS_FREQUENCY", frequency_file)
-    with pytest.raises(InputError, match="missing.json: it is not there"):
+    with pytest.raises(InputError, match="missing.json: the file does not exist"):
         build(5, "DATASETS.CLASS_FREQUENCY", "missing.json")

@@ -188,7 +188,7 @@ def test_counts_that_are_given_but_old(overrides, folder, tmp_path, caplog):
     for settings in ({}, {"resume": True}, {"resume": True, "eval_only": True}):
         caplog.clear()
         assert class_frequency_of(prepare(arguments(words, **settings))) == before
-        assert f"not those that were counted in {given}" in caplog.text
+        assert f"changed since they were counted for {given}" in caplog.text
 
 
 def test_counts_in_output_dir_may_be_given(overrides, tmp_path):

@@ -33,7 +33,7 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
 
     with pytest.raises(InputError, match="set SOLVER.OPTIMIZER to that"):
         start([*overrides, "SOLVER.OPTIMIZER", "ADAMW"], resume=True)
-    with pytest.raises(InputError, match="as they are in the config.yaml beside it"):
+    with pytest.raises(InputError, match="as they are in the config.yaml next to it"):
         start([*overrides, "MODEL.SEM_SEG_HEAD.NORM", ""], resume=True)
     args = arguments([*overrides, "TEST.MODE", "slide"], eval_only=True, resume=True)
     set_up_process(prepare(args), args)

@@ -247,7 +247,7 @@ def test_a_picture_that_cannot_be_drawn_is_no_reason_to_stop(
     assert shown(tmp_path / "output") == {}
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage().split(". ")[0] for record in errors] == [
-        f"There are no pictures of iteration {i}" for i in (1, 4)
+        f"No pictures of iteration {i} could be drawn" for i in (1, 4)
     ]
     assert "no ink" in caplog.text and "TEST.PICTURES 0" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole, and read with errors that say what does not fit."""
+"""Save and load checkpoints: written whole or not at all, and read with clear errors."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-# First parts of the names of what inference does not use.
+# First parts of the names of weights that inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
 
 _IS_FOLDER = 0x10  # of a zip's entry
@@ -43,7 +43,7 @@ class Classes:
 
     @classmethod
     def of_dataset(cls, name: str) -> "Classes":
-        """The classes of a registered data set.
+        """Return the classes of a registered data set.
 
         Raises:
             InputError: the name is not registered, or its data set has no classes.
@@ -54,7 +54,7 @@ class Classes:
 
     @classmethod
     def of_first_known(cls, names: Iterable[str]) -> "Classes | None":
-        """The classes of the first of some data sets that is known here; None if none is."""
+        """Return the classes of the first data set that is known here, or None."""
         for name in names:
             try:
                 if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
@@ -65,7 +65,7 @@ class Classes:
 
     @classmethod
     def from_checkpoint(cls, content: dict) -> "Classes | None":
-        """The classes in the content of a checkpoint; None if it has none, as older ones have."""
+        """Return the classes in the content of a checkpoint; None if it is older and has none."""
         found = content.get("classes")
         names = found.get("names") if isinstance(found, dict) else None
         colors = found.get("colors") if isinstance(found, dict) else None
@@ -77,7 +77,7 @@ class Classes:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "Classes | None":
-        """The classes in a checkpoint, without its weights; None if there are none.
+        """Return the classes in a checkpoint file, without loading weights; None if it has none.
 
         Raises:
             InputError: the file is missing, broken or refused.
@@ -101,22 +101,22 @@ def _are(values: object, kind: type | tuple[type, ...]) -> bool:
 class Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer, with atomic writes, clear errors, and a way past broken files.
 
-    Only the main process writes; all processes load the same file. A training leaves in its folder:
+    Only the main process writes; all processes load the same file. A training writes:
 
-    - `model_0000499.pth`, ...: its last states, named by the last iteration that is done;
-    - `model_final.pth`: its end, and `model_best.pth`: where it was best by a metric;
-    - `last_checkpoint`: the name of the last of them, except model_best.pth. A crash at any time
-      leaves it naming a whole file.
+    - `model_0000499.pth`, ...: the latest states, named by the last finished iteration;
+    - `model_final.pth`: the state at the end; `model_best.pth`: the best state by a metric;
+    - `last_checkpoint`: the name of the latest one, except model_best.pth. After a crash at any
+      time, it names a whole file.
 
     Args:
         model, save_dir, checkpointables: as DetectionCheckpointer.
-        skip_mismatched: load what fits from a checkpoint of other shapes, such as another number
-            of classes, instead of refusing it.
-        require_all: refuse a checkpoint that leaves a part of the model at its random
-            initialization; except what inference does not use, regularizers and the loss.
-        kept: how many numbered checkpoints `save_iteration` leaves there; 0 for all.
-        classes: of the data set; saved with the weights. With `require_all`, and where a training
-            is resumed, a checkpoint of other classes is refused. None: unknown, not checked.
+        skip_mismatched: load the weights that fit from a checkpoint with other shapes, such as
+            another number of classes. Otherwise it is refused.
+        require_all: refuse a checkpoint that lacks weights of the model, except weights that
+            inference does not use (regularizers and the loss).
+        kept: number of numbered checkpoints that `save_iteration` keeps; 0 for all.
+        classes: the classes of the data set, saved with the weights. With `require_all`, and when a
+            training is resumed, a checkpoint with other classes is refused. None: not checked.
     """
 
     def __init__(
@@ -139,15 +139,15 @@ class Checkpointer(DetectionCheckpointer):
         self._best: dict | None = None  # "metric" and "value" of model_best.pth
 
     def start_run(self, weights: str, *, resume: bool) -> bool:
-        """Load what a training starts from; every process has to call it. Changes no file.
+        """Load the start of a training. Every process must call it. No file is changed.
 
         Args:
-            weights: what a new training starts from, "" for its random initialization.
-            resume: go on from the last checkpoint, with the state of all checkpointables, if
-                there is one. One that is broken is passed over, with a warning.
+            weights: the file for a new training; "" for random weights.
+            resume: continue from the last checkpoint, if there is one, with the state of all
+                checkpointables. Broken checkpoints are skipped, with a warning.
 
         Returns:
-            whether there was one.
+            True if the training is resumed.
 
         Raises:
             InputError: as `load`; all checkpoints are broken; a process cannot see the file.
@@ -164,8 +164,8 @@ class Checkpointer(DetectionCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """As DetectionCheckpointer, past broken files as in `start_run`.
 
-        In what it returns, "file" is the file that was loaded, or "", and "is_resumed" says whether
-        it is the last checkpoint of OUTPUT_DIR.
+        In the result, "file" is the loaded file, or "", and "is_resumed" is True for the last
+        checkpoint of OUTPUT_DIR.
         """
         newest = self._find_newest() if resume else ""
         if newest:
@@ -178,10 +178,10 @@ class Checkpointer(DetectionCheckpointer):
         """As DetectionCheckpointer, through a temporary file.
 
         Args:
-            is_last: `last_checkpoint` is to name it.
+            is_last: write the name to `last_checkpoint`.
 
         Raises:
-            InputError: it cannot be written; what was there before is as it was.
+            InputError: the file cannot be written. An earlier file of this name stays unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -193,30 +193,30 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         try:
-            # To a file of Python's: torch's own says nothing of a full disk.
+            # To a file object of Python: torch's own writer does not report a full disk.
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 torch.save(state, file)
             if is_last:
                 self.tag_last_checkpoint(f"{name}.pth")
         except (OSError, RuntimeError) as error:
-            # torch puts the latter in the place of the former; others have nothing to do with disks
+            # torch turns an OSError into a RuntimeError; other RuntimeErrors do not concern disks
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
             raise disk_error(path, reason) from error
 
     def save_iteration(self, iteration: int) -> None:
-        """Saves the state after an iteration, and deletes the oldest ones beyond `kept`."""
+        """Save the state after an iteration, and delete the oldest checkpoints beyond `kept`."""
         self.save(f"model_{iteration:07d}", iteration=iteration)
         if not self.kept or not self.save_to_disk:
             return
         numbers = {_number(path.name): path for path in self._files()}
-        # Later ones are broken, or of a run that went on from here before.
+        # Later ones are broken, or from a run that continued from here before.
         for number in sorted(number for number in numbers if number <= iteration)[: -self.kept]:
             numbers[number].unlink(missing_ok=True)
 
     def save_best(self, metric: str, value: float, iteration: int) -> None:
-        """Saves model_best.pth if no value of this metric has been as high; never for NaN."""
+        """Save model_best.pth if this value of the metric is the highest so far; never for NaN."""
         best = self._best
         if not math.isfinite(value):
             return
@@ -234,8 +234,8 @@ class Checkpointer(DetectionCheckpointer):
         """As DetectionCheckpointer.
 
         Raises:
-            InputError: a file that is missing, broken or no checkpoint; weights of other shapes;
-                with `require_all`, weights that are missing.
+            InputError: the file is missing, broken or not a checkpoint; weights have other shapes,
+                or with `require_all` are missing.
         """
         if not path and self.require_all:
             raise InputError("no checkpoint to evaluate: set MODEL.WEIGHTS to one, or use --resume")
@@ -243,17 +243,17 @@ class Checkpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         except InputError as error:
             raise InputError(f"checkpoint {path}: {error}") from error
-        except Exception as error:  # a broken file fails in any way, and so does a download
+        except Exception as error:  # a broken file or a failed download can raise anything
             raise InputError(
-                f"checkpoint {path} cannot be loaded (missing, truncated, or no checkpoint): "
+                f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
                 f"{_first_sentence(error)}"
             ) from error
         finally:
-            # detectron2's main branch leaves it after an error, and then refuses to load anything.
+            # After an error, detectron2's main branch keeps it and refuses to load again.
             self._parsed_url_during_load = None
 
     def _find_newest(self) -> str:
-        """The newest whole checkpoint of the folder, "" for none, as the main process sees it."""
+        """Return the newest whole checkpoint of the folder by the main process; "" for none."""
         choice = self._choose() if comm.is_main_process() else None
         path, problems = comm.all_gather(choice)[0]
         if path:
@@ -268,7 +268,7 @@ class Checkpointer(DetectionCheckpointer):
         return path
 
     def _find_weights(self, path: str) -> str:
-        """The file to start from, which an earlier start of the same run may have set aside."""
+        """Return the file to start from. An earlier start of this run may have moved it."""
         if self.require_all or not path or "://" in path:
             return path
         is_of_folder = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.save_dir)
@@ -282,7 +282,7 @@ class Checkpointer(DetectionCheckpointer):
         return path
 
     def _choose(self) -> tuple[str, list[str]]:
-        """The file to resume from, and what is wrong with those that should come before it."""
+        """Return the file to resume from, and the problems of newer files."""
         problems = []
         for path in self._candidates():
             try:
@@ -297,7 +297,7 @@ class Checkpointer(DetectionCheckpointer):
         return "", problems
 
     def _candidates(self) -> Iterator[str]:
-        """What to resume from, the first choice first; to order the others, all have to be read."""
+        """Yield the files to resume from, in order of preference. Ordering reads all files."""
         tag = Path(self.save_dir, LAST_CHECKPOINT)
         tagged = tag.read_text(errors="replace").strip() if tag.is_file() else ""
         if tagged:
@@ -306,7 +306,7 @@ class Checkpointer(DetectionCheckpointer):
 
         def order(path: Path) -> tuple[bool, int]:
             iteration = _iteration_of(path)
-            # Later ones are of a run that went on from there before.
+            # Later ones are from a run that continued from there before.
             return iteration <= last, iteration
 
         others = [path for path in self._files() if path.name != tagged]
@@ -329,7 +329,7 @@ class Checkpointer(DetectionCheckpointer):
         return [path for path in files if CHECKPOINT.fullmatch(path.name)]
 
     def _load_file(self, filename: str) -> dict:
-        """As DetectionCheckpointer, which lets a file run what it likes: here, nothing runs."""
+        """As DetectionCheckpointer, but nothing in the file is executed."""
         if not filename.endswith(".pkl"):
             return _load_tensors(filename)
         content = load_arrays(filename)
@@ -373,27 +373,27 @@ class Checkpointer(DetectionCheckpointer):
                 "MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from what fits, set "
                 "MODEL.WEIGHTS_SKIP_MISMATCHED True"
             )
-        # Not by what is missing: batch norms do not miss their counts.
+        # Missing counts of batch norms are no problem, so compare only what is there.
         if num_entries <= len(incompatible.unexpected_keys) + len(mismatched):
             raise InputError(
                 f"none of its {num_entries} arrays is one of the model's: it is of another model, "
                 "or of another program"
             )
-        if self.require_all:  # not worth a word that inference leaves some of it alone
+        if self.require_all:  # inference does not use all of it
             unexpected = incompatible.unexpected_keys
             unexpected[:] = [key for key in unexpected if not key.startswith(TRAINING_ONLY)]
         missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
         if missing and self.require_all:
             raise InputError(
                 f"it lacks {len(missing)} arrays of the model, such as {', '.join(missing[:3])}: "
-                "it is no checkpoint of this config's model"
+                "it is not a checkpoint of this config's model"
             )
         return incompatible
 
 
 def _load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
-    """The content of a file of torch.save; with `mmap`, tensors are read as they are needed."""
-    if not os.path.isfile(filename):  # nor a pipe, which would be waited for
+    """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
+    if not os.path.isfile(filename):  # also for a pipe: reading it would wait forever
         raise InputError("there is no such file")
     if zipfile.is_zipfile(filename):  # older files have no checksums
         _verify(filename)
@@ -411,7 +411,7 @@ def _load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
 
 
 def _verify(path: str | os.PathLike) -> None:
-    """Holds a file of torch.save against the checksums in it, which torch does not look at."""
+    """Compare a file of torch.save with the checksums in it, which torch ignores."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
         for entry in archive.infolist():
@@ -428,7 +428,7 @@ def _require_everywhere(path: str, remedy: str) -> None:
 
 
 def _number(file_name: str) -> float:
-    """The iteration in the name of a numbered checkpoint; of others, infinity."""
+    """Return the iteration in the name of a numbered checkpoint; infinity for other names."""
     match = CHECKPOINT.fullmatch(file_name)
     return int(match["iteration"]) if match and match["iteration"].isdecimal() else math.inf
 

@@ -1,4 +1,4 @@
-"""How often each class appears in the training set: what makes a class frequent, common or rare."""
+"""Class counts of a training set, which decide if a class is frequent, common or rare."""
 
 import hashlib
 import json
@@ -35,24 +35,24 @@ class ClassFrequency:
     fingerprint: str = ""
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the counts as JSON."""
+        """Write the counts as JSON."""
         write_atomically(path, json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike, num_classes: int | None = None) -> "ClassFrequency":
-        """Reads what `save` wrote.
+        """Read a file of `save`.
 
         Args:
-            num_classes: K, where the model says what it has to be.
+            num_classes: expected K; None accepts any.
 
         Raises:
-            InputError: the file is missing or malformed, or K is another; names the file, the key,
-                what was expected and what was found.
+            InputError: the file is missing or malformed, or K differs. The message names file and
+                key, with the expected and the found value.
         """
         if not os.path.exists(path):
-            raise _malformed(path, "it is not there")
-        if not os.path.isfile(path):  # to open a pipe would wait for ever
-            raise _malformed(path, "it is no file")
+            raise _malformed(path, "the file does not exist")
+        if not os.path.isfile(path):  # opening a pipe would wait forever
+            raise _malformed(path, "it is not a file")
         try:
             with open(path, encoding="utf-8") as file:
                 content = json.load(file)
@@ -100,16 +100,16 @@ class ClassFrequency:
         )
 
     def counts_the_same(self, other: "ClassFrequency") -> bool:
-        """Whether both have the same classes and counts, wherever they were counted."""
+        """Return True if classes and counts are equal; data sets and fingerprints may differ."""
         counts = ("class_names", "num_images", "images", "pixels", "ignored_pixels")
         return all(getattr(self, name) == getattr(other, name) for name in counts)
 
 
 def fingerprint_of(label_files: Iterable[str]) -> str:
-    """A text that changes if label files are added, removed, renamed or written again.
+    """Return a text that changes if label files are added, removed, renamed or written again.
 
-    It depends on their names below the folder that they share, their sizes and times of change. The
-    files are not read, so 100,000 of them take about a second.
+    It depends on the paths below the common folder, the sizes and the times of change. The files
+    are not read, so 100,000 files take about a second.
 
     Raises:
         OSError: a file is not there.
@@ -124,23 +124,23 @@ def fingerprint_of(label_files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-# By training set and file, the counts that this process has made or read before its run.
+# The counts of this process, by training set and DATASETS.CLASS_FREQUENCY.
 _known: dict[tuple, ClassFrequency] = {}
 
 
 def note_class_frequency(cfg: CfgNode, frequency: ClassFrequency | None) -> None:
-    """Let `class_frequency_of` find the counts of a config's training set; None if it has none."""
+    """Set the counts that `class_frequency_of` returns for a config; None removes them."""
     _known.pop(_key(cfg), None)
     if frequency is not None:
         _known[_key(cfg)] = frequency
 
 
 def class_frequency_of(cfg: CfgNode) -> ClassFrequency | None:
-    """The counts of a config's training set: those noted, else those of DATASETS.CLASS_FREQUENCY.
+    """Return the noted counts of a config's training set, else DATASETS.CLASS_FREQUENCY.
 
     Raises:
-        InputError: the file of DATASETS.CLASS_FREQUENCY is missing, malformed or of another number
-            of classes.
+        InputError: the file of DATASETS.CLASS_FREQUENCY is missing or malformed, or has another
+            number of classes.
     """
     path, num_classes = cfg.DATASETS.CLASS_FREQUENCY, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if _key(cfg) in _known:

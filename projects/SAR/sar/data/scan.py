@@ -1,4 +1,4 @@
-"""One pass over a data set's files: counts its classes and finds what is wrong with them."""
+"""Scan a data set: count its classes and find all problems in one pass over its files."""
 
 import os
 from collections import Counter
@@ -39,7 +39,7 @@ KINDS = (
     NOTHING_LABELLED,
     SINGLE_CLASS,
 )
-# What a training may pass over; the others tell of a data set that is not what the config says.
+# Problems that a training may skip. All others mean that data set and config do not fit.
 _MAY_BE_SKIPPED = (
     MISSING_IMAGE,
     UNREADABLE_IMAGE,
@@ -48,14 +48,14 @@ _MAY_BE_SKIPPED = (
     COLOR_MASK,
     SIZE_DIFFERS,
 )
-_NUM_IDS = 65536  # what 16 bits can hold
-# That read: more than cores, since some wait for the disk.
+_NUM_IDS = 65536  # number of values in 16 bits
+# Reading threads: more than cores, because some wait for the disk.
 _NUM_THREADS = min(16, (os.cpu_count() or 1) + 4)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file, or ("") with the data set: one of KINDS, the file, a message."""
+    """A problem in a file, or in the whole data set (file ""): one of KINDS, and a message."""
 
     kind: str
     file: str
@@ -64,16 +64,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class DatasetScan:
-    """What a pass over a data set found.
+    """The result of a scan.
 
     Attributes:
         frequency: counts of the classes, over the labels that could be read.
         ignore_label: the label that was counted as ignored.
         sizes: number of labels of each size (height, width).
-        out_of_range: for each id that is neither a class nor ignored, the numbers of labels and of
-            pixels that have it.
-        problems: all that would stop a training, in the order of the data set.
-        warnings: sentences about what is probably wrong, but stops no training.
+        out_of_range: for each unknown id, the number of labels and the number of pixels that have
+            it.
+        problems: problems that would stop a training, in the order of the data set.
+        warnings: sentences about probable mistakes that do not stop a training.
     """
 
     frequency: ClassFrequency
@@ -84,7 +84,7 @@ class DatasetScan:
     warnings: list[str]
 
     def describe_problems(self, max_files: int | None = None) -> str:
-        """All problems by kind, at most `max_files` of each, and what to do about them."""
+        """Return all problems by kind, at most `max_files` of each kind, and what to do."""
         paragraphs = []
         for kind in KINDS:
             found = [problem for problem in self.problems if problem.kind == kind]
@@ -119,10 +119,10 @@ class DatasetScan:
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:
-        """Raises one InputError that shows the first few problems of each kind; none, no error.
+        """Raise an InputError with the first few problems of each kind, if there are any.
 
         Args:
-            max_skipped: so many files that are missing, unreadable or of another size are no error.
+            max_skipped: number of missing, unreadable or wrongly sized files that are accepted.
         """
         can_be_skipped = all(problem.kind in _MAY_BE_SKIPPED for problem in self.problems)
         if not can_be_skipped or len(self.problems) > max_skipped:
@@ -149,20 +149,20 @@ def scan_dataset(
 ) -> DatasetScan:
     """Read every label of a data set, and every image or its header.
 
-    Bad files are gathered, not raised. Files are decoded in threads (Pillow releases the
-    interpreter's lock there), a few at a time: memory does not grow with the data set.
+    Bad files are collected, not raised. A few threads decode at a time, so memory does not grow
+    with the data set.
 
     Args:
         dicts: detectron2's data set dicts, with "file_name" and "sem_seg_file_name".
         class_names: the K names, in the order of the ids.
-        ignore_label: the label of pixels that count for nothing.
-        check_images: decode the images, which finds truncated ones; otherwise only their headers
-            are read, for the size.
-        is_training_set: every class should have pixels, and at least two classes must.
-        palettes: compares the palettes of these labels with those of data sets before, and with
-            the colours of the classes. Default: these labels are compared with each other.
-        grey_range: what images of 16 bits are scaled with; warnings say if it does not fit.
-        num_threads: default: a few more than cores, since some wait for the disk; at most 16.
+        ignore_label: the label of ignored pixels.
+        check_images: decode the images, which finds truncated files. False: read only their
+            headers, for the size.
+        is_training_set: at least two classes must have pixels; a class without pixels is a warning.
+        palettes: compares the palettes of these labels with earlier data sets and with the colours
+            of the classes. Default: only these labels are compared.
+        grey_range: range that scales 16-bit images; a warning says if it does not fit.
+        num_threads: default: a few more than the number of cores, at most 16.
         progress: show a progress bar.
     """
     num_classes = len(class_names)
@@ -260,13 +260,13 @@ def classes_shown(
     skip_unreadable: bool = False,
     progress: bool = True,
 ) -> list[list[int]]:
-    """For every image of a data set the classes that its label shows, in ascending order.
+    """Return the classes that each label of a data set shows, in ascending order.
 
     Args:
         dicts: detectron2's data set dicts, with "sem_seg_file_name".
-        num_classes: K; ids of K and more are no class.
-        ignore_label: the label of pixels that count for nothing.
-        skip_unreadable: a label that is unreadable shows no class.
+        num_classes: K; larger ids are left out.
+        ignore_label: the label of ignored pixels.
+        skip_unreadable: treat an unreadable label as a label without classes.
         progress: show a progress bar.
 
     Raises:
@@ -294,11 +294,11 @@ def classes_shown(
 @dataclass
 class _Examined:
     problems: list[Problem]
-    counts: np.ndarray | None = None  # pixels of each id, up to the highest
+    counts: np.ndarray | None = None  # number of pixels of each id
     size: tuple[int, int] | None = None
     image_use: ImageUse | None = None
     colors: IdColors | None = None
-    is_turned: bool = False  # against its label, by EXIF orientations
+    is_turned: bool = False  # image and label have different EXIF orientations
 
 
 def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
@@ -330,7 +330,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         return result
 
     result.size = label.shape
-    # The size that the data set states is part of what detectron2's mapper compares.
+    # detectron2's mapper also compares the size that the data set states.
     stated_size = (record.get("height", label.shape[0]), record.get("width", label.shape[1]))
     if image_size not in (None, label.shape) or stated_size != label.shape:
         message = f"{label_file} is {_size(label.shape)}"
@@ -373,7 +373,7 @@ def _explain_turn(
 
 
 def _is_turned(image_file: str, label_file: str, size: tuple[int, int]) -> bool:
-    """Whether the EXIF orientations of an image and a label of the same size contradict."""
+    """Return True if the EXIF orientations of an image and its label of equal size differ."""
     image, label = exif_orientation(image_file), exif_orientation(label_file)
     if size[0] != size[1] and swaps_sides(image) != swaps_sides(label):
         return False  # the sizes would differ if the label was drawn on the unturned image

@@ -1,4 +1,4 @@
-"""Prediction on images of any kind, without the data set that the model was trained on.
+"""Predict images without the data set of the training.
 
 Shape shorthands: H x W pixels of an image, K classes.
 """
@@ -33,18 +33,18 @@ from detectron2.config import CfgNode
 # A file, (H, W, 3) uint8 RGB, or a picture of a video.
 Picture = str | os.PathLike | np.ndarray | Frame
 
-# A palette has so many colours; maps of more classes are grey, of 16 bits.
+# A palette has at most 256 colours. With more classes, label maps are grey with 16 bits.
 _PALETTE_SIZE = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of an image.
+    """The prediction of a model for one image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) class ids, uint8 (uint16 for more than 256 classes).
-        confidence: (H, W) float32, the probability of each pixel's class; None where not asked for.
+        confidence: (H, W) float32, the probability of the predicted class; None if not requested.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
     """
@@ -56,25 +56,25 @@ class Prediction:
     colors: np.ndarray
 
     def overlay(self, *, all_classes: bool = False) -> Image.Image:
-        """The image under the colours of its classes, over a legend of them, or of all classes."""
+        """Return the image with its classes in colour, and a legend of these or of all classes."""
         return draw_overlay(
             self.image, self.labels, self.class_names, self.colors, all_classes=all_classes
         )
 
     def label_image(self) -> Image.Image:
-        """The class ids as a picture of one channel, with the classes' colours as its palette."""
+        """Return the class ids as a picture with one channel and the class colours as palette."""
         picture = Image.fromarray(self.labels)
         if len(self.class_names) <= _PALETTE_SIZE:
             picture.putpalette(self.colors.tobytes())
         return picture
 
     def confidence_image(self) -> Image.Image:
-        """The confidence as grey values, 255 for 1."""
+        """Return the confidence as grey values, 255 for 1."""
         return Image.fromarray((self.confidence * 255 + 0.5).astype(np.uint8))
 
 
 class Predictor:
-    """A model with what comes before and after it: from an image to a `Prediction`.
+    """Predict images with a model, from reading to a `Prediction`.
 
     Example::
 
@@ -85,13 +85,13 @@ class Predictor:
         predictions = predictor.predict_all(read_video("drive.mp4"))  # of sar.data.video
 
     Args:
-        model: takes and returns what a SemanticSegmentor does; in evaluation mode.
+        model: called like a SemanticSegmentor; in evaluation mode.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        mapper: from pixels to what the model is given, whatever the size: predictions have that of
-            the image; None: RGB, not resized.
-        gives_probabilities: the model's scores are probabilities, and not logits.
-        num_threads: that read ahead; 0 for none.
+        mapper: turns pixels into the input of the model. Predictions always have the size of the
+            image. None: RGB, not resized.
+        gives_probabilities: the model returns probabilities instead of logits.
+        num_threads: number of threads that read ahead; 0 for none.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class Predictor:
 
     @classmethod
     def load(cls, config_file: str, *overrides: str) -> "Predictor":
-        """The predictor of a config, with pairs of KEY, VALUE as on the command line.
+        """Build the predictor of a config, with KEY, VALUE pairs as on the command line.
 
-        TEST.MODE and TEST.AUG say how it sees an image, MODEL.DEVICE where it runs, and
-        DATALOADER.NUM_WORKERS how many threads read ahead.
+        TEST.MODE and TEST.AUG set the inference mode, MODEL.DEVICE the device, and
+        DATALOADER.NUM_WORKERS the number of threads that read ahead.
 
         Raises:
             InputError: as `load_for_inference`.
@@ -135,11 +135,11 @@ class Predictor:
         )
 
     def __call__(self, image: Picture, *, with_confidence: bool = False) -> Prediction:
-        """The prediction of one image.
+        """Return the prediction of one image.
 
         Raises:
-            InputError: a file that cannot be read, an array that is no image, or one that the model
-                cannot take.
+            InputError: the file cannot be read, the array is not an image, or the model cannot
+                process it.
         """
         return self._predict(self._read(image), with_confidence)
 
@@ -149,10 +149,10 @@ class Predictor:
         *,
         with_confidence: bool = False,
     ) -> Iterator[Prediction | InputError]:
-        """The prediction of each image, in order, or what is wrong with it.
+        """Yield the prediction of each image, in order, or its InputError.
 
-        Images are read ahead in threads, two a thread at most. An InputError that `images` raises,
-        such as `read_video` of a damaged video, is the last result.
+        Threads read ahead, at most two images each. An InputError that `images` raises, as
+        `read_video` does for a damaged video, is the last result.
         """
         images = _with_error_as_last(images)
         for sample in map_ahead(self._read_or_error, images, self.num_threads):
@@ -173,7 +173,7 @@ class Predictor:
             return error
 
     def _read(self, image: Picture) -> dict:
-        """What the model takes, with the image itself as "pixels" and its "name"."""
+        """Return the input of the model, with the image itself as "pixels" and its "name"."""
         name = "the array"
         if isinstance(image, Frame):
             name, image = image.name, image.pixels
@@ -190,7 +190,7 @@ class Predictor:
     def _predict(self, sample: dict, with_confidence: bool) -> Prediction:
         try:
             scores = self.model([sample])[0]["sem_seg"]
-        except (RuntimeError, ValueError) as error:  # out of memory, or a size it is not made for
+        except (RuntimeError, ValueError) as error:  # out of memory, or an unsupported size
             height, width = sample["image"].shape[1:]
             reason = str(error).strip().split("\n")[0]
             raise InputError(
@@ -216,17 +216,17 @@ def _with_error_as_last(images: Iterable[Picture]) -> Iterator[Picture | InputEr
 
 
 def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
-    """The config's model in evaluation mode, without its training branch, and its classes.
+    """Load the model of a config for inference, without its training branch.
 
-    No data set has to be there, nor what only training needs: regularizers, losses, frequencies.
-    `cfg` is completed: the device, the number of classes.
+    Data sets, regularizers, losses and class frequencies are not needed. The device and the number
+    of classes are set in `cfg`.
 
     Returns:
-        the model, the K names, and (K, 3) uint8 colours.
+        the model in evaluation mode, the K class names, and (K, 3) uint8 colours.
 
     Raises:
-        InputError: anything wrong with the config; MODEL.WEIGHTS is missing, broken or not of this
-            model; the classes are not known.
+        InputError: a problem in the config; MODEL.WEIGHTS is missing, broken or from another model;
+            the classes are unknown.
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and a checkpoint's path")
@@ -250,10 +250,10 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
 
 
 def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
-    """Names and (K, 3) uint8 colours of the classes: those that are saved with the weights.
+    """Return the names and (K, 3) uint8 colours of the classes, as saved with the weights.
 
-    Older checkpoints have none. Then they are those of the data set of the config, if it is here,
-    or of the class_frequency.json next to the checkpoint.
+    Older checkpoints have no classes. Then they come from the data set of the config, if it is
+    here, or from the class_frequency.json next to the checkpoint.
 
     Raises:
         InputError: no classes are found, a file is malformed, or the data set of the config has
@@ -284,7 +284,7 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
 
 
 def _classes_of_dataset(cfg: CfgNode) -> Classes | None:
-    """The classes of the config's data set; None if it is not here."""
+    """Return the classes of the data set in the config; None if it is not here."""
     if folder := cfg.DATASETS.FOLDER:
         path = Path(folder).expanduser() / "classes.txt"
         if not path.is_file():

@@ -1,7 +1,6 @@
-"""Before a run: complete the config, and report everything that is wrong with it or its data.
+"""Before a run: complete the config, and report all problems in the config and the data.
 
-Done once, in the process that the user started, so that an error is one message and not one from
-each of eight workers.
+This happens once, in the process that the user started, so that an error is printed only once.
 """
 
 import logging
@@ -50,16 +49,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(args: Namespace) -> CfgNode:
-    """The complete, checked and frozen config of a run.
+    """Return the complete, checked and frozen config of a run.
 
     A training locks OUTPUT_DIR for this process. Nothing else is written there.
 
     Args:
-        args: of `argument_parser`; see `choose_device` for what becomes of them. `class_frequency`
-            becomes the counts of the training set, for `note_class_frequency` in other processes.
+        args: from `argument_parser`. `choose_device` completes them. `class_frequency` is set to
+            the counts of the training set, for `note_class_frequency` in other processes.
 
     Raises:
-        InputError: anything wrong with the config, the output folder or the data sets.
+        InputError: a problem in the config, the output folder or the data sets.
     """
     cfg = load_config(args.config_file, args.opts)
     with writing_to(cfg.OUTPUT_DIR):
@@ -89,13 +88,13 @@ def _prepare(cfg: CfgNode, args: Namespace) -> CfgNode:
 
 
 def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
-    """Settles what depends on the machine and on the data sets, and checks the rest.
+    """Set the keys that depend on the machine and the data sets, and check the config.
 
     Returns:
-        the config's model, on the CPU, with random weights.
+        the model of the config, on the CPU, with random weights.
 
     Raises:
-        InputError: anything wrong with the config, or data sets that are not there.
+        InputError: a problem in the config, or a data set is missing.
     """
     choose_device(cfg, args)
     if cfg.DATASETS.FOLDER:
@@ -113,29 +112,29 @@ def complete_config(cfg: CfgNode, args: Namespace) -> torch.nn.Module:
 
 
 def _sets(args: Namespace, key: str) -> bool:
-    """Whether the config file or the command line sets a key, even to its default."""
-    # Programs such as tools/visualize.py complete a config of their own: nothing is set by ().
+    """Return True if the config file or the command line sets a key, even to its default."""
+    # Programs such as tools/visualize.py have no such arguments.
     config_file, opts = getattr(args, "config_file", ""), getattr(args, "opts", ())
     loaded = read_config_file(config_file) if config_file else {}
     return key in leaves(loaded) or key in opts[::2]
 
 
 def choose_device(cfg: CfgNode, args: Namespace | None = None) -> None:
-    """Settle on a device, the CPU if there is no GPU, and on the number of processes.
+    """Choose the device (the CPU without a GPU) and the number of processes.
 
     Args:
-        args: `num_gpus` is None if the command line leaves it out: one GPU if there is one. It
-            becomes 0 on the CPU, and `num_processes` the number that this machine runs. No `args`:
-            one process, as in a tool.
+        args: `num_gpus` None means one GPU if there is one. On the CPU, it becomes 0.
+            `num_processes` becomes the number of processes on this machine. Without `args`: one
+            process, as in a tool.
 
     Raises:
-        InputError: MODEL.DEVICE, or numbers of processes, that cannot be.
+        InputError: MODEL.DEVICE or the numbers of processes are not possible.
     """
     args = Namespace(num_gpus=None, num_machines=1) if args is None else args
     try:
         device = torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
-        raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is no device of torch') from error
+        raise InputError(f'MODEL.DEVICE "{cfg.MODEL.DEVICE}" is not a device of torch') from error
     kind = device.type
     is_asked_for = args.num_gpus is not None
     if not is_asked_for:
@@ -190,8 +189,8 @@ def choose_device(cfg: CfgNode, args: Namespace | None = None) -> None:
     if args.num_processes * args.num_machines == 1:
         _replace_sync_bn(cfg, "One process")
     elif args.num_gpus == 0:
-        # PyTorch's own takes GPUs only. detectron2's naiveSyncBN does not, but takes the variance
-        # for the difference of two means, which rounding makes negative, and the loss NaN.
+        # PyTorch's SyncBN needs GPUs. detectron2's naiveSyncBN computes the variance as a
+        # difference of means. Rounding can make it negative, and the loss NaN.
         _replace_sync_bn(cfg, "On the CPU, each process on its own")
 
 
@@ -227,21 +226,21 @@ def _replace_sync_bn(cfg: CfgNode, why: str) -> None:
 def count_classes(
     cfg: CfgNode, args: Namespace, evaluated: str | os.PathLike = ""
 ) -> ClassFrequency | None:
-    """How frequent each class is in the training set, reading the data through if need be.
+    """Return the class counts of the training set; read the data if necessary.
 
-    A new training reads every image and label of its data sets, unless DATASETS.CHECK is off, so
-    that a bad file is found now and not after hours. A resumed training takes the counts that it
-    started with, and an evaluation those of the training in OUTPUT_DIR. To evaluate without the
-    training set is possible: then there are no groups of frequent and rare classes.
+    A new training reads all images and labels of its data sets, unless DATASETS.CHECK is False, so
+    that bad files are found early. A resumed training uses its first counts. An evaluation uses the
+    counts of the training in OUTPUT_DIR; without them and without the training set, there are no
+    groups of frequent and rare classes.
 
     Args:
-        evaluated: of --eval-only, the `evaluation_folder` of the checkpoint.
+        evaluated: for --eval-only, the `evaluation_folder` of the checkpoint.
 
     Returns:
         The counts; None if they are unknown.
 
     Raises:
-        InputError: what is wrong with the files; class frequencies of other classes.
+        InputError: problems in the files, or a class-frequency file with other classes.
     """
     output, progress = cfg.OUTPUT_DIR, not getattr(args, "quiet", False)
     is_resumed = args.resume and os.path.isfile(os.path.join(output, LAST_CHECKPOINT))
@@ -292,7 +291,7 @@ def save_class_frequency(cfg: CfgNode, path: str | os.PathLike) -> None:
 def _count_training_set(cfg: CfgNode, **options: Any) -> ClassFrequency:
     max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES
     frequency = _scan(cfg, cfg.DATASETS.TRAIN, max_skipped=max_skipped, **options)
-    with suppress(OSError):  # labels that are missing, which may be skipped
+    with suppress(OSError):  # a missing label, which a training may skip
         frequency = replace(frequency, fingerprint=_fingerprint(cfg))
     return replace(frequency, datasets=_training_sets(cfg))
 
@@ -303,7 +302,7 @@ def _fingerprint(cfg: CfgNode) -> str:
 
 
 def _has_same_labels(cfg: CfgNode, kept: ClassFrequency) -> bool:
-    """Whether the label files are those that were counted, or are not here to be compared."""
+    """Return True if the label files are unchanged since they were counted, or not here."""
     try:
         return _fingerprint(cfg) == kept.fingerprint
     except (InputError, OSError):
@@ -311,7 +310,7 @@ def _has_same_labels(cfg: CfgNode, kept: ClassFrequency) -> bool:
 
 
 def _still_valid(cfg: CfgNode, kept: ClassFrequency, path: str, progress: bool) -> ClassFrequency:
-    """The counts in the file `path`, with a warning if the labels have other counts now."""
+    """Return the counts in the file `path`; warn if the labels have other counts now."""
     if _has_same_labels(cfg, kept):
         return kept
     try:
@@ -322,18 +321,18 @@ def _still_valid(cfg: CfgNode, kept: ClassFrequency, path: str, progress: bool) 
         )
         return kept
     _warn_of_changes(kept, counted, path)
-    # Labels that were copied or touched, but not changed, have a new fingerprint.
+    # Copied or touched labels have a new fingerprint but the same counts.
     return counted if counted.counts_the_same(kept) else kept
 
 
 def _warn_of_changes(kept: ClassFrequency, counted: ClassFrequency, path: str) -> None:
-    """Warn if counts in a file are not those of the training labels as they are now."""
+    """Warn if the training labels now have other counts than the file."""
     if counted.counts_the_same(kept):
         return
     pixels = zip(kept.class_names, kept.pixels, counted.pixels, strict=True)
     changed = [name for name, before, now in pixels if before != now]
     logger.warning(
-        f"The training labels are not those that were counted in {path}: "
+        f"The training labels have changed since they were counted for {path}: "
         f"{listed(changed) or 'ignored pixels'} have other counts now. Class weights, priors and "
         "groups still follow the counts in that file. To count again, remove it, or leave "
         "DATASETS.CLASS_FREQUENCY empty, and run the same command."
@@ -341,7 +340,7 @@ def _warn_of_changes(kept: ClassFrequency, counted: ClassFrequency, path: str) -
 
 
 def _training_sets(cfg: CfgNode) -> tuple[str, ...]:
-    """What tells the training set from others: folders of one name may have different images."""
+    """Return an identity of the training set; folders can share a name."""
     if cfg.DATASETS.FOLDER:
         return (os.path.realpath(os.path.expanduser(cfg.DATASETS.FOLDER)),)
     return tuple(cfg.DATASETS.TRAIN)
@@ -382,7 +381,7 @@ def _scan(
 
 
 def _counts_of_earlier_run(cfg: CfgNode, path: str) -> ClassFrequency | None:
-    """The counts in a file, if they are of this run's training set."""
+    """Return the counts in a file if they belong to the training set of this run, else None."""
     try:
         kept = ClassFrequency.load(path)
         _require_same_classes(cfg, kept, path)

@@ -1,4 +1,4 @@
-"""When a training writes its checkpoints."""
+"""Write the checkpoints of a training."""
 
 import logging
 
@@ -12,17 +12,17 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointHook(HookBase):
-    """Saves the state every `period` iterations and at the end, and where it was the best.
+    """Save the state every `period` iterations, at the end, and when a metric is the best so far.
 
-    The last of the hooks: what is evaluated and logged in an iteration is then on the disk before
-    its checkpoint, and a run that goes on from there repeats none of it and misses none. Only the
-    last evaluation comes after its checkpoint: killed in that, a resumed run has it to do.
+    This is the last hook, so evaluation and log of an iteration are on the disk before its
+    checkpoint. A run that is resumed there repeats and misses nothing. Only the last evaluation
+    comes after its checkpoint; if a run is killed in it, the resumed run evaluates.
 
     Args:
         period: in iterations.
-        eval_period: as of EvalHook; 0 for an evaluation at the end only.
-        best_metric: name of a scalar of the evaluation, such as "sem_seg/mIoU", of which more is
-            better; "" to keep no best checkpoint.
+        eval_period: as in EvalHook; 0 for an evaluation at the end only.
+        best_metric: name of a scalar of the evaluation, such as "sem_seg/mIoU" (higher is
+            better); "" for no best checkpoint.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class CheckpointHook(HookBase):
                 self.checkpointer.save_best(self.best_metric, value, iteration)
         elif self.best_metric and self.checkpointer.save_to_disk:
             logger.warning(
-                f'No model_best.pth is kept: TEST.BEST_METRIC "{self.best_metric}" is no metric of '
-                f"this evaluation.{nearest(self.best_metric, scalars)}"
+                f'No model_best.pth is kept: TEST.BEST_METRIC "{self.best_metric}" is not a metric '
+                f"of this evaluation.{nearest(self.best_metric, scalars)}"
             )
             self.best_metric = ""

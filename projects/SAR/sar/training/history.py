@@ -1,4 +1,4 @@
-"""The metrics of a training as one continuous run, however often it was interrupted."""
+"""Keep the metrics of an interrupted training as one continuous run."""
 
 import json
 import threading
@@ -11,13 +11,15 @@ from sar.files.run_folder import METRICS
 
 from detectron2.utils.events import EventStorage, TensorboardXWriter
 
-# The writers smooth over so many values, which a resumed run has to know.
+# Number of values that the writers smooth over. A resumed run needs them.
 _WINDOW = 20
 
 
 def cut_metrics(output_dir: str, iteration: int) -> None:
-    """Takes out of metrics.json what comes at or after an iteration, and a half line at its end:
-    what a run wrote after its last checkpoint, before it was killed."""
+    """Remove the lines of metrics.json from an iteration on, and an incomplete last line.
+
+    A killed run wrote them after its last checkpoint.
+    """
     path = Path(output_dir, METRICS)
     if not path.is_file():
         return
@@ -35,7 +37,7 @@ def _is_before(line: str, iteration: int) -> bool:
 
 
 def storage_state(storage: EventStorage) -> dict:
-    """The latest values of every scalar, as plain lists."""
+    """Return the latest values of every scalar, as plain lists."""
     return {
         name: {
             "values": [[float(value), int(step)] for value, step in history.values()[-_WINDOW:]],
@@ -46,10 +48,10 @@ def storage_state(storage: EventStorage) -> dict:
 
 
 def restore_storage(storage: EventStorage, state: dict, unwritten: int | None) -> None:
-    """Gives a new storage what `storage_state` kept.
+    """Put the values of `storage_state` into a new storage.
 
     Args:
-        unwritten: the iteration whose scalars no writer has written yet, if there is one.
+        unwritten: an iteration whose scalars are not written yet, or None.
     """
     for name, scalar in state.items():
         storage.smoothing_hints()[name] = scalar["is_smoothed"]
@@ -62,11 +64,11 @@ def restore_storage(storage: EventStorage, state: dict, unwritten: int | None) -
 
 
 class TensorboardWriter(TensorboardXWriter):
-    """detectron2's, which leaves nothing in memory that is lost when the process is killed.
+    """detectron2's writer, which flushes after each write, so that a killed process loses nothing.
 
     Raises:
         InputError: TensorBoard is not installed.
-        OSError: while it writes, if its disk fails, or has failed in its own thread.
+        OSError: writing fails, or has failed in TensorBoard's thread.
     """
 
     def __init__(self, log_dir: str, **kwargs) -> None:
@@ -87,7 +89,7 @@ class TensorboardWriter(TensorboardXWriter):
 
 @cache
 def _mute_event_writers() -> None:
-    """Leaves the errors of TensorBoard's threads to their writer, which raises them again."""
+    """Do not print errors of TensorBoard's threads: their writer raises them again."""
     hook = threading.excepthook
 
     def handle(args) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of a training for TensorBoard: what the model predicts, which classes it tells apart.
+"""Draw pictures of a training for TensorBoard: predictions, and similarities of classes.
 
 Shape shorthands: H x W pixels, K classes, C embedding channels.
 """
@@ -31,26 +31,26 @@ from detectron2.utils.events import EventStorage
 
 logger = logging.getLogger(__name__)
 
-# Of the longer edge of an image in a picture, in pixels.
+# Longer edge of an image in a picture, in pixels.
 MAX_SIZE = 512
-# Labels that are read to find images of rare classes: seconds, however large the data set is.
+# Number of labels that are read to find rare classes. This takes seconds for any data set.
 _NUM_CANDIDATES = 64
 
 
 class Pictures:
-    """Draws, after an evaluation, what its numbers do not tell:
+    """Draw pictures after each evaluation:
 
-    * `predictions/FILE`: image, truth and prediction of TEST.PICTURES images of the first test set,
-      the same each time, those that show rare classes before others;
-    * `cosines/LAYER`: the cosines between the classifier's class vectors, and between the semantic
+    * `predictions/FILE`: image, ground truth and prediction for TEST.PICTURES images of the first
+      test set. The images stay the same; images with rare classes come first;
+    * `cosines/LAYER`: cosines between the class vectors of the classifier, and between the semantic
       anchors of SAR once its gate has opened.
 
-    The model and every random generator are left as they are. What goes wrong is logged, and is no
-    reason to end a training.
+    The model and all random generators stay unchanged. An error is logged and does not end the
+    training.
 
     Args:
-        cfg: complete, as `prepare` returns it.
-        build_mapper: what reads the images for `inference_model`, as Trainer.build_test_mapper.
+        cfg: the complete config of `prepare`.
+        build_mapper: builds the mapper for `inference_model`, as Trainer.build_test_mapper.
     """
 
     def __init__(self, cfg: CfgNode, build_mapper: Callable[[CfgNode], Callable]) -> None:
@@ -59,10 +59,10 @@ class Pictures:
         self._records: dict[str, dict] | None = None
 
     def put(self, model: nn.Module, storage: EventStorage) -> None:
-        """Leaves the pictures in the storage, for the next writing of TensorBoard's.
+        """Put the pictures into the storage, from which TensorBoard's writer takes them.
 
         Args:
-            model: not wrapped, since one process draws while the others wait.
+            model: not wrapped, because one process draws while the others wait.
         """
         if self.cfg.TEST.PICTURES == 0:
             return
@@ -73,7 +73,7 @@ class Pictures:
                 storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))
         except Exception:
             logger.exception(
-                f"There are no pictures of iteration {storage.iter}. The training goes on; "
+                f"No pictures of iteration {storage.iter} could be drawn. The training continues; "
                 "TEST.PICTURES 0 is without them. What went wrong:"
             )
 
@@ -103,10 +103,10 @@ class Pictures:
         return pictures
 
     def _choose_records(self) -> dict[str, dict]:
-        """The images that are drawn, by the name of their file.
+        """Return the images to draw, by file name.
 
-        Evenly spaced ones, of which those are taken whose labels show the rarest classes: to look
-        for them in all labels would take as long as an evaluation.
+        Some evenly spaced labels are read, and images with the rarest classes are taken. Reading
+        all labels would take as long as an evaluation.
         """
         name, number = self.cfg.DATASETS.TEST[0], self.cfg.TEST.PICTURES
         records = load_dataset(name)
@@ -131,18 +131,18 @@ class Pictures:
         try:
             weight = find_classifier(model, path, num_classes).weight.flatten(1)
         except InputError:
-            pass  # a plain model does without
+            pass  # a plain model does not need it
         else:
             pictures[f"cosines/{path}"] = self._plot_cosines(weight, "class vectors")
         for name, module in model.named_modules():
-            # Before, the anchors are zero.
+            # The anchors are zero before.
             if isinstance(module, SemanticAnchorRegularizer) and module.gate_has_opened:
                 anchors = module.semantic_anchors
                 pictures[f"cosines/{name}"] = self._plot_cosines(anchors, "semantic anchors")
         return pictures
 
     def _plot_cosines(self, vectors: torch.Tensor, what: str) -> Image.Image:
-        """Of vectors (K, C); the most frequent class first, where that is known."""
+        """Draw the cosines of vectors (K, C), the most frequent class first if known."""
         names = MetadataCatalog.get(self.cfg.DATASETS.TRAIN[0]).stuff_classes
         titles = [f"{what}: cosines about their mean"]
         order, counts = np.arange(len(vectors)), self._training_counts()
@@ -153,13 +153,13 @@ class Pictures:
         return plot_cosines(cosines, [names[k] for k in order], titles)
 
     def _training_counts(self) -> np.ndarray | None:
-        """(K,) how many training images show each class."""
+        """Return (K,) the number of training images that show each class."""
         frequency = class_frequency_of(self.cfg)
         return np.array(frequency.images) if frequency else None
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) or class ids (H, W), made smaller where it is larger than MAX_SIZE."""
+    """Shrink an image (H, W, 3) or class ids (H, W) to at most MAX_SIZE."""
     height, width = pixels.shape[:2]
     scale = MAX_SIZE / max(height, width)
     if scale >= 1:

@@ -1,8 +1,8 @@
-"""One training step: a batch forward, backward and into the weights; never waiting for the device.
+"""One training step: forward, backward and update, without waiting for the device.
 
-Losses stay where they are computed until `TrainingStep.fetch_losses` brings those of all steps
-since the last time, of all processes. There it is seen whether they, and the weights, are finite:
-whoever has to rely on that, such as a checkpoint, fetches them first.
+Losses stay on the device until `TrainingStep.fetch_losses` collects the losses of all steps since
+its last call, from all processes. It also checks that losses and weights are finite, so it must be
+called before a checkpoint is saved.
 """
 
 import logging
@@ -27,7 +27,7 @@ _NUM_NAMED = 8  # files that an error names
 
 @dataclass
 class StepLosses:
-    """What one process saw in one iteration."""
+    """The losses and the batch of one process in one iteration."""
 
     iteration: int
     data_time: float
@@ -36,16 +36,16 @@ class StepLosses:
 
 
 class TrainingStep:
-    """Model and optimizer, and what one iteration does with them.
+    """Train a model, one iteration per call.
 
     Args:
         model: returns a dict of losses for a batch, the same keys in every step.
         optimizer: of the model's parameters.
-        seed: with iteration and rank, what torch's generators are seeded from in each step, so that
-            dropout and the like need no state of their own to be resumed.
-        precision: None for float32; torch.bfloat16 or torch.float16 for autocast to it, the latter
-            with scaled gradients.
-        waiting: makes the context in which a step waits for its batch, before it changes anything.
+        seed: torch's generators are seeded from it, the iteration and the rank in each step, so
+            that a resumed run repeats dropout without a saved state.
+        precision: None for float32; torch.bfloat16 or torch.float16 for autocast. float16 also
+            scales the gradients.
+        waiting: returns a context manager around the wait for the next batch.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class TrainingStep:
         self.data_loader: Iterable[list[dict]] = ()
         self._batches: Iterator[list[dict]] | None = None
         self._waiting: list[tuple[int, float, list[str], list[str], torch.Tensor]] = []
-        # Not those that are never finite, such as masks of attention.
+        # Arrays that are finite at the start. Others, such as masks of attention, never are.
         self._is_watched = _finite(model)
 
     def run(self, iteration: int) -> None:
-        """Takes the next batch of `data_loader` and improves the weights.
+        """Take the next batch of `data_loader` and update the weights.
 
         Raises:
-            InputError: in the first step, that several processes cannot train the model.
+            InputError: in the first step, if several processes cannot train the model.
         """
         is_first = self._batches is None
         if is_first:
@@ -99,10 +99,9 @@ class TrainingStep:
         self._waiting.append((iteration, data_time, file_names, list(losses), values))
 
     def fetch_losses(self) -> list[list[StepLosses]]:
-        """What each process saw (in the order of ranks) in each step since the last call.
+        """Return the losses of all processes (in the order of ranks) since the last call, by step.
 
-        Waits for the device, and for the other processes: all have to call it at the same
-        iteration.
+        Waits for the device and for the other processes: all must call it in the same iteration.
 
         Raises:
             InputError: a loss, or an array of the model, is not finite; in all processes.
@@ -135,15 +134,14 @@ class TrainingStep:
         return [list(step) for step in by_step]
 
     def state_dict(self) -> dict:
-        """Of the optimizer, and of the gradients' scale."""
+        """Return the state of the optimizer and of the gradient scaler."""
         return {"optimizer": self.optimizer.state_dict(), "grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Hyper-parameters stay those that the optimizer was built with, but for the rate "lr",
-        which is the schedule's.
+        """Load a state, but keep the hyper-parameters of the present config, except the rate "lr".
 
         Raises:
-            InputError: it is of another optimizer, or of other weights.
+            InputError: the state belongs to another optimizer, or to other weights.
         """
         saved = state["optimizer"]
         for group in saved["param_groups"]:
@@ -157,7 +155,7 @@ class TrainingStep:
             for group in self.optimizer.param_groups
         ]
         _log_changes(saved["param_groups"], built)
-        # Where their numbers differ, torch says so.
+        # torch raises an error if the number of groups differs.
         groups = [old | new for old, new in zip(saved["param_groups"], built, strict=False)]
         groups += saved["param_groups"][len(groups) :]
         try:
@@ -165,12 +163,12 @@ class TrainingStep:
         except (KeyError, ValueError) as error:
             raise InputError(
                 "it was trained with another model or solver: give MODEL and SOLVER as they are in "
-                f"the config.yaml beside it ({error})"
+                f"the config.yaml next to it ({error})"
             ) from error
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
-                # Saved with another MODEL.CHANNELS_LAST, its strides are not the parameter's, which
-                # the fused optimizers need.
+                # With another MODEL.CHANNELS_LAST, the strides differ from the parameter's. The
+                # fused optimizers need the same strides.
                 is_alike = torch.is_tensor(value) and value.shape == parameter.shape
                 if is_alike and value.stride() != parameter.stride():
                     values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
@@ -201,7 +199,7 @@ def _seed_generators(seed: int, iteration: int) -> None:
 
 
 def _on_device(sample: dict, device: torch.device) -> dict:
-    """Its tensors there, without waiting for those that the loader has pinned."""
+    """Copy the tensors of a sample to the device, without waiting for pinned tensors."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for key, value in sample.items()
@@ -210,7 +208,7 @@ def _on_device(sample: dict, device: torch.device) -> dict:
 
 @torch.no_grad()
 def _finite(model: nn.Module) -> dict[str, bool]:
-    """Whether each of the model's arrays, by name, is finite."""
+    """Return by name whether each array of the model is finite."""
     arrays = {
         name: value
         for name, value in (*model.named_parameters(), *model.named_buffers())
@@ -221,7 +219,7 @@ def _finite(model: nn.Module) -> dict[str, bool]:
 
 
 def _require_all_gradients(model: nn.Module) -> None:
-    """Where processes share gradients, each waits for all of them: the next step would fail."""
+    """Raise InputError if a parameter has no gradient: DistributedDataParallel waits for it."""
     if not isinstance(model, DistributedDataParallel):
         return
     parameters = model.module.named_parameters()
@@ -242,7 +240,7 @@ def _require_same_losses(step: Iterable[StepLosses]) -> None:
         raise InputError(
             f"in iteration {step[0].iteration} the processes have different losses "
             f"({'; '.join(', '.join(each) for each in names)}): a model has to return all of its "
-            "losses in every step, 0 where one has nothing to say"
+            "losses in every step, and 0 for a loss without a target"
         )
 
 

@@ -1,4 +1,4 @@
-"""Training and evaluation: detectron2's DefaultTrainer on the project's parts."""
+"""Training and evaluation: detectron2's DefaultTrainer with the parts of this project."""
 
 import logging
 import os
@@ -66,12 +66,12 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's trainer with the project's mapper, loader, evaluator, schedules, checkpoints."""
+    """detectron2's trainer with the mapper, loader, evaluator, solver and checkpoints of `sar`."""
 
     def __init__(self, cfg):
-        """Builds model, optimizer and hooks; `resume_or_load` comes next, then `train`.
+        """Build model, optimizer and hooks. Then call `resume_or_load` and `train`.
 
-        Every process calls it.
+        Every process calls these.
         """
         TrainerBase.__init__(self)
         self.cfg = cfg
@@ -81,7 +81,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
-            _share_buffers(model)  # such as random anchors; DDP shares the parameters alone
+            _share_buffers(model)  # such as random anchors; DDP shares only parameters
             device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
             with warnings.catch_warnings():  # its new name is not in all releases of torch
                 warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
@@ -106,8 +106,8 @@ class Trainer(DefaultTrainer):
             classes=Classes.of_dataset(cfg.DATASETS.TRAIN[0]),
             trainer=trainer,
         )
-        # Of the run that is resumed: its latest scalars; was it stopped before it had evaluated,
-        # written and saved what it should after its last step?
+        # From the resumed run: its latest scalars, and if it was stopped before the evaluation,
+        # metrics and checkpoints of its last step.
         self._history = {}
         self._is_step_unfinished = False
         self._is_resumed = False
@@ -124,12 +124,12 @@ class Trainer(DefaultTrainer):
         """As DefaultTrainer.
 
         Raises:
-            InputError: TEST.GEOMETRY, but MODEL.CLASSIFIER is no classifier of the model.
+            InputError: TEST.GEOMETRY is True, but MODEL.CLASSIFIER does not name a classifier.
         """
         model = super().build_model(cfg)
-        if cfg.MODEL.CHANNELS_LAST:  # of weights; what convolutions make of images follows them
+        if cfg.MODEL.CHANNELS_LAST:  # activations follow the weights
             model.to(memory_format=torch.channels_last)
-        if cfg.TEST.GEOMETRY:  # looked for again in each evaluation, the first after hours
+        if cfg.TEST.GEOMETRY:  # report a wrong path now, not in an evaluation
             find_classifier(model, cfg.MODEL.CLASSIFIER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return model
 
@@ -154,8 +154,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_mapper(cls, cfg):
-        """Reads images for `inference_model`."""
-        if cfg.TEST.AUG.ENABLED:  # which resizes them itself: twice would blur
+        """Return the mapper that reads images for `inference_model`."""
+        if cfg.TEST.AUG.ENABLED:  # it resizes images itself
             return SemanticSegmentationMapper(cfg, False, test_size=(0, 0))
         return SemanticSegmentationMapper(cfg, False)
 
@@ -173,7 +173,7 @@ class Trainer(DefaultTrainer):
     def test(cls, cfg, model, evaluators=None):
         """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG.
 
-        With TEST.GEOMETRY, the evaluators that it builds listen to the model. Results of a model of
+        With TEST.GEOMETRY, the evaluators also read the embeddings. The results of a model of
         `load_for_evaluation` are written to a folder of its checkpoint, with a log.
         """
         with ExitStack() as stack:
@@ -200,12 +200,12 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def load_for_evaluation(cls, cfg, resume: bool = False):
-        """The config's model with all the weights that inference needs, in evaluation mode.
+        """Build the model, load all weights for inference, and return it in evaluation mode.
 
-        Its attribute `weights_file` is the checkpoint that they are from.
+        Its attribute `weights_file` is the path of the checkpoint.
 
         Raises:
-            InputError: MODEL.WEIGHTS is missing, broken, or not of this model or of these classes.
+            InputError: MODEL.WEIGHTS is missing or broken, or has another model or other classes.
         """
         model = cls.build_model(cfg)
         classes = Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
@@ -215,12 +215,13 @@ class Trainer(DefaultTrainer):
         return model.eval()
 
     def resume_or_load(self, resume=True):
-        """As DefaultTrainer; a resumed run goes on exactly as it would have without the break, or
-        as the config's SOLVER says now. No file is changed before `train`.
+        """As DefaultTrainer. A resumed run continues as if it had not been interrupted.
+
+        Changes in SOLVER take effect. No file is changed before `train`.
 
         Raises:
-            InputError: weights that are missing, broken, or not of this model or of these classes;
-                a checkpoint that has done more iterations than SOLVER.MAX_ITER.
+            InputError: weights are missing or broken, or have another model or other classes; a
+                checkpoint has done more iterations than SOLVER.MAX_ITER.
         """
         self._is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self._is_resumed:
@@ -228,7 +229,7 @@ class Trainer(DefaultTrainer):
             check_max_iter(self.max_iter, self.start_iter, self.cfg.OUTPUT_DIR)
 
     def _start_run(self):
-        """Make OUTPUT_DIR the folder of this run, in all processes: an earlier run is set aside."""
+        """Make OUTPUT_DIR the folder of this run and move an earlier run. All processes call it."""
         folder = self.cfg.OUTPUT_DIR
         if comm.is_main_process():
             remove_leftovers(folder)
@@ -251,22 +252,22 @@ class Trainer(DefaultTrainer):
 
         Raises:
             InputError: a sample that cannot be read, a loss that is not finite, a full disk.
-            SystemExit: with code 143, after a SIGTERM, when a checkpoint is written.
+            SystemExit: after a SIGTERM and a checkpoint, with code 143.
         """
         summary = describe_training(self.cfg, self.model, class_frequency_of(self.cfg))
         logger.info(f"Starting training from iteration {self.start_iter}:\n{summary}")
         self._trainer.data_loader = self._build_seeded_loader(self.start_iter)
         with writing_to(self.cfg.OUTPUT_DIR):
-            self._start_run()  # not before: what cannot start leaves OUTPUT_DIR alone
+            self._start_run()  # last: a run that cannot start does not touch OUTPUT_DIR
         with EventStorage(self.start_iter) as self.storage, self.sigterm.listening():
             try:
                 self._run_iterations()
-            except InputError:  # it says what is wrong
+            except InputError:  # the message is enough
                 raise
             except Exception:
                 if comm.get_world_size() > 1 and self.sigterm.is_received:
                     self.sigterm.exit()  # another process has ended first
-                if comm.get_world_size() == 1:  # of several, it may be but the end of another
+                if comm.get_world_size() == 1:  # with several, the cause may be in another one
                     logger.exception("Exception during training:")
                 raise
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
@@ -294,16 +295,20 @@ class Trainer(DefaultTrainer):
         self._trainer.run(self.iter)
 
     def after_step(self):
-        """As DefaultTrainer. Losses come into the storage every LOG_PERIOD iterations, and before
-        something is evaluated or saved, so that what is not finite is found there."""
+        """As DefaultTrainer.
+
+        Losses enter the storage every LOG_PERIOD iterations, and before an evaluation or a
+        checkpoint, because this checks that they are finite.
+        """
         periods = (LOG_PERIOD, self.cfg.TEST.EVAL_PERIOD, self.cfg.SOLVER.CHECKPOINT_PERIOD)
         if self.iter == self.max_iter - 1 or any(is_due(self.iter, each) for each in periods):
             self.record_losses()
         super().after_step()
 
     def record_losses(self):
-        """Puts the losses of the steps since the last call into the storage: their means over the
-        processes, all of which have to call it. So does a hook that reads them in other iterations.
+        """Put the losses of all steps since the last call into the storage: means over processes.
+
+        All processes must call it. A hook that reads losses in other iterations calls it first.
 
         Raises:
             InputError: a loss, or the model, is not finite.
@@ -321,7 +326,7 @@ class Trainer(DefaultTrainer):
         self.storage.iter = self.iter
 
     def save_unfinished_step(self):
-        """A checkpoint of this iteration, before what is yet to be evaluated, written and saved."""
+        """Save a checkpoint of this iteration before its evaluation, metrics and checkpoints."""
         self.record_losses()
         self._is_step_unfinished = True
         with self.writing():
@@ -329,7 +334,7 @@ class Trainer(DefaultTrainer):
 
     @contextmanager
     def writing(self):
-        """Writes to OUTPUT_DIR in here, however long it takes.
+        """Return a context for writing to OUTPUT_DIR, without the time limit of SIGTERM.
 
         Raises:
             InputError: OUTPUT_DIR was removed, or its disk is full or read-only.
@@ -341,7 +346,7 @@ class Trainer(DefaultTrainer):
 
     @contextmanager
     def _waiting_for_data(self):
-        """Heeds a SIGTERM in here: the state is still the one after the iteration before."""
+        """React to a SIGTERM while waiting: the state is the one after the previous iteration."""
         try:
             with self.sigterm.interrupts():
                 yield
@@ -354,7 +359,7 @@ class Trainer(DefaultTrainer):
             raise
 
     def state_dict(self):
-        """All that a run depends on, beside its config and its data."""
+        """Return the state of a run; together with config and data, it is complete."""
         return TrainerBase.state_dict(self) | {
             "iteration": min(self.iter, self.max_iter - 1),
             "_trainer": self._trainer.state_dict(),
@@ -373,7 +378,7 @@ class Trainer(DefaultTrainer):
         self._is_step_unfinished = state_dict.get("is_step_unfinished", False)
 
     def build_hooks(self):
-        """Those that every process has, in the order in which they come after a step."""
+        """Return the hooks of every process, in the order in which they run after a step."""
         cfg = self.cfg
         precise_bn = []
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
@@ -391,7 +396,7 @@ class Trainer(DefaultTrainer):
             self._stop_hook,
             *precise_bn,
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate),
-            # One hook, since hooks of one's own are inserted before the last.
+            # One hook, because users' hooks are inserted before the last one.
             WritingHooks(
                 self._writer_hook,
                 CheckpointHook(
@@ -404,7 +409,7 @@ class Trainer(DefaultTrainer):
         ]
 
     def build_writers(self):
-        """What the main process writes with, once it is known where the run starts."""
+        """Return the writers of the main process. Called when the first iteration is known."""
         output_dir = self.cfg.OUTPUT_DIR
         return [
             CommonMetricPrinter(self.max_iter),
@@ -421,14 +426,14 @@ class Trainer(DefaultTrainer):
         if isinstance(sampler, loader.TrainBatchSampler):
             sampler.start = start_iter * cfg.SOLVER.IMS_PER_BATCH
         elif start_iter > 0:
-            logger.warning("This build_train_loader is not resumed: its samples begin anew")
+            logger.warning("This build_train_loader cannot resume: it starts with the first sample")
         return data_loader
 
     def _evaluate(self):
         model = self.model
         if isinstance(model, DistributedDataParallel):
             model = model.module
-            _share_buffers(model)  # what is evaluated is what the checkpoint holds
+            _share_buffers(model)  # evaluate the state that the checkpoint holds
         self._last_eval_results = self.test(self.cfg, model)
         if self._writer_hook.writes_images:  # in the main process
             self._pictures.put(model, self.storage)
@@ -437,6 +442,6 @@ class Trainer(DefaultTrainer):
 
 @torch.no_grad()
 def _share_buffers(model):
-    """Gives every process the buffers of the first."""
+    """Give every process the buffers of the first one."""
     for buffer in model.buffers():
         distributed.broadcast(buffer, 0)
