@@ -86,7 +86,7 @@ def test_evaluation_refuses_weights_that_are_missing(tmp_path):
     with pytest.raises(InputError, match="lacks 2 arrays.*predictor.weight"):
         Checkpointer(model(), require_all=True).load(path)
     with pytest.raises(InputError, match="MODEL.WEIGHTS"):
-        Checkpointer(model(), require_all=True).load("")
+        Checkpointer(model(), require_all=True).resume_or_load("")
 
 
 def test_what_only_training_uses_may_be_missing_in_evaluation(saved):

@@ -2,100 +2,25 @@
 
 import math
 import os
-import pickle
-import re
-import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from sar.checkpoints.array_pickle import load_arrays
-from sar.data.datasets import metadata_of
+from sar.checkpoints.classes import Classes
+from sar.checkpoints.tensor_file import first_sentence, load_tensors
 from sar.errors import InputError, dimensions, listed
 from sar.files.atomic import atomic_path, write_atomically
 from sar.files.disk import disk_error
 from sar.files.run_folder import CHECKPOINT, LAST_CHECKPOINT, previous_runs
-from sar.visualization import class_colors
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 # First parts of the names of weights that inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
-
-_IS_FOLDER = 0x10  # of a zip's entry
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes that a model predicts, as they are saved with its weights.
-
-    Attributes:
-        names: K names, in the order of the ids.
-        colors: K colours (r, g, b), 0 to 255.
-    """
-
-    names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
-
-    @classmethod
-    def of_dataset(cls, name: str) -> "Classes":
-        """Return the classes of a registered data set.
-
-        Raises:
-            InputError: the name is not registered, or its data set has no classes.
-        """
-        metadata = metadata_of(name)
-        colors = class_colors(metadata).tolist()
-        return cls(tuple(metadata.stuff_classes), tuple(map(tuple, colors)))
-
-    @classmethod
-    def of_first_known(cls, names: Iterable[str]) -> "Classes | None":
-        """Return the classes of the first data set that is known here, or None."""
-        for name in names:
-            try:
-                if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
-                    return cls.of_dataset(name)
-            except InputError:  # they are in a file of the data set, which is not here
-                continue
-        return None
-
-    @classmethod
-    def from_checkpoint(cls, content: dict) -> "Classes | None":
-        """Return the classes in the content of a checkpoint; None if it is older and has none."""
-        found = content.get("classes")
-        names = found.get("names") if isinstance(found, dict) else None
-        colors = found.get("colors") if isinstance(found, dict) else None
-        if not (_are(names, str) and _are(colors, (list, tuple)) and len(names) == len(colors)):
-            return None
-        if not all(len(c) == 3 and _are(c, int) and 0 <= min(c) <= max(c) <= 255 for c in colors):
-            return None
-        return cls(tuple(names), tuple(map(tuple, colors)))
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike) -> "Classes | None":
-        """Return the classes in a checkpoint file, without loading weights; None if it has none.
-
-        Raises:
-            InputError: the file is missing, broken or refused.
-        """
-        if not str(path).endswith(".pth"):
-            return None
-        try:
-            return cls.from_checkpoint(_load_tensors(path, mmap=True))
-        except Exception as error:  # a broken file fails in any way
-            raise InputError(
-                f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
-                f"{_first_sentence(error)}"
-            ) from error
-
-
-def _are(values: object, kind: type | tuple[type, ...]) -> bool:
-    is_list = isinstance(values, (list, tuple)) and bool(values)
-    return is_list and all(isinstance(value, kind) for value in values)
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -152,27 +77,49 @@ class Checkpointer(DetectionCheckpointer):
         Raises:
             InputError: as `load`; all checkpoints are broken; a process cannot see the file.
         """
-        newest = self._find_newest() if resume else ""
-        if newest:
+        path, is_resumed = self.find(weights, resume=resume)
+        if is_resumed:
             self._needs_classes = True
-            self.load(newest)
+            self.load(path)
             self._best = self._read_best()
-            return True
-        self.load(self._find_weights(weights), checkpointables=[])
-        return False
+        else:
+            self.load(path, checkpointables=[])
+        return is_resumed
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """As DetectionCheckpointer, past broken files as in `start_run`.
 
-        In the result, "file" is the loaded file, or "", and "is_resumed" is True for the last
-        checkpoint of OUTPUT_DIR.
+        In the result, "file" is the loaded file, or "".
+        """
+        path, is_resumed = self.find(path, resume=resume)
+        if is_resumed:
+            self._needs_classes = True
+            return {**self.load(path), "file": path}
+        return {**self.load(path, checkpointables=[]), "file": path}
+
+    def find(self, weights: str, *, resume: bool) -> tuple[str, bool]:
+        """Find the file that a run starts from. Every process must call it.
+
+        Args:
+            weights, resume: as in `start_run`.
+
+        Returns:
+            The file, "" for random weights; and True if it is the last checkpoint of OUTPUT_DIR.
+
+        Raises:
+            InputError: there is no such file, all checkpoints are broken, or a process cannot see
+                the file.
         """
         newest = self._find_newest() if resume else ""
         if newest:
-            self._needs_classes = True
-            return {**self.load(newest), "file": newest, "is_resumed": True}
-        path = self._find_weights(path)
-        return {**self.load(path, checkpointables=[]), "file": path, "is_resumed": False}
+            return newest, True
+        if not weights and self.require_all:
+            raise InputError("no checkpoint to evaluate: set MODEL.WEIGHTS to one, or use --resume")
+        if not weights or "://" in weights:
+            return weights, False
+        path = weights if self.require_all else self._follow_moved(weights)
+        _require_everywhere(path, "copy what MODEL.WEIGHTS names to all machines")
+        return path, False
 
     def save(self, name: str, *, is_last: bool = True, **kwargs) -> None:
         """As DetectionCheckpointer, through a temporary file.
@@ -237,8 +184,6 @@ class Checkpointer(DetectionCheckpointer):
             InputError: the file is missing, broken or not a checkpoint; weights have other shapes,
                 or with `require_all` are missing.
         """
-        if not path and self.require_all:
-            raise InputError("no checkpoint to evaluate: set MODEL.WEIGHTS to one, or use --resume")
         try:
             return super().load(path, *args, **kwargs)
         except InputError as error:
@@ -246,7 +191,7 @@ class Checkpointer(DetectionCheckpointer):
         except Exception as error:  # a broken file or a failed download can raise anything
             raise InputError(
                 f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
-                f"{_first_sentence(error)}"
+                f"{first_sentence(error)}"
             ) from error
         finally:
             # After an error, detectron2's main branch keeps it and refuses to load again.
@@ -267,18 +212,15 @@ class Checkpointer(DetectionCheckpointer):
             self.logger.warning(f"Going on from {path}, since {'; '.join(problems)}")
         return path
 
-    def _find_weights(self, path: str) -> str:
-        """Return the file to start from. An earlier start of this run may have moved it."""
-        if self.require_all or not path or "://" in path:
-            return path
+    def _follow_moved(self, path: str) -> str:
+        """Return where a file is that an earlier start in this folder may have moved."""
         is_of_folder = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.save_dir)
         if is_of_folder and not os.path.isfile(path):
             moved = [run / os.path.basename(path) for run in previous_runs(self.save_dir)]
             moved = [file for file in moved if file.is_file()]
             if moved:
                 self.logger.warning(f"{path} was moved to {moved[-1]}: loading it from there")
-                path = str(moved[-1])
-        _require_everywhere(path, "copy what MODEL.WEIGHTS names to all machines")
+                return str(moved[-1])
         return path
 
     def _choose(self) -> tuple[str, list[str]]:
@@ -286,9 +228,9 @@ class Checkpointer(DetectionCheckpointer):
         problems = []
         for path in self._candidates():
             try:
-                content = _load_tensors(path, mmap=True)
+                content = load_tensors(path, mmap=True)
             except Exception as error:
-                problems.append(f"{path} is missing or broken ({_first_sentence(error)})")
+                problems.append(f"{path} is missing or broken ({first_sentence(error)})")
                 continue
             missing = [key for key in ("model", *self.checkpointables) if key not in content]
             if not missing:
@@ -317,10 +259,10 @@ class Checkpointer(DetectionCheckpointer):
         if not self.save_to_disk or not path.is_file():
             return None
         try:
-            best = _load_tensors(path, mmap=True)["best"]
+            best = load_tensors(path, mmap=True)["best"]
             return {"metric": str(best["metric"]), "value": float(best["value"])}
         except Exception as error:
-            reason = _first_sentence(error)
+            reason = first_sentence(error)
             self.logger.warning(f"{path} is broken, and will be written again: {reason}")
             return None
 
@@ -331,7 +273,7 @@ class Checkpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         """As DetectionCheckpointer, but nothing in the file is executed."""
         if not filename.endswith(".pkl"):
-            return _load_tensors(filename)
+            return load_tensors(filename)
         content = load_arrays(filename)
         if "model" in content and "__author__" in content:  # of detectron2's model zoo
             return content
@@ -339,7 +281,7 @@ class Checkpointer(DetectionCheckpointer):
         weights = {name: array for name, array in weights.items() if "_momentum" not in name}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
-    def _check_classes(self, found: "Classes | None") -> None:
+    def _check_classes(self, found: Classes | None) -> None:
         expected = self.classes
         if found is None or expected is None or found.names == expected.names:
             return
@@ -391,39 +333,11 @@ class Checkpointer(DetectionCheckpointer):
         return incompatible
 
 
-def _load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
-    """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
-    if not os.path.isfile(filename):  # also for a pipe: reading it would wait forever
-        raise InputError("there is no such file")
-    if zipfile.is_zipfile(filename):  # older files have no checksums
-        _verify(filename)
-    try:
-        content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise
-        raise InputError(
-            f"refused, since it would run {refused[1]}: a .pth may hold tensors and containers "
-            "only. If you trust its source, save its tensors again"
-        ) from error
-    return content if "model" in content else {"model": content}
-
-
-def _verify(path: str | os.PathLike) -> None:
-    """Compare a file of torch.save with the checksums in it, which torch ignores."""
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-        for entry in archive.infolist():
-            if entry.external_attr & _IS_FOLDER:  # torch leaves what memory held in such tensors
-                damaged = entry.filename
-    if damaged is not None:
-        raise InputError(f"its part {damaged} is damaged: get or make the file again")
-
-
 def _require_everywhere(path: str, remedy: str) -> None:
     found = comm.all_gather(os.path.isfile(path))
-    if any(found) and not all(found):
+    if not any(found):
+        raise InputError(f"checkpoint {path}: there is no such file")
+    if not all(found):
         raise InputError(f"checkpoint {path} is not there for every process: {remedy}")
 
 
@@ -435,11 +349,6 @@ def _number(file_name: str) -> float:
 
 def _iteration_of(path: Path) -> int:
     try:
-        return int(_load_tensors(path, mmap=True)["iteration"])
+        return int(load_tensors(path, mmap=True)["iteration"])
     except Exception:
         return -1
-
-
-def _first_sentence(error: Exception) -> str:
-    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch's advice
-    return re.split(r"\.\s|\n", text)[0] or type(error).__name__

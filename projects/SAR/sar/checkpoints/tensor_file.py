@@ -1,0 +1,47 @@
+"""Read a file of torch.save safely: nothing in it is executed, and damage is noticed."""
+
+import os
+import pickle
+import re
+import zipfile
+
+import torch
+
+from sar.errors import InputError
+
+_IS_FOLDER = 0x10  # of a zip's entry
+
+
+def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
+    """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
+    if not os.path.isfile(filename):  # also for a pipe: reading it would wait forever
+        raise InputError("there is no such file")
+    if zipfile.is_zipfile(filename):  # older files have no checksums
+        _verify(filename)
+    try:
+        content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise
+        raise InputError(
+            f"refused, since it would run {refused[1]}: a .pth may hold tensors and containers "
+            "only. If you trust its source, save its tensors again"
+        ) from error
+    return content if "model" in content else {"model": content}
+
+
+def _verify(path: str | os.PathLike) -> None:
+    """Compare a file of torch.save with the checksums in it, which torch ignores."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        for entry in archive.infolist():
+            if entry.external_attr & _IS_FOLDER:  # torch leaves what memory held in such tensors
+                damaged = entry.filename
+    if damaged is not None:
+        raise InputError(f"its part {damaged} is damaged: get or make the file again")
+
+
+def first_sentence(error: Exception) -> str:
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch's advice
+    return re.split(r"\.\s|\n", text)[0] or type(error).__name__
