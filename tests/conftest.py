@@ -16,6 +16,12 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Tests, and programs that they start, do not share what they keep between runs."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
 def end_of_run():
     """Take back what a run leaves in its process: loggers, the lock of OUTPUT_DIR, data sets."""
     loggers = [logging.getLogger(name) for name in ("sar", "detectron2", "fvcore")]

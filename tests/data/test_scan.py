@@ -369,12 +369,7 @@ def test_nothing_readable_is_reported_not_raised(make):
     assert result.frequency.num_images == sum(result.frequency.pixels) == 0
 
 
-@pytest.mark.parametrize(
-    "function",
-    [scan, lambda dicts: classes_shown(dicts, 3, IGNORE, progress=False)],
-    ids=["scan_dataset", "classes_shown"],
-)
-def test_few_files_are_under_way_at_once(make, function, monkeypatch):
+def test_few_files_are_under_way_at_once(make, monkeypatch):
     """Memory does not grow with the data set: results are taken before more files are read."""
     num_read = 0
 
@@ -394,11 +389,11 @@ def test_few_files_are_under_way_at_once(make, function, monkeypatch):
         "sar.data.scan.read_label_and_palette", lambda path: (counting_read(path), None)
     )
     monkeypatch.setattr("sar.data.scan._NUM_THREADS", 1)
-    function(Records(make(random_labels(40))))
+    scan(Records(make(random_labels(40))))
     assert num_read == 40
 
 
-def test_classes_shown(make):
+def test_classes_shown(make, monkeypatch):
     labels = [np.full((4, 5), IGNORE, np.uint8) for _ in range(3)]
     labels[0][0, :2] = 2
     labels[0][1] = 0
@@ -407,6 +402,15 @@ def test_classes_shown(make):
     dicts = make(labels)
     assert classes_shown(dicts, 3, IGNORE, progress=False) == [[0, 2], [1], []]
     assert classes_shown(dicts, 3, 2, progress=False) == [[0], [1], []]
+    with monkeypatch.context() as patch:  # not read again
+        patch.setattr("sar.data.scan.read_label", None)
+        assert classes_shown(dicts, 3, IGNORE, progress=False) == [[0, 2], [1], []]
+    Path(dicts[0]["sem_seg_file_name"]).write_bytes(b"broken")
+    with pytest.raises(InputError, match="label0.png"):
+        classes_shown(dicts, 3, IGNORE, progress=False)
+    for _ in range(2):
+        shown = classes_shown(dicts, 3, IGNORE, skip_unreadable=True, progress=False)
+        assert shown == [[], [1], []]
     del dicts[1]["sem_seg_file_name"]
     with pytest.raises(InputError, match="image1.png has no label"):
         classes_shown(dicts, 3, IGNORE, progress=False)

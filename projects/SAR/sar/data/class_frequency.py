@@ -119,7 +119,7 @@ def fingerprint_of(label_files: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for file in files:
         status = os.stat(file)
-        name = os.path.relpath(file, folder)
+        name = file[len(folder) :].lstrip("/")
         digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()
 

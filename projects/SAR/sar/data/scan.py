@@ -17,6 +17,7 @@ from sar.data.label_files import ColorMaskError, how_to_convert, read_label, rea
 from sar.data.palettes import IdColors, PaletteComparison
 from sar.data.pillow_files import exif_orientation, swaps_sides
 from sar.errors import InputError, listed, printable
+from sar.files.cache import cache_path, load_cached, states_of, store_cached
 from sar.threads import map_ahead
 
 MISSING_IMAGE = "missing image"
@@ -115,7 +116,7 @@ class DatasetScan:
             f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
             f"{self.ignore_label} is ignored. Relabel these pixels; or complete the classes "
             "(classes.txt or the metadata's stuff_classes, and MODEL.SEM_SEG_HEAD.NUM_CLASSES); or "
-            "correct the metadata's ignore_label (and MODEL.SEM_SEG_HEAD.IGNORE_VALUE).",
+            "correct the metadata's ignore_label.",
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:
@@ -262,6 +263,8 @@ def classes_shown(
 ) -> list[list[int]]:
     """Return the classes that each label of a data set shows, in ascending order.
 
+    While no label changes, a later run does not read them again (see `sar.files.cache`).
+
     Args:
         dicts: detectron2's data set dicts, with "sem_seg_file_name".
         num_classes: K; larger ids are left out.
@@ -272,23 +275,32 @@ def classes_shown(
     Raises:
         InputError: a label that is missing or unreadable.
     """
+    lacking = next((record for record in dicts if "sem_seg_file_name" not in record), None)
+    if lacking is not None:
+        raise InputError(_lacks_label(lacking))
+    labels = [record["sem_seg_file_name"] for record in dicts]
+    path = cache_path("classes-shown", [num_classes, ignore_label, states_of(labels)])
+    kept = load_cached(path)
+    if isinstance(kept, list) and len(kept) == len(labels):
+        return kept
+    unreadable = []
 
-    def examine(record: dict) -> list[int]:
-        label_file = record.get("sem_seg_file_name")
-        if label_file is None:
-            raise InputError(_lacks_label(record))
+    def examine(label: str) -> list[int]:
         try:
-            counts = np.bincount(read_label(label_file).reshape(-1))
+            counts = np.bincount(read_label(label).reshape(-1))
         except InputError:
-            if skip_unreadable:
-                return []
-            raise
+            if not skip_unreadable:
+                raise
+            unreadable.append(label)
+            return []
         return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
 
-    results = map_ahead(examine, dicts, _NUM_THREADS)
-    return list(
-        tqdm(results, total=len(dicts), desc="Reading labels", unit="image", disable=not progress)
-    )
+    results = map_ahead(examine, labels, _NUM_THREADS)
+    bar = tqdm(results, "Reading labels", len(labels), unit="image", disable=not progress)
+    shown = list(bar)
+    if not unreadable:
+        store_cached(path, shown)
+    return shown
 
 
 @dataclass

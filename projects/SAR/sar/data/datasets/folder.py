@@ -296,6 +296,8 @@ def files_by_stem(
         subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
         for subfolder in subfolders:
             _refuse_circle(directory, subfolder)
+        below = Path(os.path.relpath(directory, folder)).as_posix()
+        prefix = "" if below == "." else f"{below}/"
         for file in files:
             stem, suffix = os.path.splitext(file)
             if file.startswith("."):  # the systems' own: macOS writes ._NAME.jpg
@@ -304,7 +306,7 @@ def files_by_stem(
                 others[suffix] += 1
                 continue
             path = os.path.join(directory, file)
-            key = unicodedata.normalize("NFC", Path(directory, stem).relative_to(folder).as_posix())
+            key = unicodedata.normalize("NFC", prefix + stem)
             if key in found:
                 raise InputError(
                     f"{found[key]} and {path} are two {what} of the same name: rename or remove "
