@@ -74,7 +74,6 @@ def build(name: str, device: torch.device) -> nn.Module:
     """The model of a config, in evaluation mode, with the weights of one seed."""
     path = Path(__file__).parents[1] / "configs" / CONFIG.format(name)
     cfg = load_config(str(path), ["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", ""])
-    cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = False  # which needs a data set's counts
     torch.manual_seed(0)
     return build_model(cfg).eval()
 

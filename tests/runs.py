@@ -25,13 +25,32 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 def arguments(opts, **settings):
     defaults = {
         "config_file": CONFIG, "opts": opts, "eval_only": False, "resume": False,
-        "num_gpus": None, "num_machines": 1, "machine_rank": 0,
+        "num_gpus": None, "num_processes": 1, "num_machines": 1, "machine_rank": 0,
+        "dist_url": "auto", "quiet": False,
     }  # fmt: skip
     return Namespace(**defaults | settings)
 
 
+def prepared(opts, **settings):
+    """The config of a run in this process, which knows its data sets and class counts then."""
+    found = prepare(arguments(opts, **settings))
+    found.register()
+    return found.cfg
+
+
+def start(opts, **settings):
+    """All that a run does before its first step: the model is built, and its weights are loaded."""
+    cfg = prepared(opts, **settings)
+    resume = settings.get("resume", False)
+    if settings.get("eval_only"):
+        return Trainer.load_for_evaluation(cfg, resume=resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
 def train(overrides, *hooks, resume=False, config=CONFIG):
-    cfg = prepare(arguments(overrides, resume=resume, config_file=config))
+    cfg = prepared(overrides, resume=resume, config_file=config)
     torch.manual_seed(cfg.SEED if cfg.SEED >= 0 else 0)  # as detectron2's default_setup
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)

@@ -47,8 +47,9 @@ from tqdm import tqdm
 
 from sar.config import load_config
 from sar.errors import InputError
-from sar.preflight.checks import check_model
-from sar.preflight.prepare import choose_device
+from sar.modeling.build import build_model
+from sar.preflight.checks import check_config
+from sar.preflight.device import choose_device
 
 from detectron2.config import CfgNode
 from detectron2.modeling import SemanticSegmentor
@@ -100,7 +101,8 @@ def build(cfg: CfgNode) -> nn.Module:
     """The config's model, where it would run, with nothing that comes from data or weights."""
     choose_device(cfg)
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
-    return check_model(cfg).to(cfg.MODEL.DEVICE)
+    check_config(cfg)
+    return build_model(cfg)
 
 
 def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:

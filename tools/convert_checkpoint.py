@@ -56,7 +56,8 @@ from sar.config import load_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError, listed
 from sar.files.program_outputs import Outputs
-from sar.preflight.checks import check_model
+from sar.modeling.build import build_model
+from sar.preflight.checks import check_config
 
 from detectron2.config import CfgNode
 
@@ -105,8 +106,10 @@ def convert(args: argparse.Namespace) -> None:
 
 def model_state(cfg: CfgNode) -> State:
     """The state dict of the config's model, as it is before any weights are loaded."""
+    cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
-    return check_model(cfg).state_dict()
+    check_config(cfg)
+    return build_model(cfg).state_dict()
 
 
 def read(path: str) -> tuple[State, dict]:

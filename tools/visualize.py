@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sar.checkpoints.checkpointer import Classes
+from sar.checkpoints.classes import Classes
 from sar.config import load_config
 from sar.data import loader
 from sar.data.datasets import load_dataset
@@ -45,6 +45,7 @@ from sar.evaluation.argmax import argmax_over_classes
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
 from sar.modeling.inference import inference_model
+from sar.preflight.device import choose_device
 from sar.preflight.prepare import complete_config
 from sar.training.trainer import Trainer
 from sar.visualization import class_colors, side_by_side
@@ -64,8 +65,8 @@ def draw(args: argparse.Namespace) -> None:
         InputError: anything wrong; if pictures cannot be written, once the others are done.
     """
     cfg = load_config(args.config_file, args.opts)
-    run = argparse.Namespace(eval_only=True, num_gpus=None, num_machines=1)
-    complete_config(cfg, run)
+    choose_device(cfg)
+    complete_config(cfg, trains=False)
     name = cfg.DATASETS.TEST[0]
     dicts = load_dataset(name)[: args.images]
     files = [record["file_name"] for record in dicts]

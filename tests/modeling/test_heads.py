@@ -279,7 +279,6 @@ def head_config(small_config):
 
 BOTH = (
     "MODEL.REGULARIZERS", "('SemanticAnchorRegularizer', 'CenterCollapseRegularizer')",
-    "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False",
 )  # fmt: skip
 AUXILIARY = ("MODEL.AUXILIARY_HEAD.IN_FEATURE", "res4", "MODEL.AUXILIARY_HEAD.CONVS_DIM", "12")
 REGULARIZED = {"loss_sem_seg", "loss_sar_anchor", "loss_sar_pull", "loss_ceco"}

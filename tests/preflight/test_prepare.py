@@ -1,6 +1,8 @@
 """What is said before the first training step, and what the config becomes."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,26 +15,25 @@ from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
 from sar.files import lock
 from sar.files.run_folder import mark
-from sar.preflight.checks import check_buildable
-from sar.preflight.prepare import prepare, save_class_frequency
-from sar.training.trainer import Trainer
+from sar.modeling.build import build_model
+from sar.preflight.prepare import prepare
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..runs import arguments
+from ..runs import arguments, prepared, start, train
 
 
 def save_checkpoint(cfg, folder):
     """Make the folder that of a training which has done two iterations."""
-    model = check_buildable(cfg)
+    model = build_model(cfg)
     mark(folder)
-    save_class_frequency(cfg, folder / "class_frequency.json")
+    class_frequency_of(cfg).save(folder / "class_frequency.json")
     torch.save({"model": model.state_dict(), "iteration": 1}, folder / "model_0000001.pth")
     (folder / "last_checkpoint").write_text("model_0000001.pth")
 
 
 def test_a_folder_is_all_it_takes(overrides, tmp_path):
-    cfg = prepare(arguments(overrides))
+    cfg = prepared(overrides)
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
     assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 5
     assert cfg.DATASETS.CLASS_FREQUENCY == ""  # which would go on to other data with the config
@@ -44,7 +45,7 @@ def test_a_folder_is_all_it_takes(overrides, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_without_a_gpu_it_is_the_cpu_with_plain_batch_norm(overrides):
     args = arguments([*overrides, "SOLVER.AMP.ENABLED", "True"])
-    cfg = prepare(args)
+    cfg = prepare(args).cfg
     assert cfg.MODEL.DEVICE == "cpu" and args.num_gpus == 0 and args.num_processes == 1
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
     assert not cfg.SOLVER.AMP.ENABLED
@@ -54,13 +55,13 @@ def test_without_a_gpu_it_is_the_cpu_with_plain_batch_norm(overrides):
 @pytest.mark.parametrize("num_gpus", [1, 8])
 def test_gpus_that_are_asked_for_have_to_be_there(num_gpus, overrides):
     with pytest.raises(InputError, match=f"--num-gpus {num_gpus}, but PyTorch finds no GPU"):
-        prepare(arguments(overrides, num_gpus=num_gpus))
+        prepared(overrides, num_gpus=num_gpus)
 
 
 @pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN"])
 def test_several_processes_on_the_cpu_have_batch_norms_of_their_own(overrides, norm):
     words = [*overrides, "MODEL.RESNETS.NORM", norm]
-    cfg = prepare(arguments(words, num_gpus=0, num_processes=2))
+    cfg = prepared(words, num_gpus=0, num_processes=2)
     assert cfg.MODEL.DEVICE == "cpu"
     assert cfg.MODEL.RESNETS.NORM == cfg.MODEL.SEM_SEG_HEAD.NORM == cfg.MODEL.FPN.NORM == "BN"
 
@@ -77,7 +78,7 @@ def test_several_processes_on_the_cpu_have_batch_norms_of_their_own(overrides, n
 )
 def test_numbers_of_processes_that_cannot_be(settings, message, overrides):
     with pytest.raises(InputError, match=message):
-        prepare(arguments(overrides, **settings))
+        prepared(overrides, **settings)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,15 @@ def test_numbers_of_processes_that_cannot_be(settings, message, overrides):
 def test_numbers_of_gpus_that_cannot_be(settings, message, overrides, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=message):
-        prepare(arguments(overrides, **settings))
+        prepared(overrides, **settings)
 
 
 @pytest.mark.parametrize("settings", [{"num_gpus": 2}, {"num_machines": 2}], ids=str)
 def test_several_processes_do_not_share_one_gpu(settings, overrides, monkeypatch):
+    settings["dist_url"] = "tcp://a:1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match='MODEL.DEVICE "cuda:0" is one GPU, .* 2 processes'):
-        prepare(arguments([*overrides, "MODEL.DEVICE", "cuda:0"], **settings))
+        prepared([*overrides, "MODEL.DEVICE", "cuda:0"], **settings)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused_before_the_data_is_read(
@@ -105,21 +107,22 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_before_the_data_is_r
 ):
     settings = {"num_gpus": 0, "num_processes": 2, "num_machines": 2, "dist_url": "tcp://a:1"}
     with pytest.raises(InputError, match="IMS_PER_BATCH 2 .* over 4 process.*multiple of 4"):
-        prepare(arguments(overrides, **settings))
+        prepared(overrides, **settings)
+    lock.release()
     assert not (tmp_path / "output").exists()
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
-    prepare(arguments(overrides, eval_only=True, resume=True, **settings))  # image by image
+    save_checkpoint(prepared(overrides), tmp_path / "output")
+    prepared(overrides, eval_only=True, resume=True, **settings)  # image by image
 
 
 def test_a_resumed_run_and_an_evaluation_do_not_read_the_data_again(overrides, folder, tmp_path):
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    save_checkpoint(prepared(overrides), tmp_path / "output")
     for file in (folder / "images" / "train").iterdir():
         file.write_bytes(b"broken since")
     for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
-        cfg = prepare(arguments(overrides, **settings))
+        cfg = prepared(overrides, **settings)
         assert class_frequency_of(cfg).num_images == 5
     with pytest.raises(InputError, match="images/train/0.png"):
-        prepare(arguments(overrides))
+        prepared(overrides)
 
 
 def test_training_images_that_may_be_skipped_are_counted_before_the_training(
@@ -128,25 +131,19 @@ def test_training_images_that_may_be_skipped_are_counted_before_the_training(
     for name in ("1.png", "3.png"):
         (folder / "images" / "train" / name).write_bytes(b"no image")
     with pytest.raises(InputError, match="2 problems in the data set"):
-        prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "1"]))
-    prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "2"]))
+        prepared([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "1"])
+    prepared([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "2"])
     assert "2 images will be skipped, of at most 2" in caplog.text and "1.png" in caplog.text
     (folder / "images" / "val" / "0.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="val/0.png"):
-        prepare(arguments([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "9"]))
+        prepared([*overrides, "DATALOADER.MAX_SKIPPED_SAMPLES", "9"])
 
 
 def test_evaluation_counts_the_training_labels_where_it_can(overrides, tmp_path):
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    save_checkpoint(prepared(overrides), tmp_path / "output")
     (tmp_path / "output" / "class_frequency.json").unlink()
-    cfg = prepare(arguments(overrides, eval_only=True, resume=True))
+    cfg = prepared(overrides, eval_only=True, resume=True)
     assert class_frequency_of(cfg).num_images == 5
-
-
-def train(overrides):
-    trainer = Trainer(prepare(arguments(overrides)))
-    trainer.resume_or_load(resume=False)
-    trainer.train()
 
 
 def relabel(folder, value):
@@ -157,11 +154,11 @@ def relabel(folder, value):
 
 
 def test_labels_that_have_changed_since_they_were_counted(overrides, folder, tmp_path, caplog):
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    save_checkpoint(prepared(overrides), tmp_path / "output")
     before = ClassFrequency.load(tmp_path / "output" / "class_frequency.json")
     for label in (folder / "labels" / "train").iterdir():  # copied, and the same
         label.touch()
-    cfg = prepare(arguments(overrides, resume=True))
+    cfg = prepared(overrides, resume=True)
     assert class_frequency_of(cfg).counts_the_same(before)
     assert class_frequency_of(cfg).fingerprint != before.fingerprint
     assert "other counts" not in caplog.text
@@ -169,25 +166,25 @@ def test_labels_that_have_changed_since_they_were_counted(overrides, folder, tmp
     relabel(folder, 2)
     for settings in ({"resume": True}, {"resume": True, "eval_only": True}):
         caplog.clear()
-        cfg = prepare(arguments(overrides, **settings))
+        cfg = prepared(overrides, **settings)
         assert class_frequency_of(cfg) == before
         assert "ground, block, dot have other counts" in caplog.text
         assert "To count again, remove it" in caplog.text
     (tmp_path / "output" / "class_frequency.json").unlink()  # as the warning says
-    cfg = prepare(arguments(overrides, resume=True))
+    cfg = prepared(overrides, resume=True)
     assert class_frequency_of(cfg).pixels[2] > before.pixels[2]
 
 
 def test_counts_that_are_given_but_old(overrides, folder, tmp_path, caplog):
     given = str(tmp_path / "counts.json")
-    save_class_frequency(prepare(arguments(overrides)), given)
+    class_frequency_of(prepared(overrides)).save(given)
     before = ClassFrequency.load(given)
     relabel(folder, 2)
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    save_checkpoint(prepared(overrides), tmp_path / "output")
     words = [*overrides, "DATASETS.CLASS_FREQUENCY", given]
     for settings in ({}, {"resume": True}, {"resume": True, "eval_only": True}):
         caplog.clear()
-        assert class_frequency_of(prepare(arguments(words, **settings))) == before
+        assert class_frequency_of(prepared(words, **settings)) == before
         assert f"changed since they were counted for {given}" in caplog.text
 
 
@@ -203,29 +200,14 @@ def test_a_training_does_not_write_among_the_data(overrides, folder, tmp_path):
     (tmp_path / "link").symlink_to(folder / "images")
     for output in (folder, folder / "images" / "train", folder / "labels", tmp_path / "link" / "x"):
         with pytest.raises(InputError, match="lies in the data set"):
-            prepare(arguments([*overrides, "OUTPUT_DIR", str(output)]))
-    prepare(arguments([*overrides, "OUTPUT_DIR", str(folder / "runs" / "1")]))
+            prepared([*overrides, "OUTPUT_DIR", str(output)])
+    prepared([*overrides, "OUTPUT_DIR", str(folder / "runs" / "1")])
 
 
 def test_home_is_expanded(overrides, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", "~/mine", "OUTPUT_DIR", "~/run"]))
+    cfg = prepared([*overrides, "DATASETS.FOLDER", "~/mine", "OUTPUT_DIR", "~/run"])
     assert cfg.OUTPUT_DIR == str(tmp_path / "run")
-
-
-def test_an_evaluation_counts_again_if_its_own_counts_are_old(overrides, folder, tmp_path):
-    output = tmp_path / "output"
-    cfg = prepare(arguments(overrides))
-    save_checkpoint(cfg, output)
-    (output / "class_frequency.json").unlink()
-    evaluated = output / "inference" / "model_0000001"
-    mark(evaluated)
-    save_class_frequency(cfg, evaluated / "class_frequency.json")
-    before = class_frequency_of(cfg)
-    assert class_frequency_of(prepare(arguments(overrides, eval_only=True, resume=True))) == before
-    relabel(folder, 2)
-    cfg = prepare(arguments(overrides, eval_only=True, resume=True))
-    assert class_frequency_of(cfg).pixels[2] > before.pixels[2]
 
 
 def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, tmp_path):
@@ -234,15 +216,15 @@ def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, 
     shutil.copytree(folder, other)
     for part in ("images", "labels"):
         (other / part / "train" / "4.png").unlink()
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+    save_checkpoint(prepared(overrides), tmp_path / "output")
     settings = {"eval_only": True, "resume": True}
-    cfg = prepare(arguments([*overrides, "DATASETS.FOLDER", str(other)], **settings))
+    cfg = prepared([*overrides, "DATASETS.FOLDER", str(other)], **settings)
     assert class_frequency_of(cfg).num_images == 4
 
 
 def test_gpus_are_not_asked_for_in_vain(overrides):
     with pytest.raises(InputError, match='DEVICE is "cpu", but --num-gpus 8: set it to cuda'):
-        prepare(arguments([*overrides, "MODEL.DEVICE", "cpu"], num_gpus=8))
+        prepared([*overrides, "MODEL.DEVICE", "cpu"], num_gpus=8)
 
 
 def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
@@ -250,31 +232,93 @@ def test_a_folders_test_split_is_evaluated_where_it_is_named(overrides, folder):
     name = val.replace("_val", "_test")
     named = [*overrides, "DATASETS.TEST", f"('{name}',)"]
     with pytest.raises(InputError, match=f'"{name}", which does not exist'):
-        prepare(arguments(named))
+        prepared(named)
     for part in ("images", "labels"):
         shutil.copytree(folder / part / "val", folder / part / "test")
-    assert prepare(arguments(named)).DATASETS.TEST == (name,)
-    assert prepare(arguments(overrides)).DATASETS.TEST == (val,)
+    assert prepared(named).DATASETS.TEST == (name,)
+    assert prepared(overrides).DATASETS.TEST == (val,)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides, tmp_path):
     output = tmp_path / "output"
-    save_checkpoint(prepare(arguments(overrides)), output)
+    train([*overrides, "SOLVER.MAX_ITER", "2"])
     lock.release()
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
-    weights = ["MODEL.WEIGHTS", str(output / "model_0000001.pth"), "MODEL.FPN.OUT_CHANNELS", "32"]
+    before = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth"), "MODEL.FPN.OUT_CHANNELS", "32"]
     for settings in ({}, {"resume": True}, {"eval_only": True}):
-        with pytest.raises(InputError, match="model_0000001.pth.* of another shape"):
-            prepare(arguments([*overrides, *weights], **settings))
-        assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+        with pytest.raises(InputError, match="model_final.pth.* of another shape"):
+            start([*overrides, *weights], **settings)
+        lock.release()
+        after = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+        assert after == before
 
 
-def test_a_training_that_has_done_more_iterations_is_not_resumed(overrides, tmp_path):
-    save_checkpoint(prepare(arguments(overrides)), tmp_path / "output")
+def test_missing_weights_are_refused_before_the_data_is_read(overrides, folder):
+    (folder / "images" / "train" / "0.png").write_bytes(b"broken")
+    words = [*overrides, "MODEL.WEIGHTS", "nowhere.pth"]
+    for settings in ({}, {"eval_only": True}):
+        with pytest.raises(InputError, match="nowhere.pth: there is no such file"):
+            prepared(words, **settings)
+    with pytest.raises(InputError, match="no checkpoint to evaluate: set MODEL.WEIGHTS"):
+        prepared(overrides, eval_only=True)
+
+
+def test_a_training_that_has_done_more_iterations_is_not_resumed(overrides):
+    train([*overrides, "SOLVER.MAX_ITER", "2"])
     with pytest.raises(InputError, match="MAX_ITER is 1, .* has done 2 iterations. Set it to 2"):
-        prepare(arguments([*overrides, "SOLVER.MAX_ITER", "1"], resume=True))
+        start([*overrides, "SOLVER.MAX_ITER", "1"], resume=True)
     for settings in ({}, {"resume": True, "eval_only": True}):
-        prepare(arguments([*overrides, "SOLVER.MAX_ITER", "1"], **settings))
+        start([*overrides, "SOLVER.MAX_ITER", "1"], **settings)
+
+
+def test_unchanged_data_sets_are_not_read_again(overrides, folder, caplog, monkeypatch):
+    (folder / "classes.txt").write_text("ground\nblock\ndot\npothole\n")
+    first = class_frequency_of(prepared(overrides))
+    warnings = [text for text in caplog.messages if "pothole" in text]
+    caplog.clear()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sar.preflight.class_counts.scan_dataset", None)
+        assert class_frequency_of(prepared(overrides)) == first
+    assert [text for text in caplog.messages if "pothole" in text] == warnings
+
+    image = folder / "images" / "val" / "2.png"
+    image.write_bytes(image.read_bytes()[:-300])
+    for _ in range(2):  # a check with problems is not kept
+        with pytest.raises(InputError, match="images/val/2.png"):
+            prepared(overrides)
+
+
+@pytest.mark.parametrize(
+    "words", [["INPUT.WHITE_POINT", "9000"], ["DATASETS.TEST", "()"], ["DATASETS.CHECK", "False"]]
+)
+def test_other_settings_of_the_check_read_the_data_again(words, overrides, monkeypatch):
+    prepared(overrides)
+    monkeypatch.setattr("sar.preflight.class_counts.scan_dataset", None)
+    with pytest.raises(TypeError):
+        prepared([*overrides, *words])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"warnings": []}'])
+def test_a_broken_cache_is_not_used(content, overrides):
+    first = class_frequency_of(prepared(overrides))
+    (file,) = Path(os.environ["FVCORE_CACHE"], "sar").iterdir()
+    file.write_text(content)
+    assert class_frequency_of(prepared(overrides)) == first
+
+
+def test_more_classes_than_8_bits_hold_need_no_key(overrides, folder):
+    names = [f"class {i}" for i in range(300)]
+    (folder / "classes.txt").write_text("\n".join(names))
+    for label in (folder / "labels").rglob("*.png"):
+        ids = np.array(Image.open(label)).astype(np.uint16)
+        ids[ids == 255] = 65535
+        ids[5] = 299
+        Image.fromarray(ids).save(label)
+    cfg = prepared(overrides)
+    assert cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE == 65535
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 300
+    assert class_frequency_of(cfg).pixels[299] == 5 * 64
 
 
 @pytest.mark.parametrize("weights", [{}, {"conv.weight": torch.zeros(3)}])
@@ -282,7 +326,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
     """Though batch norms do not miss their counts of batches."""
     torch.save({"model": weights}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=f"none of its {len(weights)} arrays is one of the model"):
-        prepare(arguments([*overrides, "MODEL.WEIGHTS", str(tmp_path / "other.pth")]))
+        start([*overrides, "MODEL.WEIGHTS", str(tmp_path / "other.pth")])
 
 
 @pytest.mark.parametrize(
@@ -319,27 +363,32 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["TEST.EXPECTED_RESULTS", "['mIoU']"], "EXPECTED_RESULTS is .* task, metric, value and"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE"),
-        (["MODEL.RESNETS.DEPTH", "19"], "^MODEL.RESNETS.DEPTH describes no model .* 19"),
-        (["MODEL.RESNETS.DEPTH", "19", "MODEL.FPN.NORM", "x"], "^MODEL.BACKBONE, .*describes no"),
-        (["MODEL.FPN.NORM", "x"], "^MODEL.FPN.NORM describes no model"),
-        (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "^MODEL.SEM_SEG_HEAD.NORM describes no model"),
-        (["MODEL.SEM_SEG_HEAD.CONVS_DIM", "0"], "^MODEL.SEM_SEG_HEAD.CONVS_DIM .* the shape"),
-        (["MODEL.RESNETS.OUT_FEATURES", "[]"], "MODEL.RESNETS.OUT_FEATURES is .* some of stem"),
-        (["MODEL.FPN.IN_FEATURES", "['res9']"], "MODEL.FPN.IN_FEATURES is .* some of res2"),
+        (["MODEL.RESNETS.DEPTH", "19"], "from MODEL.BACKBONE, .*19 .*RESNETS.DEPTH"),
+        (["MODEL.FPN.NORM", "x"], "from MODEL.BACKBONE, .*KeyError: 'x' .*MODEL.FPN.NORM"),
+        (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "from MODEL.SEM_SEG_HEAD: .*BNN.*SEM_SEG_HEAD.NORM"),
+        (
+            ["MODEL.SEM_SEG_HEAD.CONVS_DIM", "0"],
+            "from MODEL: sem_seg_head.* would have the shape 0x",
+        ),
+        (
+            ["MODEL.RESNETS.OUT_FEATURES", "[]"],
+            "ValueError: max.. arg .*MODEL.RESNETS.OUT_FEATURES",
+        ),
+        (["MODEL.FPN.IN_FEATURES", "['res9']"], "KeyError: 'res9' .*MODEL.FPN.IN_FEATURES"),
         (
             ["MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',)"]
             + ["MODEL.SEMANTIC_ANCHOR.MOMENTUM", "2.0"],
-            "^MODEL.SEMANTIC_ANCHOR.MOMENTUM, SemanticAnchorRegularizer: momentum must",
+            "^MODEL.SEMANTIC_ANCHOR, SemanticAnchorRegularizer: momentum must",
         ),
         (["MODEL.CLASSIFIER", "sem_seg_head.predicter"], "sem_seg_head.predicter"),
-        (["MODEL.FPN.NORM", "GN"], "MODEL.FPN.OUT_CHANNELS is 16, .* multiple of 32, for NORM GN"),
+        (["MODEL.FPN.NORM", "GN"], "num_channels .16. must be divisible .*MODEL.FPN.NORM"),
         (
             ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p9']"],
             'names "p9", which the backbone does not',
         ),
-        (["SOLVER.WARMUP_METHOD", "linaer"], "^SOLVER.WARMUP_METHOD describes no schedule"),
+        (["SOLVER.WARMUP_METHOD", "linaer"], "no schedule can be built from SOLVER: .*linaer"),
         (["SOLVER.MOMENTUM", "9.0"], "^SOLVER.MOMENTUM is 9.0, expected less than 1"),
-        (["SOLVER.MOMENTUM", "-1.0"], "^SOLVER.MOMENTUM describes no optimizer"),
+        (["SOLVER.MOMENTUM", "-1.0"], "no optimizer can be built from SOLVER: .*momentum"),
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
         (["OUTPUT_DIR", "run.log"], "log file"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
@@ -354,7 +403,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
 )
 def test_what_is_refused(extra, message, overrides):
     with pytest.raises(InputError, match=message):
-        prepare(arguments([*overrides, *extra]))
+        start([*overrides, *extra])
 
 
 @pytest.mark.parametrize("name", ["cityscapes_fine_sem_seg_train", "ade20k_sem_seg_train"])
@@ -365,7 +414,7 @@ def test_detectron2s_data_sets_that_are_not_there(name, overrides):
         "DATASETS.TEST", "()", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes,
     ]  # fmt: skip
     with pytest.raises(InputError, match=f"{name}.*DETECTRON2_DATASETS"):
-        prepare(arguments([*overrides, *extra]))
+        prepared([*overrides, *extra])
 
 
 @pytest.mark.parametrize("key", ["stuff_classes", "ignore_label"])
@@ -374,7 +423,7 @@ def test_data_sets_that_are_not_for_semantic_segmentation(key, overrides):
     delattr(MetadataCatalog.get("boxes_train"), key)
     extra = ["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('boxes_train',)"]
     with pytest.raises(InputError, match=f'"boxes_train" have no {key}.*MetadataCatalog'):
-        prepare(arguments([*overrides, *extra]))
+        prepared([*overrides, *extra])
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -384,7 +433,7 @@ def test_bad_files_are_found_before_training(split, overrides, folder):
 
     def refused(message):
         with pytest.raises(InputError, match=message):
-            prepare(arguments(overrides))
+            prepared(overrides)
         image.write_bytes(good_image)
         label.write_bytes(good_label)
 
@@ -398,30 +447,32 @@ def test_bad_files_are_found_before_training(split, overrides, folder):
     refused(f"(?s){split}/3.png.*60")
     label.unlink()
     refused("3.png.*label|label.*3.png")
-    prepare(arguments(overrides))
+    prepared(overrides)
 
 
 def test_class_frequencies_of_other_classes(overrides, tmp_path):
     path = str(tmp_path / "frequency.json")
     ClassFrequency(("a", "b"), 2, (2, 1), (10, 5), 0).save(path)
     with pytest.raises(InputError, match=r"frequency.json.*\(a, b.*\(ground, block"):
-        prepare(arguments([*overrides, "DATASETS.CLASS_FREQUENCY", path]))
+        prepared([*overrides, "DATASETS.CLASS_FREQUENCY", path])
 
 
 def test_a_training_set_of_ignored_pixels_alone(overrides, folder):
     for label in (folder / "labels" / "train").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(label)
     with pytest.raises(InputError, match="(?s)nothing labelled.*All pixels of all 5 labels"):
-        prepare(arguments(overrides))
+        prepared(overrides)
 
 
 @pytest.mark.parametrize("settings", [{}, {"eval_only": True}], ids=str)
-def test_test_images_that_the_model_cannot_take(settings, overrides):
+def test_test_images_that_the_model_cannot_take(settings, overrides, tmp_path):
+    weights = str(tmp_path / "weights.pth") if settings else ""
+    torch.save({}, tmp_path / "weights.pth")
     settings = {"config_file": "configs/Folder/baseline_deeplab_v3_plus_R_50.yaml", **settings}
-    words = [*overrides, "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TEST", "0"]
+    words = [*overrides, "MODEL.WEIGHTS", weights, "INPUT.MIN_SIZE_TEST", "0"]
     words += ["MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False"]
     with pytest.raises(InputError, match="48 x 64 pixels .*ASPP_GLOBAL_POOLING True, or another"):
-        prepare(arguments(words, **settings))
+        start(words, **settings)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
@@ -429,7 +480,7 @@ def test_one_image_a_process_is_too_few_for_upernet(num_processes, overrides):
     def check(*more, **settings):
         words = [*overrides, "MODEL.SEM_SEG_HEAD.NAME", "UPerNetHead", "DATASETS.CHECK", "False"]
         words += ["SOLVER.IMS_PER_BATCH", str(num_processes), *more]
-        prepare(arguments(words, num_gpus=0, num_processes=num_processes, **settings))
+        prepared(words, num_gpus=0, num_processes=num_processes, **settings)
 
     message = f"IMS_PER_BATCH {num_processes} is one image.*UPerNetHead.* to {2 * num_processes} or"
     with pytest.raises(InputError, match=message):

@@ -1,7 +1,6 @@
 """What `prepare` makes of DATASETS.FOLDER and DATASETS.TEST, and what it says of the data."""
 
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -10,12 +9,12 @@ from PIL import Image
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
-from sar.preflight.prepare import complete_config, prepare
+from sar.preflight.prepare import complete_config
 from sar.training.trainer import Trainer
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+from ..runs import CONFIG, prepared
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +22,6 @@ def own_catalogs(monkeypatch):
     """What a test registers goes with it."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", dict(catalog.data))
-
-
-def prepared(opts, config_file=CONFIG):
-    return prepare(
-        Namespace(
-            config_file=config_file, opts=opts, eval_only=False, resume=False,
-            num_gpus=None, num_machines=1, machine_rank=0,
-        )
-    )  # fmt: skip
 
 
 def test_no_evaluation_if_the_command_line_says_so(overrides):
@@ -43,12 +33,12 @@ def test_no_evaluation_if_the_config_says_so(overrides, tmp_path, request):
     base = request.config.rootpath / CONFIG
     (tmp_path / "base.yaml").write_text(f"_BASE_: {base}\nDATASETS:\n  TEST: ()\n")
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\n")
-    assert prepared(overrides, str(tmp_path / "config.yaml")).DATASETS.TEST == ()
+    assert prepared(overrides, config_file=str(tmp_path / "config.yaml")).DATASETS.TEST == ()
 
 
 def test_a_program_without_a_command_line_evaluates_the_validation_split(overrides):
     cfg = load_config(CONFIG, overrides)
-    complete_config(cfg, Namespace(eval_only=True, num_gpus=None, num_machines=1))
+    complete_config(cfg, trains=False)
     assert cfg.DATASETS.TEST == ("folder_mine_val",)
 
 

@@ -46,7 +46,7 @@ def test_regularizers_cost_nothing_in_inference(tool, capsys):
     assert len(set(parameters)) == 1 and parameters[0] > 11e6
     assert len(set(numbers(columns, "inference: GFLOPs at 64x96"))) == 1
 
-    ceco = load_config(CONFIGS[2], [*SMALL, "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False"])
+    ceco = load_config(CONFIGS[2], [*SMALL])
     ceco.MODEL.RESNETS.NORM = ceco.MODEL.FPN.NORM = ceco.MODEL.SEM_SEG_HEAD.NORM = "BN"
     branch = build_model(ceco).regularizers.parameters()
     extra = [0, SAR, sum(parameter.numel() for parameter in branch)]

@@ -221,7 +221,7 @@ def test_the_projector_means_the_same(hrnet):
 def test_what_ceco_holds_is_kept_beside(tool, hrnet_options, tmp_path, capsys):
     names = "['SemanticAnchorRegularizer', 'CenterCollapseRegularizer']"
     options = [*hrnet_options, "MODEL.REGULARIZERS", names]
-    state = build([*options, "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False"]).state_dict()
+    state = build([*options]).state_dict()
     torch.save({"model": state, "iteration": 3}, tmp_path / "ours.pth")
     for direction, source, target in (("--to", "ours", "theirs"), ("--from", "theirs", "back")):
         paths = ["--output", str(tmp_path / f"{target}.pth")]

@@ -6,12 +6,11 @@ import pytest
 
 from sar.config import load_config
 from sar.errors import InputError
-from sar.preflight.prepare import prepare
 from sar.training.trainer import Trainer
 
 from detectron2.modeling import FPN
 
-from ..runs import CONFIG, arguments
+from ..runs import CONFIG, prepared
 
 # Five images of 48 x 64: 2 x 2 windows, at two sizes, and flipped.
 ALL_MODES = [
@@ -37,14 +36,14 @@ def evaluation_calls(monkeypatch):
 
 def test_evaluation_during_training_and_after_it(overrides, tmp_path, evaluation_calls):
     overrides = [*overrides, "SOLVER.MAX_ITER", "2", "TEST.PICTURES", "0", *ALL_MODES]
-    trainer = Trainer(prepare(arguments(overrides, eval_only=False)))
+    trainer = Trainer(prepared(overrides, eval_only=False))
     trainer.train()
     assert evaluation_calls == [(1, 3, 32, 64)] * NUM_CALLS  # padded to multiples of 32
     assert trainer.model.training
 
     evaluation_calls.clear()
     weights = str(tmp_path / "output" / "model_final.pth")
-    cfg = prepare(arguments([*overrides, "MODEL.WEIGHTS", weights], eval_only=True))
+    cfg = prepared([*overrides, "MODEL.WEIGHTS", weights], eval_only=True)
     model = Trainer.load_for_evaluation(cfg)
     results = Trainer.test(cfg, model)
     assert len(evaluation_calls) == NUM_CALLS and not model.training
@@ -52,10 +51,10 @@ def test_evaluation_during_training_and_after_it(overrides, tmp_path, evaluation
 
 
 def test_metrics_of_one_window_are_those_of_the_whole(overrides):
-    cfg = prepare(arguments(overrides, eval_only=False))
+    cfg = prepared(overrides, eval_only=False)
     model = Trainer.build_model(cfg).eval()
     whole = Trainer.test(cfg, model)
-    one_window = prepare(arguments([*overrides, "TEST.MODE", "slide"], eval_only=False))
+    one_window = prepared([*overrides, "TEST.MODE", "slide"], eval_only=False)
     assert repr(Trainer.test(one_window, model)) == repr(whole)
 
 
@@ -70,7 +69,7 @@ def test_pictures(overrides, tmp_path, monkeypatch, evaluation_calls):
 
 def test_bad_modes_are_seen_before_anything_runs(overrides):
     with pytest.raises(InputError, match="TEST.CROP_STRIDE"):
-        prepare(arguments([*overrides, *ALL_MODES, "TEST.CROP_STRIDE", "(33, 48)"]))
+        prepared([*overrides, *ALL_MODES, "TEST.CROP_STRIDE", "(33, 48)"])
 
 
 def test_augmentation_is_given_what_is_in_the_files(folder):

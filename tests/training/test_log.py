@@ -17,7 +17,7 @@ from ..runs import arguments
 
 def start(overrides, **settings):
     args = arguments(overrides, **settings)
-    cfg = prepare(args)
+    cfg = prepare(args).cfg
     set_up_process(cfg, args)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
@@ -36,7 +36,7 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
     with pytest.raises(InputError, match="as they are in the config.yaml next to it"):
         start([*overrides, "MODEL.SEM_SEG_HEAD.NORM", ""], resume=True)
     args = arguments([*overrides, "TEST.MODE", "slide"], eval_only=True, resume=True)
-    set_up_process(prepare(args), args)
+    set_up_process(prepare(args).cfg, args)
     assert path.read_text() == trainer.cfg.dump()
 
     resumed = start([*overrides, "SOLVER.MAX_ITER", "5"], resume=True)
@@ -47,7 +47,7 @@ def test_config_yaml_is_of_the_last_training_that_could_start(overrides, tmp_pat
 def test_a_log_gets_its_file_late(overrides, tmp_path):
     args = arguments(overrides)
     log_to_console(args)
-    set_up_process(prepare(args), args)
+    set_up_process(prepare(args).cfg, args)
     assert not (tmp_path / "output" / "log.txt").exists()
     log_to_file(tmp_path / "output")
     logging.getLogger("fvcore").warning("later")
@@ -62,7 +62,7 @@ def test_a_log_gets_its_file_late(overrides, tmp_path):
 
 def test_the_lines_of_the_launching_process_come_first(overrides, tmp_path):
     args = arguments(overrides)
-    cfg = prepare(args)
+    cfg = prepare(args).cfg
     kept_lines().clear()
     args.log_lines = ["of the launcher"]
     set_up_process(cfg, args)
@@ -97,7 +97,7 @@ def test_the_console_is_short_before_the_first_step(overrides, capsys):
 
 def test_quiet_leaves_warnings_and_evaluations_to_the_console(overrides, tmp_path, capsys):
     args = arguments(overrides, quiet=True)
-    cfg = prepare(args)
+    cfg = prepare(args).cfg
     capsys.readouterr()
     set_up_process(cfg, args)
     logging.getLogger("detectron2.utils.events").info("iter: 19")

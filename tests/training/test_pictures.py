@@ -16,7 +16,6 @@ from sar.data.datasets import longtail_shapes
 from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
-from sar.preflight.prepare import prepare
 from sar.training import pictures
 from sar.training.pictures import MAX_SIZE, Pictures, reduced
 from sar.training.trainer import Trainer
@@ -26,7 +25,7 @@ from sar.visualization.cosines import centred_cosines
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from ..runs import At, Killed, arguments, kill, terminate, train
+from ..runs import At, Killed, kill, prepared, terminate, train
 
 ALL = ["0.png", "1.png", "2.png", "3.png", "4.png"]
 CLASSIFIER = "cosines/sem_seg_head.predictor"
@@ -57,7 +56,7 @@ def put(overrides):
     """Builds a model of the config with further overrides, and gives what is put for it."""
 
     def put(*words, model=None):
-        cfg = prepare(arguments([*overrides, *words]))
+        cfg = prepared([*overrides, *words])
         if model is None:
             torch.manual_seed(0)
             model = Trainer.build_model(cfg)
@@ -93,7 +92,7 @@ def test_image_truth_and_prediction_are_those_of_the_evaluation(mode, overrides,
     words = [*MODES[mode], "TEST.PICTURES", "5"]
     found, model = put(*words)
     assert [f"predictions/{name}" for name in ALL] == sorted(found)[1:]
-    cfg = prepare(arguments([*overrides, *words]))
+    cfg = prepared([*overrides, *words])
     colors = class_colors(MetadataCatalog.get(cfg.DATASETS.TEST[0]))
     predictor, mapper = inference_model(cfg, model.eval()), Trainer.build_test_mapper(cfg)
     predictions = []
@@ -124,7 +123,7 @@ def test_the_weights_are_those_of_a_training_without_pictures(overrides, tmp_pat
 
 
 def test_model_and_generators_are_left_as_they_are(overrides):
-    cfg = prepare(arguments([*overrides, *BOTH]))
+    cfg = prepared([*overrides, *BOTH])
     model = Trainer.build_model(cfg).train()
     model.regularizers["SemanticAnchorRegularizer"].gate_has_opened.fill_(True)
     state = copy.deepcopy(model.state_dict())
@@ -295,7 +294,7 @@ def test_the_semantic_branch_of_panoptic_models_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", {"train": 4, "val": 2, "test": 1})
     config = "configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"
     words = ["OUTPUT_DIR", str(tmp_path / "output"), "DATASETS.CHECK", "False"]
-    cfg = prepare(arguments(words, config_file=config))
+    cfg = prepared(words, config_file=config)
     with EventStorage() as storage:
         Pictures(cfg, Trainer.build_test_mapper).put(Trainer.build_model(cfg), storage)
     names = [name for name, *_ in storage._vis_data]

@@ -4,11 +4,10 @@ import pytest
 from torch.distributed import TCPStore
 
 from sar.errors import InputError
-from sar.preflight.prepare import prepare
 from sar.training.restart import goes_on, note_begun
 from sar.training.trainer import Trainer
 
-from ..runs import arguments
+from ..runs import prepared
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def agent(monkeypatch):
 
 
 def test_a_training_has_begun_when_output_dir_is_its_own(agent, overrides, tmp_path):
-    trainer = Trainer(prepare(arguments(overrides)))
+    trainer = Trainer(prepared(overrides))
     trainer.cfg.defrost()
     trainer.cfg.MODEL.WEIGHTS = str(tmp_path / "nowhere.pth")
     with pytest.raises(InputError, match="nowhere.pth"):

@@ -23,7 +23,7 @@ from sar.training.trainer import Trainer
 
 from detectron2.utils.events import EventStorage
 
-from ..runs import CONFIG, At, Killed, arguments, kill, metrics, terminate, train
+from ..runs import CONFIG, At, Killed, arguments, kill, metrics, start, terminate, train
 
 
 def assert_same_run(trainer, uninterrupted, output, expected):
@@ -274,7 +274,7 @@ def test_other_classes_are_not_resumed_or_evaluated(overrides, folder, tmp_path)
         (final, {"eval_only": True}),
     ):
         with pytest.raises(InputError, match=message):
-            prepare(arguments([*overrides, *words], **settings))
+            start([*overrides, *words], **settings)
 
 
 def test_fine_tuning_on_other_classes_is_said(overrides, folder, tmp_path, caplog):
@@ -288,15 +288,16 @@ def test_fine_tuning_on_other_classes_is_said(overrides, folder, tmp_path, caplo
 def test_the_log_begins_when_the_run_does(overrides, tmp_path):
     args = arguments(overrides)
     log_to_console(args)
-    cfg = prepare(args)
-    set_up_process(cfg, args)
-    trainer = Trainer(cfg)
+    found = prepare(args)
+    found.register()
+    set_up_process(found.cfg, args)
+    trainer = Trainer(found.cfg)
     trainer.resume_or_load(resume=False)
     output = tmp_path / "output"
     assert [path.name for path in output.iterdir()] == [".sar-run.lock"]
     trainer.train()
     log = (output / "log.txt").read_text()
-    for text in ("_train through", "Process 0 of 1", "Starting training"):
+    for text in ("Reading folder_mine_train", "Process 0 of 1", "Starting training"):
         assert log.count(text) == 1
 
 

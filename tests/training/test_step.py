@@ -123,7 +123,7 @@ def test_no_step_waits_for_the_device(extra):
             "MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
             "MODEL.RESNETS.NORM", "BN", "MODEL.FPN.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN",
             "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
-            "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False", *extra,
+            *extra,
         ],
     )  # fmt: skip
     model = build_model(cfg)

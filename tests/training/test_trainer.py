@@ -17,11 +17,11 @@ from sar.training.trainer import Trainer
 from detectron2.engine.train_loop import HookBase
 
 from ..programs import load_program
-from ..runs import CONFIG, arguments
+from ..runs import CONFIG, arguments, prepared
 
 
 def train(overrides, resume=False):
-    cfg = prepare(arguments(overrides, resume=resume))
+    cfg = prepared(overrides, resume=resume)
     torch.manual_seed(0)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)
@@ -54,7 +54,7 @@ def test_the_gate_is_logged(overrides, tmp_path):
 def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides, tmp_path):
     trained = train(overrides)._last_eval_results
     opts = [*overrides, "MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
-    cfg = prepare(arguments(opts, eval_only=True))
+    cfg = prepared(opts, eval_only=True)
     evaluated = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     assert repr(evaluated) == repr(trained)  # repr: absent classes are NaN
 
@@ -82,7 +82,7 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
     ):
         opts = [*overrides, "MODEL.WEIGHTS", str(weights), "TEST.SAVE_JSON", "True"]
         args = arguments(opts, eval_only=True)
-        cfg = prepare(args)
+        cfg = prepare(args).cfg
         set_up_process(cfg, args)
         Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
         found = read_evaluation(inference / name)
@@ -96,7 +96,7 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
     assert read_evaluation(inference) == of_training
 
     # Of the same checkpoint with other settings: both stay.
-    cfg = prepare(arguments([*opts, "INPUT.MIN_SIZE_TEST", "32"], eval_only=True))
+    cfg = prepared([*opts, "INPUT.MIN_SIZE_TEST", "32"], eval_only=True)
     Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     (folder,) = (inference / name).glob("*_val")
     sizes = [
@@ -191,14 +191,14 @@ def test_geometry_reaches_the_metrics_and_leaves_the_rest_alone(overrides, tmp_p
     assert b"geometry/NC2_equinorm" in next(output.glob("events.out.tfevents.*")).read_bytes()
 
     weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
-    cfg = prepare(arguments([*overrides, *weights], eval_only=True))
+    cfg = prepared([*overrides, *weights], eval_only=True)
     plain = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     assert list(plain) == ["sem_seg"] and repr(plain["sem_seg"]) == repr(results["sem_seg"])
 
 
 def test_geometry_without_a_classifier_is_said_before_the_training(overrides):
     words = ["MODEL.REGULARIZERS", "[]", "MODEL.CLASSIFIER", "head", "TEST.GEOMETRY", "True"]
-    cfg = prepare(arguments([*overrides, *words]))
+    cfg = prepared([*overrides, *words])
     with pytest.raises(InputError, match='MODEL.CLASSIFIER "head" leads nowhere'):
         Trainer(cfg)
 
@@ -244,7 +244,7 @@ def test_channels_last_is_a_layout_and_nothing_else(overrides):
     for channels_last in (False, True):
         words = [*overrides, "MODEL.CHANNELS_LAST", str(channels_last)]
         torch.manual_seed(0)
-        model = Trainer.build_model(prepare(arguments(words))).double().eval()
+        model = Trainer.build_model(prepared(words)).double().eval()
         stem = model.backbone.bottom_up.stem.conv1.weight
         assert stem.is_contiguous(memory_format=torch.channels_last) is channels_last
         torch.manual_seed(1)
@@ -259,7 +259,7 @@ def test_an_evaluation_is_held_against_expected_results(overrides, monkeypatch, 
     monkeypatch.setattr(Trainer, "load_for_evaluation", lambda cfg, resume: None)
     monkeypatch.setattr(Trainer, "test", lambda cfg, model: {"sem_seg": {"mIoU": 50.0}})
     words = ["TEST.EXPECTED_RESULTS", f"[['sem_seg', 'mIoU', {expected}, 0.1]]"]
-    cfg = prepare(arguments([*overrides, *words]))
+    cfg = prepared([*overrides, *words])
     with pytest.raises(SystemExit) if ends else nullcontext():
         program.main(cfg, arguments([], eval_only=True))
 
@@ -268,7 +268,7 @@ def test_the_optimizer_takes_over_the_layout_of_a_resumed_run(overrides):
     """CUDA's fused optimizers refuse a momentum of other strides than its parameter's."""
     for channels_last, iterations in ((False, 1), (True, 2)):
         words = ["MODEL.CHANNELS_LAST", str(channels_last), "SOLVER.MAX_ITER", str(iterations)]
-        trainer = Trainer(prepare(arguments([*overrides, *words], resume=channels_last)))
+        trainer = Trainer(prepared([*overrides, *words], resume=channels_last))
         trainer.resume_or_load(resume=channels_last)
         if not channels_last:
             trainer.train()
@@ -304,7 +304,7 @@ def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):
             self.steps += 1
             super().run_step()
 
-    trainer = Own(prepare(arguments([*overrides, "TEST.EVAL_PERIOD", "2"])))
+    trainer = Own(prepared([*overrides, "TEST.EVAL_PERIOD", "2"]))
     trainer.checkpointer.save("before")  # without a storage yet
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -318,8 +318,8 @@ def test_hooks_without_those_of_the_superclass_are_warned_about(overrides, caplo
         def build_hooks(self):
             return []
 
-    Own(prepare(arguments(overrides)))
+    Own(prepared(overrides))
     assert "Own.build_hooks leaves out the hooks of its superclass" in caplog.text
     caplog.clear()
-    Trainer(prepare(arguments(overrides)))
+    Trainer(prepared(overrides))
     assert "build_hooks" not in caplog.text

@@ -133,7 +133,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # CeCo and MODEL.LOSS use its counts. "": the run counts the classes itself.
     cfg.DATASETS.CLASS_FREQUENCY = ""
     # Before a new training, read all images and labels of the training and test sets, to find bad
-    # files early. A resumed training does not read them again.
+    # files early. While no file changes, later runs do not read them again: the result is kept
+    # below ~/.torch/iopath_cache, or $FVCORE_CACHE.
     cfg.DATASETS.CHECK = True
     # Largest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
@@ -226,6 +227,19 @@ def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode
 
 # A shell expands `~` only at the start of a word, and YAML never does.
 _PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
+
+
+def sets_key(key: str, config_file: str = "", overrides: Sequence[str] = ()) -> bool:
+    """Return True if a config file or the command line sets a key, even to its default."""
+    tree = read_config_file(config_file) if config_file else {}
+    return key in leaves(tree) or key in overrides[::2]
+
+
+def changed_keys(cfg: CfgNode, groups: Sequence[str]) -> list[str]:
+    """Return the dotted keys of some groups whose values differ from the defaults."""
+    defaults = load_config()
+    keys = [key for group in groups for key in leaves(lookup(defaults, group), f"{group}.")]
+    return [key for key in keys if lookup(cfg, key) != lookup(defaults, key)]
 
 
 def lookup(cfg: CfgNode, key: str):

@@ -2,8 +2,10 @@
 
 import difflib
 import json
+import traceback
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -71,3 +73,26 @@ def shortened(value: object) -> str:
     """Return a value as JSON, cut after 80 characters."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def describe_exception(error: Exception) -> str:
+    """Return an error of a library in one line: its type, its text, and where it was raised.
+
+    An assertion without a text is described by its line of code.
+    """
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    reason = str(error).strip().split("\n")[0] or frame.line or ""
+    return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
+
+
+@contextmanager
+def building(what: str, keys: str) -> Iterator[None]:
+    """Turn any error while a part of a run is built from config keys into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # detectron2 and torch assert and raise what they like
+        raise InputError(
+            f"no {what} can be built from {keys}: {describe_exception(error)}"
+        ) from error

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
-from sar.errors import InputError, nearest
+from sar.errors import InputError, building, nearest
 
 from detectron2.config import CfgNode
 from detectron2.solver import (
@@ -33,7 +33,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     """Return SOLVER.OPTIMIZER, with detectron2's keys for rates, decay and gradient clipping.
 
     Raises:
-        InputError: an unknown optimizer.
+        InputError: an unknown optimizer, or values that torch refuses.
     """
     solver = cfg.SOLVER
     kinds = {
@@ -45,21 +45,22 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
             f'unknown SOLVER.OPTIMIZER "{solver.OPTIMIZER}".{nearest(solver.OPTIMIZER, kinds)} '
             f"Known are {', '.join(kinds)}"
         )
-    parameters = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
-    optimizer = kinds[solver.OPTIMIZER](
-        parameters,
-        lr=solver.BASE_LR,
-        weight_decay=solver.WEIGHT_DECAY,
-        # If scaled gradients overflow, the fused kernel itself skips the step. Without it, torch
-        # waits for the device to check.
-        fused=next(model.parameters()).is_cuda or None,
-    )
+    with building("optimizer", "SOLVER"):
+        parameters = get_default_optimizer_params(
+            model,
+            base_lr=solver.BASE_LR,
+            weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+            bias_lr_factor=solver.BIAS_LR_FACTOR,
+            weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        )
+        optimizer = kinds[solver.OPTIMIZER](
+            parameters,
+            lr=solver.BASE_LR,
+            weight_decay=solver.WEIGHT_DECAY,
+            # If scaled gradients overflow, the fused kernel itself skips the step. Without it,
+            # torch waits for the device to check.
+            fused=next(model.parameters()).is_cuda or None,
+        )
     if solver.OPTIMIZER == "SGD" and solver.MOMENTUM:
         # torch creates the buffers in the first step; on a GPU, an overflow leaves them unset.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
@@ -74,7 +75,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
     own schedule stores MAX_ITER, and cannot.)
 
     Raises:
-        InputError: an unknown schedule.
+        InputError: an unknown schedule, or values that detectron2 refuses.
     """
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in SCHEDULES:
@@ -82,15 +83,16 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
             f'unknown SOLVER.LR_SCHEDULER_NAME "{name}".{nearest(name, SCHEDULES)} '
             f"Known are {', '.join(SCHEDULES)}"
         )
-    if name != "WarmupPolyLR":
-        return build_detectron2_lr_scheduler(cfg, optimizer)
-    schedule = WarmupParamScheduler(
-        PolyScheduler(cfg.SOLVER.POLY_LR_POWER, cfg.SOLVER.POLY_LR_CONSTANT_ENDING),
-        cfg.SOLVER.WARMUP_FACTOR,
-        min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
-        cfg.SOLVER.WARMUP_METHOD,
-    )
-    return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
+    with building("schedule", "SOLVER"):
+        if name != "WarmupPolyLR":
+            return build_detectron2_lr_scheduler(cfg, optimizer)
+        schedule = WarmupParamScheduler(
+            PolyScheduler(cfg.SOLVER.POLY_LR_POWER, cfg.SOLVER.POLY_LR_CONSTANT_ENDING),
+            cfg.SOLVER.WARMUP_FACTOR,
+            min(cfg.SOLVER.WARMUP_ITERS / cfg.SOLVER.MAX_ITER, 1.0),
+            cfg.SOLVER.WARMUP_METHOD,
+        )
+        return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
 
 
 def follow_base_rates(scheduler) -> None:

@@ -26,7 +26,7 @@ from sar.data.grey_range import GreyRange
 from sar.data.image_files import FULL_RANGE, read_image
 from sar.data.label_files import read_truth
 from sar.data.pillow_files import MAX_PIXELS, allow_pixels
-from sar.errors import InputError, nearest
+from sar.errors import InputError, building, nearest
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
@@ -280,8 +280,13 @@ def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T
 
 
 def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
-    """Build the training mapper of a config, with instances if MODEL.MASK_ON is set."""
-    return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
+    """Build the training mapper of a config, with instances if MODEL.MASK_ON is set.
+
+    Raises:
+        InputError: INPUT describes no augmentation.
+    """
+    with building("augmentation", "INPUT"):
+        return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:

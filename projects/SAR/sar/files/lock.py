@@ -20,6 +20,19 @@ from sar.files.run_folder import LOCK
 logger = logging.getLogger(__name__)
 
 _held: dict[Path, int] = {}  # file descriptors of this process
+_created: list[Path] = []
+
+
+def create(folder: str | os.PathLike) -> None:
+    """Create an OUTPUT_DIR if it is missing. `release` removes it if it is still empty then.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    folder = Path(os.path.realpath(folder))
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        _created.append(folder)
 
 
 def hold(folder: str | os.PathLike) -> None:
@@ -64,12 +77,15 @@ def hold(folder: str | os.PathLike) -> None:
 
 
 def release() -> None:
-    """Release all locks of this process."""
+    """Release all locks of this process, and remove folders of `create` that stayed empty."""
     while _held:
         path, descriptor = _held.popitem()
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
+    while _created:
+        with suppress(OSError):  # not empty
+            _created.pop().rmdir()
 
 
 atexit.register(release)

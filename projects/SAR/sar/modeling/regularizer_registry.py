@@ -1,8 +1,6 @@
-"""From the config's regularizer names to modules: the bridge between detectron2 and
-`sar.regularizers`, which knows no config."""
+"""Build the regularizers of a config. (`sar.regularizers` itself knows no config.)"""
 
 import logging
-import re
 
 import torch
 from torch import nn
@@ -24,42 +22,41 @@ of losses, the same keys in every step.
 """
 
 
+# The groups of keys with the arguments of a regularizer, under the same names.
+_GROUPS = {
+    "SemanticAnchorRegularizer": "MODEL.SEMANTIC_ANCHOR",
+    "CenterCollapseRegularizer": "MODEL.CENTER_COLLAPSE",
+}
+
+
 def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[str, nn.Module]:
-    """The regularizers of MODEL.REGULARIZERS, by name and in its order.
+    """Build the regularizers of MODEL.REGULARIZERS, by name and in its order.
 
     Raises:
-        InputError: an unknown name, a name listed twice, settings that a regularizer refuses.
+        InputError: a name that is not registered or is listed twice; a value that a regularizer
+            refuses.
     """
     modules: dict[str, nn.Module] = {}
     for name in cfg.MODEL.REGULARIZERS:
-        if name not in REGULARIZER_REGISTRY:
-            known = [known_name for known_name, _ in REGULARIZER_REGISTRY]
-            raise InputError(
-                f'MODEL.REGULARIZERS: unknown regularizer "{name}".{nearest(name, known)} '
-                f"Known are {', '.join(known)}"
-            )
+        check_regularizer(name)
         if name in modules:
             raise InputError(f'MODEL.REGULARIZERS lists "{name}" twice')
         try:
             modules[name] = REGULARIZER_REGISTRY.get(name)(cfg, num_classes, embed_dim)
         except ValueError as error:
-            raise InputError(f"{_keys_in(str(error), name, cfg)}, {name}: {error}") from error
+            group = _GROUPS.get(name, "MODEL.REGULARIZERS")
+            raise InputError(f"{group}, {name}: {error}") from error
     return modules
 
 
-# Groups of keys below MODEL that are named like a regularizer's arguments.
-_SETTINGS = {
-    "SemanticAnchorRegularizer": "SEMANTIC_ANCHOR",
-    "CenterCollapseRegularizer": "CENTER_COLLAPSE",
-}
-
-
-def _keys_in(message: str, name: str, cfg: CfgNode) -> str:
-    """The keys of the arguments that a regularizer's message names; MODEL.REGULARIZERS if none."""
-    group = _SETTINGS.get(name)
-    known = cfg.MODEL[group] if group else {}
-    keys = [key for key in known if re.search(rf"\b{key.lower()}\b", message)]
-    return " or ".join(f"MODEL.{group}.{key}" for key in keys) or "MODEL.REGULARIZERS"
+def check_regularizer(name: str) -> None:
+    """Raise InputError if no regularizer is registered under a name."""
+    if name not in REGULARIZER_REGISTRY:
+        known = [known_name for known_name, _ in REGULARIZER_REGISTRY]
+        raise InputError(
+            f'MODEL.REGULARIZERS: nothing is registered as "{name}".{nearest(name, known)} '
+            f"Known are {', '.join(known)}"
+        )
 
 
 @REGULARIZER_REGISTRY.register()
@@ -115,7 +112,7 @@ def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
 
 def _images_per_class(cfg) -> tuple[int, ...] | None:
     frequency = class_frequency_of(cfg)
-    if frequency is None:  # training counts before it builds the model; evaluation can do without
+    if frequency is None:  # in an evaluation, which does not need them
         logger.warning("The class frequencies are unknown: no logit adjustment in CeCo")
         return None
     return frequency.images

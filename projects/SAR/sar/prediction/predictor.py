@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sar.checkpoints.checkpointer import Classes
+from sar.checkpoints.classes import Classes
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors, read_classes
@@ -22,8 +22,8 @@ from sar.data.video import Frame
 from sar.errors import InputError, listed
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model
-from sar.preflight.checks import check_model, check_names
-from sar.preflight.prepare import choose_device
+from sar.preflight.checks import check_config
+from sar.preflight.device import choose_device
 from sar.threads import map_ahead
 from sar.training.trainer import Trainer
 from sar.visualization import draw_overlay
@@ -235,7 +235,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
     cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
     cfg.TEST.GEOMETRY = False
-    check_names(cfg)
+    check_config(cfg)
     names, colors = find_classes(cfg)
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, len(names)):
@@ -245,7 +245,6 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
             "data set's?"
         )
     head.NUM_CLASSES = len(names)
-    check_model(cfg)
     return Trainer.load_for_evaluation(cfg), names, colors
 
 

@@ -135,8 +135,7 @@ def set_up_process(cfg: CfgNode, args: Namespace) -> None:
     logger.info(describe_versions())
     # DEBUG: for log.txt, not for the console.
     logger.debug(f"Process {rank} of {comm.get_world_size()}\n{collect_env_info()}")
-    options = {name: value for name, value in vars(args).items() if name != "class_frequency"}
-    logger.debug(f"Command line: {Namespace(**options)}")
+    logger.debug(f"Command line: {args}")
     logger.debug(f"Config:\n{cfg.dump()}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:

@@ -32,15 +32,12 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
-from sar.data.class_frequency import note_class_frequency
-from sar.data.datasets.folder import register_folder
 from sar.errors import InputError
 from sar.files import lock
-from sar.preflight.prepare import prepare
+from sar.preflight.prepare import Prepared, prepare
 from sar.training.log import kept_lines, log_to_console, set_up_process
 from sar.training.restart import goes_on
 
-from detectron2.config import CfgNode
 from detectron2.engine import launch as launch_on_gpus
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
@@ -53,32 +50,30 @@ PREPARE_TIMEOUT = timedelta(days=1)
 def prepare_and_run(main: Callable, args: Namespace) -> None:
     """Check the input once, then run `main` here or in the processes of this machine."""
     try:
-        cfg = _prepare(args)
+        prepared = _prepare(args)
         if args.num_machines * args.num_processes == 1:
-            _run(main, cfg, args)
+            _run(main, prepared, args)
         else:
             args.log_lines = kept_lines()
-            _launch(main, cfg, args)
+            _launch(main, prepared, args)
     finally:
         lock.release()
 
 
-def _prepare(args: Namespace) -> CfgNode:
+def _prepare(args: Namespace) -> Prepared:
     first_rank = args.machine_rank * max(args.num_gpus or 0, args.num_processes)
     log_to_console(args, first_rank, names=("sar",))
     return prepare(args)
 
 
-def _run(main: Callable, cfg: CfgNode, args: Namespace) -> None:
-    if cfg.DATASETS.FOLDER:  # each process has its own catalog
-        register_folder(cfg.DATASETS.FOLDER)
-    note_class_frequency(cfg, args.class_frequency)
-    set_up_process(cfg, args)
-    main(cfg, args)
+def _run(main: Callable, prepared: Prepared, args: Namespace) -> None:
+    prepared.register()
+    set_up_process(prepared.cfg, args)
+    main(prepared.cfg, args)
     comm.synchronize()  # a process that leaves early breaks the connections of the others
 
 
-def _launch(main: Callable, cfg: CfgNode, args: Namespace) -> None:
+def _launch(main: Callable, prepared: Prepared, args: Namespace) -> None:
     """Start the processes of this machine and wait for them.
 
     Raises:
@@ -89,7 +84,7 @@ def _launch(main: Callable, cfg: CfgNode, args: Namespace) -> None:
     signal.signal(signal.SIGTERM, _terminate_children)
     args.launcher = os.getpid()
     with tempfile.TemporaryDirectory(prefix="sar-") as errors:
-        arguments = (main, cfg, args, errors)
+        arguments = (main, prepared, args, errors)
         try:
             if args.num_gpus:
                 launch_on_gpus(
@@ -139,7 +134,7 @@ def _exit_like(error: ProcessExitedException) -> None:
 
 
 def _run_cpu_worker(
-    local_rank: int, main: Callable, cfg: CfgNode, args: Namespace, errors: str
+    local_rank: int, main: Callable, prepared: Prepared, args: Namespace, errors: str
 ) -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # by default, each process uses all cores
         torch.set_num_threads(max(1, torch.get_num_threads() // args.num_processes))
@@ -151,13 +146,13 @@ def _run_cpu_worker(
         timeout=DEFAULT_TIMEOUT,
     )
     _create_local_group(args.num_processes)
-    _run_worker(main, cfg, args, errors)
+    _run_worker(main, prepared, args, errors)
 
 
-def _run_worker(main: Callable, cfg: CfgNode, args: Namespace, errors: str) -> None:
+def _run_worker(main: Callable, prepared: Prepared, args: Namespace, errors: str) -> None:
     _end_with(args.launcher)
     try:
-        _run(main, cfg, args)
+        _run(main, prepared, args)
     except InputError as error:  # the launcher prints it once, even if all processes raise it
         Path(errors, str(comm.get_rank())).write_text(str(error))
         _leave(1)
@@ -220,9 +215,9 @@ def run_under_torchrun(main: Callable, args: Namespace) -> None:
     _end_with(os.getppid())
     store = _store_of_this_start(shared_store, rank)
     try:
-        cfg = _prepare_once(store, rank, args)
+        prepared = _prepare_once(store, rank, args)
         backend = "gloo"
-        if cfg.MODEL.DEVICE.startswith("cuda"):
+        if prepared.cfg.MODEL.DEVICE.startswith("cuda"):
             backend = "nccl"
             if local_rank >= torch.cuda.device_count():
                 raise InputError(
@@ -234,7 +229,7 @@ def run_under_torchrun(main: Callable, args: Namespace) -> None:
             backend, store=store, rank=rank, world_size=world_size, timeout=DEFAULT_TIMEOUT
         )
         _create_local_group(local_size)
-        _run(main, cfg, args)
+        _run(main, prepared, args)
     except InputError as error:  # the first process prints it, even if all raise it
         is_first = _count_error(store, 1) == 1
         _leave(f"error: {error}" if is_first else 1)
@@ -278,8 +273,8 @@ def _store_of_this_start(shared_store: dist.Store, rank: int) -> dist.Store:
             return store
 
 
-def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
-    """Return the config that process 0 has prepared, or raise its InputError.
+def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> Prepared:
+    """Return what process 0 has prepared, or raise its InputError.
 
     If torchrun restarts a training, `args.resume` becomes True in all processes.
     """
@@ -289,11 +284,10 @@ def _prepare_once(store: dist.Store, rank: int, args: Namespace) -> CfgNode:
             prepared = _prepare(args)
         except InputError as error:
             prepared = error
-        frequency = getattr(args, "class_frequency", None)
-        store.set("sar/prepared", pickle.dumps((prepared, args.resume, frequency)))
+        store.set("sar/prepared", pickle.dumps((prepared, args.resume)))
     else:
         store.wait(["sar/prepared"], PREPARE_TIMEOUT)
-        prepared, args.resume, args.class_frequency = pickle.loads(store.get("sar/prepared"))
+        prepared, args.resume = pickle.loads(store.get("sar/prepared"))
     if isinstance(prepared, InputError):
         raise prepared
     return prepared

@@ -11,10 +11,12 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from sar.checkpoints.checkpointer import Checkpointer, Classes
+from sar.checkpoints.checkpointer import Checkpointer
+from sar.checkpoints.classes import Classes
 from sar.data import loader
 from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
+from sar.data.image_files import read_image_size
 from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
@@ -26,13 +28,13 @@ from sar.files.run_folder import (
     CONFIG,
     INFERENCE,
     METRICS,
+    check_is_evaluation,
     mark,
     set_aside,
     write_config,
 )
-from sar.modeling.inference import inference_model
-from sar.preflight.checks import check_max_iter
-from sar.preflight.prepare import save_class_frequency
+from sar.modeling.build import build_model
+from sar.modeling.inference import check_pooling, inference_model
 from sar.regularizers.embedding_tap import find_classifier
 from sar.solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from sar.training.checkpoint_hooks import CheckpointHook
@@ -79,6 +81,7 @@ class Trainer(DefaultTrainer):
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.sigterm = Sigterm()
         model = self.build_model(cfg)
+        _check_test_images(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
             _share_buffers(model)  # such as random anchors; DDP shares only parameters
@@ -124,9 +127,11 @@ class Trainer(DefaultTrainer):
         """As DefaultTrainer.
 
         Raises:
-            InputError: TEST.GEOMETRY is True, but MODEL.CLASSIFIER does not name a classifier.
+            InputError: the model cannot be built; TEST.GEOMETRY is True, but MODEL.CLASSIFIER does
+                not name a classifier.
         """
-        model = super().build_model(cfg)
+        model = build_model(cfg)
+        logger.debug(f"Model:\n{model}")
         if cfg.MODEL.CHANNELS_LAST:  # activations follow the weights
             model.to(memory_format=torch.channels_last)
         if cfg.TEST.GEOMETRY:  # report a wrong path now, not in an evaluation
@@ -190,8 +195,9 @@ class Trainer(DefaultTrainer):
             if weights := getattr(model, "weights_file", ""):
                 folder = evaluation_folder(cfg.OUTPUT_DIR, weights)
                 if comm.is_main_process():
+                    check_is_evaluation(cfg.OUTPUT_DIR, folder)
                     mark(folder)
-                    save_class_frequency(cfg, folder / CLASS_FREQUENCY)
+                    _save_class_frequency(cfg, folder)
                 log_to_file(folder)
             for evaluator in evaluators:
                 if isinstance(evaluator, LongTailEvaluator):
@@ -208,6 +214,7 @@ class Trainer(DefaultTrainer):
             InputError: MODEL.WEIGHTS is missing or broken, or has another model or other classes.
         """
         model = cls.build_model(cfg)
+        _check_test_images(cfg, model)
         classes = Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, require_all=True, classes=classes)
         loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -226,7 +233,12 @@ class Trainer(DefaultTrainer):
         self._is_resumed = self.checkpointer.start_run(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self._is_resumed:
             self.start_iter = self.iter + 1
-            check_max_iter(self.max_iter, self.start_iter, self.cfg.OUTPUT_DIR)
+            if self.start_iter > self.max_iter:
+                raise InputError(
+                    f"SOLVER.MAX_ITER is {self.max_iter}, but the training in "
+                    f"{self.cfg.OUTPUT_DIR} has done {self.start_iter} iterations. Set it to "
+                    f"{self.start_iter} or more, or start a new run without --resume."
+                )
 
     def _start_run(self):
         """Make OUTPUT_DIR the folder of this run and move an earlier run. All processes call it."""
@@ -239,7 +251,7 @@ class Trainer(DefaultTrainer):
                 logger.warning(f"Moved the files of an earlier training in {folder} to {moved}")
             mark(folder)
             write_config(folder, self.cfg.dump(), self.start_iter)
-            save_class_frequency(self.cfg, os.path.join(folder, CLASS_FREQUENCY))
+            _save_class_frequency(self.cfg, folder)
             note_begun()
         comm.synchronize()  # no process may write to a file that is about to be moved
         log_to_file(folder)
@@ -445,3 +457,20 @@ def _share_buffers(model):
     """Give every process the buffers of the first one."""
     for buffer in model.buffers():
         distributed.broadcast(buffer, 0)
+
+
+def _check_test_images(cfg, model):
+    """Raise InputError for test images of a size that the model cannot take."""
+    records = (record for name in cfg.DATASETS.TEST for record in load_dataset(name))
+    check_pooling(cfg, model, map(_size_of, records))
+
+
+def _size_of(record):
+    if "height" in record and "width" in record:
+        return record["height"], record["width"]
+    return read_image_size(record["file_name"])
+
+
+def _save_class_frequency(cfg, folder):
+    if (frequency := class_frequency_of(cfg)) is not None:
+        frequency.save(os.path.join(folder, CLASS_FREQUENCY))
