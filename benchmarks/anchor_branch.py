@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from harness import Growth, Measurement, chosen, main, peak_memory, time_alternately
 from torch import nn
 
-from sar.config import add_sar_config
+from sar.config import load_config
 from sar.regularizers import SemanticAnchorRegularizer
 
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -75,9 +74,7 @@ def build_branch(channels: int, num_classes: int, device):
 
 def build_step(config: str, num_images: int, side: int, num_classes: int, device):
     """A training step of the plain model, without its optimizer; and the embedding's channels."""
-    cfg = get_cfg()
-    add_sar_config(cfg)
-    cfg.merge_from_file(str(CONFIGS / config))
+    cfg = load_config(str(CONFIGS / config))
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_classes

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sar import config_file
-from sar.config_file import read_config_file
+from sar.config_file import names_in, read_config_file
 from sar.errors import InputError
 
 LAUGHS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"] + [
@@ -142,3 +142,45 @@ def test_bases_in_a_list_and_below_the_home_folder(tmp_path, monkeypatch):
     write(tmp_path, "_BASE_: ../first.yaml\nA: {Y: 2, Z: 2}", "sub/second.yaml")
     path = write(tmp_path, "_BASE_: [~/first.yaml, sub/second.yaml]\nA: {Z: 3}\nB: []")
     assert read_config_file(path) == {"A": {"X": 1, "Y": 2, "Z": 3}, "B": []}
+
+
+def write_file(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """configs/Mine/baseline_net_1.yaml and three methods."""
+    write_file(
+        tmp_path / "Mine/baseline_net_1.yaml", "SEED: 1\nOUTPUT_DIR: output/baseline_net_1\n"
+    )
+    for number, method in enumerate(("a", "a_b", "c"), start=2):
+        write_file(tmp_path / f"methods/{method}.yaml", f"SEED: {number}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("method, seed", [("a", 2), ("a_b", 3), ("c", 4)])
+def test_a_method_and_a_baseline_make_a_config(method, seed, folders):
+    found = read_config_file(str(folders / f"Mine/{method}_net_1.yaml"))
+    assert found == {"SEED": seed, "OUTPUT_DIR": f"output/{method}_net_1"}
+
+
+def test_a_combination_can_be_a_base(folders):
+    write_file(folders / "own.yaml", "_BASE_: Mine/a_net_1.yaml\nVERSION: 2\n")
+    found = read_config_file(str(folders / "own.yaml"))
+    assert found == {"SEED": 2, "OUTPUT_DIR": "output/a_net_1", "VERSION": 2}
+
+
+def test_a_file_comes_before_a_combination(folders):
+    write_file(folders / "Mine/a_net_1.yaml", "SEED: 9\n")
+    assert read_config_file(str(folders / "Mine/a_net_1.yaml")) == {"SEED": 9}
+
+
+@pytest.mark.parametrize("name", ["d_net_1.yaml", "a_net_2.yaml", "a.yaml", "a_net_1.yml"])
+def test_what_cannot_be_combined_is_missing(name, folders):
+    with pytest.raises(InputError, match=f"{name} cannot be read: No such file.*Did you mean"):
+        read_config_file(str(folders / "Mine" / name))
+    assert names_in(folders / "Mine") == [
+        "a_b_net_1.yaml", "a_net_1.yaml", "baseline_net_1.yaml", "c_net_1.yaml",
+    ]  # fmt: skip

@@ -1,18 +1,21 @@
-"""Every config file: builds its model, and differs from its baseline as its name says."""
+"""Every config: builds its model, and differs from its baseline as its name says."""
 
 from pathlib import Path
 
 import pytest
 
 from sar.config import leaves, load_config, lookup
+from sar.config_file import names_in
 from sar.solver import build_lr_scheduler, build_optimizer
 
 from detectron2.modeling import build_model
 
-FILES = sorted(
-    path for path in Path("configs").glob("*/*.yaml") if not path.name.startswith("Base-")
-)
-
+FILES = [
+    folder / name
+    for folder in sorted(path for path in Path("configs").iterdir() if path.is_dir())
+    for name in names_in(folder)
+    if folder.name != "methods" and not name.startswith("Base-")
+]
 
 KINDS = {
     "baseline": (),
@@ -55,6 +58,11 @@ def test_differs_from_its_baseline_by_its_regularizers_only(path):
     assert found["OUTPUT_DIR"] == f"output/{path.parent.name}/{path.stem}"
     assert baseline["MODEL.REGULARIZERS"] == ()
     assert found["MODEL.REGULARIZERS"] == KINDS[kind]
+
+
+def test_every_method_combines_with_every_baseline_without_a_file():
+    assert {path.stem for path in Path("configs/methods").iterdir()} | {"baseline"} == set(KINDS)
+    assert {path.name.split("_")[0] for path in FILES if path.exists()} == {"baseline"}
 
 
 def test_there_is_a_config_of_every_kind_for_each_model():

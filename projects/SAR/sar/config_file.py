@@ -1,12 +1,19 @@
-"""Reads the YAML file of a config, also one from a stranger: in seconds, and nothing in it runs."""
+"""Read the YAML file of a config, also one from a stranger: in seconds, and nothing in it runs.
+
+A config that adds a method to a model needs no file of its own: without such a file,
+`configs/X/sar_Y.yaml` is `configs/X/baseline_Y.yaml` with the keys of `configs/methods/sar.yaml`.
+The last part of OUTPUT_DIR becomes `sar_Y`. The same holds for every file in `configs/methods`.
+"""
 
 import os
+import re
 import stat
 from collections.abc import Callable, Hashable
+from pathlib import Path
 
 import yaml
 
-from sar.errors import InputError
+from sar.errors import InputError, nearest
 
 BASE_KEY = "_BASE_"
 # Far above what a config needs, and far below what takes long.
@@ -19,6 +26,8 @@ _MOST_DIGITS = 100
 
 def read_config_file(path: str) -> dict:
     """Return the tree of a YAML file, on top of the tree of its _BASE_ (a path or a list of paths).
+
+    The file may also be a combination that does not exist, as in the head of this module.
 
     Relative paths in _BASE_ start from the folder of the file that names them. Files late in a list
     replace values of earlier ones.
@@ -38,7 +47,8 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
     if len(read) == _MOST_FILES:
         raise InputError(f"{place}: _BASE_ leads to more than {_MOST_FILES} files: name each once")
     read.append(identity)
-    tree = _parse(_read_bytes(path, place), place)
+    pair = _combination(path)
+    tree = {BASE_KEY: pair} if pair else _parse(_read_bytes(path, place), place)
     if not isinstance(tree, dict):
         raise InputError(f"{place} is empty, or no mapping of KEY: VALUE")
     bases = tree.pop(BASE_KEY, [])
@@ -51,7 +61,29 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
         base_place = f"config {base} (_BASE_ of {path})"
         _merge(_read_with_bases(base, base_place, [*readers, identity], read), result, base_place)
     _merge(tree, result, place)
+    if pair and isinstance(result.get("OUTPUT_DIR"), str):
+        result["OUTPUT_DIR"] = str(Path(result["OUTPUT_DIR"]).with_name(Path(path).stem))
     return result
+
+
+def names_in(folder: str | os.PathLike) -> list[str]:
+    """Return the names of all configs that can be read from a folder, with the combinations."""
+    folder = Path(folder)
+    names = {path.name for path in folder.glob("*.yaml")}
+    methods = [path.stem for path in Path(folder.parent, "methods").glob("*.yaml")]
+    models = [name.removeprefix("baseline_") for name in names if name.startswith("baseline_")]
+    return sorted(names | {f"{method}_{model}" for method in methods for model in models})
+
+
+def _combination(path: str) -> list[str]:
+    """Return the names of the two files that METHOD_MODEL.yaml combines; [] if there are none."""
+    folder, name = os.path.split(path)
+    if not os.path.lexists(path):
+        for cut in (found.start() for found in re.finditer("_", name)):
+            pair = [f"baseline_{name[cut + 1 :]}", f"../methods/{name[:cut]}.yaml"]
+            if all(os.path.isfile(os.path.join(folder, file)) for file in pair):
+                return pair
+    return []
 
 
 def _read_bytes(path: str, place: str) -> bytes:
@@ -65,7 +97,8 @@ def _read_bytes(path: str, place: str) -> bytes:
             with open(path, "rb") as file:
                 content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{place} cannot be read: {error.strerror}") from error
+        hint = nearest(os.path.basename(path), names_in(os.path.dirname(path)))
+        raise InputError(f"{place} cannot be read: {error.strerror}.{hint}") from error
     if not is_regular:
         raise InputError(f"{place} is not a regular file: give the path of a YAML file")
     if len(content) > _MOST_BYTES:
