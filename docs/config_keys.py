@@ -1,4 +1,6 @@
-"""The config keys with their meanings, read from the comments of config.py: nothing is typed twice.
+"""Write docs/config.md, the config keys with their meanings, from the comments of config.py.
+
+    python docs/config_keys.py
 
 How a comment there is read:
 
@@ -16,12 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CONFIG = Path(__file__).parents[1] / "projects" / "SAR" / "sar" / "config.py"
+PAGE = Path(__file__).with_name("config.md")
+HEAD = """# Config keys
+
+<!-- Written by `python docs/config_keys.py` from the comments in projects/SAR/sar/config.py. -->
+
+These keys are added to those of detectron2 and its DeepLab project
+([reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references)).
+Set a key in a YAML file, or as `KEY VALUE` at the end of a command line, which has precedence. An
+unknown key, or a value of another type, is an error that names the nearest key.
+"""
 _KEY = re.compile(r"\b[A-Z]+(?:\.[A-Z_]+)+\b")
 
 
 @dataclass
 class Entry:
-    """Keys, by name and default as it is written, with what they mean; or, without keys, a note."""
+    """Keys with their defaults, as written, and their meaning. Without keys: a note."""
 
     meaning: str
     defaults: dict[str, str] = field(default_factory=dict)
@@ -34,10 +46,10 @@ class Section:
 
 
 def read_sections(source: str | None = None) -> list[Section]:
-    """The sections of add_sar_config, in its order.
+    """Return the sections of add_sar_config, in its order.
 
     Args:
-        source: of the module; that of config.py where not given.
+        source: text of the module; by default, of config.py.
 
     Raises:
         ValueError: a key without a meaning, or before the first title.
@@ -78,12 +90,26 @@ def read_sections(source: str | None = None) -> list[Section]:
 
 
 def as_markdown(sections: list[Section]) -> str:
-    """A heading a section, a definition an entry."""
-    parts = []
+    """Return the text of the page: a heading for each section, tables of keys, and notes."""
+    lines = [HEAD.rstrip()]
     for section in sections:
-        parts.append(f"## {section.title}")
+        lines += ["", f"## {section.title}"]
+        is_table = False
         for entry in section.entries:
-            meaning = _KEY.sub(r"`\g<0>`", entry.meaning)
-            keys = ", ".join(f"`{key}` = `{value}`" for key, value in entry.defaults.items())
-            parts.append(f"{keys}\n: {meaning}" if keys else meaning)
-    return "\n\n".join(parts) + "\n"
+            meaning = _KEY.sub(r"`\g<0>`", entry.meaning).replace("|", "\\|")
+            if not entry.defaults:
+                lines += ["", meaning]
+            else:
+                if not is_table:
+                    lines += ["", "| key | default | meaning |", "|---|---|---|"]
+                keys, defaults = (
+                    "<br>".join(f"`{text}`" for text in texts)
+                    for texts in (entry.defaults, entry.defaults.values())
+                )
+                lines.append(f"| {keys} | {defaults} | {meaning} |")
+            is_table = bool(entry.defaults)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(as_markdown(read_sections()), encoding="utf-8")
