@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-OTHERS = {"run_all", "robustness", "harness"}
+OTHERS = {"run_all", "harness"}
 MEASURING = sorted({path.stem for path in FOLDER.glob("*.py")} - OTHERS)
 # A cell of a table with a time, memory or share.
 MEASURED = r"\| *[\d.e-]+ (ms|MiB|KiB|%) *\|"
@@ -44,9 +44,3 @@ def test_all_of_them(tmp_path):
     assert re.search(MEASURED, out), out
     assert re.search(MEASURED, (tmp_path / "smallest" / "benchmarks.md").read_text())
     assert docs.read_bytes() == before
-
-
-@pytest.mark.slow
-def test_robustness(tmp_path):
-    out = run("robustness", "--output", tmp_path)
-    assert re.search(r"\| all +\| +\| +1 \| +\d \| +\d \| +0 \|", out), out

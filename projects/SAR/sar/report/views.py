@@ -145,7 +145,12 @@ def _show(
                 raise InputError(f"{record['sem_seg_file_name']} differs in size from its image.")
             predictions[record["file_name"]] = subsampled(labels.astype(np.uint16))
             size = tuple(sample["image"].shape[-2:])
-            samples.add(*tap.take([truth], [size], images.metadata.ignore_label))
+            embeddings, labels = tap.take([truth], [size], images.metadata.ignore_label)
+            if not bool(embeddings.isfinite().all()):
+                raise InputError(
+                    f"Its model gives numbers that are not finite for {record['file_name']}."
+                )
+            samples.add(embeddings, labels)
     view.centres = samples.centres()
     view.points, view.point_classes = samples.points()
     view.predictions = predictions
