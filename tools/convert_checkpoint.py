@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Converts weights of other projects to the model of a config, and back.
+"""Convert weights of other projects for the model of a config.
 
---from and --to name whose weights the other file holds:
+--from names the origin of the weights:
   mmseg        a model of mmsegmentation that SAR's authors trained (HRNet with the FCN head), or
-               ImageNet weights of HRNet under mmsegmentation's names
+               ImageNet weights of HRNet with mmsegmentation's names
   timm         ImageNet weights of timm, for build_timm_backbone or detectron2's ResNet
-  torchvision  ImageNet weights of torchvision: ResNets for detectron2's ResNet or for timm's,
+  torchvision  ImageNet weights of torchvision: ResNets for detectron2's ResNet or timm's,
                Swin for timm's
-  swin         ImageNet weights of Swin as its authors released them, for timm's
+  swin         ImageNet weights of Swin, as its authors published them, for timm's
 
-Every name must have its place, and every shape be that of the config's model. What is left out
-on purpose, such as the classifier of ImageNet, is listed, and kept in the file under "unused", from
-where the way back takes it. Backbones are for MODEL.WEIGHTS of a training.
+Every name must be known, and every shape must be as in the model. Weights that the model does not
+use, such as the classifier of ImageNet, are listed and left out. Start a training from the result
+with MODEL.WEIGHTS.
 """
 
 import argparse
@@ -23,11 +23,9 @@ from pathlib import Path
 
 from sar import cli
 
-EXAMPLES = """examples:
+EXAMPLES = """example:
   python tools/convert_checkpoint.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml \\
       --from torchvision --input resnet18-f37072fd.pth --output output/resnet18.pth
-  python tools/convert_checkpoint.py --config-file C --to mmseg --input output/model_final.pth \\
-      --output sar_mmseg.pth
 """
 
 FORMATS = ("mmseg", "timm", "torchvision", "swin")
@@ -36,9 +34,9 @@ FORMATS = ("mmseg", "timm", "torchvision", "swin")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     cli.add_config(parser)
-    direction = parser.add_mutually_exclusive_group(required=True)
-    direction.add_argument("--from", choices=FORMATS, dest="source", help="convert to ours")
-    direction.add_argument("--to", choices=["mmseg"], help="convert from ours")
+    parser.add_argument(
+        "--from", choices=FORMATS, dest="source", required=True, help="origin of the weights"
+    )
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
     )
@@ -51,7 +49,7 @@ if __name__ == "__main__":
 
 import torch
 
-from sar.checkpoints.conversion import LAYOUTS, Conversion, State, to_ours, to_theirs
+from sar.checkpoints.conversion import LAYOUTS, Conversion, State, convert
 from sar.config import load_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError, listed
@@ -65,10 +63,10 @@ logger = logging.getLogger("convert_checkpoint")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(convert, parse_args(argv))
+    return cli.run(convert_file, parse_args(argv))
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert_file(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     outputs = Outputs.of_file(
         args.output,
@@ -76,49 +74,44 @@ def convert(args: argparse.Namespace) -> None:
         inputs=[args.config_file, args.input],
         data=folders_of_config(cfg),
     )
-    state, left = read(args.input)
-    state |= left.pop("unused", {})  # what the way here left out comes home
+    state, other_keys = read(args.input)
     model = model_state(cfg)
     try:
-        if args.source:
-            conversion = to_ours(state, LAYOUTS[args.source], model)
-        else:
-            conversion = to_theirs(state, LAYOUTS[args.to], model)
+        conversion = convert(state, LAYOUTS[args.source], model)
     except InputError as error:
         raise InputError(f"checkpoint {args.input}: {error}") from error
     if not conversion.weights:
-        raise InputError(f"checkpoint {args.input} holds nothing for the config's model")
-    content = {"model" if args.source else "state_dict": conversion.weights}
-    if conversion.unused:
-        content["unused"] = conversion.unused
+        raise InputError(f"checkpoint {args.input} holds nothing for the model of the config")
     try:
         with outputs.writing(args.output) as temporary:
-            torch.save(content, temporary)
-    except RuntimeError as error:  # torch raises it where Python raises an OSError
+            torch.save({"model": conversion.weights}, temporary)
+    except RuntimeError as error:  # torch raises it instead of an OSError
         raise InputError(f"{args.output} cannot be written ({error}): make room") from error
     if not args.quiet:
-        report(conversion, sorted(left), in_full=args.verbose)
-    if args.source:
-        warn_of_settings(cfg, model)
+        report(conversion, other_keys, in_full=args.verbose)
+    warn_of_settings(cfg, model)
     if not args.quiet:
         print(f"Written: {args.output}")
 
 
 def model_state(cfg: CfgNode) -> State:
-    """The state dict of the config's model, as it is before any weights are loaded."""
+    """Return the state dict of the model of a config, before any weights are loaded."""
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     check_config(cfg)
     return build_model(cfg).state_dict()
 
 
-def read(path: str) -> tuple[State, dict]:
-    """The weights in a file, and what else is in it. Nothing in the file is executed.
+def read(path: str) -> tuple[State, list[str]]:
+    """Read the weights in a file, without executing anything in it.
+
+    Returns:
+        the weights, and the names of what else is in the file.
 
     Raises:
-        InputError: the file is not there, or no checkpoint.
+        InputError: the file is missing, or not a checkpoint.
     """
-    if not Path(path).is_file():  # nor a pipe, which would be waited for
+    if not Path(path).is_file():  # also for a pipe: reading it would wait forever
         raise InputError(f"checkpoint {path} cannot be read: No such file")
     try:
         if Path(path).suffix == ".safetensors":
@@ -129,23 +122,23 @@ def read(path: str) -> tuple[State, dict]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"checkpoint {path} is truncated, no checkpoint, or holds more than plain data and "
-            "weights, which is not read since it could run code: save its state dict alone"
+            f"checkpoint {path} is truncated, not a checkpoint, or holds objects whose loading "
+            "could run code. In the last case, save only its state dict"
         ) from error
     except Exception as error:  # a broken file fails in any way
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"checkpoint {path} cannot be read: {reason[0]}") from error
     if not isinstance(content, dict):
-        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, no state dict")
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
     key = next((key for key in ("state_dict", "model") if isinstance(content.get(key), dict)), None)
     state = content.pop(key) if key else content
     strange = [name for name, value in state.items() if not is_weight(name, value)]
     if strange or not state:
         raise InputError(
-            f"checkpoint {path} holds no state dict, plain or under state_dict or model: "
+            f"checkpoint {path} holds no state dict, neither alone nor in state_dict or model: "
             f"{listed(strange) or 'it is empty'}"
         )
-    return dict(state), content if key else {}
+    return dict(state), sorted(map(str, content)) if key else []
 
 
 def is_weight(name: object, value: object) -> bool:
@@ -155,7 +148,7 @@ def is_weight(name: object, value: object) -> bool:
 
 
 def warn_of_settings(cfg: CfgNode, model: State) -> None:
-    """Says which settings of the config are not those that such weights were trained with."""
+    """Warn of settings of the config that differ from the training of such weights."""
     settings = {
         "INPUT.FORMAT": (cfg.INPUT.FORMAT, "RGB"),
         "MODEL.PIXEL_MEAN": (list(cfg.MODEL.PIXEL_MEAN), [123.675, 116.28, 103.53]),
@@ -165,23 +158,23 @@ def warn_of_settings(cfg: CfgNode, model: State) -> None:
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = (cfg.MODEL.RESNETS.STRIDE_IN_1X1, False)
     for key, (found, usual) in settings.items():
         if found != usual:
-            logger.warning(f"Such weights mostly want {key} {usual}, but the config has {found}")
+            logger.warning(f"Most such weights need {key} {usual}, but the config has {found}")
 
 
-def report(conversion: Conversion, left: list[str], *, in_full: bool) -> None:
-    """Prints what became of the arrays, by layers or, in full, by their names."""
+def report(conversion: Conversion, other_keys: list[str], *, in_full: bool) -> None:
+    """Print what became of the arrays, by layers or, in full, by their names."""
     print(f"{len(conversion.weights)} arrays converted")
     for what, names in (
-        ('left out, kept under "unused"', conversion.unused),
-        ("not in the checkpoint, left to the model's initialization", conversion.missing),
+        ("not used by the model", conversion.unused),
+        ("not in the checkpoint; the model initializes them", conversion.missing),
     ):
         if names:
             groups = Counter(name if in_full else ".".join(name.split(".")[:2]) for name in names)
             print(f"{len(names)} arrays {what}:")
             for group, number in groups.items():
                 print(f"  {group}" + (f" ({number} arrays)" if number > 1 else ""))
-    if left:
-        print(f"Left out beside the weights: {', '.join(left)}")
+    if other_keys:
+        print(f"Not weights, left out: {', '.join(other_keys)}")
 
 
 if __name__ == "__main__":

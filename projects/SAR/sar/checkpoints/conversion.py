@@ -1,9 +1,9 @@
-"""Names of weights in other projects' checkpoints, and in ours: tables of rules, used both ways.
+"""Rename the weights in other projects' checkpoints to our names, by tables of rules.
 
-A layout says how another project names its weights. Each of its rules is a pair of patterns, theirs
-and ours, where `#` stands for a number and `*` for any text; what stands at a wildcard is kept. The
-first rule that fits wins, so the special ones come before the general ones. `{backbone}` is where
-the config's model has its backbone.
+A layout says how another project names its weights. Each rule is a pair of patterns, theirs and
+ours. In a pattern, `#` stands for a number and `*` for any text; ours keeps what theirs has there.
+The first rule that leads to a weight of our model is used, so special rules come before general
+ones. `{backbone}` stands for the place of the backbone in the model.
 """
 
 import re
@@ -17,7 +17,7 @@ from sar.errors import InputError, dimensions, listed
 
 State = dict[str, torch.Tensor]
 
-# Where a model can have its backbone, innermost first: below an FPN, in the adapter to timm.
+# Places of a backbone in a model, innermost first: below an FPN, in the adapter to timm.
 BACKBONE_PREFIXES = (
     "backbone.bottom_up.body.",
     "backbone.bottom_up.",
@@ -33,12 +33,11 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Rule(NamedTuple):
-    """A pair of patterns with the same wildcards in the same order, and of inverse functions."""
+    """Patterns with the same wildcards in the same order, and how the tensor changes."""
 
     theirs: str
     ours: str
-    value_to_ours: Callable[[torch.Tensor], torch.Tensor] = _same
-    value_to_theirs: Callable[[torch.Tensor], torch.Tensor] = _same
+    convert: Callable[[torch.Tensor], torch.Tensor] = _same
 
 
 @dataclass(frozen=True)
@@ -46,29 +45,32 @@ class Layout:
     """How another project names its weights.
 
     Attributes:
-        rules: from their names to ours, and back.
-        without_counterpart: patterns of theirs that our models have no use for.
-        ours_without_counterpart: patterns of ours that theirs have no use for.
+        rules: from their names to ours.
+        unused: patterns of names that our models do not use.
     """
 
     rules: tuple[Rule, ...]
-    without_counterpart: tuple[str, ...]
-    ours_without_counterpart: tuple[str, ...] = ()
+    unused: tuple[str, ...]
 
 
 @dataclass
 class Conversion:
-    """Converted weights; `unused` are those left out on purpose, under their names of before, and
-    `missing` the names of the model's weights that the checkpoint does not hold."""
+    """The result of `convert`.
+
+    Attributes:
+        weights: by our names.
+        unused: their names of weights that our model does not use.
+        missing: our names of weights that the checkpoint lacks.
+    """
 
     weights: State = field(default_factory=dict)
-    unused: State = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
 
 _TO_THE_SAME_NAME = Rule("*", "{backbone}*")
 
-# torchvision's and timm's ResNets to detectron2's.
+# ResNets of torchvision and timm, for detectron2's.
 _RESNET = (
     Rule("conv1.*", "{backbone}stem.conv1.*"),
     Rule("bn1.*", "{backbone}stem.conv1.norm.*"),
@@ -105,13 +107,13 @@ _TORCHVISION_SWIN = (
     ),
 )
 
-# The classifiers of ImageNet, and tables that Swin computes anew.
+# The classifiers of ImageNet, and tables that Swin computes again.
 _CLASSIFIERS = ("fc.*", "head.*", "classifier.*", "norm.*")
 _HRNET_NECK = ("incre_modules.*", "downsamp_modules.*", "final_layer.*", "neck.*")
 _SWIN_TABLES = ("*.relative_position_index", "*.attn_mask")
 
 LAYOUTS = {
-    # Models of mmsegmentation with SAR's branch, as its authors wrote it, and bare HRNets.
+    # Models of mmsegmentation with SAR, as its authors published them, and HRNets alone.
     "mmseg": Layout(
         rules=(
             Rule("backbone.*", "{backbone}*"),
@@ -129,33 +131,31 @@ LAYOUTS = {
                 "projecter.conv.weight",
                 f"{SAR}projector.6.weight",
                 lambda convolution: convolution.flatten(1),
-                lambda linear: linear[:, :, None, None],
             ),
             Rule("projecter.bn.*", f"{SAR}projector.7.*"),
             Rule("random_center", f"{SAR}anchors"),
             Rule("momentum_center_feat", f"{SAR}semantic_anchors"),
-            Rule("update_flag", f"{SAR}gate_has_opened", torch.Tensor.bool, torch.Tensor.long),
+            Rule("update_flag", f"{SAR}gate_has_opened", torch.Tensor.bool),
             _TO_THE_SAME_NAME,
         ),
-        # The auxiliary head where the config has none.
-        without_counterpart=(
+        # The auxiliary head is unused if the config has none.
+        unused=(
             "center_lbl",
             "local_iter",
             "auxiliary_head.*",
             *_CLASSIFIERS,
             *_HRNET_NECK,
         ),
-        ours_without_counterpart=("regularizers.CenterCollapseRegularizer.*", "loss.*"),
     ),
     "timm": Layout(
         rules=(*_RESNET, _TO_THE_SAME_NAME),
-        without_counterpart=(*_CLASSIFIERS, *_HRNET_NECK, *_SWIN_TABLES),
+        unused=(*_CLASSIFIERS, *_HRNET_NECK, *_SWIN_TABLES),
     ),
     "torchvision": Layout(
         rules=(*_RESNET, *_TORCHVISION_SWIN, _TO_THE_SAME_NAME),
-        without_counterpart=(*_CLASSIFIERS, *_SWIN_TABLES),
+        unused=(*_CLASSIFIERS, *_SWIN_TABLES),
     ),
-    # The release of Swin's authors, which merges patches at the end of a stage, as timm once did.
+    # The release of the authors of Swin merges patches at the end of a stage.
     "swin": Layout(
         rules=(
             *(
@@ -164,30 +164,27 @@ LAYOUTS = {
             ),
             _TO_THE_SAME_NAME,
         ),
-        without_counterpart=(*_CLASSIFIERS, *_SWIN_TABLES),
+        unused=(*_CLASSIFIERS, *_SWIN_TABLES),
     ),
 }
 
 
-def to_ours(state: Mapping[str, torch.Tensor], layout: Layout, model: State) -> Conversion:
-    """Weights of another project under the names of ours.
+def convert(state: Mapping[str, torch.Tensor], layout: Layout, model: State) -> Conversion:
+    """Rename and check the weights of another project.
 
     Args:
-        state: names and weights of the other project.
-        layout: how that names them.
+        state: their names and weights.
+        layout: how they are named.
         model: the state dict of our model, for its names and shapes.
 
-    Returns:
-        The weights under our names; `unused` of theirs.
-
     Raises:
-        InputError: names that neither the rules nor the model know, two of one meaning, weights of
-            other shapes than the model's, or a part of the model that is there by halves.
+        InputError: a name that the layout or the model does not know; two names for one weight;
+            another shape than in the model; a part of the model that is incomplete.
     """
     rules = _at_backbone(layout.rules, model)
-    result, source, unknown = Conversion(), {}, []
+    result, sources, unknown = Conversion(), {}, []
     for name, value in state.items():
-        # Rules for several models stand side by side: one that fits leads to a name of this one.
+        # A layout has rules for several models. A rule for this one leads to a name that it has.
         found = [
             (ours, rule)
             for rule in rules
@@ -195,54 +192,24 @@ def to_ours(state: Mapping[str, torch.Tensor], layout: Layout, model: State) -> 
         ]
         if found:
             ours, rule = found[0]
-            _refuse_second(source, ours, name)
-            result.weights[ours] = rule.value_to_ours(value)
-        elif name in model and _is_any_of(name, layout.ours_without_counterpart):
-            _refuse_second(source, name, name)
-            result.weights[name] = value  # left out on the way there, and kept
-        elif _is_any_of(name, layout.without_counterpart) or _is_count_of_frozen_norm(
-            name, rules, model
-        ):
-            result.unused[name] = value
+            if ours in sources:
+                raise InputError(f"{sources[ours]} and {name} both become {ours}: remove one")
+            sources[ours] = name
+            result.weights[ours] = rule.convert(value)
+        elif any(_rename(name, pattern, pattern) for pattern in layout.unused):
+            result.unused.append(name)
+        elif _is_count_of_frozen_norm(name, rules, model):
+            result.unused.append(name)
         else:
             unknown.append(name)
-    _refuse_unknown(unknown, "the names of this layout or the config's model")
-    _check_shapes(result.weights, source, model)
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of its names are unknown to this layout or to the model of the "
+            f"config: {listed(unknown)}. Is it from another model, or does it need another --from?"
+        )
+    _check_shapes(result.weights, sources, model)
     result.missing = [name for name in model if name not in result.weights]
-    _refuse_halves(result, rules)
-    return result
-
-
-def to_theirs(state: Mapping[str, torch.Tensor], layout: Layout, model: State) -> Conversion:
-    """The way back: our weights under the names of another project.
-
-    Raises:
-        InputError: names that the model does not have or the other project has no place for, or
-            weights of other shapes than the model's.
-    """
-    rules = _at_backbone(layout.rules, model)
-    result, source, unknown = Conversion(), {}, []
-    for name, value in state.items():
-        if name not in model:
-            if _is_any_of(name, layout.without_counterpart):
-                result.weights[name] = value  # left out on the way here, and kept
-            else:
-                unknown.append(name)
-            continue
-        found = [
-            (theirs, rule) for rule in rules if (theirs := _rename(name, rule.ours, rule.theirs))
-        ]
-        if found:
-            theirs, rule = found[0]
-            _refuse_second(source, theirs, name)
-            result.weights[theirs] = rule.value_to_theirs(value)
-        elif _is_any_of(name, layout.ours_without_counterpart):
-            result.unused[name] = value
-        else:
-            unknown.append(name)
-    _refuse_unknown(unknown, "the names of the config's model or of this layout")
-    _check_shapes({name: value for name, value in state.items() if name in model}, {}, model)
-    result.missing = [name for name in model if name not in state]
+    _check_parts(result, rules)
     return result
 
 
@@ -252,7 +219,7 @@ def _at_backbone(rules: tuple[Rule, ...], model: State) -> list[Rule]:
 
 
 def _rename(name: str, pattern: str, other: str) -> str:
-    """The name after `other`, or "" where the pattern does not fit."""
+    """Return a name as `other` has it; "" if the pattern does not fit."""
     wildcards = {"#": r"(\d+)", "*": r"(.+)"}
     parts = [wildcards.get(part, re.escape(part)) for part in re.split(r"([#*])", pattern)]
     match = re.fullmatch("".join(parts), name)
@@ -262,48 +229,31 @@ def _rename(name: str, pattern: str, other: str) -> str:
     return re.sub(r"[#*]", lambda _: next(kept), other)
 
 
-def _is_any_of(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(_rename(name, pattern, pattern) for pattern in patterns)
-
-
 def _is_count_of_frozen_norm(name: str, rules: list[Rule], model: State) -> bool:
-    """Whether a norm counts its batches in the checkpoint, but has no count where it is frozen."""
+    """Return True for the batch count of a norm that is frozen in our model, so has no count."""
     stem, _, last = name.rpartition(".")
     return last == "num_batches_tracked" and any(
         _rename(f"{stem}.running_mean", rule.theirs, rule.ours) in model for rule in rules
     )
 
 
-def _refuse_second(source: dict[str, str], new: str, old: str) -> None:
-    if new in source:
-        raise InputError(f"{source[new]} and {old} both are {new}: one of them is to be removed")
-    source[new] = old
-
-
-def _refuse_unknown(names: list[str], known: str) -> None:
-    if names:
-        raise InputError(
-            f"{len(names)} of its names are not among {known}: {listed(names)}. Is it of another "
-            "model than the config's, or of another --from?"
-        )
-
-
-def _check_shapes(state: Mapping[str, torch.Tensor], source: dict[str, str], model: State) -> None:
+def _check_shapes(weights: State, sources: dict[str, str], model: State) -> None:
     mismatched = [
-        f"{source.get(name, name)} is {dimensions(value.shape)}, "
-        f"but {name} {dimensions(model[name].shape)}"
-        for name, value in state.items()
+        f"{sources[name]} is {dimensions(value.shape)}, "
+        f"but {name} is {dimensions(model[name].shape)}"
+        for name, value in weights.items()
         if value.shape != model[name].shape
     ]
     if mismatched:
         raise InputError(
-            f"{len(mismatched)} of its {len(state)} arrays are of another shape than the config's "
-            f"model: {listed(mismatched, separator='; ')}. Another variant, or other classes?"
+            f"{len(mismatched)} of its {len(weights)} arrays have another shape than in the model "
+            f"of the config: {listed(mismatched, separator='; ')}. Is it another variant, or are "
+            "there other classes?"
         )
 
 
-def _refuse_halves(result: Conversion, rules: list[Rule]) -> None:
-    """A head may be absent, and counts of batches, but no layer out of the middle of a part."""
+def _check_parts(result: Conversion, rules: list[Rule]) -> None:
+    """Raise InputError if a part of the model has some of its weights, but not all."""
     backbone = next(rule.ours.rstrip("*") for rule in rules if rule.theirs == "*")
     for part in (backbone, HEAD, AUXILIARY, SAR):
         missing = [
@@ -313,6 +263,6 @@ def _refuse_halves(result: Conversion, rules: list[Rule]) -> None:
         ]
         if missing and any(name.startswith(part) for name in result.weights):
             raise InputError(
-                f"{part.rstrip('.')} is there by halves: it lacks {len(missing)} arrays of the "
-                f"config's model: {listed(missing)}. Is it of another variant?"
+                f"{part.rstrip('.')} is incomplete: the checkpoint lacks {len(missing)} arrays of "
+                f"the model of the config: {listed(missing)}. Is it another variant?"
             )
