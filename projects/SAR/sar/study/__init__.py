@@ -1,1 +1,1 @@
-"""Train methods with several seeds on several data sets, and compare them on a page."""
+"""Train methods with several seeds on several data sets, and write a page that compares them."""

@@ -22,18 +22,19 @@ NUM_POINTS = 20  # points of each training curve
 def run_cell(
     cell: Cell, folder: Path, *, project: Path, threads: int, device: str, gpu: str = ""
 ) -> dict:
-    """Train and evaluate a cell, and return a row of the results file.
+    """Train and evaluate a cell, and return its row of the results file.
 
     Args:
         cell: the training to run.
-        folder: OUTPUT_DIR. The folder of an earlier training is emptied first.
+        folder: OUTPUT_DIR. If it holds an earlier training, its content is deleted first.
         project: the folder with train_net.py and configs/.
         threads: number of torch's CPU threads.
         device: MODEL.DEVICE.
-        gpu: CUDA_VISIBLE_DEVICES; "" does not change it.
+        gpu: CUDA_VISIBLE_DEVICES; "" keeps its value.
 
     Raises:
-        InputError: `folder` holds other files, or the training failed. The message names its log.
+        InputError: `folder` holds other files, or the training failed. If it failed, the message
+            names the log.
     """
     settings = {
         **cell.settings,
@@ -53,10 +54,10 @@ def run_cell(
     log = folder / "console.txt"
     if folder.exists() and any(folder.iterdir()) and not log.is_file():
         raise InputError(f"{folder} does not hold a training of a study. Move the folder away")
-    # A stopped training is not resumed, because the row contains its cost.
+    # Do not resume a stopped training: the row reports the cost of the whole training.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    commit = _commit(project)  # read now: the user may commit during the training
+    commit = _commit(project)  # before the training, because the user may commit during it
     start = time.perf_counter()
     with open(log, "wb") as console:
         process = subprocess.Popen(
@@ -96,7 +97,9 @@ def run_cell(
 
 
 def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
-    """Return at most 20 points for each loss and the gate: means over equal parts of the training.
+    """Return at most 20 points for each loss and for the gate.
+
+    Each point is a mean over one of the equal parts of the training.
 
     Args:
         lines: rows of metrics.json. Rows without losses are skipped.
@@ -120,7 +123,7 @@ def _groups(folder: Path) -> dict[str, list[str]]:
 
 
 def _gpu_memory(log: Path) -> int | None:
-    """Return the peak GPU memory of tensors in MiB, which detectron2 logs; None without a GPU."""
+    """Return the peak GPU memory of tensors in MiB from detectron2's log; None without a GPU."""
     found = log.read_text(errors="replace").split("max_mem: ")[1:]
     return int(found[-1].split("M")[0]) if found else None
 

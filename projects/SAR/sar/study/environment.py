@@ -1,4 +1,4 @@
-"""The hardware and the versions that a measurement depends on."""
+"""Report the hardware and the versions that a measurement depends on."""
 
 import os
 import platform

@@ -3,19 +3,19 @@
     title: LongTailShapes
     description: text about the set-up, for the page
     config: configs/...                 the config of all trainings
-    settings: {KEY: value}              overrides of all trainings
+    settings: {KEY: value}              overrides for all trainings
     test: longtail_shapes_test          the data set of the reported results
     metrics: [mIoU, mIoU@r]             the metrics to compare
     seeds: [0, 1, 2]
-    choice:                             of hyper-parameters, with data and seeds of its own
+    choice:                             chooses hyper-parameters on separate data and seeds
       test: longtail_shapes_val
       seeds: [100, 101]
-      metric: sem_seg/mIoU              the highest mean is chosen
-    methods:                            the others are compared with the first
+      metric: sem_seg/mIoU              the candidate with the highest mean is chosen
+    methods:                            all methods are compared with the first
       plain: [{}]
-      SAR: [{KEY: value}, {KEY: other}]               candidates
+      SAR: [{KEY: value}, {KEY: other}]               a list of candidates
       both: {together: [SAR, weights]}                chosen settings of both; lists are joined
-    ablations:
+    ablations:                          variants of the chosen settings of one method
       of: SAR
       seeds: [0, 1]
       variants:
@@ -77,12 +77,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Study:
-    """The content of a study's file, with its methods in two groups.
+    """The content of a study file. The methods are in two groups: candidates and combinations.
 
     Attributes:
-        candidates: methods with a list of settings.
+        candidates: methods with a list of candidate settings.
         combinations: methods that join the chosen settings of other methods.
-        ablated: the method that `variants` change; "" if there are no ablations.
+        ablated: the method that `variants` change; "" without ablations.
     """
 
     title: str
@@ -102,19 +102,19 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """Return the method that the others are compared with."""
+        """Return the method that all other methods are compared with."""
         return self.methods[0]
 
     def cell(self, settings: Settings, seed: int) -> Cell:
-        """Return a reported cell."""
+        """Return the cell of a training that the page reports."""
         return Cell(self.title, self.config, self.settings | settings, self.test, seed)
 
     def choice_cell(self, settings: Settings, seed: int) -> Cell:
-        """Return a cell of the choice of hyper-parameters."""
+        """Return the cell of a training that chooses hyper-parameters."""
         return Cell(self.title, self.config, self.settings | settings, self.choice.test, seed)
 
     def choice_cells(self) -> list[Cell]:
-        """Return all cells of the choice; none if the study has no choice."""
+        """Return all cells that choose hyper-parameters; none without `choice`."""
         if not self.choice:
             return []
         return [
@@ -128,7 +128,7 @@ class Study:
         """Return the reported cells: first the methods, then the ablations.
 
         Args:
-            rows: results by the key of their cell. They include all choice cells.
+            rows: results by cell key. They must include all cells of `choice_cells`.
         """
         variants = self.ablations(self.chosen(rows)).values()
         seeds = self.ablation_seeds
@@ -158,7 +158,7 @@ class Study:
         return {name: best[name] for name in self.methods}
 
     def score(self, settings: Settings, rows: Mapping[str, dict]) -> float:
-        """Return the mean of the choice's metric over its seeds; 0 if there is no choice."""
+        """Return the mean of the choice's metric over its seeds; 0 without `choice`."""
         if not self.choice:
             return 0.0
         scores = [
@@ -173,7 +173,7 @@ class Study:
 
 
 def _joined(settings: Settings, others: Settings) -> Settings:
-    """Return both settings together; lists of the same key, such as regularizers, are joined."""
+    """Merge both settings. Lists with the same key, such as regularizers, are joined."""
     lists = {
         key: value + others[key]
         for key, value in settings.items()
@@ -183,10 +183,10 @@ def _joined(settings: Settings, others: Settings) -> Settings:
 
 
 def read_study(path: str | Path) -> Study:
-    """Return the study in a file.
+    """Read a study from a file.
 
     Raises:
-        InputError: the file cannot be read, or differs from the format above.
+        InputError: the file cannot be read, or does not have the format above.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -224,12 +224,16 @@ def _check(study: Study, path: str | Path) -> None:
     unknown = set(named) - set(study.candidates)
     if unknown:
         raise InputError(
-            f"{path}: no method with candidates is called {', '.join(sorted(unknown))}"
+            f"{path}: no method with candidates is called {', '.join(sorted(unknown))}. Add it to "
+            "methods"
         )
     several = [name for name, candidates in study.candidates.items() if len(candidates) > 1]
     if several and not study.choice:
-        raise InputError(f"{path}: {several[0]} has several candidates, but choice is missing")
+        raise InputError(
+            f"{path}: {several[0]} has several candidates, but choice is missing. Add choice, or "
+            "keep one candidate"
+        )
     if study.choice and set(study.choice.seeds) & set(study.seeds):
         raise InputError(f"{path}: choice and seeds share a seed. Give choice other seeds")
     if not set(study.ablation_seeds) <= set(study.seeds):
-        raise InputError(f"{path}: the seeds of ablations must be among seeds")
+        raise InputError(f"{path}: the seeds of ablations must be among seeds. Add them to seeds")

@@ -1,7 +1,7 @@
 """Write docs/results.md and its figures from the results file.
 
-A difference compares two trainings with the same seed. Its 95% interval uses Student's t over the
-seeds.
+A difference is a mean over seeds: each seed compares two trainings. Its 95% interval uses Student's
+t distribution.
 """
 
 import math
@@ -27,10 +27,10 @@ INTRODUCTION = """# Results
 `python tools/study.py` writes this page from [results.jsonl](../experiments/results.jsonl).
 
 - IoU is in percent. `mIoU@f`, `mIoU@c` and `mIoU@r` are means over the frequent, common and rare
-  classes, by the number of training images that show a class. With `_pixel`, the groups follow the
-  number of pixels.
-- A difference is a mean over seeds. Each seed compares two trainings. The brackets hold the 95%
-  interval (Student's t).
+  classes. The groups depend on the number of training images that show a class. With `_pixel`, they
+  depend on the number of training pixels.
+- A difference is the mean over seeds. For each seed, two trainings with this seed are compared. The
+  brackets show the 95% interval (Student's t).
 - **Bold** differences are clear: their interval does not contain zero. The intervals are not
   corrected for the number of comparisons. If two methods are equal, one difference in twenty is
   bold by chance.
@@ -40,7 +40,7 @@ GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
 
 
 class Difference(NamedTuple):
-    """A mean difference and its interval, which is infinite for a single pair."""
+    """A mean difference and its interval. The interval of a single pair is infinite."""
 
     mean: float
     low: float
@@ -58,7 +58,7 @@ class Difference(NamedTuple):
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Return the mean of value - reference; both have the same seeds in the same order."""
+    """Return the mean of value - reference. Both must have the same seeds in the same order."""
     differences = [a - b for a, b in zip(values, reference, strict=True)]
     mean = statistics.fmean(differences)
     if len(differences) < 2:
@@ -71,8 +71,8 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
 def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
     """Write results.md and its figures.
 
-    A study appears when all its methods are trained with every seed. The same holds for each
-    variant of the ablations.
+    A study appears when all its methods are trained with every seed. A variant of the ablations
+    appears when it is trained with every seed.
     """
     parts = [INTRODUCTION]
     for study in studies:
@@ -114,23 +114,26 @@ class _Section:
         ]
         parts += [
             "### Geometry of the feature space",
-            "All values are 0 at full neural collapse. *NC1*: variability within classes. *NC2*: "
-            "differences between the norms, and between the angles, of the class centres. *NC3*: "
+            "All values are 0 at full neural collapse. *NC1*: variability within classes. "
+            "*NC2_equinorm*: differences between the norms of the class centres. "
+            "*NC2_equiangularity*: differences between the angles of the class centres. *NC3*: "
             "distance of the classifier from the class centres.",
             self._geometry(),
             "### Cost of training",
-            f"Each value is the median, over seeds, of the cost divided by the cost of "
-            f"{study.reference}. Only trainings of the same commit are compared, because other "
-            "commits may have run on another machine. *-*: there is no such pair. "
-            "[Benchmarks](benchmarks.md) compares the time of a step with a peer.",
+            f"For each seed, the cost of a training is divided by the cost of {study.reference}. "
+            "The table shows the median of these ratios. Only trainings of the same commit are "
+            "compared, because other commits may have run on another machine. *-*: the two "
+            "trainings have different commits for all seeds. [Benchmarks](benchmarks.md) compares the "
+            "time of a step with other implementations.",
             self._cost(),
         ]
         if self._with_pull():
             parts += [
                 "### Losses",
-                "*Gate open since*: the iteration after which the gate was open at every "
-                "recorded step. *Share of steps*: the share of recorded steps with an open gate. "
-                "*Pull / cross-entropy*: the ratio at the start, in the middle and at the end.",
+                "*Gate open since*: after this iteration, the gate was open at every recorded "
+                "step. *Share of steps*: share of the recorded steps with an open gate. *Pull / "
+                "cross-entropy*: ratio of the two losses at the start, in the middle and at the "
+                "end.",
                 self._losses(),
                 self._figure("losses", self._draw_losses),
             ]
@@ -138,7 +141,8 @@ class _Section:
             seeds = ", ".join(map(str, study.ablation_seeds))
             parts += [
                 f"### Ablations of {study.ablated}",
-                f"Each variant is compared with the chosen {study.ablated}. Seeds: {seeds}.",
+                f"Each variant changes the chosen settings of {study.ablated}, and is compared "
+                f"with these settings. Seeds: {seeds}.",
                 self._comparison(self.variants, study.ablated),
             ]
         if study.choice:
@@ -146,7 +150,7 @@ class _Section:
         return parts
 
     def _rows(self, settings: Settings, seeds: Sequence[int]) -> list[dict | None]:
-        """Return a row for each seed; None if the cell is not trained."""
+        """Return a row for each seed; None for a cell that is not trained."""
         return [self.rows.get(self.study.cell(settings, seed).key) for seed in seeds]
 
     def _set_up(self) -> str:
@@ -161,7 +165,7 @@ class _Section:
         return (
             f"All trainings use `{self.study.config}` with\n\n{common}\n\nThe evaluation uses "
             f"`{self.study.test}`. Seeds: {seeds}. {len(rows)} trainings took {hours:.1f} hours in "
-            f"all on {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions))}. "
+            f"total on {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions))}. "
             f"Commits: {', '.join(sorted(commits))}."
         )
 
@@ -223,7 +227,7 @@ class _Section:
     def _cost(self) -> str:
         reference = self.methods[self.study.reference]
         on_gpu = reference[0]["gpu_mib"] is not None
-        # Trainings that share a CPU slow each other down, so wall-clock time would mislead.
+        # Do not use wall-clock time: trainings that share a CPU slow each other down.
         costs = {"CPU time, with the evaluation": "cpu_seconds", "memory": "resident_mib"}
         if on_gpu:
             costs = {"time of an iteration": "seconds_per_iteration", "memory": "gpu_mib"}
@@ -253,7 +257,7 @@ class _Section:
                 curve = row["curves"]
                 gate, iterations = curve["sar/gate_is_open"], curve["iteration"]
                 closed = [i for i, is_open in zip(iterations, gate, strict=True) if is_open < 1]
-                # If the gate is closed at the end, there is no such iteration.
+                # inf if the gate is closed at the end.
                 opened.append(math.inf if gate[-1] < 1 else closed[-1] if closed else 0)
                 shares.append(statistics.fmean(gate))
                 pairs = zip(curve["loss_sar_pull"], curve["loss_sem_seg"], strict=True)
@@ -281,8 +285,8 @@ class _Section:
                 table.append([name, words, f"**{score}**" if is_chosen else score])
         seeds = ", ".join(map(str, choice.seeds))
         text = (
-            f"The score is the mean of `{choice.metric}` on `{choice.test}`. The seeds {seeds} "
-            "are not used in the tables above. **Bold** marks the chosen settings."
+            f"The score is the mean of `{choice.metric}` on `{choice.test}`, over the seeds "
+            f"{seeds}. The tables above do not use these seeds. **Bold** marks the chosen settings."
         )
         combined = [
             f"*{name}* combines {' with '.join(parts)}."
