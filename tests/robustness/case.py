@@ -152,7 +152,8 @@ def check_dataset(words: Sequence[str]) -> int:
     if code == 0:
         written = json.loads(Path("checked/class_frequency.json").read_text())
         num_classes = len(written["class_names"])
-        images = {p.with_suffix("").name for p in Path("mine/images/train").rglob("[!.]*")}
+        images = Path("mine/images/train").rglob("[!.]*")
+        images = {path.with_suffix("").name for path in images if path.is_file()}
         pixels = np.zeros(num_classes, int)
         for path in Path("mine/labels/train").rglob("*.*"):
             if path.is_file() and path.with_suffix("").name in images:

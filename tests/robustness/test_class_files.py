@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from .case import check_dataset, evaluate, predict
 
 HEAD = "MODEL.SEM_SEG_HEAD"
-NAMES = ("classes.txt", "labels/", f"{HEAD}.NUM_CLASSES", f"{HEAD}.IGNORE_VALUE")
+NAMES = ("classes.txt", "labels/", "num_classes=1", f"{HEAD}.NUM_CLASSES", f"{HEAD}.IGNORE_VALUE")
 LINE = st.one_of(
     st.sampled_from(["ground", "block 1 2 3", "dot #ff0000", "# comment", "", "  ", "0 ground"]),
     st.text(max_size=20),

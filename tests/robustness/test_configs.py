@@ -34,6 +34,11 @@ OTHER_CAUSES = ["weights.pth", "SOLVER.BASE_LR"]
 LONG = ("SOLVER.MAX_ITER", "DATALOADER.NUM_WORKERS", "TEST.PICTURES")
 
 
+def argument(key):
+    """Return the name of a regularizer's argument, which its message gives next to the group."""
+    return key.rpartition(".")[2].lower()
+
+
 @given(st.sampled_from(KEYS), YAML_VALUES, st.sampled_from([train_net, evaluate]))
 def test_a_value_in_a_file(case, key, value, program):
     with case() as one:
@@ -41,14 +46,14 @@ def test_a_value_in_a_file(case, key, value, program):
         lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(key.split("."))]
         text = "_BASE_: base.yaml\n" + "\n".join(lines) + f" {value}\n"
         (one.folder / "tiny.yaml").write_text(text, encoding="utf-8")
-        one.run(program, names=[key, *OTHER_CAUSES])
+        one.run(program, names=[key, argument(key), *OTHER_CAUSES])
 
 
 @given(st.sampled_from(KEYS), WORDS, st.sampled_from([train_net, evaluate]))
 def test_a_value_on_the_command_line(case, key, word, program):
     assume(key not in LONG)
     with case() as one:
-        one.run(program, [key, word], names=[key, *OTHER_CAUSES])
+        one.run(program, [key, word], names=[key, argument(key), *OTHER_CAUSES])
 
 
 @given(st.integers(0, len(CONFIG) - 1), st.sampled_from(" \n\t:-[]{}&*!|>'\"%@#,?ax0\0é"))

@@ -1,13 +1,15 @@
 """Every config key that the project adds to detectron2, each with a comment that explains it."""
 
 import os
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 # Registers what the keys name: meta-architecture, heads, data sets.
 from sar import data, modeling  # noqa: F401
 from sar.config_file import read_config_file
 from sar.config_value import typed_value
-from sar.errors import InputError, listed, nearest, printable
+from sar.errors import InputError, describe_exception, listed, nearest, printable
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
@@ -235,11 +237,33 @@ def sets_key(key: str, config_file: str = "", overrides: Sequence[str] = ()) -> 
     return key in leaves(tree) or key in overrides[::2]
 
 
-def changed_keys(cfg: CfgNode, groups: Sequence[str]) -> list[str]:
-    """Return the dotted keys of some groups whose values differ from the defaults."""
-    defaults = load_config()
-    keys = [key for group in groups for key in leaves(lookup(defaults, group), f"{group}.")]
-    return [key for key in keys if lookup(cfg, key) != lookup(defaults, key)]
+@contextmanager
+def building(cfg: CfgNode, what: str, *groups: str, **parts: tuple[str, ...]) -> Iterator[None]:
+    """Turn any error while something is built from a config into an InputError.
+
+    Args:
+        what: such as "model".
+        groups: of the keys that describe it.
+        parts: by the name of a function that builds a part, the groups that describe this part.
+
+    Raises:
+        InputError: with the error, where it was raised, and the keys that the config sets in the
+            groups of the part that failed.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # detectron2 and torch assert and raise what they like
+        called = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+        groups = next((keys for name, keys in parts.items() if name in called), groups)
+        defaults = load_config()
+        keys = [key for group in groups for key in leaves(lookup(defaults, group), f"{group}.")]
+        changed = [key for key in keys if lookup(cfg, key) != lookup(defaults, key)]
+        raise InputError(
+            f"no {what} can be built from {', '.join(groups)}: {describe_exception(error)}. Of "
+            f"these keys, the config sets {listed(changed, 30) or 'none'}"
+        ) from error
 
 
 def lookup(cfg: CfgNode, key: str):

@@ -4,8 +4,7 @@ import difflib
 import json
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
@@ -83,16 +82,3 @@ def describe_exception(error: Exception) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     reason = str(error).strip().split("\n")[0] or frame.line or ""
     return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"
-
-
-@contextmanager
-def building(what: str, keys: str) -> Iterator[None]:
-    """Turn any error while a part of a run is built from config keys into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # detectron2 and torch assert and raise what they like
-        raise InputError(
-            f"no {what} can be built from {keys}: {describe_exception(error)}"
-        ) from error

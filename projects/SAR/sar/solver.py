@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
 
-from sar.errors import InputError, building, nearest
+from sar.config import building
+from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode
 from detectron2.solver import (
@@ -45,7 +46,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
             f'unknown SOLVER.OPTIMIZER "{solver.OPTIMIZER}".{nearest(solver.OPTIMIZER, kinds)} '
             f"Known are {', '.join(kinds)}"
         )
-    with building("optimizer", "SOLVER"):
+    with building(cfg, "optimizer", "SOLVER"):
         parameters = get_default_optimizer_params(
             model,
             base_lr=solver.BASE_LR,
@@ -83,7 +84,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
             f'unknown SOLVER.LR_SCHEDULER_NAME "{name}".{nearest(name, SCHEDULES)} '
             f"Known are {', '.join(SCHEDULES)}"
         )
-    with building("schedule", "SOLVER"):
+    with building(cfg, "schedule", "SOLVER"):
         if name != "WarmupPolyLR":
             return build_detectron2_lr_scheduler(cfg, optimizer)
         schedule = WarmupParamScheduler(

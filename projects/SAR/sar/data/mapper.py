@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sar.config import building
 from sar.data.augmentation import (
     ColorJitter,
     GeometricTransform,
@@ -26,7 +27,7 @@ from sar.data.grey_range import GreyRange
 from sar.data.image_files import FULL_RANGE, read_image
 from sar.data.label_files import read_truth
 from sar.data.pillow_files import MAX_PIXELS, allow_pixels
-from sar.errors import InputError, building, nearest
+from sar.errors import InputError, nearest
 
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
@@ -285,7 +286,7 @@ def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
     Raises:
         InputError: INPUT describes no augmentation.
     """
-    with building("augmentation", "INPUT"):
+    with building(cfg, "augmentation", "INPUT"):
         return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
 
 

@@ -1,18 +1,16 @@
 """Build the model of a config. If that fails, say which keys describe the part that failed."""
 
-import traceback
-
 from torch import nn
 
-from sar.config import changed_keys
-from sar.errors import InputError, describe_exception, dimensions, listed
+from sar.config import building
+from sar.errors import InputError, dimensions
 from sar.modeling.heads.base import select_features
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model as build_detectron2_model
 
 # Functions of detectron2, and the groups of keys from which each builds its part of the model.
-_GROUPS = {
+_PARTS = {
     "build_backbone": ("MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.FPN", "MODEL.TIMM"),
     "build_sem_seg_head": ("MODEL.SEM_SEG_HEAD",),
 }
@@ -27,18 +25,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """
     if not cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
-    try:
+    with building(cfg, "model", "MODEL", **_PARTS):
         model = build_detectron2_model(cfg)
-    except InputError:
-        raise
-    except Exception as error:  # detectron2 and torch assert and raise what they like
-        called = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-        groups = next((keys for name, keys in _GROUPS.items() if name in called), ("MODEL",))
-        changed = listed(changed_keys(cfg, groups), 30) or "none"
-        raise InputError(
-            f"no model can be built from {', '.join(groups)}: {describe_exception(error)}. Of "
-            f"these keys, the config sets {changed}"
-        ) from error
     for name, weights in model.named_parameters():
         if weights.numel() == 0:
             raise InputError(
