@@ -13,7 +13,7 @@ runs in training.
 
 The file stores this metadata as JSON: class_names, colors, image_format, min_size and max_size.
 The sizes are the shorter and the longer edge of an image in evaluation; 0 means not resized.
-examples/onnx_inference.py shows how to read them.
+See examples/onnx_inference.py for how to read them.
 
 The program runs the exported file at several image sizes and compares the logits with the model.
 It does not export panoptic models, models with TEST.MODE slide or TEST.AUG, or heads that only
