@@ -88,7 +88,7 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1 and f"OUTPUT {photo} is already there" in done.stderr
+    assert done.returncode == 1 and f"OUTPUT {photo} already exists" in done.stderr
     assert Image.open(labels).getpalette()[:6] == expected.colors.ravel()[:6].tolist()
 
     # The training branch is left out: the graph equals the graph of the plain model.
