@@ -1,9 +1,9 @@
 """Compare our training mapper with detectron2's DatasetMapper, from files to a sample.
 
 Both mappers work like one worker of a loader. They read image and label, resize by a random scale,
-crop with a limit on the share of a category, flip at random, and make tensors. The images are
-smooth with sensor noise, so decoding them is like decoding photographs. The labels are large
-regions.
+and crop with a limit on the share of a category. Then they flip at random and make tensors. The
+images are smooth with sensor noise, so decoding them is like decoding photographs. The labels are
+large regions.
 
 The floor is decoding alone: the whole label, and the image as our mapper decodes it. Our mapper
 decodes a JPEG at a reduced size if the image shrinks a lot. A second table compares decoding alone

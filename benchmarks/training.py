@@ -1,4 +1,4 @@
-"""Compare a whole training step of our trainer with SAR to detectron2's own model and trainer.
+"""Compare a whole training step: our model and trainer with SAR, and detectron2's own.
 
 On a GPU, both train DeepLabV3+ R-50 on crops of 512x1024 under bfloat16 autocast, and ours uses
 MODEL.CHANNELS_LAST. On the CPU, both train a small Semantic FPN in float32. Batches are already in

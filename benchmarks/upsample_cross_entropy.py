@@ -66,7 +66,7 @@ def measure_time(
     cached = torch.zeros(2**18, device=device)
     seconds = time_alternately({"ours": ours, "peer": peer, "exp": cached.exp_}, seconds=5)
     exponentials = seconds["exp"] / cached.numel() * labels.numel() * size[1]
-    # So few exponentials do not measure the rate of a GPU.
+    # This number of exponentials is too small to measure the rate of a GPU.
     rate = [exponentials] if device.type == "cpu" else []
     moved = (2 * logits.nbytes + labels.nbytes) / bandwidth(device)
     return Measurement(

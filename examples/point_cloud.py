@@ -2,9 +2,9 @@
 """Segment 3-D point clouds of rooms with and without SAR and CeCo, in plain PyTorch.
 
 The rooms are generated. They contain floor, walls, furniture and small objects; the rarest objects
-are bottles and cups. A room is a cloud of points with noisy positions and normals. A small network
-similar to PointNet++ (shared MLPs, maxima over voxels of growing size) is trained in four ways,
-with the same initial weights and the same batches. The example needs
+are bottles and cups. A room is a cloud of points with noisy positions and normals. The network is
+small and similar to PointNet++: shared MLPs, and maxima over voxels of growing size. It is trained
+in four ways, with the same initial weights and the same batches. The example needs
 `pip install -e .[examples]`, but not detectron2.
 
 Shape shorthands: N rooms, L points of a room, C embedding channels, K classes.
@@ -214,14 +214,14 @@ class LocalPooling(nn.Module):
 
         `positions` are (M, 3), and `rooms` (M,) is the number of the room of each point.
         """
-        cells = (positions / self.size).floor().long() + 512  # of 1024 in each direction
+        cells = (positions / self.size).floor().long() + 512  # 0 to 1023 in each direction
         keys = ((rooms * 1024 + cells[:, 0]) * 1024 + cells[:, 1]) * 1024 + cells[:, 2]
         _, voxels, counts = keys.unique(return_inverse=True, return_counts=True)
         sums = positions.new_zeros(len(counts), 3).index_add(0, voxels, positions)
         offsets = (positions - (sums / counts[:, None])[voxels]) / self.size
         features = self.before(torch.cat([features, offsets], dim=1))
         index = voxels[:, None].expand_as(features)
-        # Features are 0 or more, so zeros change no maximum.
+        # Features are not negative, so zeros do not change the maximum.
         pooled = features.new_zeros(len(counts), features.shape[1])
         pooled = pooled.scatter_reduce(0, index, features, "amax")
         return self.after(torch.cat([features, pooled[voxels]], dim=1))
@@ -308,7 +308,7 @@ def run(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> Outc
 
 
 def draw_room(axes: Axes, points: np.ndarray, labels: np.ndarray, shown: np.ndarray) -> None:
-    """Draw the points (6, L) with `shown` (L,), in the colours of their labels (L,).
+    """Draw the points (6, L) for which `shown` (L,) is True, coloured by their labels (L,).
 
     The view is from above, at an angle.
     """

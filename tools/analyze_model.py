@@ -7,8 +7,8 @@ table.
   FLOPs        counted by fvcore: a multiplication and its addition are one FLOP; images are padded
                as the model pads them
   parameters   inference only counts the layers that run in inference
-  memory       on a GPU, the largest memory that was allocated in a training step; on a CPU, the
-               memory that the forward pass saves for the backward pass, without parameters
+  memory       on a GPU, the largest memory that a training step allocates; on a CPU, the memory
+               that the forward pass saves for the backward pass, without parameters
 
 Write another option, such as --size, between --config-file and the KEY VALUE pairs.
 """
@@ -122,7 +122,7 @@ def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:
 
 
 class OneImage(nn.Module):
-    """Wrap a model so that it can be traced: it takes one image tensor and returns logits."""
+    """A wrapper for tracing: it takes one image tensor and returns the logits of the model."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -183,7 +183,7 @@ def saved_memory(model: nn.Module, batch: list[dict]) -> int:
 
 
 def peak_memory(model: nn.Module, batch: list[dict]) -> int:
-    """Return the largest number of bytes on the GPU during a training step, with backward pass."""
+    """Return the largest number of bytes on the GPU in a training step, forward and backward."""
     model.train()
     torch.cuda.reset_peak_memory_stats(model.device)
     sum(model(batch).values()).backward()

@@ -5,8 +5,8 @@ For each split, the program prints:
 
   - the number of images, their sizes, the share of ignored pixels, and the ids found
   - the pixels and images of each class, with its group (f frequent, c common, r rare)
-  - problems: files that are missing or cannot be read, an image and a label of different sizes,
-    ids that do not belong to a class, a single class
+  - problems: files that are missing or cannot be read, labels whose size differs from the image,
+    ids that do not belong to a class, a data set with a single class
   - warnings: classes without a pixel, palettes that disagree, images that use a small part of
     their range
 
@@ -266,7 +266,7 @@ def report(name: str, num_images: int, scan: DatasetScan) -> None:
 
 
 def describe_findings(scan: DatasetScan) -> str:
-    """Return the problems and warnings, one per line, or "No problems found."."""
+    """Return the problems and warnings, one per line, or "No problems found"."""
     paragraphs = [scan.describe_problems()] if scan.problems else []
     if scan.warnings:
         title = "warnings" if scan.problems else "No problems found, but warnings"

@@ -63,7 +63,7 @@ from sar.files.program_outputs import Outputs
 from sar.prediction.export import SegmentationGraph, check_exportable, trace
 from sar.prediction.predictor import load_for_inference
 
-# (height, width): small and large, with and without multiples of the strides.
+# (height, width): small and large sizes; some are multiples of the strides.
 SIZES = ((33, 47), (128, 160), (97, 161), (360, 480))
 # Largest difference that rounding can explain, as a share of the largest logit.
 TOLERANCE = 1e-3
