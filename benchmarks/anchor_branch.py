@@ -1,10 +1,12 @@
-"""The anchor branch of SAR with its gate and memory: projector, classifier, anchor loss, forward
-and backward, all on K anchors of C channels and so apart from the images' size.
+"""Measure the anchor branch of SAR: projector, classifier, anchor loss, gate and memory.
 
-The peer is the formulation of the method's reference code, which waits for the device to decide
-about the gate. The first table sets the branch beside a training step of the plain model. On paper
-the operations grow with K C (3 C + K), which for few classes the overhead of the calls hides, and
-the numbers held with 3 C^2 + 20 K C + 4 K^2: gradients, activations, logits.
+The measurement includes forward and backward pass. The branch only sees K anchors with C channels,
+so its cost does not depend on the image size.
+
+The peer is the formulation of the method's reference code, which waits for the device before it
+decides about the gate. The first table compares the branch with a training step of the plain model.
+On paper, the operations grow with K C (3 C + K). With few classes, the overhead of the calls hides
+this growth. The stored numbers grow with 3 C^2 + 20 K C + 4 K^2: gradients, activations, logits.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ CLASSES = [(256, num_classes) for num_classes in (11, 150, 847)]
 
 
 class ReferenceBranch(nn.Module):
-    """As the reference formulates it, with our modules."""
+    """The anchor branch as in the reference code, with our modules."""
 
     def __init__(self, ours: SemanticAnchorRegularizer):
         super().__init__()
@@ -58,8 +60,10 @@ class ReferenceBranch(nn.Module):
 
 
 def build_branch(channels: int, num_classes: int, device):
-    """Functions of no argument: our branch, the reference's; a pull of one ignored pixel is in
-    ours."""
+    """Return functions that run our branch and the reference's.
+
+    Our branch also computes the pull loss of one ignored pixel.
+    """
     regularizer = SemanticAnchorRegularizer(num_classes, channels).to(device)
     reference = ReferenceBranch(regularizer)
     classifier = nn.Conv2d(channels, num_classes, 1).to(device)
@@ -73,7 +77,7 @@ def build_branch(channels: int, num_classes: int, device):
 
 
 def build_step(config: str, num_images: int, side: int, num_classes: int, device):
-    """A training step of the plain model, without its optimizer; and the embedding's channels."""
+    """Return a training step of the plain model, without optimizer, and its embedding channels."""
     cfg = load_config(str(CONFIGS / config))
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"

@@ -1,11 +1,13 @@
-"""CeCo: centres of classes, forward and backward, from the embedding to the loss.
+"""Measure CeCo from the embedding to the loss, forward and backward.
 
-The peer is the dense formulation of the method's released code: 128 projected channels are
-upsampled to the label's size, and a one-hot matrix times them gives the sums. Ours brings the
-labels to the embedding's size and adds each vector to its class. On paper ours multiplies N L C P
-times (the projection, P = 128), adds N L P times, and has K D (P + K) for the centres and their
-logits in D = 1024 dimensions; it holds N L (C + P) + 3 K (D + K) numbers. The peer has 16 N L P and
-16 N L K P.
+CeCo computes the centre of each class. The peer is the dense formulation of the method's released
+code: it upsamples 128 projected channels to the label size. A one-hot matrix times these channels
+then gives the sums of the classes. Our code resizes the labels to the embedding size and adds each
+vector to its class.
+
+On paper, our code needs N L C P multiplications for the projection (P = 128) and N L P additions.
+The centres and their logits in D = 1024 dimensions need K D (P + K) operations. Our code stores
+N L (C + P) + 3 K (D + K) numbers. The peer has 16 N L P and 16 N L K P.
 """
 
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ LABEL_STRIDE, PROJECTED, ETF_DIM, IGNORE = 4, 128, 1024, 255
 
 
 class DenseCenterCollapse(nn.Module):
-    """As the released code formulates it, with our own ETF and no dropout."""
+    """CeCo as in the released code, with our own ETF and without dropout."""
 
     def __init__(self, ours: CenterCollapseRegularizer):
         super().__init__()
@@ -49,7 +51,7 @@ class DenseCenterCollapse(nn.Module):
 
 
 def predict(samples, channels, side, num_classes) -> dict[str, float]:
-    """Operations and numbers held, on paper."""
+    """Return the number of operations and of stored numbers, on paper."""
     pixels = samples * side**2
     centres = num_classes * ETF_DIM * (PROJECTED + num_classes)
     logits = 3 * num_classes * (ETF_DIM + num_classes)
@@ -92,7 +94,7 @@ def compare(size, device, axis=None) -> Iterator[Measurement]:
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
-    # The peer takes many seconds for the smaller of SIZES, too.
+    # The peer takes many seconds even for the smallest of SIZES.
     for size in chosen(SIZES, smallest=PIXELS[0]):
         yield from compare(size, device)
     for axis, sizes in (("classes", CLASSES), ("pixels", PIXELS)):

@@ -1,12 +1,12 @@
-"""The evaluator's `process` against that of detectron2's SemSegEvaluator, an image at a time.
+"""Compare `process` of our evaluator with `process` of detectron2's SemSegEvaluator, per image.
 
-Both take a model's logits, read the label, and count; detectron2's also encodes each prediction as
-JSON. (With OpenCV, newer releases of detectron2 would erode every prediction beside that, for a
-boundary IoU; here they are measured without.) The floor is to read the logits once and the label's
-file.
+Both evaluators take the logits of a model, read the label, and count. SemSegEvaluator also encodes
+each prediction as JSON. With OpenCV, newer releases of detectron2 would also erode each prediction
+for a boundary IoU; it is measured without this step. The floor is the time to read the logits once
+and to read the label file.
 
-Memory is what an image leaves behind, which adds up over a data set. Growth: the time is one of
-reading logits, in pixels times classes.
+The memory is the memory that an image leaves behind, which adds up over a data set. On paper, the
+time is the time to read the logits, which grows with pixels times classes.
 """
 
 import tempfile
@@ -76,7 +76,7 @@ def memory_of_an_image(
 
 
 def left_behind(process: Callable[[], None]) -> float:
-    """Bytes of Python and NumPy a call; of the first, none."""
+    """Return the bytes that each call leaves allocated in Python and NumPy, without the first."""
     process()
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
@@ -84,17 +84,17 @@ def left_behind(process: Callable[[], None]) -> float:
         process()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # The interpreter's own books, of a few bytes, are not what grows.
+    # Rounding removes a few bytes of the interpreter itself, which do not add up.
     return max(round((after - before) / IMAGES, -3), 0)
 
 
 def processes(
     size: tuple[int, int, int], device: torch.device, folder: Path
 ) -> tuple[Callable, Callable, torch.Tensor, str]:
-    """Functions that process an image, ours and the peer's, with its logits and label file."""
+    """Return our and the peer's function that process an image, its logits and its label file."""
     height, width, num_classes = size
     generator = torch.Generator().manual_seed(0)
-    # Of few regions, as a trained model's are.
+    # Logits with few regions, as from a trained model.
     logits = F.interpolate(
         torch.randn(1, num_classes, 12, 12, generator=generator), (height, width), mode="bicubic"
     )[0]

@@ -1,6 +1,6 @@
-"""What the programs of this folder share: to measure ours against a peer and against a floor.
+"""Measure the cost of our code against a peer and a floor; the other programs here use this module.
 
-A program is a function that yields measurements, and two lines:
+A program is a function that yields measurements, and a call of `main`:
 
     from harness import Measurement, main, peak_memory, time_alternately
 
@@ -11,8 +11,9 @@ A program is a function that yields measurements, and two lines:
     if __name__ == "__main__":
         main(__doc__, measure)
 
-Ours and peer take turns in one process, so that what else the machine does hits both; medians are
-compared. A floor is what no program can be under: bytes over bandwidth, or the file's decoding.
+Our code and the peer take turns in one process, so that other work of the machine affects both. The
+medians are compared. A floor is a lower bound for any program, such as bytes divided by bandwidth,
+or the time to decode the file.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler complains of a missing GPU
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler warns about a missing GPU
 
 import torch
 from tabulate import tabulate
@@ -40,9 +41,9 @@ from sar.files.program_outputs import Outputs
 from sar.study.environment import environment
 
 RESULTS = "results.jsonl"
-# All benchmarks add their lines to one file, so they are one program in its folder's journal.
+# All benchmarks add lines to one file, so the journal of its folder lists them as one program.
 RESULTS_PROGRAM = "benchmarks"
-# A reading of a shorter time would be one of the clock and of the calls' overhead.
+# A shorter time would mostly measure the clock and the overhead of the calls.
 _SHORTEST_READING = 2e-3
 _FEWEST_ROUNDS = 5
 # Set by --smallest.
@@ -55,8 +56,8 @@ class Growth:
     """The place of a measurement in a series of growing sizes, which is plotted.
 
     Attributes:
-        axis: what grows, such as "classes" or "pixels"; nothing else of the size does.
-        value: how many there are.
+        axis: the part of the size that grows, such as "classes" or "pixels".
+        value: the number of classes or pixels.
         predicted: the cost on paper, in any unit: only its growth is compared.
     """
 
@@ -67,16 +68,16 @@ class Growth:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A cost, of which less is better.
+    """A measured cost; lower is better.
 
     Attributes:
-        subject: what costs, such as "pull loss, time": a table for each.
-        size: of the input: a row of the table.
-        ours: in `unit`, as `peer` and `floor`.
-        peer: what ours is compared with; None: nothing.
-        floor: what none can be under; None: not known.
+        subject: the thing that is measured, such as "pull loss, time"; each subject has a table.
+        size: the size of the input; each size is a row of the table.
+        ours: the cost of our code, in `unit` like `peer` and `floor`.
+        peer: the cost of the other code; None without a comparison.
+        floor: a lower bound for any program; None if not known.
         unit: "ms", "MiB", ...
-        growth: where it is one of a series.
+        growth: the place in a series, if the measurement is part of a series.
     """
 
     subject: str
@@ -93,7 +94,7 @@ def chosen(
     elements: Callable[[Size], float] = math.prod,
     smallest: Size | None = None,
 ) -> Sequence[Size]:
-    """Return all sizes, or with --smallest only `smallest`; by default, that of fewest elements."""
+    """Return all sizes. With --smallest, only return `smallest` (default: the fewest elements)."""
     if not _is_smallest:
         return sizes
     return [min(sizes, key=elements) if smallest is None else smallest]
@@ -102,11 +103,11 @@ def chosen(
 def time_alternately(
     functions: Mapping[str, Callable[[], object]], seconds: float = 3.0
 ) -> dict[str, float]:
-    """The median time of a call of each function, in seconds, with GPUs synchronised.
+    """Return the median time of a call of each function, in seconds, with GPUs synchronised.
 
     Args:
-        functions: by name; each is called once before, to warm up.
-        seconds: about how long the whole takes; at least 5 rounds. With --smallest, one round.
+        functions: the functions by name. Each one is called once before, to warm up.
+        seconds: approximate time for all functions; at least 5 rounds. With --smallest, one round.
     """
     fewest_rounds = 1 if _is_smallest else _FEWEST_ROUNDS
     calls = {name: _calls_of_a_reading(function) for name, function in functions.items()}
@@ -118,7 +119,7 @@ def time_alternately(
     while rounds < fewest_rounds or time.perf_counter() < end:
         for name in order:
             readings[name].append(_read(functions[name], calls[name]))
-        order.reverse()  # neither is always the one that finds the other's data in the cache
+        order.reverse()  # so that no function always runs with the data of another in the cache
         rounds += 1
     return {name: statistics.median(values) for name, values in readings.items()}
 
@@ -145,11 +146,10 @@ def _synchronize() -> None:
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Bytes of tensors that a call adds, at most at one time, to those there before; its result is
-    among them.
+    """Return the peak memory of tensors that a call allocates, in bytes, including its result.
 
-    Exact: on the CPU, torch's allocations are recorded one by one (what NumPy allocates is not
-    seen); on a GPU it is the allocator's own maximum. A first call warms up.
+    The number is exact. On the CPU, each allocation of torch is recorded, but no allocation of
+    NumPy. On a GPU, it is the maximum of the allocator. A first call warms up.
     """
     if not _is_smallest:
         function()
@@ -174,7 +174,7 @@ def peak_memory(function: Callable[[], object], device: torch.device | str = "cp
 
 @lru_cache
 def bandwidth(device: torch.device | str = "cpu", num_bytes: int = 2**28) -> float:
-    """Bytes read and written per second by the fastest of many copies of `num_bytes`."""
+    """Return the bytes read and written per second, for the fastest of 20 copies of `num_bytes`."""
     if _is_smallest:
         num_bytes = min(num_bytes, 2**20)
     source = torch.ones(num_bytes, dtype=torch.uint8, device=device)
@@ -190,16 +190,17 @@ def report(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Prints a table for each subject, and adds a line a measurement to output/results.jsonl.
+    """Print a table for each subject, and add a line per measurement to output/results.jsonl.
 
     Raises:
-        InputError: the file cannot be written, or another program wrote it and not `overwrite`.
+        InputError: the file cannot be written, or another program wrote it and `overwrite` is
+            False.
     """
     outputs = Outputs(output, overwrite=overwrite, program=RESULTS_PROGRAM)
     path = outputs.folder / RESULTS
     outputs.check([path])
     measurements = list(measurements)
-    # What was written together is known by it; a later run replaces the whole.
+    # `run` marks lines that were written together: a later run replaces all of them.
     common = {"program": Path(sys.argv[0]).name, "run": uuid.uuid4().hex, **environment(device)}
     lines = [json.dumps(common | asdict(measurement)) + "\n" for measurement in measurements]
     before = path.read_text() if path.exists() else ""
@@ -212,7 +213,7 @@ def report(
 
 
 def table(rows: list[dict]) -> str:
-    """A Markdown table of measurements of one subject, as dicts."""
+    """Return a Markdown table of the measurements of one subject, given as dicts."""
     headers = ["size", "ours", "peer", "peer / ours", "floor", "ours / floor"]
     cells = [
         [
@@ -225,7 +226,7 @@ def table(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    # A column that has nothing in any row is left out.
+    # Leave out columns that are empty in all rows.
     kept = [i for i in range(len(headers)) if i == 0 or any(row[i] for row in cells)]
     return tabulate(
         [[row[i] for i in kept] for row in cells],
@@ -247,7 +248,7 @@ def _ratio(numerator: float | None, denominator: float | None) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:#.3g}".rstrip(".") if abs(value) >= 1e-4 else f"{value:.2g}"
@@ -258,11 +259,11 @@ def main(
     measure: Callable[[torch.device], Iterable[Measurement]],
     argv: list[str] | None = None,
 ) -> None:
-    """A benchmark's command line: measures and reports.
+    """Run a benchmark from the command line: measure, print and save.
 
     Args:
-        description: the program's docstring.
-        measure: yields measurements on a device.
+        description: the docstring of the program.
+        measure: yields the measurements on a device.
     """
     global _is_smallest
     args = parser(description, example="--threads 2").parse_args(argv)
@@ -276,12 +277,12 @@ def main(
 
 
 def output_folder(args: argparse.Namespace) -> Path:
-    """Return where results go: those of --smallest are kept apart, since they measure nothing."""
+    """Return the folder for results. Results of --smallest get their own: they measure nothing."""
     return args.output / "smallest" if args.smallest else args.output
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """The options that all programs have."""
+    """Return a parser with the options that all programs share."""
     examples = f"example:\n  python benchmarks/%(prog)s {example}"
     arguments = cli.parser(description, examples, talks=False)
     arguments.add_argument(
@@ -289,7 +290,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
         type=cli.positive,
         metavar="N",
         default=torch.get_num_threads(),
-        help="of torch on the CPU (default: %(default)s)",
+        help="threads of torch on the CPU (default: %(default)s)",
     )
     arguments.add_argument(
         "--device",
@@ -299,14 +300,14 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     cli.add_output(
         arguments,
         "FOLDER",
-        f"where {RESULTS} is, to which the results are added (default: %(default)s)",
+        f"folder of {RESULTS}; new results are added to this file (default: %(default)s)",
         required=False,
         default=Path("output/benchmarks"),
     )
     arguments.add_argument(
         "--smallest",
         action="store_true",
-        help="measure the smallest size once, to see that the program runs (results go to "
-        "FOLDER/smallest)",
+        help="only measure the smallest size once, to check that the program runs; results go to "
+        "FOLDER/smallest",
     )
     return arguments

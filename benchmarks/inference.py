@@ -1,9 +1,9 @@
-"""Inference: a regularized model against the plain one, sliding windows against the reference.
+"""Compare inference with and without regularizers, and sliding windows with the reference code.
 
-The regularized model has to take the plain one's time, over whole images and in sliding windows.
-The reference's sliding window upsamples each window's embedding to the image, beside its logits,
-and averages both, though inference needs the logits alone. Windows given to the network together
-are compared with one at a time, in time and in memory.
+In inference, the regularized model should take as long as the plain model, with whole images and
+with sliding windows. The sliding window of the reference code upsamples the embedding and the
+logits of each window to the image, and averages both. Inference only needs the logits. The last
+tables compare several windows in one batch with one window at a time.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ def memory(
 
 
 def build(name: str, device: torch.device) -> nn.Module:
-    """The model of a config, in evaluation mode, with the weights of one seed."""
+    """Return the model of a config in evaluation mode, with random weights from a fixed seed."""
     path = Path(__file__).parents[1] / "configs" / CONFIG.format(name)
     cfg = load_config(str(path), ["MODEL.DEVICE", str(device), "MODEL.WEIGHTS", ""])
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def slide(model: nn.Module, image: Tensor, windows_per_batch: int) -> Callable[[
 
 @torch.no_grad()
 def slide_with_embeddings(model: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and embeddings, both padded to the image, added up and divided, window by window."""
+    """Return the averages of logits and embeddings over all windows, as in the reference code."""
     embeddings = []
     hook = model.sem_seg_head.predictor.register_forward_pre_hook(
         lambda module, args: embeddings.append(args[0])

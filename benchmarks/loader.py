@@ -1,12 +1,13 @@
-"""The training mapper against detectron2's DatasetMapper: from files to a sample.
+"""Compare our training mapper with detectron2's DatasetMapper, from files to a sample.
 
-Both read image and label, resize by a drawn scale, crop with the limit on a category's share, flip
-at random, and make tensors, as one worker of a loader does it. Images look like photographs to a
-decoder (smooth, with a sensor's noise), labels are large regions.
+Both mappers work like one worker of a loader. They read image and label, resize by a random scale,
+and crop with a limit on the share of a category. Then they flip at random and make tensors. The
+images are smooth with sensor noise, so decoding them is like decoding photographs. The labels are
+large regions.
 
-The floor is decoding alone: the whole label, and the image as our mapper decodes it (a JPEG that
-shrinks a lot is decoded at a reduced size). Decoding has its own table: the peer is detectron2's
-decoding of both files.
+The floor is decoding alone: the whole label, and the image as our mapper decodes it. Our mapper
+decodes a JPEG at a reduced size if the image shrinks a lot. A second table compares decoding alone
+with detectron2's decoding of both files.
 """
 
 import math
@@ -38,7 +39,7 @@ FILES = 4
 
 @dataclass(frozen=True)
 class Case:
-    """Files, and how they are augmented: lengths in pixels."""
+    """The files of a measurement and their augmentation; lengths are in pixels."""
 
     name: str
     shape: tuple[int, int]
@@ -79,7 +80,7 @@ def measure(device: torch.device) -> Iterator[Measurement]:
 
 
 def readers(case: Case, folder: Path) -> dict[str, Callable[[], None]]:
-    """Functions that read DRAWS samples, or decode what it takes."""
+    """Return functions that read DRAWS samples, or only decode the files of these samples."""
     files = write_files(case, folder)
     records = [files[i % FILES] for i in range(DRAWS)]
     cfg = config(case)
@@ -136,7 +137,7 @@ def config(case: Case) -> CfgNode:
 
 
 def detectron2_mapper(cfg: CfgNode) -> DatasetMapper:
-    """With the augmentation of detectron2's projects/DeepLab."""
+    """Return detectron2's mapper with the augmentation of its projects/DeepLab."""
     augmentations = [
         T.ResizeShortestEdge(
             cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
@@ -180,7 +181,7 @@ def write_files(case: Case, folder: Path) -> list[dict]:
 def noise(
     shape: tuple[int, int], cells: int, channels: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """(channels, *shape), smooth: of `cells` random values along an edge."""
+    """Return smooth noise (channels, *shape), from `cells` random values along each edge."""
     grid = torch.randn(1, channels, cells, cells, generator=generator)
     return F.interpolate(grid, shape, mode="bicubic")[0]
 

@@ -1,10 +1,13 @@
-"""The pull loss of SAR in place: what it adds to a step in which the embedding also feeds its 1x1
-classifier, forward and backward.
+"""Measure the time and memory that the pull loss of SAR adds to a step, forward and backward.
 
-The peer is the dense formulation of the method's reference code: a one-hot map of the labels times
-the anchors, squares, a mask. The floor of the time is to read the embedding once and to write its
-gradient once (on a CPU memory is also fetched before it is written), at the bandwidth of a copy;
-that of the memory is the gradient. On paper both grow with N C L; a term K C is small beside it.
+In this step, the embedding also feeds the 1x1 classifier.
+
+The peer is the dense formulation of the method's reference code: it multiplies a one-hot map of the
+labels by the anchors, squares the differences, and applies a mask.
+
+The floor of the time is to read the embedding once and to write its gradient once, at the bandwidth
+of a copy. A CPU also fetches memory before it writes to it. The floor of the memory is the
+gradient. On paper, both time and memory grow with N C L; the other term, K C, is small.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +31,10 @@ IGNORE, WEIGHT = 255, 0.1
 
 
 def dense_pull(embeddings, labels, anchors):
-    """As the reference formulates it; its branches on data, which wait for the device, left out."""
+    """Compute the pull loss as in the reference code.
+
+    Its branches on data, which wait for the device, are left out.
+    """
     num_classes = len(anchors)
     labels = labels[:, None]
     index = torch.where(labels < num_classes, labels, num_classes)
@@ -45,11 +51,11 @@ def our_pull(embeddings, labels, anchors):
 
 
 def build_steps(size, device, dtype) -> dict[str, Callable[[], None]]:
-    """A step without a pull, with ours, and with the peer's."""
+    """Return a step without a pull loss, a step with ours, and a step with the peer's."""
     samples, channels, height, width, num_classes = size
     inputs = torch.randn(samples, channels, height, width, device=device, dtype=dtype)
     inputs.requires_grad_()
-    # Regions, as in a picture, and a border that is ignored.
+    # Labels in regions, as in an image, with an ignored border.
     labels = torch.randint(num_classes, (samples, 1, 8, 8), device=device).float()
     labels = F.interpolate(labels, size=(height, width))[:, 0].long()
     labels[:, : height // 16] = IGNORE

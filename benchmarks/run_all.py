@@ -1,8 +1,8 @@
-"""Runs the programs that measure speed and memory, and writes docs/benchmarks.md from the results.
+"""Run the programs that measure speed and memory, and write docs/benchmarks.md from the results.
 
-Each program runs in a process of its own; a result replaces the one of the last time, on the same
-machine with as many threads. Those of other machines stay: to have a GPU in the document, add its
-results.jsonl to this machine's, and write the document with --no-run.
+Each program runs in its own process. A new result replaces the previous result for the same machine
+and number of threads. Results of other machines stay. To add a GPU to the document, append its
+results.jsonl to the results.jsonl of this machine, and write the document with --no-run.
 
 The plots need matplotlib (pip install -e .[examples]).
 """
@@ -40,11 +40,12 @@ PROGRAMS = (
 )
 INTRODUCTION = """# Benchmarks
 
-Written by `python benchmarks/run_all.py`; nothing here is typed by hand.
+This page is written by `python benchmarks/run_all.py`; nothing is edited by hand.
 
-Ours and its peer take turns in one process, and medians are compared: *peer / ours* says how many
-times less ours takes. The *floor* is what none can be under, such as bytes over the bandwidth that
-was measured on the same machine, and *ours / floor* how far ours is from it.
+Our code (*ours*) and the code that it is compared with (*peer*) take turns in one process. The
+tables show medians. If *peer / ours* is 2, the peer takes twice as much time or memory. The *floor*
+is a lower bound for any program, such as bytes divided by the bandwidth measured on the same
+machine. If *ours / floor* is 2, our code takes twice this lower bound.
 """
 
 
@@ -69,10 +70,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace, *, is_own: bool) -> int:
-    """Runs the programs and writes the document; 1 if a program failed.
+    """Run the programs and write the document. Return 1 if a program failed, else 0.
 
     Args:
-        is_own: the document is that of this repository, which may always be written.
+        is_own: the document belongs to this repository and may always be overwritten.
 
     Raises:
         InputError: the document or the results cannot be written.
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace, *, is_own: bool) -> int:
             failed.append(name)
     rows = newest(results.read_text().splitlines() if results.exists() else [])
     if not args.no_run:
-        # The programs added lines meanwhile.
+        # The programs have added lines to the file.
         outputs = Outputs(output, overwrite=args.overwrite, program=RESULTS_PROGRAM)
         with outputs.writing(results) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace, *, is_own: bool) -> int:
 
 
 def newest(lines: list[str]) -> list[dict]:
-    """The rows of the last run of each program on each machine, in the order of PROGRAMS."""
+    """Return the rows of the last run of each program on each machine, in the order of PROGRAMS."""
     rows = [json.loads(line) for line in lines]
     last = {run_key(row): row["run"] for row in rows}
     rows = [row for row in rows if row["run"] == last[run_key(row)]]
@@ -117,7 +118,7 @@ def run_key(row: dict) -> tuple:
 
 
 def write_document(rows: list[dict], docs: Outputs) -> None:
-    """benchmarks.md, and a plot for each machine."""
+    """Write benchmarks.md and a plot for each machine."""
     parts = [INTRODUCTION]
     for (device, threads), of_machine in groupby(rows, lambda row: (row["device"], row["threads"])):
         of_machine = list(of_machine)
@@ -146,7 +147,7 @@ def program_section(program: str, threads: int, rows: list[dict]) -> str:
 
 
 def growing(rows: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """Series of growing sizes, by subject and by what grows."""
+    """Return the series of growing sizes, by subject and axis."""
     series: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
         if row["growth"]:
@@ -169,14 +170,14 @@ def growth_section(series: dict[tuple[str, str], list[dict]], picture: str) -> s
         rows.append(row)
     grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
     return (
-        "### Growth\n\nHow cost grows with the number of classes and of pixels, and what is "
-        "predicted on paper\n(each program says from what).\n\n"
+        "### Growth\n\nGrowth of the cost with the number of classes or pixels, next to the growth "
+        "predicted on paper.\nThe text of each program explains its prediction.\n\n"
         f"{grid}\n\n![Growth]({picture})\n"
     )
 
 
 def plot_growth(series: dict[tuple[str, str], list[dict]], docs: Outputs, path: Path) -> None:
-    """A panel for each series: cost over size, each relative to its first point."""
+    """Plot a panel for each series: cost over size, relative to the first point of the series."""
     columns = 4
     rows = -(-len(series) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3.2 * rows), squeeze=False)
@@ -190,7 +191,7 @@ def plot_growth(series: dict[tuple[str, str], list[dict]], docs: Outputs, path: 
                 axis.loglog(values, costs, "o-", label=name)
         predicted = [row["growth"]["predicted"] for row in points]
         axis.loglog(values, [cost / predicted[0] for cost in predicted], "k--", label="predicted")
-        # Numbers between the powers of ten would run into each other.
+        # Labels between the powers of ten would overlap.
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(subject, fontsize=8, wrap=True)
         axis.set_xlabel(what)

@@ -1,9 +1,9 @@
-"""A whole training step: detectron2's own model and trainer, and ours with SAR.
+"""Compare a whole training step: our model and trainer with SAR, and detectron2's own.
 
-On a GPU DeepLabV3+ R-50 on crops of 512x1024, both under bfloat16 autocast, ours with
-MODEL.CHANNELS_LAST; on the CPU a small Semantic FPN in float32. Batches lie ready: loaders are
-measured by loader.py. The peer is of the same config, but detectron2's SemanticSegmentor in its
-SimpleTrainer, which reads each step's losses back.
+On a GPU, both train DeepLabV3+ R-50 on crops of 512x1024 under bfloat16 autocast, and ours uses
+MODEL.CHANNELS_LAST. On the CPU, both train a small Semantic FPN in float32. Batches are already in
+memory; loader.py measures loaders. The peer has the same config, but uses detectron2's
+SemanticSegmentor and SimpleTrainer. SimpleTrainer reads back the losses of each step.
 """
 
 import itertools
@@ -29,7 +29,7 @@ SETTINGS = {  # device: config, number of images, (height, width) of crops, auto
     "cpu": ("CamVid/{}_sem_fpn_R_18.yaml", 4, (256, 256), None),
     "cuda": ("Cityscapes/{}_deeplab_v3_plus_R_50.yaml", 8, (512, 1024), torch.bfloat16),
 }
-LOG_PERIOD = 20  # steps between two looks at the losses, as in our trainer
+LOG_PERIOD = 20  # steps between two reads of the losses, as in our trainer
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
@@ -69,7 +69,7 @@ def config_of(config: str, size: tuple[int, int], device: torch.device) -> CfgNo
 
 
 def make_batch(num_images: int, size: tuple[int, int], num_classes: int) -> list[dict]:
-    """Noise, in labels of blocks that are 16 pixels wide."""
+    """Return images of noise, with random labels in blocks of 16 x 16 pixels."""
     height, width = size
     batch = []
     for _ in range(num_images):
@@ -114,7 +114,7 @@ def detectron2_step(cfg: CfgNode, batch: list[dict], precision) -> Callable[[], 
 
 
 class Autocast(nn.Module):
-    """A model under autocast, of which detectron2 0.6 knows float16 alone."""
+    """A model under autocast; detectron2 0.6 itself only supports float16."""
 
     def __init__(self, model: nn.Module, precision: torch.dtype | None):
         super().__init__()

@@ -1,13 +1,15 @@
-"""Upsampling and cross-entropy in one, against detectron2's heads, which do one after the other.
+"""Compare fused upsampling and cross-entropy with detectron2's heads, which use two steps.
 
-Loss and gradient of logits at stride 4, of cross-entropy and of hard-pixel mining. The floor of the
-time is what the mathematics asks for, an exponential for each logit at the labels' resolution, at
-the rate of `exp_` in the cache on a CPU, or reading the logits and the labels and writing the
-gradient once, whichever takes longer. That of the memory is the gradient.
+The program measures the loss and the gradient of logits at stride 4, for cross-entropy and for
+hard-pixel mining.
 
-Growth, of one image: the time is one of classes times pixels. The memory on a CPU is three times
-that of the gradient (itself, and with padding; the logits with padding), one number a pixel, and
-a constant for the tiles.
+The floor of the time is the longer of two times. The first, only on a CPU, is one exponential for
+each logit at label resolution, at the rate of `exp_` in the cache. The second is to read the logits
+and labels once and to write the gradient once. The floor of the memory is the gradient.
+
+On paper, the time for one image grows with classes times pixels. The memory on a CPU is three
+arrays as large as the gradient: the gradient, the gradient with padding, and the logits with
+padding. One number per pixel and a constant for the tiles are added.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +66,7 @@ def measure_time(
     cached = torch.zeros(2**18, device=device)
     seconds = time_alternately({"ours": ours, "peer": peer, "exp": cached.exp_}, seconds=5)
     exponentials = seconds["exp"] / cached.numel() * labels.numel() * size[1]
-    # On a GPU, where so few are launched, that is no measure of it.
+    # This number of exponentials is too small to measure the rate of a GPU.
     rate = [exponentials] if device.type == "cpu" else []
     moved = (2 * logits.nbytes + labels.nbytes) / bandwidth(device)
     return Measurement(
@@ -92,7 +94,7 @@ def measure_memory(
 
 
 def draw(size: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits, and labels at their stride of which a tenth is ignored."""
+    """Return random logits, and labels at image resolution; a tenth of the pixels is ignored."""
     num_images, num_classes, height, width = size
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(size, generator=generator)
@@ -108,7 +110,7 @@ def draw(size: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, tor
 def steps(
     name: str, logits: torch.Tensor, labels: torch.Tensor
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Functions that give the gradient: ours and the peer's."""
+    """Return our function that computes the gradient, and the peer's."""
     fused, criterion = CRITERIA[name]
 
     def ours():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Long-tailed images: handwritten digits with and without SAR and CeCo, in plain PyTorch.
+"""Classify long-tailed handwritten digits with and without SAR and CeCo, in plain PyTorch.
 
-Scikit-learn's digits (8 x 8 pixels) are sub-sampled: the most frequent class has 100 training
-images, the rarest 2, and those between fall off exponentially. The test set is balanced. Which
-digit is how rare differs from seed to seed. A small convolutional network is trained in four ways;
-each starts from the same weights and sees the same batches. No detectron2 is needed, but
-`pip install -e .[examples]` is.
+The data are digits of scikit-learn (8 x 8 pixels), sub-sampled to a long tail. The most frequent
+class has 100 training images and the rarest class has 2; the counts between fall exponentially. The
+test set is balanced. The seed decides which digits are frequent and which are rare. A small
+convolutional network is trained in four ways, with the same initial weights and the same batches.
+The example needs `pip install -e .[examples]`, but not detectron2.
 
 Shape shorthands: N images, C embedding channels, K classes.
 """
@@ -44,7 +44,8 @@ BATCH_SIZE = 64
 class DigitNetwork(nn.Module):
     """Two convolutions and a hidden layer: (N, 1, 8, 8) images to (N, C) embeddings.
 
-    `classifier`, the last layer, is apart, since the regularizers take it beside the embeddings.
+    `classifier`, the last layer, is separate: the regularizers need it together with the
+    embeddings.
     """
 
     def __init__(self):
@@ -78,7 +79,7 @@ class Digits(NamedTuple):
 
 
 def long_tailed_digits(seed: int) -> Digits:
-    """The digits, with classes, training and test images as the seed draws them."""
+    """Return the digits; the seed draws the order of the classes, and training and test images."""
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
     generator = np.random.default_rng(seed)
@@ -95,7 +96,7 @@ def long_tailed_digits(seed: int) -> Digits:
 
 
 def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shifts each image (N, 1, 8, 8) by at most a pixel in both directions."""
+    """Shift each image (N, 1, 8, 8) by at most one pixel in both directions."""
     padded = F.pad(images, (1, 1, 1, 1))
     starts = torch.randint(3, (2, len(images), 1), generator=generator)
     rows, columns = starts + torch.arange(8)
@@ -104,7 +105,7 @@ def shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def train(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> DigitNetwork:
-    """Trains a network with the regularizers of a method; in evaluation mode when it is done."""
+    """Train a network with the regularizers of a method, and return it in evaluation mode."""
     torch.manual_seed(seed)
     model = DigitNetwork()
     regularizers = build_regularizers(method, NUM_CLASSES, EMBED_DIM, TRAIN_COUNTS)
@@ -128,7 +129,7 @@ def train(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> D
 
 
 def run(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> Outcome:
-    """Trains and tests; to be drawn are the test embeddings (N, C)."""
+    """Train and test a network; the picture of the outcome is the test embeddings (N, C)."""
     model = train(method, seed, data, steps, progress)
     with torch.no_grad():
         embeddings = model(data.test_images)
@@ -140,13 +141,13 @@ def run(method: str, seed: int, data: Digits, steps: int, progress: tqdm) -> Out
 
 
 def project(embeddings: torch.Tensor) -> torch.Tensor:
-    """Embeddings (N, C) on their first two principal components, (N, 2)."""
+    """Project embeddings (N, C) on their first two principal components, (N, 2)."""
     centred = embeddings - embeddings.mean(dim=0)
     return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
 
 
 def draw(outcomes: dict[str, list[Outcome]], data: Digits) -> Figure:
-    """The first seed's test embeddings in two dimensions, over the accuracy of each class."""
+    """Draw the test embeddings of the first seed in two dimensions, above the class accuracies."""
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     panels, bars = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     colors = colormaps["tab10"](np.arange(NUM_CLASSES))
@@ -172,7 +173,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Digits) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains, prints the table and writes it and the picture; the exit code."""
+    """Run the example, print the table, and write table and picture. Return the exit code."""
     args = parse_args(argv, __doc__, "classification", seeds=5, steps=800)
     return exit_code(lambda: compare(args, long_tailed_digits, run, draw))
 

@@ -1,4 +1,4 @@
-"""What the examples share: the methods, the command line, the runs, what they write, the bars.
+"""Code that the examples share: methods, command line, runs, output files and bar plots.
 
 Shape shorthands: K classes, S seeds.
 """
@@ -22,12 +22,11 @@ from sar.files.program_outputs import Outputs
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 METHODS = ("plain", "SAR", "CeCo", "SAR + CeCo")
-COLORS = ("#c4c4c4", "#85b4dd", "#f0b67f", "#5b5b68")  # of the methods; the classes' are darker
+COLORS = ("#c4c4c4", "#85b4dd", "#f0b67f", "#5b5b68")  # of the methods; class colours are darker
 
 
 class Outcome(NamedTuple):
-    """What a run gives: its metrics in percent, (K,) scores of the classes in percent, and what
-    is drawn of it."""
+    """The result of a run: metrics and (K,) class scores, all in percent, and data to draw."""
 
     metrics: dict[str, float]
     class_scores: torch.Tensor
@@ -37,7 +36,7 @@ class Outcome(NamedTuple):
 def parse_args(
     argv: Sequence[str] | None, description: str, name: str, *, seeds: int, steps: int
 ) -> argparse.Namespace:
-    """The options of an example; `seeds` and `steps` are those of a full run."""
+    """Return the options of an example; `seeds` and `steps` are the numbers for a full run."""
     example = f"example:\n  python examples/{name}.py --seeds 10 --output output/ten_seeds"
     parser = cli.parser(description, example, talks=False)
     parser.add_argument(
@@ -60,7 +59,7 @@ def parse_args(
         default=Path("output/examples"),
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one seed and a quarter of the steps: a first look"
+        "--quick", action="store_true", help="only one seed and a quarter of the steps"
     )
     args = parser.parse_args(argv)
     args.name = name
@@ -72,7 +71,7 @@ def parse_args(
 def build_regularizers(
     method: str, num_classes: int, embed_dim: int, class_frequencies: Sequence[float]
 ) -> nn.ModuleList:
-    """The regularizers of a method, with the package's default weights; none for "plain"."""
+    """Return the regularizers of a method, with the default weights; none for "plain"."""
     regularizers = nn.ModuleList()
     if "SAR" in method:
         regularizers.append(SemanticAnchorRegularizer(num_classes, embed_dim))
@@ -89,13 +88,13 @@ def compare(
     run: Callable[[str, int, Any, int, tqdm], Outcome],
     draw: Callable[[dict[str, list[Outcome]], Any], Figure],
 ) -> None:
-    """Runs every method with every seed, prints the table, and writes it and the picture.
+    """Run every method with every seed, print the table, and write table and picture.
 
     Args:
-        args: of `parse_args`.
-        make_data: from a seed.
-        run: one run, from method, seed, data, number of steps and the progress bar to update.
-        draw: the picture, from the outcomes of each method and the data of the first seed.
+        args: the options from `parse_args`.
+        make_data: returns the data for a seed.
+        run: trains and tests once, given method, seed, data, number of steps and progress bar.
+        draw: draws the picture, given the outcomes of each method and the data of the first seed.
 
     Raises:
         InputError: the table or the picture cannot be written.
@@ -103,7 +102,7 @@ def compare(
     outputs = Outputs(args.output, overwrite=args.overwrite)
     table_path, picture_path = (args.output / f"{args.name}.{end}" for end in ("md", "png"))
     outputs.check([table_path, picture_path])
-    torch.set_num_threads(1)  # the tensors are small: more threads get into each other's way
+    torch.set_num_threads(1)  # the tensors are small: more threads would be slower
     start = time.perf_counter()
     outcomes = {method: [] for method in METHODS}
     with tqdm(total=args.seeds * len(METHODS) * args.steps, unit="step") as progress:
@@ -123,9 +122,9 @@ def compare(
 
 
 def group_means(scores: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:
-    """Means of (K,) scores over frequent, common and rare classes.
+    """Return the means of (K,) scores over frequent, common and rare classes.
 
-    By their (K,) counts in training: 60%, 20% and 20% of the classes.
+    The groups are 60%, 20% and 20% of the classes, ordered by their (K,) counts in training.
     """
     order = counts.argsort(descending=True, stable=True)
     groups = order.tensor_split((round(0.6 * len(order)), round(0.8 * len(order))))
@@ -134,7 +133,10 @@ def group_means(scores: torch.Tensor, counts: torch.Tensor) -> dict[str, float]:
 
 
 def format_table(outcomes: dict[str, list[Outcome]]) -> str:
-    """A row per method, a column per metric: mean and standard deviation over the seeds."""
+    """Return a table of means and standard deviations over the seeds.
+
+    Each method has a row, each metric a column.
+    """
     metrics = list(outcomes[METHODS[0]][0].metrics)
     rows = []
     for method, runs in outcomes.items():
@@ -149,9 +151,9 @@ def format_table(outcomes: dict[str, list[Outcome]]) -> str:
 def plot_class_bars(
     axes: Axes, outcomes: dict[str, list[Outcome]], class_names: Sequence[str]
 ) -> None:
-    """Scores by class, a bar per method, with the standard deviation over the seeds.
+    """Plot a bar for each class and method, with the standard deviation over the seeds.
 
-    `class_names` (K,) are written under the bars.
+    `class_names` (K,) are the labels under the bars.
     """
     width = 0.8 / len(METHODS)
     for i, (method, color) in enumerate(zip(METHODS, COLORS, strict=True)):
@@ -173,5 +175,5 @@ def plot_class_bars(
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviation of (S, ...) over the seeds; 0 for a single one."""
+    """Return the standard deviation of (S, ...) over the seeds; 0 for a single seed."""
     return np.nanstd(values, axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])

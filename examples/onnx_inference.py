@@ -1,4 +1,4 @@
-"""Runs what tools/export.py wrote: ONNX Runtime, NumPy and Pillow, no PyTorch, no detectron2.
+"""Run a model that tools/export.py wrote, with ONNX Runtime, NumPy and Pillow only.
 
 usage: python examples/onnx_inference.py MODEL IMAGE OUTPUT   (OUTPUT: a new file)
 example: python examples/onnx_inference.py model.onnx street.jpg labels.png
@@ -17,7 +17,7 @@ if len(sys.argv) != 4:
     sys.exit(2)
 model_file, image_file, output_file = sys.argv[1:]
 if os.path.lexists(output_file):
-    sys.exit(f"error: OUTPUT {output_file} is already there: give the name of a new file")
+    sys.exit(f"error: OUTPUT {output_file} already exists: give the name of a new file")
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 about = {k: json.loads(v) for k, v in session.get_modelmeta().custom_metadata_map.items()}
 image = ImageOps.exif_transpose(Image.open(image_file)).convert("RGB")

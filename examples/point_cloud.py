@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Points in 3-D: rooms segmented with and without SAR and CeCo, in plain PyTorch.
+"""Segment 3-D point clouds of rooms with and without SAR and CeCo, in plain PyTorch.
 
-Rooms are generated: floor, walls, furniture, and ever rarer small things down to bottles and cups,
-seen as a cloud of points with positions and normals, both with noise. A small network in the manner
-of PointNet++ (shared MLPs, maxima over voxels of growing size) is trained in four ways; each starts
-from the same weights and sees the same batches. No detectron2 is needed, but
-`pip install -e .[examples]` is.
+The rooms are generated. They contain floor, walls, furniture and small objects; the rarest objects
+are bottles and cups. A room is a cloud of points with noisy positions and normals. The network is
+small and similar to PointNet++: shared MLPs, and maxima over voxels of growing size. It is trained
+in four ways, with the same initial weights and the same batches. The example needs
+`pip install -e .[examples]`, but not detectron2.
 
 Shape shorthands: N rooms, L points of a room, C embedding channels, K classes.
 """
@@ -53,15 +53,15 @@ BATCH_SIZE = 2  # rooms
 VOXEL_SIZES = (0.1, 0.3, 1.0)  # metres
 EMBED_DIM = 64
 
-# The rooms. Lengths are in metres, z points upwards. Things have more points on a square metre than
-# floor and walls, as in a scan that goes round them.
+# The rooms. Lengths are in metres, and z points up. Things have more points per square metre than
+# floor and walls, as if a scanner moved around them.
 WALL_HEIGHT, TABLE_HEIGHT = 2.0, 0.74
 THING_DENSITY = 6
 POSITION_NOISE, NORMAL_NOISE = 0.01, 0.1  # standard deviations
-# The chance that a room has one more of a thing; every room has one table.
+# The probability of each further thing in a room; every room has one table.
 CHANCES = {"cabinet": (0.7,), "chair": (0.6, 0.6), "box": (0.6,), "lamp": (0.5,), "ball": (0.4,)}
 CHANCES_ON_TABLE = {"bottle": 0.4, "cup": 0.4}
-# Things of blocks (size, middle) and of profiles (radius, height) turned about the vertical.
+# Things are blocks (size, middle), or profiles (radius, height) rotated about the vertical axis.
 BLOCKS = {
     "table": [
         ((1.1, 0.7, 0.04), (0, 0, TABLE_HEIGHT - 0.02)),
@@ -83,13 +83,16 @@ PROFILES = {
 }
 
 
-# Turns the room and tips it to the viewer: to the right, away, upwards.
+# Rotates a room towards the viewer. The result has the axes right, away from the viewer, and up.
 TIP = np.deg2rad(38)
 VIEW = np.array([[1, 0, 0], [0, np.cos(TIP), -np.sin(TIP)], [0, np.sin(TIP), np.cos(TIP)]])
 
 
 def block(size: tuple, middle: tuple = (0, 0, 0)) -> np.ndarray:
-    """The six faces (6, 4, 3) of a block, top and bottom first, counterclockwise from outside."""
+    """Return the six faces (6, 4, 3) of a block, top and bottom first.
+
+    The corners of a face are counterclockwise, seen from outside.
+    """
     top = np.array([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]]) / 2
     faces = [
         face for axis in range(3) for face in (np.roll(top, axis, 1), -np.roll(top, axis, 1)[::-1])
@@ -98,7 +101,7 @@ def block(size: tuple, middle: tuple = (0, 0, 0)) -> np.ndarray:
 
 
 def turned(profile: list[tuple], sides: int = 16) -> np.ndarray:
-    """The faces (Q, 4, 3) that a line of (radius, height) makes about the vertical."""
+    """Return the faces (Q, 4, 3) of a (radius, height) profile rotated about the vertical axis."""
     angles = np.linspace(0, 2 * np.pi, sides + 1)
     rings = np.array([[(r * np.cos(a), r * np.sin(a), z) for a in angles] for r, z in profile])
     lower, upper = rings[:-1], rings[1:]
@@ -107,13 +110,16 @@ def turned(profile: list[tuple], sides: int = 16) -> np.ndarray:
 
 
 def rotation(angle: float) -> np.ndarray:
-    """(3, 3): about the vertical, in radians."""
+    """Return the rotation matrix (3, 3) about the vertical axis; the angle is in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
 def furnish(generator: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """A room as pairs of a class and faces (Q, 4, 3) of it; the origin is amid the floor."""
+    """Return a room as pairs of a class and its faces (Q, 4, 3).
+
+    The origin is the middle of the floor.
+    """
     size = np.array([*generator.uniform(3.2, 4.0, size=2), WALL_HEIGHT])
     _, floor, *walls = block(size, (0, 0, WALL_HEIGHT / 2))[:, ::-1]  # seen from inside
     room = [("floor", floor[None]), ("wall", np.stack(walls))]
@@ -123,7 +129,7 @@ def furnish(generator: np.random.Generator) -> list[tuple[str, np.ndarray]]:
         scale = np.array([1, 1, 1]) if name == "table" else generator.uniform(0.85, 1.15)
         room.append((name, np.concatenate(parts) * scale @ turn.T + place))
 
-    # Nine places on the floor; each thing stands on one of its own.
+    # Nine places on the floor; each thing stands on its own place.
     cells = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], [0]), axis=-1).reshape(-1, 3)
     places = iter(generator.permutation(cells) * size / 3.1)
     table, turn = next(places), rotation(generator.uniform(0, 2 * np.pi))
@@ -140,7 +146,7 @@ def furnish(generator: np.random.Generator) -> list[tuple[str, np.ndarray]]:
 
 
 def scan(room: list[tuple[str, np.ndarray]], generator: np.random.Generator) -> tuple:
-    """Points (6, L) on the faces of a room, positions and normals, and their labels (L,)."""
+    """Return points (6, L) on the faces of a room, as positions and normals, and labels (L,)."""
     names, faces = zip(*room, strict=True)
     triangles = np.concatenate(faces)[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3, 3)
     labels = np.repeat([CLASS_NAMES.index(name) for name in names], [2 * len(f) for f in faces])
@@ -148,7 +154,7 @@ def scan(room: list[tuple[str, np.ndarray]], generator: np.random.Generator) -> 
     normals = np.cross(b - a, c - a)
     weights = np.linalg.norm(normals, axis=1) * np.where(labels < 2, 1, THING_DENSITY)
     ids = generator.choice(len(triangles), NUM_POINTS, p=weights / weights.sum())
-    # Evenly over each triangle
+    # Uniform over each triangle.
     u, v = np.sqrt(generator.random((NUM_POINTS, 1))), generator.random((NUM_POINTS, 1))
     positions = (1 - u) * a[ids] + u * (1 - v) * b[ids] + u * v * c[ids]
     normals = normals[ids] / np.linalg.norm(normals[ids], axis=1, keepdims=True)
@@ -167,7 +173,7 @@ class Rooms(NamedTuple):
 
 
 def make_data(seed: int) -> Rooms:
-    """Generates rooms to train with and rooms to test with."""
+    """Generate rooms for training and rooms for testing."""
     generator = np.random.default_rng(seed)
     parts = []
     for number in (NUM_TRAIN, NUM_TEST):
@@ -178,22 +184,23 @@ def make_data(seed: int) -> Rooms:
 
 
 def turn_rooms(points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Turns each room (N, 6, L) about the vertical by a random angle."""
+    """Rotate each room (N, 6, L) about the vertical axis by a random angle."""
     angles = 2 * torch.pi * torch.rand(len(points), generator=generator)
     turns = torch.stack([torch.from_numpy(rotation(angle)).float() for angle in angles.numpy()])
     return (turns[:, None] @ points.unflatten(1, (2, 3))).flatten(1, 2)
 
 
 def shared_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """A layer that all points share: (M, in_dim) to (M, out_dim)."""
+    """Return a layer that all points share: (M, in_dim) to (M, out_dim)."""
     return nn.Sequential(nn.Linear(in_dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU())
 
 
 class LocalPooling(nn.Module):
-    """Gives each point the features of those around it: the maximum over its voxel.
+    """Add features of the neighbours to each point: the maximum over the points of its voxel.
 
-    Voxels are cubes of `size` metres. Before it, a shared layer sees where in its voxel, relative
-    to the mean of the points there, a point is; after it, another brings both together.
+    Voxels are cubes of `size` metres. A shared layer before the pooling takes the features and the
+    position of a point relative to the mean of its voxel. A shared layer after the pooling combines
+    the features of the point and of the voxel.
     """
 
     def __init__(self, size: float, in_dim: int, out_dim: int):
@@ -203,24 +210,28 @@ class LocalPooling(nn.Module):
         self.after = shared_mlp(2 * out_dim, out_dim)
 
     def forward(self, features, positions, rooms):
-        """(M, in_dim) features of all points, (M, 3) positions, (M,) number of the room."""
-        cells = (positions / self.size).floor().long() + 512  # of 1024 in each direction
+        """Return (M, out_dim) features, from (M, in_dim) features of all points.
+
+        `positions` are (M, 3), and `rooms` (M,) is the number of the room of each point.
+        """
+        cells = (positions / self.size).floor().long() + 512  # 0 to 1023 in each direction
         keys = ((rooms * 1024 + cells[:, 0]) * 1024 + cells[:, 1]) * 1024 + cells[:, 2]
         _, voxels, counts = keys.unique(return_inverse=True, return_counts=True)
         sums = positions.new_zeros(len(counts), 3).index_add(0, voxels, positions)
         offsets = (positions - (sums / counts[:, None])[voxels]) / self.size
         features = self.before(torch.cat([features, offsets], dim=1))
         index = voxels[:, None].expand_as(features)
-        # Features are 0 or more, so zeros change no maximum.
+        # Features are not negative, so zeros do not change the maximum.
         pooled = features.new_zeros(len(counts), features.shape[1])
         pooled = pooled.scatter_reduce(0, index, features, "amax")
         return self.after(torch.cat([features, pooled[voxels]], dim=1))
 
 
 class PointNetwork(nn.Module):
-    """Points (N, 6, L) to embeddings (N, C, L).
+    """A network from points (N, 6, L) to embeddings (N, C, L).
 
-    `classifier`, the last layer, is apart, since the regularizers take it beside the embeddings.
+    `classifier`, the last layer, is separate: the regularizers need it together with the
+    embeddings.
     """
 
     def __init__(self):
@@ -243,7 +254,7 @@ class PointNetwork(nn.Module):
 
 
 def train(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> PointNetwork:
-    """Trains a network with the regularizers of a method; in evaluation mode when it is done."""
+    """Train a network with the regularizers of a method, and return it in evaluation mode."""
     torch.manual_seed(seed)
     model = PointNetwork()
     rooms_with_class = F.one_hot(data.labels, NUM_CLASSES).amax(dim=1).sum(dim=0)
@@ -269,12 +280,15 @@ def train(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> Po
 
 @torch.no_grad()
 def predict(model: PointNetwork, points: torch.Tensor) -> torch.Tensor:
-    """Class ids (N, L) of points (N, 6, L)."""
+    """Return the class ids (N, L) of points (N, 6, L)."""
     return torch.cat([model.classifier(model(part)).argmax(dim=1) for part in points.split(4)])
 
 
 def class_ious(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """IoU of each class (K,) in percent, over all rooms at once; NaN for a class not in them."""
+    """Return the IoU of each class (K,) in percent, over all rooms together.
+
+    A class that is not in the rooms gets NaN.
+    """
     pairs = (labels * NUM_CLASSES + predictions).flatten().bincount(minlength=NUM_CLASSES**2)
     confusion = pairs.reshape(NUM_CLASSES, NUM_CLASSES)
     truth, right = confusion.sum(dim=1), confusion.diag()
@@ -283,7 +297,7 @@ def class_ious(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def run(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> Outcome:
-    """Trains and tests; to be drawn are the predictions (N, L)."""
+    """Train and test a network; the picture of the outcome is the predictions (N, L)."""
     predictions = predict(train(method, seed, data, steps, progress), data.test_points)
     ious = class_ious(predictions, data.test_labels)
     accuracy = 100 * (predictions == data.test_labels).float().mean()
@@ -294,11 +308,14 @@ def run(method: str, seed: int, data: Rooms, steps: int, progress: tqdm) -> Outc
 
 
 def draw_room(axes: Axes, points: np.ndarray, labels: np.ndarray, shown: np.ndarray) -> None:
-    """Points (6, L) from above and aside, coloured by label (L,), where `shown` (L,)."""
+    """Draw the points (6, L) for which `shown` (L,) is True, coloured by their labels (L,).
+
+    The view is from above, at an angle.
+    """
     x, y, z = VIEW @ points[:3, shown]
     labels = labels[shown]
-    order = np.lexsort((-y, labels))  # the rarer and the nearer on top
-    sizes = np.array([5, 5, 10, 10, 10, 10, 10, 22, 22, 22])[labels]  # small things larger
+    order = np.lexsort((-y, labels))  # rarer and nearer points on top
+    sizes = np.array([5, 5, 10, 10, 10, 10, 10, 22, 22, 22])[labels]  # larger for small things
     colors = np.array(COLORS)[labels]
     axes.scatter(x[order], z[order], sizes[order], colors[order], linewidths=0)
     axes.set_aspect("equal")
@@ -306,14 +323,14 @@ def draw_room(axes: Axes, points: np.ndarray, labels: np.ndarray, shown: np.ndar
 
 
 def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
-    """A test room of the first seed, in truth and as predicted, over the IoU of each class."""
+    """Draw ground truth and predictions of a test room of the first seed, above the class IoUs."""
     figure = Figure(figsize=(15, 7), layout="constrained")
     panels, bars = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    # The first of those with the most classes, without the walls that stand before it.
+    # The first room with the most classes, without the walls between the room and the viewer.
     room = F.one_hot(data.test_labels, NUM_CLASSES).amax(dim=1).sum(dim=1).argmax()
     points, truth = data.test_points[room].numpy(), data.test_labels[room].numpy()
     shown = (truth != CLASS_NAMES.index("wall")) | ((VIEW @ points[3:])[1] < 0)
-    rooms = {"truth": truth}
+    rooms = {"ground truth": truth}
     rooms |= {method: outcomes[method][0].picture[room].numpy() for method in METHODS}
     for axes, (title, labels) in zip(panels.subplots(1, len(rooms)), rooms.items(), strict=True):
         draw_room(axes, points, labels, shown)
@@ -335,7 +352,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains, prints the table and writes it and the picture; the exit code."""
+    """Run the example, print the table, and write table and picture. Return the exit code."""
     args = parse_args(argv, __doc__, "point_cloud", seeds=3, steps=350)
     return exit_code(lambda: compare(args, make_data, run, draw))
 

@@ -1,11 +1,16 @@
 #!/usr/bin/env python
-"""Counts what models cost: parameters and FLOPs in inference, parameters and memory in training.
+"""Count the cost of models: parameters and FLOPs in inference, parameters and memory in training.
 
-Prints one table in Markdown, a row a config; with --quiet, nothing but that. FLOPs are fvcore's: a
-multiplication and its addition are one; images are padded as the model pads them. Parameters of
-inference are those of the layers that run in inference. Memory of a training step is, on a GPU, the
-greatest that was allocated; on a CPU, what the forward pass saves for the backward pass, parameters
-not included. KEY VALUE pairs come after another option than --config-file, such as --size.
+The program prints one table in Markdown, with one row per config. With --quiet, it prints only the
+table.
+
+  FLOPs        counted by fvcore: a multiplication and its addition are one FLOP; images are padded
+               as the model pads them
+  parameters   inference only counts the layers that run in inference
+  memory       on a GPU, the largest memory that a training step allocates; on a CPU, the memory
+               that the forward pass saves for the backward pass, without parameters
+
+Write another option, such as --size, between --config-file and the KEY VALUE pairs.
 """
 
 import argparse
@@ -27,10 +32,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_config(parser, nargs="+")
     parser.add_argument(
         "--size", nargs=2, type=cli.positive, metavar=("H", "W"), default=(512, 1024),
-        help="of the images (512 1024)",
+        help="size of the images (default: 512 1024)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch", type=cli.positive, default=2, metavar="N", help="images a training step (2)"
+        "--batch",
+        type=cli.positive,
+        default=2,
+        metavar="N",
+        help="images per training step (default: 2)",
     )
     return parser.parse_args(argv)
 
@@ -61,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_table(args: argparse.Namespace) -> None:
     if not args.verbose:
-        logging.getLogger("sar").setLevel(logging.ERROR)  # "no GPU found", once a row
+        logging.getLogger("sar").setLevel(logging.ERROR)  # hides "no GPU found" for each row
     # The bar ends with the block, before an error is printed.
     with tqdm(args.config_file, "Counting", disable=args.quiet) as configs:
         rows = [analyze(config, tuple(args.size), args.batch, args.opts) for config in configs]
@@ -72,17 +81,17 @@ def print_table(args: argparse.Namespace) -> None:
 def analyze(
     config_file: str, size: tuple[int, int], batch: int, overrides: list[str]
 ) -> dict[str, str]:
-    """One row of the table: a config's costs at images of `size` (height, width).
+    """Return one row of the table: the costs of a config for images of `size` (height, width).
 
     Raises:
-        InputError: a config that is wrong, or whose model is not a semantic segmentor.
+        InputError: the config is wrong, or its model is not a semantic segmentor.
     """
     cfg = load_config(config_file, overrides)
     model = build(cfg)
     if not isinstance(model, SemanticSegmentor):
         raise InputError(
             f"config {config_file}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not "
-            "a semantic segmentor, whose inputs this program knows"
+            "a semantic segmentor, and this program only analyzes semantic segmentors"
         )
     parameters, flops = inference_cost(model, size)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
@@ -98,7 +107,7 @@ def analyze(
 
 
 def build(cfg: CfgNode) -> nn.Module:
-    """The config's model, where it would run, with nothing that comes from data or weights."""
+    """Build the model of a config on its device, without reading data or weights."""
     choose_device(cfg)
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     check_config(cfg)
@@ -106,14 +115,14 @@ def build(cfg: CfgNode) -> nn.Module:
 
 
 def samples(cfg: CfgNode, size: tuple[int, int], batch: int) -> list[dict]:
-    """Noise in the place of images, with labels of all classes in turn."""
+    """Return images of noise, with labels that cycle through all classes."""
     labels = torch.arange(size[0] * size[1]).view(size) % cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     image = torch.randint(256, (3, *size), dtype=torch.uint8)
     return [{"image": image, "sem_seg": labels} for _ in range(batch)]
 
 
 class OneImage(nn.Module):
-    """A model that takes one image as a tensor and gives its logits, to be traced."""
+    """A wrapper for tracing: it takes one image tensor and returns the logits of the model."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -124,7 +133,7 @@ class OneImage(nn.Module):
 
 
 def inference_cost(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """Parameters of the layers that run in inference, and FLOPs of an image."""
+    """Return the number of parameters that run in inference, and the FLOPs for one image."""
     traced = OneImage(model).eval()
     with torch.no_grad():
         counts = FlopCountAnalysis(traced, torch.zeros(3, *size, dtype=torch.uint8))
@@ -141,15 +150,18 @@ def inference_cost(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def attention_flops(inputs: list, outputs: list) -> int:
-    """Of queries (..., L, D), keys (..., S, D) and values (..., S, E), which fvcore leaves out."""
+    """Return the FLOPs of attention, which fvcore does not count.
+
+    The inputs are queries (..., L, D), keys (..., S, D) and values (..., S, E).
+    """
     (*batch, length, dim), keys, values = (get_shape(value) for value in inputs[:3])
     return math.prod(batch) * length * keys[-2] * (dim + values[-1])
 
 
 def saved_memory(model: nn.Module, batch: list[dict]) -> int:
-    """Bytes that a training step's forward pass saves for its backward pass.
+    """Return the bytes that the forward pass of a training step saves for its backward pass.
 
-    Each storage counts once, however many tensors share it; those of parameters and buffers not.
+    Each storage counts once, even if several tensors share it. Parameters and buffers do not count.
     """
     model.train()
     counted = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
@@ -163,7 +175,7 @@ def saved_memory(model: nn.Module, batch: list[dict]) -> int:
             total += storage.nbytes()
         return tensor
 
-    # The losses keep the graph, and with it what was saved: no address is given out twice.
+    # The losses keep the saved tensors alive, so no address is used twice.
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         losses = model(batch)
     del losses
@@ -171,7 +183,7 @@ def saved_memory(model: nn.Module, batch: list[dict]) -> int:
 
 
 def peak_memory(model: nn.Module, batch: list[dict]) -> int:
-    """Greatest number of bytes on the GPU in a training step, forward and backward."""
+    """Return the largest number of bytes on the GPU in a training step, forward and backward."""
     model.train()
     torch.cuda.reset_peak_memory_stats(model.device)
     sum(model(batch).values()).backward()

@@ -1,16 +1,20 @@
 #!/usr/bin/env python
-"""Reads a data set through: says what is in it and what is wrong with it, and counts its classes.
+"""Check every file of a data set, print problems and contents, and count its classes.
 
-For each split: the number of images, their sizes, the share of ignored pixels, pixels and images of
-each class with its group (f frequent, c common, r rare), the ids found, every problem (files that
-are missing or cannot be read, sizes that differ, ids that are no class, a single class), and
-warnings about what is probably wrong: classes without a pixel, palettes that disagree, images that
-use a small part of their range. The counts of a
-training set without problems are written to class_frequency.json, for DATASETS.CLASS_FREQUENCY.
-With --pictures there are also, of each split,
+For each split, the program prints:
 
-  NAME_classes.png    bars of the images and pixels of each class
-  NAME_samples.jpg    a dozen images under their labels, among them the rarest classes
+  - the number of images, their sizes, the share of ignored pixels, and the ids found
+  - the pixels and images of each class, with its group (f frequent, c common, r rare)
+  - problems: files that are missing or cannot be read, labels whose size differs from the image,
+    ids that do not belong to a class, a data set with a single class
+  - warnings: classes without a pixel, palettes that disagree, images that use a small part of
+    their range
+
+The counts of a training set without problems are written to class_frequency.json, for
+DATASETS.CLASS_FREQUENCY. With --pictures, the program also draws for each split:
+
+  NAME_classes.png    bars with the images and pixels of each class
+  NAME_samples.jpg    twelve images under their labels, including the rarest classes
 """
 
 import argparse
@@ -35,7 +39,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--folder",
         metavar="FOLDER",
-        help="a folder with images/{train,val}, labels/{train,val} and classes.txt: all splits",
+        help="check all splits of a folder with images/{train,val}, labels/{train,val} and "
+        "classes.txt",
     )
     cli.add_output(
         parser,
@@ -48,8 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="config keys of a training that change how files are read (INPUT.BLACK_POINT, "
-        "INPUT.WHITE_POINT, INPUT.MAX_PIXELS), last",
+        help="config keys that change how files are read (INPUT.BLACK_POINT, INPUT.WHITE_POINT, "
+        "INPUT.MAX_PIXELS); they come last",
     )
     return parser.parse_args(argv)
 
@@ -91,27 +96,27 @@ def check_all(args: argparse.Namespace) -> None:
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
     if names[0] not in DatasetCatalog:
-        load_dataset(names[0])  # raises, and names what is registered
-    # Of all splits, which share their classes.
+        load_dataset(names[0])  # raises an error that lists the registered data sets
+    # All splits share their classes, so the first split has the metadata of all.
     metadata = MetadataCatalog.get(names[0])
     args.palettes = PaletteComparison(metadata.get("stuff_classes") or (), given_colors(metadata))
-    # Every split is looked at, whatever is wrong with another.
+    # Check every split, also after an error in another split.
     errors = [error for name in names if (error := check(name, args))]
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
 
 
 def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
-    """Register a folder, and print which of its splits are left out.
+    """Register a folder, and print which of its splits are not checked.
 
-    Images without labels, of a val or test split, may be there to be predicted. Anything else that
-    is half there is an error.
+    A val or test split may have images without labels, for prediction. Any other split with only
+    images or only labels is an error.
 
     Returns:
-        the names of the splits that have images and labels.
+        The names of the splits that have images and labels.
 
     Raises:
-        InputError: as `register_folder`; a split is half there, or no split has both.
+        InputError: as `register_folder`; or a split is incomplete; or no split has both.
     """
     names = register_folder(folder)
     for split in SPLITS:
@@ -135,10 +140,10 @@ def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
 
 
 def check(name: str, args: argparse.Namespace) -> InputError | None:
-    """Prints what is in one registered data set, and writes the counts of a training set.
+    """Print the contents of a registered data set, and write the counts of a training set.
 
     Returns:
-        what is wrong with it.
+        The error if something is wrong with the data set, else None.
     """
     folder = args.output or Path("output", name)
     try:
@@ -149,8 +154,8 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         metadata = MetadataCatalog.get(name)
         if metadata.get("stuff_classes") is None:
             raise InputError(
-                f'The data set "{name}" has no stuff_classes in its metadata: it is not one for '
-                "semantic segmentation."
+                f'The data set "{name}" has no stuff_classes in its metadata, so it is not a data '
+                "set for semantic segmentation."
             )
         scan = scan_dataset(
             dicts,
@@ -169,7 +174,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         if args.pictures:
             draw(name, dicts, metadata, scan, outputs, args.grey_range, quiet=args.quiet)
         if scan.problems:
-            raise InputError(f"{name} has {len(scan.problems)} problems: they are listed above")
+            raise InputError(f"{name} has {len(scan.problems)} problems, listed above")
         if is_training_set(name):
             path = folder / CLASS_FREQUENCY
             with outputs.writing(path) as temporary:
@@ -191,10 +196,10 @@ def draw(
     *,
     quiet: bool,
 ) -> None:
-    """Draws what can be drawn of a data set, also of one with problems.
+    """Draw the classes and samples of a data set, without the files that have problems.
 
     Raises:
-        InputError: one cannot be.
+        InputError: a picture cannot be written.
     """
     if not any(scan.frequency.pixels):
         return
@@ -234,7 +239,10 @@ def planned_files(name: str, folder: Path, args: argparse.Namespace) -> list[Pat
 
 
 def is_training_set(name: str) -> bool:
-    """Whether a data set's counts say how often a class is seen in training."""
+    """Return whether a name belongs to a training set.
+
+    The counts of other sets do not show how often a class is seen in training.
+    """
     splits = re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", name)
     return not splits or splits[-1] == "train"
 
@@ -258,7 +266,7 @@ def report(name: str, num_images: int, scan: DatasetScan) -> None:
 
 
 def describe_findings(scan: DatasetScan) -> str:
-    """Return the problems and the warnings, a line each; or that there are none."""
+    """Return the problems and warnings, one per line, or "No problems found"."""
     paragraphs = [scan.describe_problems()] if scan.problems else []
     if scan.warnings:
         title = "warnings" if scan.problems else "No problems found, but warnings"
@@ -268,13 +276,13 @@ def describe_findings(scan: DatasetScan) -> str:
 
 
 def describe_sizes(sizes: dict[tuple[int, int], int]) -> str:
-    """The three most frequent sizes, with their numbers of images."""
+    """Return the three most frequent sizes, with their numbers of images."""
     by_number = sorted(sizes.items(), key=lambda item: -item[1])
     return listed([f"{w} x {h} ({number} images)" for (h, w), number in by_number], 3)
 
 
 def describe_ids(scan: DatasetScan) -> str:
-    """All ids in the labels, neighbours as ranges: 0-10, 255."""
+    """Return all ids in the labels, with neighbouring ids as ranges: 0-10, 255."""
     ids = {i for i, pixels in enumerate(scan.frequency.pixels) if pixels} | set(scan.out_of_range)
     if scan.frequency.ignored_pixels:
         ids.add(scan.ignore_label)
@@ -288,9 +296,10 @@ def describe_ids(scan: DatasetScan) -> str:
 
 
 def class_table(scan: DatasetScan, with_groups: bool) -> str:
-    """Images and pixels of each class, the most frequent first, and its groups by both.
+    """Return a table of the images and pixels of each class, and of its groups by both.
 
-    Below the table, a line says which classes of equal count fall into different groups.
+    The most frequent class comes first. A line below the table names the classes that have equal
+    counts but different groups.
     """
     frequency = scan.frequency
     columns = {

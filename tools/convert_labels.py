@@ -1,17 +1,17 @@
 #!/usr/bin/env python
-"""Convert colour masks to labels, by the colours of a class file.
+"""Convert colour masks to labels, with the colours of a class file.
 
 Annotation tools export masks in which each class has a colour, such as CVAT's "Segmentation mask
-1.1". Training needs labels of one channel of class ids. For each mask below --labels, this program
-writes --output/NAME.png, where NAME is the mask's path below --labels without its suffix. A mask is
-an RGB, RGBA or palette image (png, tif, tiff or bmp).
+1.1". Training needs labels with one channel of class ids. For each mask below --labels, this
+program writes --output/NAME.png. NAME is the path of the mask below --labels, without its suffix. A
+mask is an RGB, RGBA or palette image (png, tif, tiff or bmp).
 
 The class file has a name and a colour on each line, in the order of the ids: classes.txt with lines
 such as `kerb 255 0 0` or `kerb #ff0000`, or CVAT's labelmap.txt. Transparent pixels and the colours
 of --ignore become 255, which is ignored (65535 for more than 255 classes). A mask with other
-colours is not converted; the others are.
+colours is not converted; all other masks are.
 
-No mask is changed. A second run writes all files again.
+The masks do not change. A second run writes all files again.
 """
 
 import argparse
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 
 def color(word: str) -> tuple[int, int, int]:
-    """Return the colour of an option's value."""
+    """Parse a colour on the command line, such as 255,0,0."""
     match = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})", word, re.ASCII)
     values = tuple(map(int, match.groups())) if match else ()
     if not values or max(values) > 255:
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="the names and colours of the classes, in the order of the ids",
     )
-    cli.add_output(parser, "FOLDER", "where labels go")
+    cli.add_output(parser, "FOLDER", "folder for the labels")
     parser.add_argument(
         "--ignore",
         nargs="+",
@@ -70,7 +70,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--max-pixels",
         type=cli.positive,
         metavar="N",
-        help="decode masks of up to N pixels, as INPUT.MAX_PIXELS in a config (178956970)",
+        help="decode masks of up to N pixels, like INPUT.MAX_PIXELS in a config "
+        "(default: 178956970)",
     )
     return parser.parse_args(argv)
 
@@ -103,11 +104,12 @@ def convert_labels(args: argparse.Namespace) -> None:
     """Convert all masks, and print how often each class was found.
 
     Raises:
-        InputError: anything wrong; if masks cannot be converted, once the others are done.
+        InputError: anything is wrong. For a mask that cannot be converted, it is raised after the
+            others are done.
     """
     names, colors = read_class_colors(args.classes)
     converter = ColorMaskConverter(names, colors, args.ignore, ignore_label_for(len(names)))
-    # Other formats are listed too, so that JPEG masks are refused instead of left out.
+    # List other formats too: a JPEG mask is then an error instead of left out.
     files = files_by_stem(args.labels, IMAGE_SUFFIXES, "masks", "--labels needs colour masks.")
     targets = {args.output / f"{stem}.png": file for stem, file in sorted(files.items())}
     outputs = Outputs(
@@ -121,7 +123,7 @@ def convert_labels(args: argparse.Namespace) -> None:
     errors: list[InputError] = []
 
     def convert(target: os.PathLike) -> np.ndarray | None:
-        """Return the pixels of each class and of the ignored ones; None after an error."""
+        """Return the number of pixels of each class and of ignored pixels; None after an error."""
         with collected(errors):
             mask = converter.convert(targets[target])
             with outputs.writing(target, sync=False) as temporary:
@@ -146,7 +148,7 @@ def convert_labels(args: argparse.Namespace) -> None:
 
 
 def table(names: Sequence[str], pixels: np.ndarray, num_files: np.ndarray) -> str:
-    """Return a row for each class, in the order of the ids, and one for the ignored pixels."""
+    """Return a table with a row for each class, in the order of the ids, and for ignored pixels."""
     ids = [*range(len(names)), ignore_label_for(len(names))]
     classes = [*map(printable, names), "(ignored)"]
     rows = list(zip(ids, classes, pixels.tolist(), num_files.tolist(), strict=True))

@@ -1,19 +1,23 @@
 #!/usr/bin/env python
-"""Exports a trained model: a file that runs without this project, without detectron2.
+"""Export a trained model to a file that runs without this project and without detectron2.
 
-The suffix of --output says which:
+The suffix of --output chooses the format:
 
-  .onnx    ONNX, for ONNX Runtime and others; no PyTorch is needed to run it
-  .pt2     PyTorch's own, read by torch.export.load
+  .onnx    ONNX, for ONNX Runtime and other runtimes; does not need PyTorch
+  .pt2     PyTorch's own format, read by torch.export.load
 
-The graph takes "image", uint8 (1, 3, H, W) of any H and W, channels in the order of INPUT.FORMAT,
-and gives "logits", float32 (1, K, H, W). Normalisation, padding to the network's strides and the
-upsampling are in it, resizing is not; of the branch that is there in training, nothing. The file
-says as JSON what goes with it: class_names, colors, image_format, min_size and max_size (of the
-shorter and the longer edge in evaluation; 0: not resized). examples/onnx_inference.py reads that.
+The graph takes "image", uint8 (1, 3, H, W), with any H and W. Its channels are in the order of
+INPUT.FORMAT. The graph returns "logits", float32 (1, K, H, W). It includes normalisation, padding
+to the strides of the network, and upsampling. It does not include resizing or the branch that only
+runs in training.
 
-What was written is run at several sizes and compared with the model. Refused, with the reason, are
-panoptic models, TEST.MODE slide, TEST.AUG, and heads that take certain image sizes only.
+The file stores this metadata as JSON: class_names, colors, image_format, min_size and max_size.
+The sizes are the shorter and the longer edge of an image in evaluation; 0 means not resized.
+See examples/onnx_inference.py for how to read them.
+
+The program runs the exported file at several image sizes and compares the logits with the model.
+It does not export panoptic models, models with TEST.MODE slide or TEST.AUG, or heads that only
+accept certain image sizes. The error message then says why.
 """
 
 import argparse
@@ -39,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
     args = parser.parse_args(argv)
     if args.output.suffix not in (".onnx", ".pt2"):
-        parser.error(f"--output {args.output} ends neither in .onnx nor in .pt2")
+        parser.error(f"--output {args.output} has to end in .onnx or .pt2")
     return args
 
 
@@ -59,9 +63,9 @@ from sar.files.program_outputs import Outputs
 from sar.prediction.export import SegmentationGraph, check_exportable, trace
 from sar.prediction.predictor import load_for_inference
 
-# (height, width): multiples of the strides and others, small and large.
+# (height, width): small and large sizes; some are multiples of the strides.
 SIZES = ((33, 47), (128, 160), (97, 161), (360, 480))
-# Greatest difference that rounding explains, as a share of the greatest logit.
+# Largest difference that rounding can explain, as a share of the largest logit.
 TOLERANCE = 1e-3
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -72,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export_and_report(args: argparse.Namespace) -> None:
-    if not args.verbose:  # torch's, about itself
+    if not args.verbose:  # warnings of torch about its own code
         warnings.filterwarnings("ignore", module="torch")
         logging.getLogger("torch").setLevel("ERROR")
     rows = export(args)
@@ -83,11 +87,14 @@ def export_and_report(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> list[dict]:
-    """Writes the file, runs and compares it; what was found at each size.
+    """Write the file, run it, and compare it with the model.
+
+    Returns:
+        The result of the comparison at each size, as a row.
 
     Raises:
-        InputError: a config that is wrong or cannot be exported; a package that is missing; what
-            was exported is not the model. The file is not there then. Or as `Outputs.check`.
+        InputError: the config is wrong or cannot be exported, a package is missing, or the exported
+            model gives other logits. The file is then not written. Also as `Outputs.check`.
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.MODEL.DEVICE = "cpu"
@@ -151,10 +158,13 @@ def load_pt2(path: Path) -> Run:
 
 @torch.no_grad()
 def compare(model: nn.Module, run: Run) -> list[dict]:
-    """Logits of the exported model beside those of the model as it is used everywhere else.
+    """Compare the logits of the exported model with the logits of the original model.
+
+    Returns:
+        One row for each size.
 
     Raises:
-        InputError: it does not run at a size, or gives other logits.
+        InputError: the exported model does not run at a size, or gives other logits.
     """
     generator = np.random.default_rng(0)
     rows = []
@@ -163,22 +173,23 @@ def compare(model: nn.Module, run: Run) -> list[dict]:
         expected = model([{"image": torch.from_numpy(image[0])}])[0]["sem_seg"].numpy()
         try:
             found = run(image)[0]
-        except Exception as error:  # each runtime has its own
+        except Exception as error:  # each runtime has its own exceptions
             reason = str(error).strip().split("\n")[0]
             raise InputError(
-                f"what was exported does not run on images of {width} x {height} pixels: {reason}. "
-                "Take the other format"
+                f"the exported model does not run on images of {width} x {height} pixels: "
+                f"{reason}. Export to the other format"
             ) from error
         difference, scale = np.abs(found - expected).max(), np.abs(expected).max()
         if not difference <= TOLERANCE * scale:
             raise InputError(
-                f"what was exported is not the model: logits of {width} x {height} pixels differ "
-                f"by {difference:.3g}, where the greatest is {scale:.3g}. Take the other format"
+                f"the exported model gives other logits: on images of {width} x {height} pixels "
+                f"they differ by {difference:.3g}, and the largest logit is {scale:.3g}. "
+                "Export to the other format"
             )
         rows.append(
             {
                 "height x width": f"{height} x {width}",
-                "greatest logit": f"{scale:.4g}",
+                "largest logit": f"{scale:.4g}",
                 "max difference": f"{difference:.2e}",
                 "pixels of another class": int((found.argmax(0) != expected.argmax(0)).sum()),
             }

@@ -5,22 +5,25 @@ An input is a file, a folder or a quoted pattern. A folder includes its sub-fold
 folders. Hidden folders, and folders that systems create, such as @eaDir, are skipped. The output
 folder gets for each image:
 
-  overlays/NAME.jpg      the image under the colours of its classes
+  overlays/NAME.jpg      the image with the colours of its classes drawn over it
   labels/NAME.png        class ids, with the colours as palette (16-bit grey above 256 classes)
   confidence/NAME.png    with --confidence: the probability of each pixel's class, 255 for 1
 
-A video (such as mp4, mov or GIF) gives overlays/NAME.mp4, labels/NAME/000001.png and so on, one for
-each frame, and the same in confidence/. The overlays are MPEG-4 without sound, at the mean frame
-rate of the video. Name videos, or match them by a pattern: from a folder, only images are taken.
-If a video is cut off, the frames before the cut are predicted.
+A video (such as mp4, mov or GIF) gives one overlays/NAME.mp4. Each frame gives
+labels/NAME/000001.png and so on, and the same in confidence/. The overlays are MPEG-4 without
+sound, at the mean frame rate of the video. Name videos, or match them with a pattern: a folder only
+gives its images. If a video is cut off, the frames before the cut are predicted.
 
-NAME is the file's path below the folder that all inputs share, without its suffix. If two files
-would then share a name, the suffixes stay. DATALOADER.NUM_WORKERS threads read ahead, and as many
-write. A file that cannot be read or written is reported, and the others are predicted. TEST.MODE,
-TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. The names and colours of the
-classes are saved with the weights. Older checkpoints have none; then they come from the data set of
-the config (for DATASETS.FOLDER, classes.txt is enough), or from class_frequency.json next to
-MODEL.WEIGHTS.
+NAME is the path of the file below the folder that all inputs share, without its suffix. If two
+files would then share a name, the suffixes stay. A file that cannot be read or written is reported,
+and the others are predicted.
+
+TEST.MODE, TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. DATALOADER.NUM_WORKERS
+threads read files ahead, and the same number of threads write.
+
+The checkpoint stores the names and colours of the classes. If an older checkpoint has none, they
+come from the data set of the config, or from class_frequency.json next to MODEL.WEIGHTS. The data
+set does not need images: for DATASETS.FOLDER, classes.txt is enough.
 """
 
 import argparse
@@ -47,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
     )
-    cli.add_output(parser, "FOLDER", "where results go")
+    cli.add_output(parser, "FOLDER", "folder for the results")
     parser.add_argument("--confidence", action="store_true", help="also write confidence/")
     parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
     return parser.parse_args(argv)
@@ -145,10 +148,10 @@ def predict_images(
     """Predict and write images.
 
     Args:
-        names: the name of the results, by the path of each image.
+        names: the name of the results for each image path.
 
     Returns:
-        The number of predicted images, and the errors of the others, which are already printed.
+        The number of predicted images, and the errors of the other images, already printed.
 
     Raises:
         DiskFullError: the disk is full.
@@ -200,7 +203,7 @@ def predict_video(
     def write(frame: tuple[int, Prediction]) -> Image.Image | None:
         number, prediction = frame
         save(prediction, outputs, f"{name}/{number:06d}", with_overlay=False)
-        # The same classes in each frame, or the height of the legend would change.
+        # All frames show the same classes; otherwise the height of the legend would change.
         return None if args.no_overlays else prediction.overlay(all_classes=True)
 
     try:
@@ -229,7 +232,7 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
     folder = outputs.folder
     pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
     if with_overlay:
-        # Without subsampling, or the letters of the legend get coloured fringes.
+        # With subsampling, the letters of the legend would get coloured edges.
         options = {"quality": 90, "subsampling": 0}
         pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), options)
     if prediction.confidence is not None:
@@ -268,17 +271,17 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
             if not files and not glob.has_magic(word):
                 is_key = "." in word and word.replace(".", "").replace("_", "").isupper()
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
-                raise InputError(f"--input {word} is not there: correct the path{hint}")
+                raise InputError(f"--input {word} not found: correct the path{hint}")
         if not files:
             raise InputError(
-                f"--input {word}: no image there ({', '.join(IMAGE_SUFFIXES)}); videos have to be "
-                "named, or matched by a pattern"
+                f"--input {word}: no image found ({', '.join(IMAGE_SUFFIXES)}). Name videos, or "
+                "match them with a pattern"
             )
         if not os.path.isfile(word):
             files = [path for path in files if not lies_in(path, results)]
         if not files:
             raise InputError(
-                f"--input {word} lies in --output {output}, where results are written: choose "
+                f"--input {word} is inside --output {output}, where results are written: choose "
                 "another --output"
             )
         found.update(dict.fromkeys(map(os.path.abspath, files)))
@@ -286,9 +289,10 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
 
 
 def walk(folder: str) -> list[str]:
-    """Return the images in a folder and below, sorted. Links are followed, but not in circles.
+    """Return the images in a folder and its sub-folders, sorted.
 
-    Hidden files and folders, and folders that operating systems create, are skipped.
+    Links are followed, but not in circles. Hidden files and folders, and folders that operating
+    systems create, are skipped.
 
     Raises:
         InputError: a folder cannot be read.
@@ -316,7 +320,10 @@ def walk(folder: str) -> list[str]:
 
 
 def leads_back(folder: str, start: str) -> bool:
-    """Return if the path from `start` to a folder has already passed it or a folder inside it."""
+    """Return whether the path from `start` to a folder already contains it or a folder inside it.
+
+    Links are resolved.
+    """
     target = os.path.realpath(folder)
     way = Path(folder).parents[: len(Path(folder).parts) - len(Path(start).parts)]
     return any(Path(os.path.realpath(passed)).is_relative_to(target) for passed in way)
@@ -328,14 +335,14 @@ def result_folders(output: str | os.PathLike) -> set[Path]:
 
 
 def lies_in(path: str, folders: set[Path]) -> bool:
-    """Return whether a file, with links resolved, lies in one of the folders or below."""
+    """Return whether a file, with links resolved, is in one of the folders or their sub-folders."""
     return not folders.isdisjoint(Path(os.path.realpath(path)).parents)
 
 
 def output_names(files: Sequence[str]) -> list[str]:
-    """Return a name for the results of each file: its path below the folder that all share.
+    """Return a name for the results of each file: its path below the folder that all files share.
 
-    All names differ, and no name lies in the folder for the frames of a video.
+    All names differ, and no name is inside the folder for the frames of a video.
     """
     paths = names_below_common_folder(files)
     stems = [os.path.splitext(path)[0] for path in paths]
@@ -345,12 +352,12 @@ def output_names(files: Sequence[str]) -> list[str]:
 
 
 def check_keeps_inputs(files: Sequence[str], output: str | os.PathLike) -> None:
-    """Raise InputError if a file to predict lies where results are written."""
+    """Raise InputError if a file to predict is inside a folder where results are written."""
     results = result_folders(output)
     for path in files:
         if lies_in(path, results):
             raise InputError(
-                f"--input {path} lies in --output {output}, and could be overwritten: choose "
+                f"--input {path} is inside --output {output} and could be overwritten: choose "
                 "another --output"
             )
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Write the labels of ADE20K with 150 classes: ade20k_sem_seg_{train,val}.
 
-In ADEChallengeData2016/ it needs, as downloaded from sceneparsing.csail.mit.edu (the archive is
-ADEChallengeData2016.zip), images/ and annotations/{training,validation}/. It writes
-annotations_detectron2/{training,validation}/NAME.png: ids 0 to 149; 0 becomes 255, ignored.
-A second run writes only what is missing.
+The program needs these folders of ADEChallengeData2016.zip, from sceneparsing.csail.mit.edu, in
+ADEChallengeData2016/: images/ and annotations/{training,validation}/.
+
+It writes annotations_detectron2/{training,validation}/NAME.png, with ids 0 to 149. The id 0 of the
+download becomes 255, which is ignored. A second run only writes missing files.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_ade20k(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Write the labels. Raise InputError if files are missing or superfluous."""
+    """Write the labels. Raise InputError if files are missing or there are too many."""
     sources = {}
     for split, expected in num_images.items():
         images = preparation.list_files(folder / "images" / split, "*.jpg", REMEDY)

@@ -1,18 +1,19 @@
 #!/usr/bin/env python
 """Write images, labels and classes of ADE20K-Full with 847 classes: ade20k_full_{train,val}.
 
-In ADE20K_2021_17_01/ it needs, as downloaded (after signing in at ade20k.csail.mit.edu),
-images/ADE/{training,validation}/SCENE/.../NAME.jpg with NAME_seg.png and NAME.json. It writes into
-ade20k_full/:
+The program needs these files in ADE20K_2021_17_01/, as downloaded from ade20k.csail.mit.edu after
+signing in: images/ADE/{training,validation}/SCENE/.../NAME.jpg with NAME_seg.png and NAME.json.
 
-  classes.txt                 an index of ADE20K and a name a line; the first line is id 0
+It writes into ade20k_full/:
+
+  classes.txt                 an index of ADE20K and a name per line; the first line is id 0
   images/{train,val}/*.jpg    larger images are reduced to 512 pixels on the shorter side
-  labels/{train,val}/*.png    16 bits: ids 0 to 846; all else is 65535, ignored
+  labels/{train,val}/*.png    16 bits, ids 0 to 846; all other pixels are 65535, which is ignored
 
-The classes are those with pixels in both splits, in the order of ADE20K's indices; unless that gives
-847, nothing is converted. --classes takes another list or order, in the form of classes.txt.
-A second run writes only what is missing.
-"""  # noqa: E501
+The classes are all classes with pixels in both splits, in the order of the ADE20K indices. If there
+are not exactly 847, nothing is converted. --classes sets other classes or another order, in the
+format of classes.txt. A second run only writes missing files.
+"""
 
 import argparse
 import json
@@ -32,7 +33,10 @@ EXAMPLE = "python tools/prepare_ade20k_full.py --folder ~/data/ADE20K_2021_17_01
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.download_parser(__doc__, EXAMPLE, "ADE20K_2021_17_01")
     parser.add_argument(
-        "--classes", type=Path, metavar="FILE", help="the classes, where the download's will not do"
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="use these classes instead of the classes of the download",
     )
     return parser.parse_args(argv)
 
@@ -59,7 +63,7 @@ from sar.files.atomic import atomic_path, write_atomically
 REMEDY = "`python tools/prepare_ade20k_full.py --help` lists the needed files and their sources."
 SHORT_SIDE = 512
 _SPLIT_FOLDERS = {"train": "training", "val": "validation"}
-_CHUNK = 200  # images that are looked through for classes between two files
+_CHUNK = 200  # images whose classes are saved in one file
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,7 +80,11 @@ def prepare_ade20k_full(
     *,
     quiet: bool = False,
 ) -> None:
-    """Write it all; raises InputError for anything missing, or other numbers than expected."""
+    """Write classes, images and labels.
+
+    Raises:
+        InputError: a file is missing, or the number of images or classes is not as expected.
+    """
     images = {}
     for split, expected in num_images.items():
         of_split = folder / "images" / "ADE" / _SPLIT_FOLDERS[split]
@@ -108,22 +116,22 @@ def settle_classes(
     *,
     quiet: bool,
 ) -> dict[int, str]:
-    """Return the classes of an earlier run, of --classes, or found in both splits."""
+    """Return the classes of an earlier run, of --classes, or with pixels in both splits."""
     path = output / CLASS_FILE
     given_classes = read_classes(given, REMEDY, num_classes) if given else None
     if os.path.lexists(path):
         classes = read_classes(path, REMEDY, num_classes)
         if given_classes and list(given_classes.items()) != list(classes.items()):
             raise InputError(
-                f"{output} was prepared with other classes than {given} has: remove "
+                f"{output} was prepared with other classes than the classes of {given}: remove "
                 f"{output}, or leave out --classes."
             )
         return classes
     classes = given_classes or find_classes(output / ".found", images, threads, quiet=quiet)
     if len(classes) != num_classes:
         raise InputError(
-            f"{len(classes)} classes have pixels both in training and in validation images, and "
-            f"not {num_classes}: this is not ADE20K_2021_17_01. Download it again, "
+            f"Expected {num_classes} classes with pixels in both training and validation images, "
+            f"found {len(classes)}: this is not ADE20K_2021_17_01. Download it again, "
             "or give the classes with --classes."
         )
     write_atomically(path, "".join(f"{index} {name}\n" for index, name in classes.items()))
@@ -133,10 +141,10 @@ def settle_classes(
 def find_classes(
     folder: Path, images: Mapping[str, list[Path]], threads: int, *, quiet: bool
 ) -> dict[int, str]:
-    """The name of every index that has pixels in both splits, in the order of the indices.
+    """Return the name of every index with pixels in both splits, in the order of the indices.
 
     Args:
-        folder: where the findings are kept until all images were looked through.
+        folder: keeps intermediate results until all images were read.
     """
     found: dict[str, dict[int, str]] = {}
     files = []
@@ -158,13 +166,13 @@ def find_classes(
         files += chunks
     for file in files:
         file.unlink()
-    with suppress(OSError):  # it holds other files: they stay
+    with suppress(OSError):  # the folder stays if it contains other files
         folder.rmdir()
     return {i: found["train"][i] for i in sorted(found["train"].keys() & found["val"].keys())}
 
 
 def write_found(images: list[Path], target: Path) -> None:
-    """Write the names of the indices that have pixels in some images."""
+    """Write the names of the indices that have pixels in the images."""
     found: dict[int, str] = {}
     for image in images:
         present = set(np.unique(read_indices(_seg_file(image))).tolist()) - {0}
@@ -172,55 +180,58 @@ def write_found(images: list[Path], target: Path) -> None:
             continue
         path = image.with_suffix(".json")
         try:
-            # Some of the files have a few characters that are not UTF-8, in nobody's class name.
+            # Some files contain characters that are not UTF-8, but not in class names.
             annotation = json.loads(path.read_bytes().decode("utf-8", errors="replace"))
             names = {o["name_ndx"]: o["name"] for o in annotation["annotation"]["object"]}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
         unnamed = sorted(present - names.keys() - found.keys())
         if unnamed:
-            raise InputError(f"{path} does not name the index {unnamed[0]} of its pixels. {REMEDY}")
+            raise InputError(f"{path} has no name for index {unnamed[0]} of its label. {REMEDY}")
         found.update({i: names[i] for i in present - found.keys()})
     write_atomically(target, json.dumps(found))
 
 
 def read_found(path: Path) -> dict[int, str]:
-    """What `write_found` wrote."""
+    """Read a file of `write_found`."""
     try:
         return {int(index): str(name) for index, name in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read, or this program did not write it ({error!r}): move it away, "
-            "and run it again."
+            f"{path} cannot be read, or this program did not write it ({error!r}): move the file "
+            "away, and run the program again."
         ) from error
 
 
 def read_indices(path: Path) -> np.ndarray:
-    """ADE20K's indices, (H, W) uint16; 0 is unlabelled. Red holds tens of 256, green the rest."""
+    """Return the ADE20K indices, (H, W) uint16; 0 is unlabelled.
+
+    The index is red // 10 * 256 + green.
+    """
     with opened(path, "label") as image:
         pixels = np.asarray(image)
         return (pixels[..., 0] // 10).astype(np.uint16) * 256 + pixels[..., 1]
 
 
 def convert(source: Path, target: Path, new_ids: np.ndarray) -> None:
-    """Write the image, unless it is there, and then the label `target`, of the same size."""
+    """Write the image if it does not exist, and then the label `target` with the same size."""
     label = Image.fromarray(new_ids[read_indices(_seg_file(source))])
     to = target.parents[2] / "images" / target.parent.name / source.name
     with opened(source, "image") as file:
         is_upright = orientation(file) in (None, 1)
         image = file.convert("RGB")
     if image.size != label.size:
-        raise InputError(f"{source} is {image.size}, but its label {label.size}. {REMEDY}")
+        raise InputError(f"{source} is {image.size}, but its label is {label.size}. {REMEDY}")
     width, height = image.size
     scale = min(1.0, SHORT_SIDE / min(width, height))
     size = (round(width * scale), round(height * scale))
-    # The labels lie on the pixels as stored: an orientation in the EXIF data must not stay.
-    if os.path.lexists(to):  # a program that was stopped wrote it, or the user did
+    # Labels match the stored pixels, so the written image must not have an EXIF orientation.
+    if os.path.lexists(to):  # from a stopped run, or from the user
         with opened(to, "image") as there:
             if there.size != size:
                 raise InputError(
-                    f"{to} is already there, but is {there.size} and not {size}: move it away, "
-                    "and run it again."
+                    f"{to} already exists with size {there.size}, expected {size}: move the file "
+                    "away, and run the program again."
                 )
     else:
         with atomic_path(to) as temporary:

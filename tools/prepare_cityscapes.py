@@ -1,10 +1,13 @@
 #!/usr/bin/env python
 """Write the labels of Cityscapes with 19 classes: cityscapes_fine_sem_seg_{train,val}.
 
-In cityscapes/ it needs, as downloaded from cityscapes-dataset.com, leftImg8bit/{train,val}/ of
-leftImg8bit_trainvaltest.zip and gtFine/{train,val}/ of gtFine_trainvaltest.zip. Next to each
-*_gtFine_labelIds.png it writes *_gtFine_labelTrainIds.png: ids 0 to 18; all else is 255, ignored.
-A second run writes only what is missing.
+The program needs these folders, as downloaded from cityscapes-dataset.com, in cityscapes/:
+
+  leftImg8bit/{train,val}/    of leftImg8bit_trainvaltest.zip
+  gtFine/{train,val}/         of gtFine_trainvaltest.zip
+
+Next to each *_gtFine_labelIds.png it writes *_gtFine_labelTrainIds.png, with ids 0 to 18. All other
+pixels are 255, which is ignored. A second run only writes missing files.
 """
 
 import argparse
@@ -41,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_cityscapes(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Write the labels. Raise InputError if files are missing or superfluous."""
+    """Write the labels. Raise InputError if files are missing or there are too many."""
     sources = {}
     for split, expected in num_images.items():
         image_folder, label_folder = folder / "leftImg8bit" / split, folder / "gtFine" / split

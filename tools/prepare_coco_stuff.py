@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Write the labels of COCO-Stuff 164k with 171 classes: coco_stuff_{train,val}.
 
-In coco/ it needs, as downloaded:
+The program needs these files, as downloaded, in coco/:
 
   train2017/, val2017/                   of train2017.zip and val2017.zip, images.cocodataset.org/zips
   stuffthingmaps/{train2017,val2017}/    of stuffthingmaps_trainval2017.zip, github.com/nightrome/cocostuff
-  coco-stuff-lt.txt                      for coco_stuff_lt_train alone: github.com/caopulan/Mask2Former-LT
+  coco-stuff-lt.txt                      only for coco_stuff_lt_train: github.com/caopulan/Mask2Former-LT
 
-It writes coco_stuff_171/{train2017,val2017}/NAME.png: ids 0 to 170; unlabelled is 255, ignored.
-A second run writes only what is missing.
+It writes coco_stuff_171/{train2017,val2017}/NAME.png, with ids 0 to 170. Unlabelled pixels are 255,
+which is ignored. A second run only writes missing files.
 """  # noqa: E501
 
 import argparse
@@ -42,7 +42,7 @@ from sar.data.datasets.coco_stuff import (
 
 logger = logging.getLogger("prepare_coco_stuff")
 REMEDY = "`python tools/prepare_coco_stuff.py --help` lists the needed files and their sources."
-# The maps have the official ids less one: 0 to 181.
+# The maps contain the official ids minus one: 0 to 181.
 _NEW_ID = {official - 1: i for i, official in enumerate(CLASS_OF_OFFICIAL_ID)} | {255: 255}
 
 
@@ -58,7 +58,7 @@ def prepare_coco_stuff(
     *,
     quiet: bool = False,
 ) -> None:
-    """Write the labels. Raise InputError if files are missing or superfluous."""
+    """Write the labels. Raise InputError if files are missing or there are too many."""
     maps = {}
     for split, expected in num_images.items():
         map_folder = folder / "stuffthingmaps" / f"{split}2017"
@@ -71,7 +71,7 @@ def prepare_coco_stuff(
         names = read_lt_list(lt_list)
         preparation.check_count(names, num_lt_images, f"images named in {lt_list}", REMEDY)
     else:
-        logger.warning(f"There is no {lt_list}: coco_stuff_lt_train will not be there. {REMEDY}")
+        logger.warning(f"{lt_list} not found: coco_stuff_lt_train cannot be used. {REMEDY}")
     for split in num_images:
         preparation.convert_missing(
             lambda source, target: preparation.write_label(

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Write the labels of PASCAL-Context with 59 classes: pascal_context_{train,val}.
 
-In VOCdevkit/VOC2010 it needs, as downloaded:
+The program needs these files, as downloaded, in VOCdevkit/VOC2010/:
 
   JPEGImages/            of VOCtrainval_03-May-2010.tar, host.robots.ox.ac.uk/pascal/VOC/voc2010
   trainval_merged.json   of PASCAL in Detail, codalabuser.blob.core.windows.net/public/
 
-It writes SegmentationClassContext59/{train,val}/NAME.png: ids 0 to 58; background is 255, ignored.
-A second run writes only what is missing.
+It writes SegmentationClassContext59/{train,val}/NAME.png, with ids 0 to 58. Background is 255,
+which is ignored. A second run only writes missing files.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_pascal_context(
     folder: Path, threads: int, num_images: Mapping[str, int] = NUM_IMAGES, *, quiet: bool = False
 ) -> None:
-    """Write the labels. Raise InputError if files are missing or superfluous."""
+    """Write the labels. Raise InputError if files are missing or there are too many."""
     images, annotations = read_annotations(folder / "trainval_merged.json")
     for split, expected in num_images.items():
         of_split = [image for image in images if image["phase"] == split]
@@ -72,7 +72,7 @@ def prepare_pascal_context(
 
 
 def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
-    """Read the images, and for each image_id the masks of its segments."""
+    """Return the images, and the masks of the segments for each image_id."""
     try:
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
@@ -85,19 +85,19 @@ def read_annotations(path: Path) -> tuple[list[dict], dict[int, list[dict]]]:
 
 
 def write_label(image: dict, segments: list[dict], target: Path) -> None:
-    """Draw the segments of an image, (H, W) each, in their order."""
+    """Draw the segments of an image in their order, each a mask (H, W), and write the label."""
     label = np.full((image["height"], image["width"]), _IGNORE, np.uint8)
     for segment in segments:
         if segment["category_id"] not in _NEW_ID:
             raise InputError(
                 f"{image['file_name']} has a segment of the category {segment['category_id']}, "
-                f"which is not one of the 59 and background. {REMEDY}"
+                f"which is not one of the 59 categories or background. {REMEDY}"
             )
         mask = mask_util.decode(segment["segmentation"]).astype(bool)
         if mask.shape != label.shape:
             raise InputError(
-                f"{image['file_name']} is {label.shape[1]} x {label.shape[0]}, but a segment of "
-                f"it is {mask.shape[1]} x {mask.shape[0]}. {REMEDY}"
+                f"{image['file_name']} is {label.shape[1]} x {label.shape[0]}, but one of its "
+                f"segments is {mask.shape[1]} x {mask.shape[0]}. {REMEDY}"
             )
         label[mask] = _NEW_ID[segment["category_id"]]
     preparation.write_label(label, target)

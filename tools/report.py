@@ -1,20 +1,23 @@
 #!/usr/bin/env python
-"""Compares runs in one HTML page, which loads nothing: metrics, classes, curves, features, images.
+"""Compare runs in one HTML page: metrics, classes, curves, features and images.
 
-A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER; FOLDER may be a quoted
-pattern. A RUN that as a whole is a folder or matches some, as 'lr=*' does lr=0.1, has no NAME. Runs
-of one NAME are those of one method with other seeds: the page has their mean and spread. Without
-NAME it is the folder's own name. Differences are to the method named first.
+The page loads nothing from other files or the network.
 
-First comes how the runs were trained and evaluated: the settings and the labels that differ, and a
-note if the comparison is not fair, because length, batch size, data, input, schedule, weights or
-evaluation differ. An evaluation by --eval-only is passed over if its checkpoint was replaced since.
+A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER. FOLDER may be a quoted
+pattern. Runs with the same NAME are one method with several seeds: the page shows their mean and
+spread. Without NAME, the method has the name of the folder. If the whole RUN is a folder or matches
+folders, it has no NAME: 'lr=*' may match the folder lr=0.1. All differences are relative to the
+first method.
 
-The model of each method's first run (of a single method: of all its runs), which is model_best.pth,
-else model_final.pth, with its config.yaml, is shown some images of the data set: for the cosines of
-its class centres, a map of its embeddings (PCA; t-SNE where scikit-learn is installed), and the
-images where predictions differ most. Where checkpoint or data set are missing, the page says so and
-has the rest.
+The page starts with the settings and labels that differ between the runs. A note says if the
+comparison is not fair, because length, batch size, data, input, schedule, weights or evaluation
+differ. An evaluation by --eval-only is left out if its checkpoint was replaced later.
+
+The program runs one model of each method on some images of the data set. This is the model of the
+method's first run; if there is only one method, the models of all its runs. The weights come from
+model_best.pth, or else from model_final.pth. The page shows the cosines between class centres, a
+map of the embeddings (PCA; t-SNE if scikit-learn is installed), and the images whose predictions
+differ most. If a checkpoint or the data set is missing, the page says so and shows the rest.
 """
 
 import argparse
@@ -35,13 +38,13 @@ EXAMPLES = """examples:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
-    cli.add_output(parser, "FILE", "the page, NAME.html")
+    cli.add_output(parser, "FILE", "the page to write, NAME.html")
     parser.add_argument(
         "--images",
         type=cli.count,
         default=32,
         metavar="N",
-        help="shown to each model (32; 0: none)",
+        help="number of images that each model predicts (default: 32; 0: none)",
     )
     return parser.parse_args(argv)
 

@@ -4,12 +4,12 @@
 A study is a YAML file with methods, candidate settings, seeds and ablations. The file
 projects/SAR/sar/study/matrix.py describes its keys. The program first chooses the settings of each
 method, with seeds and data that the page does not report. It then trains the chosen settings with
-the reported seeds. Each result becomes a line of the results file. A second call only trains what
-is missing.
+the reported seeds. Each result becomes a line of the results file. A second run only trains the
+missing settings and seeds.
 
     --output    one folder for each training
     --results   the results of all studies (default: experiments/results.jsonl)
-    --docs      the page and its figures, made from the results file alone (default: docs/)
+    --docs      the page and its figures, made only from the results file (default: docs/)
 """
 
 import argparse
@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--parallel",
         type=cli.positive,
         metavar="N",
-        help="trainings at a time (default: one per GPU, or per CPU core)",
+        help="number of trainings at the same time (default: one per GPU, or per CPU core)",
     )
     parser.add_argument(
         "--threads",
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_output(
         parser,
         "FOLDER",
-        "default: output/study; --overwrite concerns the page only",
+        "default: output/study; --overwrite only applies to the page",
         required=False,
         default=PROJECT / "output/study",
     )
@@ -84,16 +84,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     args.parallel = args.parallel or torch.cuda.device_count() or os.cpu_count()
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return cli.run(run, args, "Run it again to go on: finished trainings are kept.")
+    return cli.run(run, args, "Run it again to continue: finished trainings are kept.")
 
 
 def run(args: Namespace) -> int:
-    """Train what the results file lacks, and write the page. Return 1 if a training failed.
+    """Train what the results file lacks, and write the page. Return 1 if a training failed, else 0.
 
     Raises:
-        InputError: a study or the results file is wrong, or the page belongs to the user.
+        InputError: a study or the results file is wrong, or this program did not write the page.
     """
-    # The page of this repository may always be written.
+    # The page of this repository may always be overwritten.
     is_own = args.docs.resolve() == PROJECT / "docs"
     docs = Outputs(args.docs, overwrite=args.overwrite or is_own)
     docs.check([docs.folder / "results.md"])
@@ -111,7 +111,7 @@ def run(args: Namespace) -> int:
 
 
 def read_results(path: Path) -> dict[str, dict]:
-    """Return the rows of the results file by the key of their cell; none if there is no file."""
+    """Return the rows of the results file by the key of their cell; empty without a file."""
     rows = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
         try:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Draw image, ground truth and prediction of every image of a config's test set.
+"""Draw image, ground truth and prediction for every image in the test set of a config.
 
-The colours of the classes are those that are saved in the checkpoint, as in tools/predict.py. Older
-checkpoints have none; then the colours are those of the data set.
+The colours of the classes come from the checkpoint, as in tools/predict.py. Older checkpoints have
+no colours; then the colours come from the data set.
 """
 
 import argparse
@@ -20,9 +20,9 @@ EXAMPLES = """example:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     cli.add_config(parser)
-    cli.add_output(parser, "FOLDER", "where pictures go")
+    cli.add_output(parser, "FOLDER", "folder for the pictures")
     parser.add_argument(
-        "--images", type=cli.positive, metavar="N", help="draw the first N only (all)"
+        "--images", type=cli.positive, metavar="N", help="only draw the first N images (all)"
     )
     return parser.parse_args(argv)
 
@@ -62,7 +62,8 @@ def draw(args: argparse.Namespace) -> None:
     """Draw all pictures.
 
     Raises:
-        InputError: anything wrong; if pictures cannot be written, once the others are done.
+        InputError: anything is wrong. For a picture that cannot be written, it is raised after the
+            others are done.
     """
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
@@ -110,9 +111,9 @@ def draw(args: argparse.Namespace) -> None:
 
 
 def stems(files: list[str]) -> list[str]:
-    """Return a name for each file's picture: its path below their common folder, without suffix.
+    """Return a name for the picture of each file: its path below their common folder.
 
-    The suffix stays where two names would be the same without it.
+    The names have no suffix, unless two names would then be equal.
     """
     names = names_below_common_folder(files)
     shortened = [os.path.splitext(name)[0] for name in names]

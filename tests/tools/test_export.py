@@ -22,7 +22,7 @@ SMALL = [
     "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16", "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.NORM", "BN",
     "MODEL.SEM_SEG_HEAD.NORM", "BN",
 ]  # fmt: skip
-# Runs a program, or a line, in which nothing of ours can be imported.
+# Runs code that cannot import the packages that fill the braces.
 ALONE = "import sys, runpy; sys.modules.update(dict.fromkeys({}));"
 
 
@@ -88,10 +88,10 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1 and f"OUTPUT {photo} is already there" in done.stderr
+    assert done.returncode == 1 and f"OUTPUT {photo} already exists" in done.stderr
     assert Image.open(labels).getpalette()[:6] == expected.colors.ravel()[:6].tolist()
 
-    # Of the training branch there is nothing: it is the graph of the plain model.
+    # The training branch is left out: the graph equals the graph of the plain model.
     graph = onnx.load(path).graph
     assert tool.main(["--config-file", BASELINE, *words]) == 0
     plain = onnx.load(path).graph
@@ -139,7 +139,7 @@ def test_a_file_that_is_not_the_model_is_never_left(tool, weights, tmp_path, cap
     path = tmp_path / "model.pt2"
     words = ["--config-file", CONFIG, "--output", str(path), *SMALL, *weights]
     assert tool.main(words) == 1
-    assert "error: what was exported is not the model" in capsys.readouterr().err
+    assert "error: the exported model gives other logits" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
 
 
@@ -173,7 +173,7 @@ def test_packages_that_are_missing_are_named(tool, tmp_path, monkeypatch):
 def test_a_format_that_is_not_known_is_a_wrong_command_line(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--config-file", "C", "--output", "model.pb"])
-    assert "model.pb ends neither in .onnx nor in .pt2" in capsys.readouterr().err
+    assert "model.pb has to end in .onnx or .pt2" in capsys.readouterr().err
 
 
 def test_neither_the_weights_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys):

@@ -245,14 +245,14 @@ def test_a_video_whose_results_cannot_be_written_does_not_stop_the_next(
     "inputs, expected",
     [
         (["{output}"], "is also --output: choose another"),
-        (["nowhere.png"], "--input nowhere.png is not there"),
-        (["nowhere/*.png"], "--input nowhere/*.png: no image there"),
+        (["nowhere.png"], "--input nowhere.png not found"),
+        (["nowhere/*.png"], "--input nowhere/*.png: no image found"),
         (["{photos}/a.png", "MODEL.WEIGHTS", "w.pth"], "KEY VALUE pairs come after another option"),
         (["{photos}/clip.MP4"], "run pip install -e .[video] in the folder of this project"),
-        (["{photos}/empty"], "no image there (.png, "),
+        (["{photos}/empty"], "no image found (.png, "),
         (["{output}/labels/a.png"], "could be overwritten"),
-        (["{output}/labels"], "labels lies in --output {output}, where results are written"),
-        (["{output}/**/*.png"], "*.png lies in --output {output}, where results are written"),
+        (["{output}/labels"], "labels is inside --output {output}, where results are written"),
+        (["{output}/**/*.png"], "*.png is inside --output {output}, where results are written"),
     ],
 )
 def test_inputs_that_are_refused(tool, photos, output, capsys, monkeypatch, inputs, expected):

@@ -185,7 +185,7 @@ def test_pascal_context_with_a_damaged_json(voc, text):
 def test_coco_stuff(coco, caplog):
     tool = load_tool("coco_stuff")
     tool.prepare_coco_stuff(coco, 2, COUNTS)
-    assert "coco_stuff_lt_train will not be there" in caplog.text
+    assert "coco_stuff_lt_train cannot be used" in caplog.text
     assert len(load_dataset("coco_stuff_train")) == 3
     (record, _) = load_dataset("coco_stuff_val")
     label = read_label(record["sem_seg_file_name"])
@@ -265,7 +265,7 @@ def test_ade20k_full_with_an_orientation(ade_full):
 
 def test_ade20k_full_with_another_number_of_classes_converts_nothing(ade_full):
     tool = load_tool("ade20k_full")
-    with pytest.raises(InputError, match="2 classes have pixels both.*not 3.*--classes"):
+    with pytest.raises(InputError, match="Expected 3 classes with pixels.*found 2.*--classes"):
         run_ade_full(tool, ade_full, num_classes=3)
     assert list((ade_full / "ade20k_full").iterdir()) == []
 
@@ -285,7 +285,7 @@ def test_ade20k_full_with_given_classes(ade_full, tmp_path):
 def test_ade20k_full_names_come_from_the_images(ade_full):
     path = ade_full / "images/ADE/validation/urban/street/ADE_val_00000001.json"
     path.write_text('{"annotation": {"object": []}}')
-    with pytest.raises(InputError, match="ADE_val_00000001.json does not name the index 300"):
+    with pytest.raises(InputError, match="ADE_val_00000001.json has no name for index 300"):
         run_ade_full(load_tool("ade20k_full"), ade_full)
 
 
@@ -359,7 +359,7 @@ def test_ade20k_full_keeps_images_that_are_there(ade_full, capsys):
     path.parent.mkdir(parents=True)
     Image.new("RGB", (9, 9)).save(path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match=rf"{path} is already there, but is \(9, 9\) and not"):
+    with pytest.raises(InputError, match=rf"{path} already exists with size \(9, 9\), expected"):
         run_ade_full(tool, ade_full)
     assert path.read_bytes() == before
     Image.new("RGB", (40, 30)).save(path)
