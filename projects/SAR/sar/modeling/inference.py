@@ -60,8 +60,8 @@ def check_inference(cfg: CfgNode) -> None:
         if any(s > c for s, c in zip(test.CROP_STRIDE, test.CROP_SIZE, strict=True)):
             raise InputError(
                 f"TEST.CROP_STRIDE {tuple(test.CROP_STRIDE)} is larger than TEST.CROP_SIZE "
-                f"{tuple(test.CROP_SIZE)}: set it to at most the size, or no window covers the "
-                "pixels in between"
+                f"{tuple(test.CROP_SIZE)}: no window would cover the pixels in between. Set it to "
+                "the size of the windows or less"
             )
         _check_numbers("TEST.WINDOWS_PER_BATCH", [test.WINDOWS_PER_BATCH], minimum=1)
     if augments:
