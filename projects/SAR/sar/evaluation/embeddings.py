@@ -22,7 +22,7 @@ from sar.regularizers.embedding_tap import channels_first, find_classifier
 
 
 class EvaluationTap:
-    """Store of the input of a model's classifier, from inference on a batch until `take`.
+    """Input of a model's classifier, kept from inference on a batch until `take`.
 
     Attributes:
         classifier: the linear layer or 1x1 convolution that it listens to.
