@@ -38,7 +38,7 @@ def test_a_group_for_what_is_a_value_in_the_base_is_named_in_full(tmp_path):
     # The same, further down.
     (tmp_path / "top.yaml").write_text("_BASE_: config.yaml\nMODEL: {FPN: {OUT_CHANNELS: 16}}")
     with pytest.raises(
-        InputError, match=r"config.yaml \(_BASE_ of .*top.yaml\): MODEL.FPN.NORM is"
+        InputError, match=r"config.yaml \(_BASE_ of .*top.yaml\): MODEL.FPN.NORM has"
     ):
         load_config(str(tmp_path / "top.yaml"))
 

@@ -40,7 +40,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """A dtype of numbers or text. Of its pickled state, only the byte order is used."""
+    """A dtype of numbers or text, which uses only the byte order of its pickled state."""
 
     def __init__(self, name: str, *_) -> None:
         if not re.fullmatch(r"[<>|=]?(b1|i[1248]|u[1248]|f2|f4|f8|c8|c16|[SU]\d{1,9})", name):

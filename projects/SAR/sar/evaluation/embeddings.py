@@ -46,7 +46,7 @@ class EvaluationTap:
         `match_labels` afterwards to resize it to the embeddings.
 
         Args:
-            truths: (H, W) class ids or `ignore_label` for each image, as the ground truth.
+            truths: ground truth (H, W) of each image, with class ids or `ignore_label`.
             image_sizes: (h, w) of each image.
             ignore_label: the label of pixels that do not count.
 

@@ -1,4 +1,4 @@
-"""Build the model of a config. If that fails, say which keys describe the part that failed."""
+"""Build the model of a config. If that fails, name the config keys of the part that failed."""
 
 import traceback
 
@@ -11,7 +11,7 @@ from sar.modeling.heads.base import select_features
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model as build_detectron2_model
 
-# Functions of detectron2, and the groups of keys from which each builds its part of the model.
+# Functions of detectron2, and the groups of config keys that each one reads.
 _GROUPS = {
     "build_backbone": ("MODEL.BACKBONE", "MODEL.RESNETS", "MODEL.FPN", "MODEL.TIMM"),
     "build_sem_seg_head": ("MODEL.SEM_SEG_HEAD",),
@@ -19,33 +19,37 @@ _GROUPS = {
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build a model as detectron2's `build_model`, on MODEL.DEVICE, with random weights.
+    """Build a model with random weights on MODEL.DEVICE, as detectron2's `build_model` does.
 
     Raises:
         InputError: the model cannot be built, or a layer would be empty. The message names the
-            keys of the part that failed, the error, and where it was raised.
+            keys of the part that failed, the error, and the line that raised it.
     """
     if not cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
+        raise InputError(
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add this key and the number of classes to the "
+            "command line"
+        )
     try:
         model = build_detectron2_model(cfg)
     except InputError:
         raise
-    except Exception as error:  # detectron2 and torch assert and raise what they like
+    except Exception as error:  # detectron2 and torch can raise anything
         called = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         groups = next((keys for name, keys in _GROUPS.items() if name in called), ("MODEL",))
         changed = listed(changed_keys(cfg, groups), 30) or "none"
         raise InputError(
-            f"no model can be built from {', '.join(groups)}: {describe_exception(error)}. Of "
-            f"these keys, the config sets {changed}"
+            f"no model can be built from {', '.join(groups)}: {describe_exception(error)}. The "
+            f"config sets these keys among them: {changed}"
         ) from error
     for name, weights in model.named_parameters():
         if weights.numel() == 0:
             raise InputError(
                 f"no model can be built from MODEL: {name} would have the shape "
-                f"{dimensions(weights.shape)}. Correct the number of channels that is 0"
+                f"{dimensions(weights.shape)}. Find the number of channels that is 0, and correct "
+                "it"
             )
-    # SemSegFPNHead skips unknown names.
+    # SemSegFPNHead skips unknown names, so check them here.
     key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
     select_features(model.backbone.output_shape(), cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, key)
     return model

@@ -274,7 +274,7 @@ class MultiPassSegmentor(nn.Module):
             for window, logits in zip(windows, batch, strict=True):
                 sums[window] += logits.to(device)
             del batch, logits  # free the memory before the next batch
-        # Number of windows that cover a pixel: those that cover its row times those of its column.
+        # Windows that cover a pixel = windows that cover its row x windows that cover its column.
         rows = _coverage(tops, crop[0], height).to(sums.device)
         columns = _coverage(lefts, crop[1], width).to(sums.device)
         return sums.div_(rows[:, None] * columns)
