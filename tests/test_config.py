@@ -32,13 +32,13 @@ def test_overrides_go_over_the_file_and_the_file_over_its_base(tmp_path):
 def test_a_group_for_what_is_a_value_in_the_base_is_named_in_full(tmp_path):
     (tmp_path / "base.yaml").write_text("MODEL: {FPN: {NORM: GN}, RESNETS: {NORM: BN}}")
     path = write(tmp_path, "_BASE_: base.yaml\nMODEL: {FPN: {NORM: {A: 1}}, RESNETS: {NORM: BN}}")
-    with pytest.raises(InputError, match="config.yaml: MODEL.FPN.NORM is not a group") as error:
+    with pytest.raises(InputError, match="config.yaml: MODEL.FPN.NORM has keys below it") as error:
         load_config(path)
     assert "RESNETS" not in str(error.value)
     # The same, further down.
     (tmp_path / "top.yaml").write_text("_BASE_: config.yaml\nMODEL: {FPN: {OUT_CHANNELS: 16}}")
     with pytest.raises(
-        InputError, match=r"config.yaml \(_BASE_ of .*top.yaml\): MODEL.FPN.NORM is"
+        InputError, match=r"config.yaml \(_BASE_ of .*top.yaml\): MODEL.FPN.NORM has"
     ):
         load_config(str(tmp_path / "top.yaml"))
 
@@ -65,7 +65,7 @@ def test_yaml_that_would_run_code_is_refused_and_does_not_run(tmp_path):
         ("_BASE_: config.yaml", "leads back to itself"),
         ("a: [", "is not valid YAML"),
         ("", "empty"),
-        ("- 1", "no mapping"),
+        ("- 1", "not a mapping"),
         ("_BASE_: missing.yaml", "missing.yaml"),
         ("SOLVER: {MAX_ITER: null}", "SOLVER.MAX_ITER is null"),
         ("SOLVER: {BASE_LR: .nan}", "SOLVER.BASE_LR is nan"),

@@ -44,10 +44,10 @@ def refusal(path):
         ("SEED: 1" + ":59" * 5000, "number of 15001 characters"),
         ("LR: " + "9" * 5000 + ".5", "number of 5002 characters"),
         ("LR: 1" + ":59" * 5000 + ".5", "number of"),
-        ("SEED: !!int x", 'found "x" where a number is needed'),
-        ('SEED: !!int ""', 'found "" where a number is needed, line 1'),
-        ("LR: !!float ''", 'found "" where a number is needed'),
-        ("\nSEED: !!bool abc", 'found "abc" where true or false is needed, line 2'),
+        ("SEED: !!int x", 'found "x", expected a number'),
+        ('SEED: !!int ""', 'found "", expected a number, line 1'),
+        ("LR: !!float ''", 'found "", expected a number'),
+        ("\nSEED: !!bool abc", 'found "abc", expected true or false, line 2'),
         ("SEED: !!bool " + "y" * 5000, "found true or false of 5000 characters"),
         ('A: 1\nOUTPUT_DIR: "\\UFFFFFFFF"', "is not valid YAML: found an escape .* range, line 2"),
         ('OUTPUT_DIR: "\\U00110000"', "is not valid YAML: found an escape .* out of range, line 1"),
@@ -66,7 +66,7 @@ def refusal(path):
         ("a: [1\nb: 2", "is not valid YAML: .*, line 2"),
         ("a: \x07", "is not valid YAML"),
         ("? [a, b]\n: 1", "unhashable key"),
-        ("1", "no mapping"),
+        ("1", "not a mapping"),
     ],
 )
 def test_what_is_refused(text, message, tmp_path):

@@ -245,7 +245,7 @@ def test_weights_that_were_set_aside_are_found(tmp_path, caplog):
     assert f"{weights} was moved to {moved}" in caplog.text
 
     evaluated = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True)
-    with pytest.raises(InputError, match="model_final.pth: there is no such file"):  # but this one
+    with pytest.raises(InputError, match="model_final.pth: file not found"):  # but this one
         evaluated.resume_or_load(weights, resume=False)
 
 
@@ -349,9 +349,9 @@ def test_processes_agree_on_the_file(tmp_path):
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "3"
     assert (tmp_path / "error0").read_text() == (tmp_path / "error1").read_text()
     errors = (tmp_path / "error0").read_text().splitlines()
-    assert "model_0000003.pth is not there" in errors[0]
+    assert "model_0000003.pth is not found by" in errors[0]
     assert "folder that all machines share" in errors[0]
-    assert "model_mine.pth is not there" in errors[1] and "MODEL.WEIGHTS" in errors[1]
+    assert "model_mine.pth is not found by" in errors[1] and "MODEL.WEIGHTS" in errors[1]
     assert run.checkpointer.save_to_disk
 
 

@@ -307,7 +307,7 @@ def test_class_frequencies_that_do_not_fit_the_model(path, message, small_config
         ({"NAME": "seasaw"}, 'unknown MODEL.LOSS.NAME "seasaw". Did you mean "seesaw"'),
         ({"NAME": "cross_entropy", "CLASS_WEIGHTS": "e-net"}, 'CLASS_WEIGHTS.*mean "enet"'),
         ({"CLASS_WEIGHTS": "enet"}, "set MODEL.LOSS.NAME to cross_entropy or hard_pixel_mining"),
-        ({"NAME": "seesaw", "CLASS_WEIGHTS": "enet"}, 'no use with MODEL.LOSS.NAME "seesaw"'),
+        ({"NAME": "seesaw", "CLASS_WEIGHTS": "enet"}, 'no effect with MODEL.LOSS.NAME "seesaw"'),
         ({"NAME": "logit_adjustment", "TAU": "-1.0"}, "TAU is -1.0, expected 0 or more"),
         ({"NAME": "hard_pixel_mining", "TOP_K": "20.0"}, "TOP_K is 20.0, expected above 0"),
         ({"NAME": "seesaw", "SEESAW_P": "1e999"}, "SEESAW_P is inf"),

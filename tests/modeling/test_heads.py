@@ -418,7 +418,7 @@ def test_convs_dim_0_is_what_was_published(name, channels, head_config):
 @pytest.mark.parametrize("name", HEADS)
 def test_features_that_the_backbone_does_not_give(name, head_config):
     key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
-    provided = "It gives res2, res3, res4, res5$"
+    provided = "It has res2, res3, res4, res5$"
     with pytest.raises(InputError, match=f'{key} names "p2".*{provided}'):
         build_model(head_config(name, key, "('res2', 'p2')"))
     with pytest.raises(InputError, match=f"{key} is empty.*res2, res3, res4, res5$"):
@@ -430,7 +430,7 @@ def test_features_that_the_backbone_does_not_give(name, head_config):
 def test_a_stride_and_norms_that_do_not_fit(head_config):
     with pytest.raises(InputError, match="COMMON_STRIDE is 8.*finest.*res2: set it to 4"):
         build_model(head_config("SegFormerHead", "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8"))
-    with pytest.raises(InputError, match='NORM "GN" does not go with 16 channels'):
+    with pytest.raises(InputError, match='NORM "GN" does not fit 16 channels'):
         build_model(head_config("FCNHead", "MODEL.SEM_SEG_HEAD.NORM", "GN"))
-    with pytest.raises(InputError, match='NORM "BM" does not go'):
+    with pytest.raises(InputError, match='NORM "BM" does not fit'):
         build_model(head_config("FCNHead", "MODEL.SEM_SEG_HEAD.NORM", "BM"))

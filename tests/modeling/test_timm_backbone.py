@@ -357,9 +357,9 @@ def test_warnings_of_what_spoils_weights(timm_config, monkeypatch):
     [
         ({"name": "hrnet_48"}, 'no model "hrnet_48". Did you mean "hrnet_w48"'),
         ({"name": "hrnet_w48.ms_in1"}, 'no weights "hrnet_w48.ms_in1".*"hrnet_w48.ms_in1k"'),
-        ({"name": "vit_tiny_patch16_224"}, "no features of strides that grow"),
-        ({"out_features": ("res2", "res6")}, 'no "res6", only res1, res2, res3, res4, res5'),
-        ({"norm": "LN"}, '"LN" is none of BN, SyncBN, FrozenBN, GN'),
+        ({"name": "vit_tiny_patch16_224"}, "no feature pyramid"),
+        ({"out_features": ("res2", "res6")}, 'no "res6". It has res1, res2, res3, res4, res5'),
+        ({"norm": "LN"}, '"LN", expected one of BN, SyncBN, FrozenBN, GN'),
         ({"name": "hrnet_w18_small", "norm": "GN"}, "cannot share 16 channels"),
         ({"name": "hrnet_w18_small", "drop_path": 0.1}, "DROP_PATH"),
         ({"name": "hrnet_w18_small", "output_stride": 8}, "OUTPUT_STRIDE"),

@@ -257,7 +257,7 @@ def test_missing_weights_are_refused_before_the_data_is_read(overrides, folder):
     (folder / "images" / "train" / "0.png").write_bytes(b"broken")
     words = [*overrides, "MODEL.WEIGHTS", "nowhere.pth"]
     for settings in ({}, {"eval_only": True}):
-        with pytest.raises(InputError, match="nowhere.pth: there is no such file"):
+        with pytest.raises(InputError, match="nowhere.pth: file not found"):
             prepared(words, **settings)
     with pytest.raises(InputError, match="no checkpoint to evaluate: set MODEL.WEIGHTS"):
         prepared(overrides, eval_only=True)
@@ -325,7 +325,7 @@ def test_more_classes_than_8_bits_hold_need_no_key(overrides, folder):
 def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
     """Though batch norms do not miss their counts of batches."""
     torch.save({"model": weights}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=f"none of its {len(weights)} arrays is one of the model"):
+    with pytest.raises(InputError, match=f"none of its {len(weights)} arrays is in the model"):
         start([*overrides, "MODEL.WEIGHTS", str(tmp_path / "other.pth")])
 
 

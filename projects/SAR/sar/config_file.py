@@ -1,7 +1,7 @@
-"""Read the YAML file of a config, also one from a stranger: in seconds, and nothing in it runs.
+"""Read the YAML file of a config. Untrusted files cannot execute code or take more than seconds.
 
-A config that adds a method to a model needs no file of its own: without such a file,
-`configs/X/sar_Y.yaml` is `configs/X/baseline_Y.yaml` with the keys of `configs/methods/sar.yaml`.
+A method and a baseline together make a config that needs no file. If `configs/X/sar_Y.yaml` does
+not exist, it is read as `configs/X/baseline_Y.yaml` with the keys of `configs/methods/sar.yaml`.
 The last part of OUTPUT_DIR becomes `sar_Y`. The same holds for every file in `configs/methods`.
 """
 
@@ -16,41 +16,52 @@ import yaml
 from sar.errors import InputError, nearest
 
 BASE_KEY = "_BASE_"
-# Far above what a config needs, and far below what takes long.
+# Limits far above the needs of a config, and far below sizes that take long to read.
 _MOST_BYTES = 200_000
-_MOST_FILES = 32  # with every _BASE_, each as often as it is read
-_MOST_VALUES = 20_000  # each alias counts as much as its anchor
+_MOST_FILES = 32  # counts every _BASE_ each time it is read
+_MOST_VALUES = 20_000  # counts the values of an anchor again for each alias
 _MOST_LEVELS = 32
 _MOST_DIGITS = 100
 
 
 def read_config_file(path: str) -> dict:
-    """Return the tree of a YAML file, on top of the tree of its _BASE_ (a path or a list of paths).
+    """Return the keys and values of a YAML file, merged over the files of its _BASE_.
 
-    The file may also be a combination that does not exist, as in the head of this module.
+    _BASE_ is a path or a list of paths. Relative paths start from the folder of the file that names
+    them. Later files in a list replace values of earlier files.
 
-    Relative paths in _BASE_ start from the folder of the file that names them. Files late in a list
-    replace values of earlier ones.
+    The path may name a file that does not exist, if a method and a baseline make it (see the
+    docstring of this module).
 
     Raises:
-        InputError: a file that is missing, empty, no regular file, too large, malformed or nested
-            too deeply; too many files; Python tags; a group of keys for what is a value in _BASE_.
+        InputError: a file is missing, empty, not a regular file, too large, malformed or nested too
+            deeply; there are too many files; a file has Python tags, or a group of keys instead of
+            a value of its _BASE_.
     """
     return _read_with_bases(path, f"config {path}", [], [])
 
 
 def _read_with_bases(path: str, place: str, readers: list[str], read: list[str]) -> dict:
-    """`readers` are the files that lead to this one, `read` all that were read before."""
+    """Return the tree of a file and its bases.
+
+    Args:
+        path: the file.
+        place: its name in error messages.
+        readers: the files that lead to this file by _BASE_.
+        read: all files that were read before.
+    """
     identity = os.path.realpath(path)
     if identity in readers:
         raise InputError(f"{place}: its _BASE_ leads back to itself")
     if len(read) == _MOST_FILES:
-        raise InputError(f"{place}: _BASE_ leads to more than {_MOST_FILES} files: name each once")
+        raise InputError(
+            f"{place}: _BASE_ leads to more than {_MOST_FILES} files: name each file once"
+        )
     read.append(identity)
     pair = _combination(path)
     tree = {BASE_KEY: pair} if pair else _parse(_read_bytes(path, place), place)
     if not isinstance(tree, dict):
-        raise InputError(f"{place} is empty, or no mapping of KEY: VALUE")
+        raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
     bases = tree.pop(BASE_KEY, [])
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
@@ -67,7 +78,7 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
 
 
 def names_in(folder: str | os.PathLike) -> list[str]:
-    """Return the names of all configs that can be read from a folder, with the combinations."""
+    """Return the names of all configs in a folder, with combinations of method and baseline."""
     folder = Path(folder)
     names = {path.name for path in folder.glob("*.yaml")}
     methods = [path.stem for path in Path(folder.parent, "methods").glob("*.yaml")]
@@ -76,7 +87,7 @@ def names_in(folder: str | os.PathLike) -> list[str]:
 
 
 def _combination(path: str) -> list[str]:
-    """Return the names of the two files that METHOD_MODEL.yaml combines; [] if there are none."""
+    """Return the two files that METHOD_MODEL.yaml combines; [] if it is not a combination."""
     folder, name = os.path.split(path)
     if not os.path.lexists(path):
         for cut in (found.start() for found in re.finditer("_", name)):
@@ -88,11 +99,11 @@ def _combination(path: str) -> list[str]:
 
 def _read_bytes(path: str, place: str) -> bytes:
     try:
-        # Before it is opened: a pipe would be waited for, and a device may never end.
+        # Check before opening: a pipe would block, and reading a device may never end.
         found = os.stat(path)
         is_regular = stat.S_ISREG(found.st_mode)
         content = b""
-        # A file of the kernel, such as /proc/kmsg, has no size, and reading it may never end.
+        # Files of the kernel, such as /proc/kmsg, have size 0, and reading them may never end.
         if is_regular and found.st_size > 0:
             with open(path, "rb") as file:
                 content = file.read(_MOST_BYTES + 1)
@@ -107,12 +118,13 @@ def _read_bytes(path: str, place: str) -> bytes:
 
 
 def _merge(tree: dict, result: dict, place: str, prefix: str = "") -> None:
-    """Write the values of a tree into `result`, over its values."""
+    """Write the values of a tree into `result`, and replace its values."""
     for key, value in tree.items():
         if isinstance(value, dict) and key in result:
             if not isinstance(result[key], dict):
                 raise InputError(
-                    f"{place}: {prefix}{key} is not a group of keys in its _BASE_: give it a value"
+                    f"{place}: {prefix}{key} has keys below it, but is a value in its _BASE_: give "
+                    "it a value"
                 )
             _merge(value, result[key], place, f"{prefix}{key}.")
         else:
@@ -120,12 +132,12 @@ def _merge(tree: dict, result: dict, place: str, prefix: str = "") -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML that cannot take long, with dates as text."""
+    """Loader of plain YAML with limits on size and depth. Dates stay text."""
 
     def get_single_node(self) -> yaml.Node | None:
         try:
             node = super().get_single_node()
-        except (ValueError, OverflowError) as error:  # PyYAML converts both without a check
+        except (ValueError, OverflowError) as error:  # PyYAML does not check these numbers
             problem = "found an escape (\\U...) or a %YAML version that is out of range"
             raise yaml.scanner.ScannerError(None, None, problem, self.get_mark()) from error
         if node is not None:
@@ -140,7 +152,7 @@ def _construct_short(construct: Callable, kind: str) -> Callable:
         try:
             return construct(loader, node)
         except (ValueError, LookupError, OverflowError) as error:
-            raise _malformed(node, f'"{node.value}" where {kind} is needed') from error
+            raise _malformed(node, f'"{node.value}", expected {kind}') from error
 
     return construct_short
 
@@ -159,10 +171,11 @@ def _malformed(node: yaml.Node, found: str) -> yaml.YAMLError:
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """Return the number of values and of levels of a node, with its aliases written out.
+    """Return the number of values and of levels of a node, with its aliases expanded.
 
     Args:
-        sizes: by id, the result of each node seen so far; None for nodes that contain this one.
+        node: the node.
+        sizes: the result of each node seen so far, by its id; None for nodes around this node.
     """
     if id(node) in sizes:
         if sizes[id(node)] is None:
@@ -179,7 +192,7 @@ def _check_size(node: yaml.Node, sizes: dict[int, tuple[int, int] | None]) -> tu
     values = 1 + sum(values for values, _ in counted)
     levels = 1 + max((levels for _, levels in counted), default=0)
     if values > _MOST_VALUES:
-        raise _malformed(node, f"more than {_MOST_VALUES} values, with aliases written out")
+        raise _malformed(node, f"more than {_MOST_VALUES} values, with aliases expanded")
     if levels > _MOST_LEVELS:
         raise _malformed(node, f"more than {_MOST_LEVELS} levels of nesting")
     sizes[id(node)] = values, levels
@@ -200,7 +213,9 @@ def _parse(content: bytes, place: str) -> object:
     try:
         return yaml.load(content, Loader=_Loader)
     except yaml.constructor.ConstructorError as error:
-        raise InputError(f"{place}: refused, plain YAML only: {_describe(error)}") from error
+        raise InputError(
+            f"{place} is refused, since it is not plain YAML: {_describe(error)}"
+        ) from error
     except yaml.YAMLError as error:
         raise InputError(f"{place} is not valid YAML: {_describe(error)}") from error
     except RecursionError as error:
@@ -208,7 +223,7 @@ def _parse(content: bytes, place: str) -> object:
 
 
 def _describe(error: yaml.YAMLError) -> str:
-    """Problem and line of an error of PyYAML, whose own text has several lines."""
+    """Return problem and line of an error of PyYAML. (Its own text has several lines.)"""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
     return f"{problem}, line {mark.line + 1}" if mark else str(problem)

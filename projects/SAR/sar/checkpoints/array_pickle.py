@@ -1,4 +1,4 @@
-"""Reads pickles of arrays, such as the model zoo's .pkl files, and runs nothing that is in them."""
+"""Read pickles of arrays, such as .pkl files of the model zoo, without executing their code."""
 
 import math
 import os
@@ -12,15 +12,16 @@ from sar.errors import InputError
 
 
 def load_arrays(path: str | os.PathLike):
-    """Containers of NumPy arrays of numbers or text, numbers and strings from a pickle.
+    """Return the content of a pickle: containers of NumPy arrays, numbers and strings.
 
-    Not even NumPy's own functions are called: it believes what a pickle says of a dtype, up to
-    which bytes of an array are addresses of objects. What is made here is checked.
+    The arrays hold numbers or text. The pickle calls no function of NumPy, since NumPy would trust
+    its dtypes, even a dtype with addresses of objects. Functions of this module build and check the
+    arrays instead.
 
     Raises:
-        InputError: the pickle holds anything else, which is not run; the message names it.
+        InputError: the pickle holds anything else. That is not executed, and the message names it.
         OSError, EOFError, ValueError, pickle.UnpicklingError, ...: the file is missing, broken or
-            no pickle.
+            not a pickle.
     """
     with open(path, "rb") as file:
         return _ArrayUnpickler(file, encoding="latin1").load()
@@ -28,7 +29,7 @@ def load_arrays(path: str | os.PathLike):
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
-        # Before NumPy 2, its _core was core.
+        # Before NumPy 2, numpy._core was numpy.core.
         known = _STAND_INS.get((module.replace("numpy.core.", "numpy._core."), name))
         if known is None:
             raise InputError(
@@ -39,7 +40,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """A dtype of numbers or text, of whose pickled state only the byte order is taken."""
+    """A dtype of numbers or text, which uses only the byte order of its pickled state."""
 
     def __init__(self, name: str, *_) -> None:
         if not re.fullmatch(r"[<>|=]?(b1|i[1248]|u[1248]|f2|f4|f8|c8|c16|[SU]\d{1,9})", name):
@@ -53,7 +54,7 @@ class _Dtype:
 class _Array(np.ndarray):
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, is_fortran, content = state
-        if isinstance(content, str):  # of Python 2
+        if isinstance(content, str):  # from Python 2
             content = content.encode("latin-1")
         if min(shape, default=0) < 0 or math.prod(shape) * dtype.dtype.itemsize != len(content):
             raise ValueError(f"{len(content)} bytes for an array of shape {shape}")
@@ -61,7 +62,7 @@ class _Array(np.ndarray):
 
 
 def _reconstruct(*_) -> _Array:
-    return np.empty(0).view(_Array)  # its state comes next
+    return np.empty(0).view(_Array)  # __setstate__ is called next
 
 
 def _frombuffer(content: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -74,19 +75,19 @@ def _scalar(dtype: _Dtype, content: bytes | str) -> np.generic:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin-1")  # pickle uses no other
+    return text.encode("latin-1")  # pickle uses no other encoding
 
 
 def _no_bytes() -> bytes:
-    return b""  # of an empty array, in old protocols; `bytes` would take a size
+    return b""  # old protocols use `bytes` for an empty array; the real one accepts a size
 
 
-# In the place of what NumPy pickles arrays, dtypes and scalars with.
+# Replacements for the functions in NumPy's pickles of arrays, dtypes and scalars.
 _STAND_INS = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
-    ("numpy", "ndarray"): "of _reconstruct, which takes no notice of it",
+    ("numpy", "ndarray"): "argument of _reconstruct, which ignores it",
     ("numpy", "dtype"): _Dtype,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "scalar"): _scalar,

@@ -1,4 +1,4 @@
-"""Save and load checkpoints: written whole or not at all, and read with clear errors."""
+"""Save checkpoints completely or not at all, and load them with clear errors."""
 
 import math
 import os
@@ -24,22 +24,23 @@ TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
 
 
 class Checkpointer(DetectionCheckpointer):
-    """detectron2's checkpointer, with atomic writes, clear errors, and a way past broken files.
+    """detectron2's checkpointer with atomic writes and clear errors. It skips broken files.
 
     Only the main process writes; all processes load the same file. A training writes:
 
-    - `model_0000499.pth`, ...: the latest states, named by the last finished iteration;
-    - `model_final.pth`: the state at the end; `model_best.pth`: the best state by a metric;
-    - `last_checkpoint`: the name of the latest one, except model_best.pth. After a crash at any
-      time, it names a whole file.
+    - `model_0000499.pth`, ...: the latest states, named by the last finished iteration.
+    - `model_final.pth`: the state at the end.
+    - `model_best.pth`: the best state by a metric.
+    - `last_checkpoint`: the name of the latest checkpoint, except model_best.pth. After a crash at
+      any time, it names a complete file.
 
     Args:
-        model, save_dir, checkpointables: as DetectionCheckpointer.
-        skip_mismatched: load the weights that fit from a checkpoint with other shapes, such as
-            another number of classes. Otherwise it is refused.
-        require_all: refuse a checkpoint that lacks weights of the model, except weights that
-            inference does not use (regularizers and the loss).
-        kept: number of numbered checkpoints that `save_iteration` keeps; 0 for all.
+        model, save_dir, checkpointables: as in DetectionCheckpointer.
+        skip_mismatched: if some weights have other shapes, as with another number of classes, load
+            only the weights that fit. Otherwise the checkpoint is refused.
+        require_all: refuse a checkpoint that lacks weights of the model. Weights that inference
+            does not use (regularizers and the loss) may be missing.
+        kept: how many numbered checkpoints `save_iteration` keeps; 0 for all.
         classes: the classes of the data set, saved with the weights. With `require_all`, and when a
             training is resumed, a checkpoint with other classes is refused. None: not checked.
     """
@@ -69,13 +70,13 @@ class Checkpointer(DetectionCheckpointer):
         Args:
             weights: the file for a new training; "" for random weights.
             resume: continue from the last checkpoint, if there is one, with the state of all
-                checkpointables. Broken checkpoints are skipped, with a warning.
+                checkpointables. Broken checkpoints are skipped with a warning.
 
         Returns:
             True if the training is resumed.
 
         Raises:
-            InputError: as `load`; all checkpoints are broken; a process cannot see the file.
+            InputError: as in `load`; all checkpoints are broken; a process cannot see the file.
         """
         path, is_resumed = self.find(weights, resume=resume)
         if is_resumed:
@@ -87,9 +88,9 @@ class Checkpointer(DetectionCheckpointer):
         return is_resumed
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """As DetectionCheckpointer, past broken files as in `start_run`.
+        """Load as DetectionCheckpointer does, but skip broken files as in `start_run`.
 
-        In the result, "file" is the loaded file, or "".
+        In the result, "file" is the loaded file, or "" for none.
         """
         path, is_resumed = self.find(path, resume=resume)
         if is_resumed:
@@ -107,8 +108,8 @@ class Checkpointer(DetectionCheckpointer):
             The file, "" for random weights; and True if it is the last checkpoint of OUTPUT_DIR.
 
         Raises:
-            InputError: there is no such file, all checkpoints are broken, or a process cannot see
-                the file.
+            InputError: the file is missing, all checkpoints are broken, or a process cannot see the
+                file.
         """
         newest = self._find_newest() if resume else ""
         if newest:
@@ -118,17 +119,18 @@ class Checkpointer(DetectionCheckpointer):
         if not weights or "://" in weights:
             return weights, False
         path = weights if self.require_all else self._follow_moved(weights)
-        _require_everywhere(path, "copy what MODEL.WEIGHTS names to all machines")
+        _require_everywhere(path, "copy the file of MODEL.WEIGHTS to all machines")
         return path, False
 
     def save(self, name: str, *, is_last: bool = True, **kwargs) -> None:
-        """As DetectionCheckpointer, through a temporary file.
+        """Save as DetectionCheckpointer does, but through a temporary file.
 
         Args:
-            is_last: write the name to `last_checkpoint`.
+            name: of the file, without ".pth".
+            is_last: also write the name to `last_checkpoint`.
 
         Raises:
-            InputError: the file cannot be written. An earlier file of this name stays unchanged.
+            InputError: the file cannot be written. An earlier file with this name does not change.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -140,13 +142,13 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         try:
-            # To a file object of Python: torch's own writer does not report a full disk.
+            # torch's own writer does not report a full disk, but a Python file does.
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 torch.save(state, file)
             if is_last:
                 self.tag_last_checkpoint(f"{name}.pth")
         except (OSError, RuntimeError) as error:
-            # torch turns an OSError into a RuntimeError; other RuntimeErrors do not concern disks
+            # torch turns an OSError into a RuntimeError; other RuntimeErrors are not about disks
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
@@ -158,7 +160,7 @@ class Checkpointer(DetectionCheckpointer):
         if not self.kept or not self.save_to_disk:
             return
         numbers = {_number(path.name): path for path in self._files()}
-        # Later ones are broken, or from a run that continued from here before.
+        # Later files are broken, or from an earlier run that continued from here.
         for number in sorted(number for number in numbers if number <= iteration)[: -self.kept]:
             numbers[number].unlink(missing_ok=True)
 
@@ -174,15 +176,15 @@ class Checkpointer(DetectionCheckpointer):
         self._best = best
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """As DetectionCheckpointer, through a temporary file."""
+        """Write `last_checkpoint` as DetectionCheckpointer does, but through a temporary file."""
         write_atomically(os.path.join(self.save_dir, LAST_CHECKPOINT), last_filename_basename)
 
     def load(self, path: str, *args, **kwargs) -> dict:
-        """As DetectionCheckpointer.
+        """Load as DetectionCheckpointer does.
 
         Raises:
-            InputError: the file is missing, broken or not a checkpoint; weights have other shapes,
-                or with `require_all` are missing.
+            InputError: the file is missing, broken or not a checkpoint; weights have other shapes;
+                with `require_all`, weights are missing.
         """
         try:
             return super().load(path, *args, **kwargs)
@@ -194,11 +196,11 @@ class Checkpointer(DetectionCheckpointer):
                 f"{first_sentence(error)}"
             ) from error
         finally:
-            # After an error, detectron2's main branch keeps it and refuses to load again.
+            # After an error, detectron2's main branch would refuse to load again.
             self._parsed_url_during_load = None
 
     def _find_newest(self) -> str:
-        """Return the newest whole checkpoint of the folder by the main process; "" for none."""
+        """Return the newest complete checkpoint that the main process finds; "" for none."""
         choice = self._choose() if comm.is_main_process() else None
         path, problems = comm.all_gather(choice)[0]
         if path:
@@ -206,14 +208,14 @@ class Checkpointer(DetectionCheckpointer):
         if problems and not path:
             raise InputError(
                 f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(problems)}. Put a "
-                "whole one there, or train again, without --resume"
+                "complete checkpoint there, or start a new training without --resume"
             )
         if problems:
-            self.logger.warning(f"Going on from {path}, since {'; '.join(problems)}")
+            self.logger.warning(f"Resuming from {path}, since {'; '.join(problems)}")
         return path
 
     def _follow_moved(self, path: str) -> str:
-        """Return where a file is that an earlier start in this folder may have moved."""
+        """Return the present path of a file that an earlier start in this folder may have moved."""
         is_of_folder = os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.save_dir)
         if is_of_folder and not os.path.isfile(path):
             moved = [run / os.path.basename(path) for run in previous_runs(self.save_dir)]
@@ -248,7 +250,7 @@ class Checkpointer(DetectionCheckpointer):
 
         def order(path: Path) -> tuple[bool, int]:
             iteration = _iteration_of(path)
-            # Later ones are from a run that continued from there before.
+            # Later files are from an earlier run that continued from there.
             return iteration <= last, iteration
 
         others = [path for path in self._files() if path.name != tagged]
@@ -271,13 +273,13 @@ class Checkpointer(DetectionCheckpointer):
         return [path for path in files if CHECKPOINT.fullmatch(path.name)]
 
     def _load_file(self, filename: str) -> dict:
-        """As DetectionCheckpointer, but nothing in the file is executed."""
+        """Read a file as DetectionCheckpointer does, but execute no code in it."""
         if not filename.endswith(".pkl"):
             return load_tensors(filename)
         content = load_arrays(filename)
-        if "model" in content and "__author__" in content:  # of detectron2's model zoo
+        if "model" in content and "__author__" in content:  # from detectron2's model zoo
             return content
-        weights = content.get("blobs", content)  # of Caffe2, whose names are matched by detectron2
+        weights = content.get("blobs", content)  # from Caffe2; detectron2 matches the names
         weights = {name: array for name, array in weights.items() if "_momentum" not in name}
         return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
@@ -291,9 +293,9 @@ class Checkpointer(DetectionCheckpointer):
         )
         if self._needs_classes:
             raise InputError(
-                f"{difference}. Give the classes the names and the order that they had "
+                f"{difference}. Give the classes the names and the order of the checkpoint "
                 "(classes.txt, or stuff_classes of the metadata). To train on other classes, "
-                "start a new run from it with MODEL.WEIGHTS, without --resume."
+                "start a new run from the checkpoint with MODEL.WEIGHTS, without --resume."
             )
         self.logger.warning(f"Training starts from other classes: {difference}")
 
@@ -310,18 +312,18 @@ class Checkpointer(DetectionCheckpointer):
                 for key, found, expected in mismatched
             ]
             raise InputError(
-                f"{num_loaded} of its {num_entries} arrays fit the model; of another shape: "
+                f"{num_loaded} of its {num_entries} arrays fit the model. Arrays of another shape: "
                 f"{listed(differences, separator='; ')}. Was it trained with another "
-                "MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from what fits, set "
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES? To train from the arrays that fit, set "
                 "MODEL.WEIGHTS_SKIP_MISMATCHED True"
             )
-        # Missing counts of batch norms are no problem, so compare only what is there.
+        # Batch counts of norms may be missing, so compare only the arrays of the checkpoint.
         if num_entries <= len(incompatible.unexpected_keys) + len(mismatched):
             raise InputError(
-                f"none of its {num_entries} arrays is one of the model's: it is of another model, "
-                "or of another program"
+                f"none of its {num_entries} arrays is in the model: it is from another model or "
+                "another program"
             )
-        if self.require_all:  # inference does not use all of it
+        if self.require_all:  # inference does not use all arrays
             unexpected = incompatible.unexpected_keys
             unexpected[:] = [key for key in unexpected if not key.startswith(TRAINING_ONLY)]
         missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
@@ -336,9 +338,9 @@ class Checkpointer(DetectionCheckpointer):
 def _require_everywhere(path: str, remedy: str) -> None:
     found = comm.all_gather(os.path.isfile(path))
     if not any(found):
-        raise InputError(f"checkpoint {path}: there is no such file")
+        raise InputError(f"checkpoint {path}: file not found")
     if not all(found):
-        raise InputError(f"checkpoint {path} is not there for every process: {remedy}")
+        raise InputError(f"checkpoint {path} is not found by every process: {remedy}")
 
 
 def _number(file_name: str) -> float:

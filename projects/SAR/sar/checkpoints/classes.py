@@ -42,13 +42,13 @@ class Classes:
             try:
                 if name in DatasetCatalog and MetadataCatalog.get(name).get("stuff_classes"):
                     return cls.of_dataset(name)
-            except InputError:  # they are in a file of the data set, which is not here
+            except InputError:  # its classes are in a file that is missing here
                 continue
         return None
 
     @classmethod
     def from_checkpoint(cls, content: dict) -> "Classes | None":
-        """Return the classes in the content of a checkpoint; None if it is older and has none."""
+        """Return the classes in the content of a checkpoint; None for older ones without them."""
         found = content.get("classes")
         names = found.get("names") if isinstance(found, dict) else None
         colors = found.get("colors") if isinstance(found, dict) else None
@@ -60,7 +60,7 @@ class Classes:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike) -> "Classes | None":
-        """Return the classes in a checkpoint file, without loading weights; None if it has none.
+        """Return the classes in a checkpoint file, or None. The weights are not loaded.
 
         Raises:
             InputError: the file is missing, broken or refused.
@@ -69,7 +69,7 @@ class Classes:
             return None
         try:
             return cls.from_checkpoint(load_tensors(path, mmap=True))
-        except Exception as error:  # a broken file fails in any way
+        except Exception as error:  # a broken file can raise anything
             raise InputError(
                 f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
                 f"{first_sentence(error)}"

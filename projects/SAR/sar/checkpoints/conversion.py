@@ -1,9 +1,10 @@
 """Rename the weights in other projects' checkpoints to our names, by tables of rules.
 
-A layout says how another project names its weights. Each rule is a pair of patterns, theirs and
-ours. In a pattern, `#` stands for a number and `*` for any text; ours keeps what theirs has there.
-The first rule that leads to a weight of our model is used, so special rules come before general
-ones. `{backbone}` stands for the place of the backbone in the model.
+A layout describes how another project names its weights. Each rule is a pair of patterns: their
+name and our name. In a pattern, `#` stands for a number and `*` for any text. Our name keeps the
+numbers and texts of their name. The first rule that leads to a weight of our model is used, so
+special rules come before general rules. `{backbone}` stands for the path of the backbone in the
+model.
 """
 
 import re
@@ -17,7 +18,7 @@ from sar.errors import InputError, dimensions, listed
 
 State = dict[str, torch.Tensor]
 
-# Places of a backbone in a model, innermost first: below an FPN, in the adapter to timm.
+# Paths of a backbone in a model, innermost first: below an FPN, in the adapter to timm.
 BACKBONE_PREFIXES = (
     "backbone.bottom_up.body.",
     "backbone.bottom_up.",
@@ -33,7 +34,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Rule(NamedTuple):
-    """Patterns with the same wildcards in the same order, and how the tensor changes."""
+    """Two patterns with the same wildcards in the same order, and a change of the tensor."""
 
     theirs: str
     ours: str
@@ -45,7 +46,7 @@ class Layout:
     """How another project names its weights.
 
     Attributes:
-        rules: from their names to ours.
+        rules: from their names to our names.
         unused: patterns of names that our models do not use.
     """
 
@@ -58,9 +59,9 @@ class Conversion:
     """The result of `convert`.
 
     Attributes:
-        weights: by our names.
-        unused: their names of weights that our model does not use.
-        missing: our names of weights that the checkpoint lacks.
+        weights: the renamed weights.
+        unused: weights that our model does not use, by their names.
+        missing: weights that the checkpoint lacks, by our names.
     """
 
     weights: State = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Conversion:
 
 _TO_THE_SAME_NAME = Rule("*", "{backbone}*")
 
-# ResNets of torchvision and timm, for detectron2's.
+# From ResNets of torchvision and timm to detectron2's ResNets.
 _RESNET = (
     Rule("conv1.*", "{backbone}stem.conv1.*"),
     Rule("bn1.*", "{backbone}stem.conv1.norm.*"),
@@ -86,7 +87,7 @@ _RESNET = (
     ),
 )
 
-# torchvision counts stages and the mergings between them in one sequence.
+# torchvision numbers stages and the patch mergings between them in one sequence.
 _TORCHVISION_SWIN = (
     Rule("features.0.0.*", "{backbone}patch_embed.proj.*"),
     Rule("features.0.2.*", "{backbone}patch_embed.norm.*"),
@@ -107,13 +108,13 @@ _TORCHVISION_SWIN = (
     ),
 )
 
-# The classifiers of ImageNet, and tables that Swin computes again.
+# Classifiers of ImageNet, the neck of HRNet, and tables that Swin computes itself.
 _CLASSIFIERS = ("fc.*", "head.*", "classifier.*", "norm.*")
 _HRNET_NECK = ("incre_modules.*", "downsamp_modules.*", "final_layer.*", "neck.*")
 _SWIN_TABLES = ("*.relative_position_index", "*.attn_mask")
 
 LAYOUTS = {
-    # Models of mmsegmentation with SAR, as its authors published them, and HRNets alone.
+    # Models of mmsegmentation with SAR, as the authors of SAR published them, and HRNet backbones.
     "mmseg": Layout(
         rules=(
             Rule("backbone.*", "{backbone}*"),
@@ -155,7 +156,7 @@ LAYOUTS = {
         rules=(*_RESNET, *_TORCHVISION_SWIN, _TO_THE_SAME_NAME),
         unused=(*_CLASSIFIERS, *_SWIN_TABLES),
     ),
-    # The release of the authors of Swin merges patches at the end of a stage.
+    # The original release of Swin merges patches at the end of a stage.
     "swin": Layout(
         rules=(
             *(
@@ -174,17 +175,17 @@ def convert(state: Mapping[str, torch.Tensor], layout: Layout, model: State) -> 
 
     Args:
         state: their names and weights.
-        layout: how they are named.
+        layout: the layout of these names.
         model: the state dict of our model, for its names and shapes.
 
     Raises:
-        InputError: a name that the layout or the model does not know; two names for one weight;
-            another shape than in the model; a part of the model that is incomplete.
+        InputError: the layout or the model does not know a name; two names lead to one weight; a
+            shape differs from the model; a part of the model is incomplete.
     """
     rules = _at_backbone(layout.rules, model)
     result, sources, unknown = Conversion(), {}, []
     for name, value in state.items():
-        # A layout has rules for several models. A rule for this one leads to a name that it has.
+        # A layout has rules for several models. Use the rules that lead to a name in this model.
         found = [
             (ours, rule)
             for rule in rules
@@ -219,7 +220,7 @@ def _at_backbone(rules: tuple[Rule, ...], model: State) -> list[Rule]:
 
 
 def _rename(name: str, pattern: str, other: str) -> str:
-    """Return a name as `other` has it; "" if the pattern does not fit."""
+    """Rename a name from `pattern` to `other`; return "" if the pattern does not match."""
     wildcards = {"#": r"(\d+)", "*": r"(.+)"}
     parts = [wildcards.get(part, re.escape(part)) for part in re.split(r"([#*])", pattern)]
     match = re.fullmatch("".join(parts), name)
@@ -230,7 +231,10 @@ def _rename(name: str, pattern: str, other: str) -> str:
 
 
 def _is_count_of_frozen_norm(name: str, rules: list[Rule], model: State) -> bool:
-    """Return True for the batch count of a norm that is frozen in our model, so has no count."""
+    """Return True for the batch count of a norm that is frozen in our model.
+
+    Frozen norms have no batch count.
+    """
     stem, _, last = name.rpartition(".")
     return last == "num_batches_tracked" and any(
         _rename(f"{stem}.running_mean", rule.theirs, rule.ours) in model for rule in rules
@@ -247,8 +251,8 @@ def _check_shapes(weights: State, sources: dict[str, str], model: State) -> None
     if mismatched:
         raise InputError(
             f"{len(mismatched)} of its {len(weights)} arrays have another shape than in the model "
-            f"of the config: {listed(mismatched, separator='; ')}. Is it another variant, or are "
-            "there other classes?"
+            f"of the config: {listed(mismatched, separator='; ')}. Is it another variant, or "
+            "does it have other classes?"
         )
 
 
@@ -264,5 +268,5 @@ def _check_parts(result: Conversion, rules: list[Rule]) -> None:
         if missing and any(name.startswith(part) for name in result.weights):
             raise InputError(
                 f"{part.rstrip('.')} is incomplete: the checkpoint lacks {len(missing)} arrays of "
-                f"the model of the config: {listed(missing)}. Is it another variant?"
+                f"the config's model ({listed(missing)}). Is it another variant?"
             )

@@ -1,4 +1,4 @@
-"""Read a file of torch.save safely: nothing in it is executed, and damage is noticed."""
+"""Read a file of torch.save safely: no code in it is executed, and damage is detected."""
 
 import os
 import pickle
@@ -9,13 +9,13 @@ import torch
 
 from sar.errors import InputError
 
-_IS_FOLDER = 0x10  # of a zip's entry
+_IS_FOLDER = 0x10  # attribute of an entry in a zip file
 
 
 def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
     """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
-    if not os.path.isfile(filename):  # also for a pipe: reading it would wait forever
-        raise InputError("there is no such file")
+    if not os.path.isfile(filename):  # refuses pipes too, since reading them could wait forever
+        raise InputError("file not found")
     if zipfile.is_zipfile(filename):  # older files have no checksums
         _verify(filename)
     try:
@@ -32,16 +32,16 @@ def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
 
 
 def _verify(path: str | os.PathLike) -> None:
-    """Compare a file of torch.save with the checksums in it, which torch ignores."""
+    """Check a file of torch.save against the checksums in it, which torch ignores."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
         for entry in archive.infolist():
-            if entry.external_attr & _IS_FOLDER:  # torch leaves what memory held in such tensors
+            if entry.external_attr & _IS_FOLDER:  # torch leaves such tensors uninitialized
                 damaged = entry.filename
     if damaged is not None:
-        raise InputError(f"its part {damaged} is damaged: get or make the file again")
+        raise InputError(f"its part {damaged} is damaged: download or write the file again")
 
 
 def first_sentence(error: Exception) -> str:
-    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # before it, torch's advice
+    text = str(error).split("WeightsUnpickler error:")[-1].strip()  # drops torch's advice
     return re.split(r"\.\s|\n", text)[0] or type(error).__name__

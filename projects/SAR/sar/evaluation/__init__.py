@@ -1,5 +1,4 @@
-"""Measuring long-tailed segmentation: the evaluator, its metrics, class groups,
-geometry of the feature space, and table."""
+"""Measure long-tailed segmentation: evaluator, metrics, class groups and feature geometry."""
 
 from sar.evaluation.embeddings import tap_evaluation
 from sar.evaluation.evaluator import LongTailEvaluator

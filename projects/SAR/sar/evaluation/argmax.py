@@ -1,23 +1,23 @@
-"""The most likely class of each pixel, fast on the CPU too.
+"""Find the most likely class of each pixel, also fast on the CPU.
 
-K: number of classes; H, W: height and width of an image in pixels.
+Shape shorthands: K classes, H x W pixels of an image.
 """
 
 import torch
 from torch import Tensor
 
-# Pixels at a time, whose scores stay in the cache from one class to the next.
+# Number of pixels whose scores stay in the cache from one class to the next.
 _TILE = 2**17
-# Classes at a time, whose ids fit into 8 bits.
+# Number of classes whose ids fit into 8 bits.
 _BLOCK = 256
 
 
 def argmax_over_classes(scores: Tensor) -> Tensor:
-    """`scores.argmax(dim=0)`, the first of equals; of NaN, any class.
+    """Return `scores.argmax(dim=0)`: the first class among equal scores, any class for NaN.
 
-    On the CPU a running maximum, in vector instructions only: torch's own reduction over the
-    outermost dimension compares element by element. Ids are kept as the maximum of k * (class k is
-    larger than those before), which for 8 bits costs next to nothing.
+    On the CPU, this is a running maximum with vector instructions only. torch's own reduction over
+    the outermost dimension compares element by element. The id is the maximum of k * (class k is
+    larger than all classes before it), which costs almost nothing with 8 bits.
 
     Args:
         scores: (K, H, W) of any floating type.
@@ -41,7 +41,7 @@ def argmax_over_classes(scores: Tensor) -> Tensor:
 
 
 def _running_argmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum over up to 256 classes, and its class (uint8)."""
+    """Return the maximum over up to 256 classes, and its class (uint8)."""
     best = scores[0].clone()
     ids = torch.zeros(best.shape, dtype=torch.uint8)
     larger = torch.empty_like(ids)

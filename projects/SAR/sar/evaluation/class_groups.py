@@ -1,4 +1,4 @@
-"""Frequent, common and rare classes, by how often each is seen in training."""
+"""Group classes into frequent, common and rare ones, by their counts in training."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from sar.errors import InputError, listed, printable
 def class_groups(counts: Sequence[float], ties_by: Sequence[float]) -> dict[str, list[int]]:
     """Split K classes into frequent ("f"), common ("c") and rare ("r") ones.
 
-    Sorted by count in descending order, the first 60% of the classes are frequent, the next 20%
-    common, the last 20% rare: the convention of the LTSS benchmark (Li et al., TMM 2024). The cuts,
-    at 0.6 K and 0.8 K, are rounded to the nearest class; with two classes or more at least one is
-    rare. K = 10 gives 6/2/2, K = 11 gives 7/2/2. Equal counts are sorted by the other count, and
-    then by class id.
+    Classes are sorted by count, the highest first. The first 60% are frequent, the next 20% common,
+    the last 20% rare. This is the convention of the LTSS benchmark (Li et al., TMM 2024). The cuts
+    at 0.6 K and 0.8 K are rounded to the nearest class. With two classes or more, at least one is
+    rare. K = 10 gives 6/2/2, K = 11 gives 7/2/2. Equal counts are sorted by `ties_by`, then by
+    class id.
 
     Args:
-        counts: (K,) training images, or training pixels, that show each class.
-        ties_by: (K,) the other of the two, which decides between equal counts.
+        counts: (K,) number of training images, or of training pixels, that show each class.
+        ties_by: (K,) the other number, pixels or images. It decides between equal counts.
 
     Returns:
-        The class ids of each group, the most frequent first. A group may be empty when K < 4.
+        The class ids of each group, the most frequent first. A group may be empty if K < 4.
 
     Raises:
-        InputError: no class, a count that is negative or not finite, or nothing but zeros.
+        InputError: there are no classes, a count is negative or not finite, or all counts are zero.
 
     Example::
 
@@ -39,7 +39,7 @@ def class_groups(counts: Sequence[float], ties_by: Sequence[float]) -> dict[str,
             )
     if not any(counts):
         raise InputError(
-            f"None of {num_classes} classes was seen in training, so they cannot be grouped by "
+            f"None of the {num_classes} classes was seen in training, so they cannot be grouped by "
             "frequency: check the class-frequency file, or write it with tools/check_dataset.py."
         )
     by_frequency = sorted(range(num_classes), key=lambda i: (-counts[i], -ties_by[i]))
@@ -59,12 +59,12 @@ def describe_ties(
     *,
     units: tuple[str, str] = ("images", "pixels"),
 ) -> str | None:
-    """Name the classes of equal count that fall into different groups, in one line.
+    """Name the classes that have equal counts but are in different groups, in one line.
 
     Args:
         counts, ties_by: (K,) as in `class_groups`.
         class_names: K names.
-        units: of the counts and of what decides between equal counts.
+        units: units of `counts` and `ties_by`.
 
     Returns:
         A sentence, or None if no tie decides a group.

@@ -1,6 +1,6 @@
-"""One confusion matrix over a whole data set, and the metrics that follow from it.
+"""Count one confusion matrix over a whole data set, and compute metrics from it.
 
-K: number of classes; H, W: height and width of an image in pixels.
+Shape shorthands: K classes, H x W pixels of an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,22 @@ from torch import Tensor
 
 
 def update_confusion(confusion: Tensor, prediction: Tensor, truth: Tensor, ignore: int) -> None:
-    """Count the pixels of one image into `confusion`, in place.
+    """Add the pixels of one image to `confusion`, in place.
 
-    Runs on the device of its tensors, with no host synchronisation and no K x K temporary.
+    It runs on the device of its tensors, without host synchronisation or a temporary K x K tensor.
 
     Args:
-        confusion: (K, K) int64, contiguous; row: true class, column: predicted class.
+        confusion: (K, K) int64, contiguous. Row: true class; column: predicted class.
         prediction: (H, W) integers in [0, K).
-        truth: (H, W) ground truth, integers in [0, K), or `ignore`.
+        truth: (H, W) ground truth, integers in [0, K) or `ignore`.
         ignore: the label of pixels that are not counted.
     """
     num_classes = len(confusion)
-    # int64, since uint8 overflows in the product with K and with an ignore value of 65535.
+    # uint8 would overflow in the product with K, and with an ignore value of 65535.
     truth = truth.long()
     valid = truth != ignore
-    # An ignored pixel adds 0 somewhere: selecting the others would make the host wait for their
-    # number, and so would torch.bincount on CUDA.
+    # An ignored pixel adds 0. Selecting valid pixels would make the host wait for their number, and
+    # so would torch.bincount on CUDA.
     bins = torch.where(valid, truth * num_classes + prediction, 0)
     confusion.view(-1).index_add_(0, bins.view(-1), valid.long().view(-1))
 
@@ -35,21 +35,21 @@ def iou_metrics(
     class_names: Sequence[str],
     groups: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float]:
-    """Metrics in percent, with the names, order and definitions of detectron2's SemSegEvaluator.
+    """Return metrics in percent, named, ordered and defined as in detectron2's SemSegEvaluator.
 
     IoU = TP / (TP + FP + FN), ACC = TP / (TP + FN). mIoU and mACC are means over the classes
     that have ground truth. fwIoU weights IoU by the ground-truth pixels of the class. pACC is the
     share of correct pixels (http://cocodataset.org/#stuff-eval). A class, group or data set without
     ground truth has NaN.
 
-    (detectron2 0.6 divides the sum for mIoU by the number of classes in the ground truth *or* in
-    the prediction. Here, as in later versions, the prediction does not change the divisor.)
+    detectron2 0.6 divides the sum for mIoU by the number of classes in the ground truth *or* in the
+    prediction. Here, as in later versions, the prediction does not change the divisor.
 
     Args:
-        confusion: (K, K) integers; row: true class, column: predicted class.
+        confusion: (K, K) integers. Row: true class; column: predicted class.
         class_names: K names.
-        groups: class ids by name of a group; each adds mIoU@<name>, the mean IoU of its
-            classes with ground truth.
+        groups: class ids of each group, by its name. Each group adds mIoU@<name>, the mean IoU of
+            its classes that have ground truth.
 
     Returns:
         mIoU, fwIoU, IoU-<class>..., mACC, pACC, ACC-<class>..., mIoU@<group>...

@@ -4,7 +4,8 @@ Shape shorthands:
 
     N: images; C: embedding channels
     H, W: height and width of a label file
-    h, w: of the image that the network reads; h', w': of the padded image
+    h, w: height and width of the image that the network reads
+    h', w': height and width of the padded image
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from sar.regularizers.embedding_tap import channels_first, find_classifier
 
 
 class EvaluationTap:
-    """Keeps the input of a model's classifier, from inference on a batch until `take`.
+    """Input of a model's classifier, kept from inference on a batch until `take`.
 
     Attributes:
         classifier: the linear layer or 1x1 convolution that it listens to.
@@ -40,12 +41,12 @@ class EvaluationTap:
     ) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the batch and their labels, aligned as in training.
 
-        The ground truth is resized with the image by nearest neighbour and padded with ignored
-        pixels at the right and the bottom. `match_labels` brings it to the embeddings' stride
-        later. Embeddings of the padding are ignored.
+        The ground truth is resized to the image size by nearest neighbour. It is padded with
+        ignored pixels at the right and the bottom, so embeddings of the padding are ignored. Use
+        `match_labels` afterwards to resize it to the embeddings.
 
         Args:
-            truths: ground truth of each image, (H, W) class ids or `ignore_label`.
+            truths: ground truth (H, W) of each image, with class ids or `ignore_label`.
             image_sizes: (h, w) of each image.
             ignore_label: the label of pixels that do not count.
 
@@ -59,7 +60,7 @@ class EvaluationTap:
         if len(calls) != 1:
             raise InputError(
                 f"TEST.GEOMETRY: the model called its classifier {len(calls)} times for a batch, "
-                "but one embedding of the whole image is needed: evaluate in one pass (TEST.MODE "
+                "expected one call with the whole images: evaluate in one pass (TEST.MODE "
                 '"whole", TEST.AUG.ENABLED False), or turn TEST.GEOMETRY off'
             )
         embeddings, input_size = calls[0], self._input_size
@@ -72,11 +73,11 @@ class EvaluationTap:
         return embeddings, torch.from_numpy(labels).to(embeddings.device, non_blocking=True)
 
     def read_input(self, module: nn.Module, args: tuple) -> None:
-        """Forward pre-hook of the backbone, which is fed the padded images (N, 3, h', w')."""
+        """Store the size (h', w') of the padded images, as forward pre-hook of the backbone."""
         self._input_size = tuple(args[0].shape[-2:])
 
     def read_embeddings(self, module: nn.Module, args: tuple) -> None:
-        """Forward pre-hook of the classifier."""
+        """Store the embeddings, as forward pre-hook of the classifier."""
         self._embeddings.append(args[0])
 
 
@@ -85,10 +86,10 @@ def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Itera
     """Read the embeddings of a model in evaluation, by hooks that exist inside the `with` only.
 
     Args:
-        model: one of detectron2's with `backbone` and `sem_seg_head`, with regularizers or
-            without; also where DistributedDataParallel wraps it.
+        model: a detectron2 model with `backbone` and `sem_seg_head`. It may have regularizers, and
+            DistributedDataParallel may wrap it.
         classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor".
-        num_classes: that the classifier tells apart.
+        num_classes: number of classes of the classifier.
 
     Raises:
         InputError: the model has no classifier of `num_classes` at this path.

@@ -1,6 +1,6 @@
-"""The evaluator of every data set: one confusion matrix, one all-reduce.
+"""Evaluate any data set with one confusion matrix and one all-reduce.
 
-K: number of classes; H, W: height and width of an image in pixels.
+Shape shorthands: K classes, H x W pixels of an image.
 """
 
 import json
@@ -44,14 +44,15 @@ logger = logging.getLogger(__name__)
 
 
 class LongTailEvaluator(DatasetEvaluator):
-    """Semantic segmentation metrics, also by how frequent a class is in training.
+    """Metrics of semantic segmentation, also for frequent, common and rare classes.
 
-    Gives what detectron2's `SemSegEvaluator` gives (`mIoU`, `fwIoU`, `mACC`, `pACC`, `IoU-<class>`,
-    `ACC-<class>`) and, with `class_frequency`, the mean IoU of frequent, common and rare classes
-    by training images (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`,
-    ...). With `tap`, also the geometry of the feature space (`sar.evaluation.geometry`). It holds
-    a confusion matrix, and sums of embeddings, on the device of the predictions and nothing of the
-    images, and takes any share of the data set in each process, also none.
+    The metrics include all of detectron2's `SemSegEvaluator`: `mIoU`, `fwIoU`, `mACC`, `pACC`,
+    `IoU-<class>` and `ACC-<class>`. `class_frequency` adds the mean IoU of frequent, common and
+    rare classes: by training images (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels
+    (`mIoU@f_pixel`, ...). `tap` adds the geometry of the feature space (`sar.evaluation.geometry`).
+
+    The device of the predictions holds a confusion matrix and sums of embeddings, but no images.
+    Each process may evaluate any share of the data set, even an empty one.
     """
 
     def __init__(
@@ -66,17 +67,17 @@ class LongTailEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
-            class_frequency: of the training set, with the same classes as the data set.
-            output_dir: where `sem_seg_evaluation.json` (metrics and confusion matrix) is written.
-            save_json: also writes every prediction to `output_dir`, run-length encoded, as
-                detectron2's `sem_seg_predictions.json`. Where the processes are on several
-                machines, `output_dir` has to be on storage that they share.
-            tap: of the model that is evaluated (`tap_evaluation`), to measure the geometry of its
-                feature space.
+            class_frequency: counts of the training set, with the same classes as the data set.
+            output_dir: folder for `sem_seg_evaluation.json` (metrics and confusion matrix).
+            save_json: also write every prediction to `output_dir`, run-length encoded, as
+                detectron2's `sem_seg_predictions.json`. If the processes run on several machines,
+                `output_dir` has to be on storage that they share.
+            tap: embeddings of the evaluated model (`tap_evaluation`), to measure the geometry of
+                its feature space.
 
         Raises:
-            InputError: an unknown data set, metadata that lack something, or class frequencies
-                of other classes.
+            InputError: the data set is unknown, its metadata are incomplete, or the class
+                frequencies are of other classes.
         """
         self._dataset_name = dataset_name
         self._class_frequency = class_frequency
@@ -100,12 +101,12 @@ class LongTailEvaluator(DatasetEvaluator):
             self._json_predictions = _JsonPredictions(self._output_dir, category_ids)
 
     def describe_run(self, cfg: CfgNode, weights_file: str = "") -> None:
-        """Say what will be evaluated: it is written with the results.
+        """Set the config and the weights that are recorded with the results.
 
         Args:
-            cfg: of the run. The keys that differ from the defaults are written.
-            weights_file: the checkpoint that is evaluated, whose results get a folder of their own;
-                "" for the weights of a training in progress.
+            cfg: config of the run. Keys that differ from the defaults are recorded.
+            weights_file: the evaluated checkpoint. Its results get their own folder. "" for the
+                weights of a training in progress.
         """
         self._run = cfg, weights_file
         if weights_file and self._output_dir:
@@ -114,7 +115,7 @@ class LongTailEvaluator(DatasetEvaluator):
                 self._json_predictions.output_dir = self._output_dir
 
     def reset(self) -> None:
-        self._confusion: Tensor | None = None  # made on the device of the first prediction
+        self._confusion: Tensor | None = None  # created on the device of the first prediction
         self._num_images = 0
         self._geometry: FeatureGeometry | None = None
         if self._tap:
@@ -130,13 +131,14 @@ class LongTailEvaluator(DatasetEvaluator):
         """Count the pixels of some images.
 
         Args:
-            inputs: data set dicts with "file_name" and, unless the catalog is to be asked for it,
-                "sem_seg_file_name"; with a tap also "image" (3, h, w), what the model was given.
-            outputs: dicts with "sem_seg": logits or scores (K, H, W), as large as the label.
+            inputs: data set dicts with "file_name" and "sem_seg_file_name". Without the latter, the
+                label file is looked up in the catalog. With a tap, "image" (3, h, w) is also
+                needed, as the model read it.
+            outputs: dicts with "sem_seg": logits or scores (K, H, W), with the size of the label.
 
         Raises:
-            InputError: predictions of another number of classes; a label file that is missing,
-                unreadable, of another size, or with unknown class ids.
+            InputError: the model predicts another number of classes; a label file is missing,
+                unreadable, of another size, or has unknown class ids.
         """
         truths = []
         for input, output in zip(inputs, outputs, strict=True):
@@ -168,12 +170,13 @@ class LongTailEvaluator(DatasetEvaluator):
             self._geometry.update(*self._tap.take(truths, sizes, self._ignore_label))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """The metrics of all images, in percent: {"sem_seg": {name: value}}.
+        """Return the metrics over all images, in percent: {"sem_seg": {name: value}}.
 
-        With a tap also {"geometry": {name: value}}, the numbers of `FeatureGeometry.compute`.
+        With a tap, {"geometry": {name: value}} holds the numbers of `FeatureGeometry.compute`. The
+        metrics are logged as a table, and the requested files are written.
 
-        Logs them as a table and writes the files asked for. Every process has to call this; only
-        the main one gets the result, the others None.
+        Every process must call this method. Only the main process gets the metrics; the others get
+        None.
 
         Raises:
             InputError: no image was evaluated.
@@ -184,14 +187,14 @@ class LongTailEvaluator(DatasetEvaluator):
             geometry = geometry.reduce()
         if num_images == 0:
             raise InputError(
-                f'No image of data set "{self._dataset_name}" was evaluated: the data set is '
-                "empty; check its folder and DATASETS.TEST."
+                f'No image of data set "{self._dataset_name}" was evaluated, since the data set is '
+                "empty: check its folder and DATASETS.TEST."
             )
         is_main = comm.is_main_process()
         if self._json_predictions:
             if is_main:
                 self._json_predictions.merge()
-            # No process may start its next round, and its next file, before the merge.
+            # No process may overwrite its file for the next evaluation before the merge.
             comm.synchronize()
         if not is_main:
             return None
@@ -234,7 +237,7 @@ class LongTailEvaluator(DatasetEvaluator):
     def _truth_file(self, input: dict) -> str:
         if "sem_seg_file_name" in input:
             return input["sem_seg_file_name"]
-        # detectron2's mapper drops the name in evaluation. The catalog may have to scan folders.
+        # detectron2's mapper drops the name in evaluation. Asking the catalog can be slow.
         if self._truth_files is None:
             self._truth_files = {
                 record["file_name"]: record["sem_seg_file_name"]
@@ -252,11 +255,11 @@ class LongTailEvaluator(DatasetEvaluator):
         truth = read_truth(path, len(self._class_names), self._ignore_label)
         if truth.shape != shape:
             raise InputError(
-                f"Label {path} is {truth.shape[1]} x {truth.shape[0]} pixels, but its image "
-                f"{shape[1]} x {shape[0]}: they have to be of one size; tools/check_dataset.py "
-                "lists all that are not."
+                f"Label {path} is {truth.shape[1]} x {truth.shape[0]} pixels (width x height), but "
+                f"its image is {shape[1]} x {shape[0]}: give both the same size. "
+                "tools/check_dataset.py lists all labels of another size."
             )
-        # torch can do little with uint16.
+        # torch supports few operations on uint16.
         return truth if truth.dtype == np.uint8 else truth.astype(np.int32)
 
     def _empty_confusion(self, device: torch.device) -> Tensor:
@@ -264,9 +267,9 @@ class LongTailEvaluator(DatasetEvaluator):
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def _sum_over_processes(self) -> tuple[Tensor, int]:
-        """The confusion matrix (K, K) and the number of images of all processes."""
+        """Return the confusion matrix (K, K) and the number of images over all processes."""
         confusion = self._confusion
-        if confusion is None:  # no image came to this process, which has to join in all the same
+        if confusion is None:  # a process without images must also take part in the sum
             confusion = self._empty_confusion(torch.device("cpu"))
         counts = torch.cat([confusion.view(-1), confusion.new_tensor([self._num_images])])
         counts = sum_on_cpu(counts)
@@ -317,7 +320,7 @@ class LongTailEvaluator(DatasetEvaluator):
         write_atomically(path, text + "\n")
 
     def _description_of_run(self) -> dict:
-        """Weights, config and data, as far as `describe_run` has told them."""
+        """Return the weights, config and data to record; {} without `describe_run`."""
         if self._run is None:
             return {}
         cfg, weights_file = self._run
@@ -332,7 +335,7 @@ class LongTailEvaluator(DatasetEvaluator):
         return description
 
     def _json_category_ids(self, metadata: Metadata) -> list[int]:
-        """The id of each class in the data set's own numbering."""
+        """Return the id of each class in the data set's own numbering."""
         own_ids = range(len(self._class_names))
         contiguous_ids = metadata.get("stuff_dataset_id_to_contiguous_id")
         if contiguous_ids is None:
@@ -349,10 +352,10 @@ class LongTailEvaluator(DatasetEvaluator):
 
 
 def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
-    """Where --eval-only writes the results of a checkpoint, below `output_dir`/inference.
+    """Return the folder of a checkpoint's results with --eval-only, below `output_dir`/inference.
 
-    The folder is called as the checkpoint is; with a part of its checksum if it lies elsewhere,
-    since most of them are called model_final.pth.
+    The folder has the name of the checkpoint. If the checkpoint is not in `output_dir`, a part of
+    its checksum is added, since many checkpoints have the name model_final.pth.
     """
     name = Path(weights_file).name.partition(".")[0]
     if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
@@ -361,8 +364,10 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
 
 
 def _keep_other(path: Path, run: dict) -> None:
-    """Give earlier results of the same checkpoint a name of their own if they are of other data or
-    settings. Results of a training in progress replace each other."""
+    """Rename earlier results of the same checkpoint if they are for other data or settings.
+
+    Results of a training in progress are not kept: new results replace them.
+    """
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -380,7 +385,7 @@ def _checksum(weights_file: str) -> str:
 
 
 def _last_iteration(cfg: CfgNode) -> int | None:
-    """The last iteration that the training has done, as in names of checkpoints; None outside."""
+    """Return the last finished iteration, as in names of checkpoints; None outside a training."""
     try:
         return min(get_event_storage().iter, cfg.SOLVER.MAX_ITER - 1)
     except AssertionError:
@@ -388,7 +393,7 @@ def _last_iteration(cfg: CfgNode) -> int | None:
 
 
 def _settings(cfg: CfgNode) -> dict:
-    """The keys of a config that differ from the defaults, with their values."""
+    """Return the keys of a config that differ from the defaults, with their values."""
     defaults = load_config()
     known = set(leaves(defaults))
     return {
@@ -399,7 +404,7 @@ def _settings(cfg: CfgNode) -> dict:
 
 
 def _plain(value: object) -> object:
-    """The value as JSON can hold it; any other, such as infinity, as text."""
+    """Return a value for JSON; as text if JSON cannot hold it, such as infinity."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
@@ -407,14 +412,14 @@ def _plain(value: object) -> object:
 
 
 def _without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN."""
+    """Return metrics with None instead of NaN, which JSON does not have."""
     return {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
 
 class _JsonPredictions:
-    """Predictions in the COCO format (http://cocodataset.org/#format-results), on disk only.
+    """File of predictions in the COCO format (http://cocodataset.org/#format-results).
 
-    Each process appends to a file of JSON lines; one process merges them in the end.
+    Each process appends to its own file of JSON lines. One process merges these files at the end.
     """
 
     def __init__(self, output_dir: Path, category_ids: list[int]):
@@ -427,7 +432,7 @@ class _JsonPredictions:
         self._lines_file(self._rank).write_text("")
 
     def append(self, prediction: np.ndarray, file_name: str) -> None:
-        """Writes an entry for each class that is in `prediction` (H, W)."""
+        """Write an entry for each class in `prediction` (H, W)."""
         with open(self._lines_file(self._rank), "a") as file:
             for class_id in np.unique(prediction):
                 mask = np.asfortranarray(prediction == class_id, dtype=np.uint8)
@@ -441,7 +446,7 @@ class _JsonPredictions:
                 file.write(json.dumps(entry) + "\n")
 
     def merge(self) -> None:
-        """Joins the lines of all processes to `sem_seg_predictions.json`."""
+        """Merge the lines of all processes into `sem_seg_predictions.json`."""
         ranks = range(comm.get_world_size())
         with atomic_path(self.output_dir / "sem_seg_predictions.json") as temporary:
             with open(temporary, "w") as merged:
@@ -461,8 +466,8 @@ class _JsonPredictions:
         path = self._lines_file(rank)
         if not path.exists():
             raise InputError(
-                f"The predictions of process {rank}, {path}, are not there: OUTPUT_DIR has to be "
-                "on storage that all machines share, or TEST.SAVE_JSON off."
+                f"The predictions of process {rank} are missing: file not found: {path}. Set "
+                "OUTPUT_DIR to storage that all machines share, or turn off TEST.SAVE_JSON."
             )
         with open(path) as lines:
             yield from lines

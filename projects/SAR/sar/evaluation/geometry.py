@@ -1,8 +1,8 @@
-"""The geometry of a feature space under neural collapse, from sums over a data set.
+"""Measure the geometry of a feature space under neural collapse, from sums over a data set.
 
 Shape shorthands:
 
-    N: samples; C: embedding channels; L: embeddings of a sample; K: classes
+    N: samples; C: embedding channels; L: embeddings per sample; K: classes
 """
 
 import torch
@@ -20,35 +20,37 @@ GEOMETRY_METRICS = (
     "NC2_maximal_angle",
     "NC3",
 )
-# Embeddings that are in float64 at a time.
+# Number of embeddings that are converted to float64 at a time.
 _CHUNK = 2**14
 
 
 class FeatureGeometry:
-    """How near embeddings and classifier are to neural collapse; 0 is full collapse.
+    """Distance of embeddings and classifier from neural collapse. 0 is full collapse.
 
-    The quantities of Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal
-    phase of deep learning training", PNAS 2020. With m_k the mean of the embeddings labelled k, m
-    the mean of these K centres, d_k = m_k - m, w_k the rows of the classifier:
+    The metrics are from Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal
+    phase of deep learning training", PNAS 2020. m_k is the mean of the embeddings labelled k. m is
+    the mean of these K centres, and d_k = m_k - m. W has the rows of the classifier, D the rows
+    d_k.
 
     - NC1 = Tr(S_W S_B^+) / K, the variability within classes. S_W is the covariance about the
-      centres, S_B = mean_k d_k d_k^T, ^+ the pseudo-inverse.
+      centres, S_B = mean_k d_k d_k^T, and ^+ the pseudo-inverse.
     - NC2_equinorm = std_k |d_k| / mean_k |d_k|.
     - NC2_equiangularity = std of cos(d_j, d_k) over j != k.
     - NC2_maximal_angle = mean of |cos(d_j, d_k) + 1 / (K - 1)| over j != k, which is 0 for a
       simplex equiangular tight frame.
-    - NC3 = | W / |W|_F - D / |D|_F |_F, classifier against centred centres, without the bias.
+    - NC3 = | W / |W|_F - D / |D|_F |_F, the distance of the classifier, without its bias, from the
+      centred centres.
 
-    The paper's classes are of one size; here they are not. m and S_B are means over classes, as
-    only then can centres of classes of different sizes be a simplex. S_W is the mean over all
-    embeddings, so that frequent classes rule NC1. Hence one number more:
+    In the paper, all classes have the same size; here they do not. m and S_B are means over
+    classes, since only then can centres of classes of different sizes form a simplex. S_W is the
+    mean over all embeddings, so frequent classes dominate NC1. Therefore there is one more metric:
 
-    - NC1_trace_ratio = mean_k Tr(S_k) / Tr(S_B), where every class counts the same; S_k is the
+    - NC1_trace_ratio = mean_k Tr(S_k) / Tr(S_B), where every class counts the same. S_k is the
       covariance of class k.
 
-    Classes without an embedding are left out of all of them, K being the number of the others.
+    Classes without an embedding are left out of all metrics, and K does not count them.
 
-    It keeps sums in float64, K * (C + 2) + C^2 numbers, and no embeddings.
+    Only sums are kept, not the embeddings. These are K * (C + 2) + C^2 numbers in float64.
 
     Example::
 
@@ -73,11 +75,11 @@ class FeatureGeometry:
 
         Args:
             embeddings: (N, C), (N, C, L) or (N, C, H, W) of any floating type.
-            labels: (N,), (N, L0) or (N, H0, W0) class ids in [0, K), or `ignore_value`; brought to
-                the embeddings' size by nearest, as the regularizers do in training.
+            labels: (N,), (N, L0) or (N, H0, W0) class ids in [0, K), or `ignore_value`. They are
+                resized to the embeddings by nearest neighbour, as in training.
 
         Raises:
-            ValueError: labels that do not go with the embeddings.
+            ValueError: the shape of the labels does not fit the embeddings.
         """
         labels = match_labels(embeddings, labels).flatten()
         embeddings = embeddings.transpose(0, 1).reshape(self.embed_dim, -1)
@@ -85,8 +87,8 @@ class FeatureGeometry:
         counts, squares, sums, products = self._parts()
         for chunk, ids in zip(embeddings.split(_CHUNK, 1), labels.split(_CHUNK), strict=True):
             valid = ids != self.ignore_value
-            # Ignored pixels count as zeros for class 0. Selecting the others would make the host
-            # wait for their number.
+            # Ignored pixels add zeros to class 0. Selecting valid pixels would make the host wait
+            # for their number.
             ids = torch.where(valid, ids, 0)
             chunk = torch.where(valid, chunk, 0).double()
             counts.index_add_(0, ids, valid.double())
@@ -105,13 +107,13 @@ class FeatureGeometry:
         return (self._parts()[0] == 0).nonzero().flatten().tolist()
 
     def compute(self, classifier_weight: Tensor) -> dict[str, float]:
-        """Return the numbers of GEOMETRY_METRICS.
+        """Return the values of GEOMETRY_METRICS.
 
-        All are NaN with fewer than two classes, with equal centres, or if an embedding is not
-        finite.
+        All values are NaN with fewer than two classes, with equal centres, or if an embedding is
+        not finite.
 
         Args:
-            classifier_weight: (K, C), or (K, C, 1, 1) of a 1x1 convolution.
+            classifier_weight: (K, C), or (K, C, 1, 1) for a 1x1 convolution.
         """
         counts, squares, sums, products = (part.cpu() for part in self._parts())
         present = counts > 0
@@ -121,12 +123,12 @@ class FeatureGeometry:
         counts, squares, sums = counts[present], squares[present], sums[:, present].T
         centres = sums / counts[:, None]
         centred = centres - centres.mean(0)
-        if centred.norm() <= 1e-12 * centres.norm():  # nothing but rounding
+        if centred.norm() <= 1e-12 * centres.norm():  # only rounding errors
             return dict.fromkeys(GEOMETRY_METRICS, float("nan"))
 
         within = (products - sums.T @ centres) / counts.sum()
-        # With the centred centres as the rows of D: S_B = D^T D / K, so S_B^+ = K D^+ (D^+)^T, and
-        # K cancels out. The rows add up to zero: one singular value of K is nothing but rounding.
+        # The centred centres are the rows of D. S_B = D^T D / K, so S_B^+ = K D^+ (D^+)^T, and K
+        # cancels out. The rows of D add up to zero, so one singular value is only rounding error.
         inverse = torch.linalg.pinv(centred, rtol=1e-7)
         nc1 = (inverse * (within @ inverse)).sum()
         class_variances = squares / counts - centres.square().sum(1)
@@ -139,7 +141,7 @@ class FeatureGeometry:
 
         weight = classifier_weight.detach().cpu().double().flatten(1)[present]
         values = (
-            nc1.clamp(min=0),  # which differences of sums may miss by their rounding
+            nc1.clamp(min=0),  # rounding can make differences of sums negative
             (class_variances.mean() / between).clamp(min=0),
             norms.std(correction=0) / norms.mean(),
             cosines.std(correction=0),
@@ -149,7 +151,10 @@ class FeatureGeometry:
         return {name: value.item() for name, value in zip(GEOMETRY_METRICS, values, strict=True)}
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Views: counts (K,), sums of |e|^2 (K,), sums of e (C, K), the sum of all e e^T (C, C)."""
+        """Return views of the sums over the embeddings e.
+
+        They are counts (K,), sums of |e|^2 (K,), sums of e (C, K), and the sum of all e e^T (C, C).
+        """
         num_classes, channels = self.num_classes, self.embed_dim
         sizes = [num_classes, num_classes, channels * num_classes, channels**2]
         counts, squares, sums, products = self._totals.split(sizes)

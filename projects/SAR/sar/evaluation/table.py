@@ -1,4 +1,4 @@
-"""The metrics of an evaluation as a table to read."""
+"""Format the metrics of an evaluation as a table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,16 @@ def format_table(
     class_frequency: ClassFrequency | None = None,
     geometry: Mapping[str, float] | None = None,
 ) -> str:
-    """Return a table of means, of classes (most frequent in training first), and the geometry.
+    """Return tables of the means, the classes and the geometry.
 
-    Groups and order follow the image frequency, as in mIoU@f, mIoU@c and mIoU@r. Without
-    `class_frequency` the classes are in the order of their ids.
+    The classes that are most frequent in training come first. Their groups and order follow the
+    image frequency, as in mIoU@f, mIoU@c and mIoU@r. Without `class_frequency`, classes are in the
+    order of their ids.
 
     Args:
         metrics: from `sar.evaluation.confusion.iou_metrics`, in percent.
         class_names: K names.
-        class_frequency: of the training set, of the same K classes.
+        class_frequency: counts of the training set, for the same K classes.
         geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.
     """
     headline = [name for name in HEADLINE if name in metrics]
@@ -59,16 +60,16 @@ def format_table(
         parts.append(_grid([row], list(geometry), num_texts=0))
         parts.append("NC1 to NC3: 0 is full neural collapse.")
     if any(math.isnan(metrics[f"IoU-{name}"]) for name in class_names):
-        parts.append("-: no ground truth in this data set; left out of the means.")
+        parts.append("-: no ground truth in this data set, so left out of the means.")
     if class_frequency is not None:
         ties = describe_ties(images, pixels, class_names)
         if ties:
             parts.append(ties)
     else:
         parts.append(
-            "For mIoU@f, mIoU@c and mIoU@r (frequent, common and rare classes), write the class "
-            "frequencies of the training set with tools/check_dataset.py and name the file in "
-            "DATASETS.CLASS_FREQUENCY."
+            "To see mIoU@f, mIoU@c and mIoU@r (frequent, common and rare classes), write the class "
+            "frequencies of the training set with tools/check_dataset.py. Then set "
+            "DATASETS.CLASS_FREQUENCY to that file."
         )
     return "\n\n".join(parts)
 
@@ -78,7 +79,7 @@ def _percent(value: float, digits: int = 2) -> str:
 
 
 def _grid(rows: list[list[str]], headers: list[str], num_texts: int) -> str:
-    """`num_texts` columns of text on the left, the others numbers."""
+    """Return a table with `num_texts` columns of text on the left, and numbers to the right."""
     alignment = ["left"] * num_texts + ["right"] * (len(headers) - num_texts)
     # The cells are formatted already, and a class may be called "1e3".
     return tabulate(rows, headers, tablefmt="pipe", colalign=alignment, disable_numparse=True)

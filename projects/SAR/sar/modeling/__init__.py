@@ -1,6 +1,6 @@
-"""Models for detectron2. Importing this registers the meta-architecture, and DeepLab's heads."""
+"""Models for detectron2. Importing this package registers them, and DeepLab's heads."""
 
-from sar.modeling import heads, timm_backbone  # noqa: F401  registers them
+from sar.modeling import heads, timm_backbone  # noqa: F401  registers heads and backbone
 from sar.modeling.regularizer_registry import REGULARIZER_REGISTRY, build_regularizers
 from sar.modeling.segmentor import (
     RegularizedModel,

@@ -1,6 +1,7 @@
-"""Give a semantic head its loss: from the config, and over the pixels of all processes.
+"""Give a semantic head the loss of the config, as a mean over the pixels of all processes.
 
-Shape shorthands: N images, K classes, h x w the resolution of the head, H x W of the labels.
+Shape shorthands: N images, K classes, h x w the resolution of the head, H x W the resolution of the
+labels.
 """
 
 import math
@@ -23,20 +24,20 @@ LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
 
 
 class SegmentationLoss(nn.Module):
-    """Loss in the place of `losses(predictions, targets)` of detectron2's semantic heads.
+    """Loss that replaces `losses(predictions, targets)` of detectron2's semantic heads.
 
     As in these heads, the logits are upsampled to the labels' resolution, bilinearly and in
-    float32. If the backbone has rounded a size up, the logits reach beyond the labels, at the right
-    and the bottom, and are cropped.
+    float32. If the backbone has rounded a size up, the logits are larger than the labels. They are
+    then cropped at the right and the bottom.
 
     Args:
         criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride; returns a
-            scalar. None if the class counts that it needs are unknown: the model can then be
+            scalar. None if the class counts that it needs are unknown. The model can then be
             evaluated, but not trained.
         stride: H / h rounded up, the head's `common_stride`.
         loss_weight: factor of the loss.
-        size_divisibility: number whose multiples the backbone may pad images to; 0 for no padding.
-            detectron2's models pad the labels as well.
+        size_divisibility: the backbone may pad images to multiples of this number; 0 for no
+            padding. detectron2's models also pad the labels.
 
     Raises:
         InputError: in a training step, if the logits have another stride or the criterion is None.
@@ -75,7 +76,7 @@ class SegmentationLoss(nn.Module):
         if self._fits(logit_size, label_size, fitting):
             remedy = f"set it to {fitting}"
         else:
-            remedy = "no stride fits both edges, so correct the head"
+            remedy = "no stride fits both height and width, so correct the head"
         raise InputError(
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.stride}, but the head gives logits of "
             f"{dimensions(logit_size)} pixels (height x width) for labels of "
@@ -86,7 +87,7 @@ class SegmentationLoss(nn.Module):
         """Return True if both edges of the labels, or of the padded images, have this stride."""
         multiple = max(self.size_divisibility, 1)
         return all(
-            # The second condition is for networks that also round a multiple up, as 64 / 4 to 17.
+            # The second condition is for networks that round even multiples up, as 64 / 4 to 17.
             logit == math.ceil(label / stride)
             or stride == math.ceil(label / logit)
             or stride * logit == multiple * math.ceil(label / multiple)
@@ -95,24 +96,24 @@ class SegmentationLoss(nn.Module):
 
 
 class _Extension:
-    """Base of the bases below: lets heads of the classes that `_extended` makes be pickled."""
+    """Common base class that makes heads with a class of `_extended` picklable."""
 
     def __reduce_ex__(self, protocol):
         return _new_head, type(self).__bases__, vars(self)
 
 
 class _HeadWithLoss(_Extension):
-    """Base of a semantic head's class whose `losses` come from a `SegmentationLoss`."""
+    """Base class that makes a semantic head compute `losses` with a `SegmentationLoss`."""
 
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         return vars(self)["segmentation_loss"](predictions, targets)
 
 
 class _HeadOverProcesses(_Extension):
-    """Base of a semantic head's class that applies `mean_over_processes` to the head's losses.
+    """Base class that applies `mean_over_processes` to the losses of a semantic head.
 
-    It is for heads whose losses are means over the valid pixels of one process, as in most heads of
-    third parties.
+    It is for heads whose losses are means over the valid pixels of one process. Most third-party
+    heads are like this.
     """
 
     def forward(self, features, targets=None):
@@ -127,17 +128,17 @@ class _HeadOverProcesses(_Extension):
 def use_loss(head: nn.Module, loss: SegmentationLoss) -> None:
     """Make a semantic head compute its losses with `loss`.
 
-    The head's class becomes a subclass. Its state_dict keys do not change: `loss` stays a submodule
-    of the model, and does not become one of the head.
+    The class of the head changes to a subclass. The state_dict keys of the head do not change:
+    `loss` stays a submodule of the model, and does not become a submodule of the head.
     """
     vars(head)["segmentation_loss"] = loss
     _add_base(head, _HeadWithLoss)
 
 
 def use_all_processes(head: nn.Module) -> None:
-    """Make the losses that a semantic head returns means over the valid pixels of all processes.
+    """Make a semantic head return losses that are means over the valid pixels of all processes.
 
-    The head's class becomes a subclass. Hooks of the head still see the labels as they are.
+    The class of the head changes to a subclass. Hooks of the head still get the original labels.
     """
     _add_base(head, _HeadOverProcesses)
 
@@ -156,10 +157,10 @@ def _new_head(base: type, kind: type) -> nn.Module:
 
 
 def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
-    """Return labels whose first pixel in each image is class 0 if no pixel is valid.
+    """Return the labels. If no pixel is valid, set the first pixel of each image to class 0.
 
-    A mean over no pixel is 0 / 0. `torch.where` hides the NaN in the loss, but not in its gradient:
-    NaN * 0 is NaN again.
+    A mean over no pixels is 0 / 0. `torch.where` would hide the NaN in the loss, but not in its
+    gradient, since NaN * 0 is NaN.
     """
     targets = targets.clone(memory_format=torch.contiguous_format)
     first = targets.flatten(1)[:, 0]
@@ -171,7 +172,8 @@ def check_loss(cfg: CfgNode) -> None:
     """Check the keys of MODEL.LOSS.
 
     Raises:
-        InputError: an unknown name, class weights without a use, or a number out of range.
+        InputError: a name is unknown, the loss does not use the class weights, or a number is out
+            of range.
     """
     loss = cfg.MODEL.LOSS
     for key, name, known in (
@@ -186,7 +188,7 @@ def check_loss(cfg: CfgNode) -> None:
     weighted = ("cross_entropy", "hard_pixel_mining")
     if loss.CLASS_WEIGHTS and loss.NAME not in weighted:
         raise InputError(
-            f'MODEL.LOSS.CLASS_WEIGHTS "{loss.CLASS_WEIGHTS}" has no use with MODEL.LOSS.NAME '
+            f'MODEL.LOSS.CLASS_WEIGHTS "{loss.CLASS_WEIGHTS}" has no effect with MODEL.LOSS.NAME '
             f'"{loss.NAME}": set MODEL.LOSS.NAME to {" or ".join(weighted)}'
         )
     for key, is_possible, expected in (
@@ -204,19 +206,19 @@ def build_loss(
 ) -> SegmentationLoss | None:
     """Build MODEL.LOSS for a semantic head, or return None if the head keeps its own loss.
 
-    Without a name, the losses of detectron2's heads are replaced by the same losses over all
-    processes.
+    Without MODEL.LOSS.NAME, the losses of detectron2's heads are replaced by the same losses over
+    all processes.
 
     Args:
-        cfg: of the model. The class counts are read with `class_frequency_of`. If they are unknown,
-            only a training step raises an error, since evaluation does not need them.
-        head: with `losses`, `common_stride`, `loss_weight` and `ignore_value`, if MODEL.LOSS.NAME
-            is set.
+        cfg: config of the model. The class counts are read with `class_frequency_of`. If they are
+            unknown, only a training step raises an error, since evaluation does not need them.
+        head: the semantic head. If MODEL.LOSS.NAME is set, it needs `losses`, `common_stride`,
+            `loss_weight` and `ignore_value`.
         size_divisibility: of the backbone, see `SegmentationLoss`.
 
     Raises:
-        InputError: wrong keys of MODEL.LOSS, a class-frequency file that is missing or wrong, or a
-            head without a loss to replace.
+        InputError: a key of MODEL.LOSS is wrong, the class-frequency file is missing or wrong, or
+            the head has no loss to replace.
     """
     check_loss(cfg)
     if cfg.MODEL.LOSS.NAME:
@@ -241,7 +243,7 @@ def _require_replaceable_loss(cfg: CfgNode, head: nn.Module) -> None:
         raise InputError(
             f'MODEL.LOSS.NAME "{cfg.MODEL.LOSS.NAME}" replaces the method losses(predictions, '
             f"targets) of a semantic head, but {type(head).__name__} (MODEL.SEM_SEG_HEAD.NAME) "
-            f'lacks {", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or take a '
+            f'lacks {", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or choose a '
             "head with these attributes, such as SemSegFPNHead"
         )
 
@@ -270,11 +272,11 @@ def _named_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module | None:
 
 
 def _own_criterion(head: nn.Module, fused: bool) -> nn.Module | None:
-    """Return the criterion of detectron2's own heads, or None for any other loss."""
+    """Return the criterion of a head from detectron2, or None for a head with another loss."""
     known = (SemSegFPNHead, DeepLabV3Head, DeepLabV3PlusHead)
     if getattr(type(head), "losses", None) not in [kind.losses for kind in known]:
         return None
-    own = getattr(head, "loss", None)  # DeepLab's heads have it
+    own = getattr(head, "loss", None)  # only DeepLab's heads have this attribute
     if isinstance(own, DeepLabCE):
         return HardPixelMining(head.ignore_value, own.top_k_percent_pixels, fused=fused)
     return CrossEntropy(head.ignore_value, fused=fused)

@@ -1,10 +1,10 @@
-"""Inference modes: the whole image or sliding windows, at one scale or several, with flips.
+"""Inference modes: whole images or sliding windows, one scale or several, with flips.
 
 Shape shorthands:
 
     K: classes
     H, W: height and width of the output
-    h, w: of an image that is given to the network, or of a window of it
+    h, w: height and width of an image or window that the network reads
 """
 
 import math
@@ -26,13 +26,15 @@ from detectron2.structures import ImageList
 MODES = ("whole", "slide")
 # Rows whose probabilities are computed at a time.
 _STRIP = 64
-# Bytes of the logits of an image that the device may hold; main memory takes larger ones.
+# Bytes of the logits of an image that stay on the device. Larger logits go to main memory.
 _MOST_ON_DEVICE = 2**29
 
 
 def check_inference(cfg: CfgNode) -> None:
-    """Raises InputError for keys of TEST that describe no inference mode, or one that the model
-    or TEST.GEOMETRY cannot have."""
+    """Raise InputError if the keys of TEST describe no possible inference mode.
+
+    This includes modes that do not work with the model or with TEST.GEOMETRY.
+    """
     test = cfg.TEST
     if test.MODE not in MODES:
         hint = nearest(str(test.MODE), MODES)
@@ -44,8 +46,8 @@ def check_inference(cfg: CfgNode) -> None:
     name = cfg.MODEL.META_ARCHITECTURE
     if not issubclass(META_ARCH_REGISTRY.get(name), SemanticSegmentor):
         raise InputError(
-            f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, and sees whole "
-            'images only: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
+            f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, so it needs whole "
+            'images: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
         )
     if test.GEOMETRY:
         raise InputError(
@@ -58,7 +60,8 @@ def check_inference(cfg: CfgNode) -> None:
         if any(s > c for s, c in zip(test.CROP_STRIDE, test.CROP_SIZE, strict=True)):
             raise InputError(
                 f"TEST.CROP_STRIDE {tuple(test.CROP_STRIDE)} is larger than TEST.CROP_SIZE "
-                f"{tuple(test.CROP_SIZE)}: pixels between the windows would be left out"
+                f"{tuple(test.CROP_SIZE)}: no window would cover the pixels in between. Set it to "
+                "the size of the windows or less"
             )
         _check_numbers("TEST.WINDOWS_PER_BATCH", [test.WINDOWS_PER_BATCH], minimum=1)
     if augments:
@@ -67,7 +70,7 @@ def check_inference(cfg: CfgNode) -> None:
 
 
 def _check_numbers(key: str, values: Sequence, *, minimum: int, length: int | None = None) -> None:
-    # type() and not isinstance(), which takes True for a number
+    # type() instead of isinstance(), which accepts True as a number
     if (
         not values
         or length not in (None, len(values))
@@ -78,11 +81,12 @@ def _check_numbers(key: str, values: Sequence, *, minimum: int, length: int | No
 
 
 def check_pooling(cfg: CfgNode, model: nn.Module, shapes: Iterable[tuple[int, int]]) -> None:
-    """Raises InputError where DeepLab's head, without ASPP_GLOBAL_POOLING, cannot take an image.
+    """Raise InputError if DeepLab's head without ASPP_GLOBAL_POOLING cannot process an image.
 
     Args:
-        model: of this config.
-        shapes: (H, W) of the images; not looked at where the model has no such head.
+        cfg: config of the model.
+        model: model of this config.
+        shapes: (H, W) of the images. They are not read if the model has no such head.
     """
     windows = (m.pool_kernel_size for m in model.modules() if isinstance(m, ASPP))
     window = next(filter(None, windows), None)
@@ -100,15 +104,15 @@ def check_pooling(cfg: CfgNode, model: nn.Module, shapes: Iterable[tuple[int, in
             feature = (math.ceil(h / stride), math.ceil(w / stride))
             if any(edge % pooled for edge, pooled in zip(feature, window, strict=True)):
                 raise InputError(
-                    f"of test images of {height} x {width} pixels (height x width), the network is "
-                    f"given {h} x {w}, but its head pools over windows of INPUT.CROP.SIZE "
-                    f"{tuple(crop_size)} and takes multiples of it only: set "
+                    f"for test images of {height} x {width} pixels (height x width), the network "
+                    f"reads {h} x {w}, but its head pools over windows of INPUT.CROP.SIZE "
+                    f"{tuple(crop_size)} and needs multiples of it: set "
                     f"MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING True, or another {key}"
                 )
 
 
 def _network_shapes(cfg: CfgNode, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """The (h, w) of all that the network is given of an image of this (H, W)."""
+    """Yield the (h, w) of every input that the network gets for an image of this (H, W)."""
     inputs, test = cfg.INPUT, cfg.TEST
     sizes = [(inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST)]
     if test.AUG.ENABLED:
@@ -121,10 +125,13 @@ def _network_shapes(cfg: CfgNode, shape: tuple[int, int]) -> Iterator[tuple[int,
 
 
 def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """What predicts as TEST.MODE and TEST.AUG say; `model` itself for whole images as they are.
+    """Return a model that predicts in the mode of TEST.MODE and TEST.AUG.
+
+    For whole images without augmentation, this is `model` itself.
 
     Args:
-        model: of this config; also where DistributedDataParallel wraps it. It is left as it is.
+        cfg: config of the model.
+        model: model of this config, with or without DistributedDataParallel. It is not changed.
 
     Raises:
         InputError: as `check_inference`.
@@ -147,30 +154,31 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 class MultiPassSegmentor(nn.Module):
-    """Runs a SemanticSegmentor several times on each image, and averages what it says.
+    """Run a SemanticSegmentor several times on each image, and average its outputs.
 
-    It takes and returns what the model does, in evaluation mode. Windows are averaged as logits,
-    as mmsegmentation does, scales and flips as probabilities (softmax), each brought to the size
-    of the output before. Without either, or with one window that is the whole image, "sem_seg"
-    is the model's own, bit for bit.
+    Inputs and outputs are the same as in the model's evaluation mode. Windows are averaged as
+    logits, as in mmsegmentation. Scales and flips are averaged as probabilities (softmax), after
+    each is resized to the output. Without windows and augmentation, "sem_seg" equals the model's
+    output bit for bit. The same holds for one window that covers the whole image.
 
-    Images are resized as the mapper resizes them and normalised once, not window by window; each
-    pass is padded as the model pads. Images are processed one by one: memory holds its sums and
-    the logits of `windows_per_batch` windows, or of one pass of test-time augmentation.
+    Images are resized as by the mapper, and normalised once before they are cut into windows. Each
+    pass is padded as by the model. Images are processed one by one. Memory holds the sums of one
+    image, and the logits of `windows_per_batch` windows or of one pass of test-time augmentation.
 
     With windows, the device holds the sums of an image (4 bytes for each of K x H x W) up to 512
-    MiB. Larger sums, and "sem_seg" with them, are in main memory, so a larger image does not take
-    more memory of the device.
+    MiB. Larger sums and their "sem_seg" are in main memory, so larger images need no more device
+    memory.
 
     Args:
         model: with `backbone`, `sem_seg_head`, `pixel_mean` and `pixel_std`.
-        crop_size: (h, w) of the windows, at most the size of the image; None: no windows.
-        crop_stride: rows and columns between two windows; the last ends with the image.
-        windows_per_batch: given to the network together.
-        min_sizes: of the shorter edge of the resized image, 0 for the size that the image has;
-            (): no test-time augmentation.
-        max_size: of the longer edge.
-        flip: in test-time augmentation, also give each image flipped from left to right.
+        crop_size: (h, w) of the windows, cut to the size of smaller images. None: no windows.
+        crop_stride: rows and columns from one window to the next. The last window ends at the edge
+            of the image.
+        windows_per_batch: number of windows that the network processes together.
+        min_sizes: lengths of the shorter edge after resizing; 0 keeps the size of the image. ():
+            no test-time augmentation.
+        max_size: longest length of the longer edge after resizing.
+        flip: in test-time augmentation, also predict each image flipped from left to right.
     """
 
     def __init__(
@@ -186,7 +194,7 @@ class MultiPassSegmentor(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.training = model.training  # what detectron2 goes back to after evaluation
+        self.training = model.training  # the mode that detectron2 restores after evaluation
         self.crop_size = crop_size
         self.crop_stride = crop_stride
         self.windows_per_batch = windows_per_batch
@@ -196,11 +204,11 @@ class MultiPassSegmentor(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """{"sem_seg": (K, H, W)} of each image: logits, or probabilities with augmentation.
+        """Return {"sem_seg": (K, H, W)} for each image: logits, or probabilities with augmentation.
 
         Args:
-            batched_inputs: dicts with "image" (3, h, w), uint8 with augmentation, and optionally
-                "height" and "width", the H and W of the output; otherwise it has the image's.
+            batched_inputs: dicts with "image" (3, h, w), which is uint8 with augmentation. "height"
+                and "width" set H and W of the output; by default they equal h and w.
         """
         return [{"sem_seg": self._scores(sample)} for sample in batched_inputs]
 
@@ -219,29 +227,32 @@ class MultiPassSegmentor(nn.Module):
                 logits = self._logits(resized.flip(2) if flipped else resized, size)
                 if total is None:
                     total = torch.zeros_like(logits, dtype=torch.float32)
-                # Strip by strip, since the probabilities of all would be another (K, H, W).
+                # In strips, since the probabilities of all rows would be another (K, H, W).
                 for rows, sums in zip(logits.split(_STRIP, 1), total.split(_STRIP, 1), strict=True):
                     probabilities = rows.float().softmax(dim=0)
                     if flipped:
                         probabilities = probabilities.flip(2)
                     sums += probabilities.to(sums.device)
-                del logits, rows  # before the next are made
+                del logits, rows  # free the memory before the next pass
         return total.div_(len(self.min_sizes) * (1 + self.flip))
 
     def _normalized(self, image: Tensor) -> Tensor:
         return (image.to(self.model.device) - self.model.pixel_mean) / self.model.pixel_std
 
     def _logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (K, H, W) of a normalised image (3, h, w)."""
+        """Return the logits (K, H, W) of a normalised image (3, h, w)."""
         logits = self._slide(image, size) if self.crop_size else self._network([image])[0]
         if logits.shape[1:] == size:
-            return logits  # interpolation would be a copy
+            return logits  # interpolation would copy them
         if self.crop_size:
             logits = logits.to(_device_of_sums(logits, size))
         return sem_seg_postprocess(logits, image.shape[1:], *size)
 
     def _slide(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (K, h, w) of an image, averaged over windows, on the device of those at `size`."""
+        """Return the logits (K, h, w) of an image, averaged over windows.
+
+        They are on the device that can hold float32 sums at the image's size and at `size`.
+        """
         height, width = image.shape[1:]
         crop = min(self.crop_size[0], height), min(self.crop_size[1], width)
         tops = window_starts(height, crop[0], self.crop_stride[0])
@@ -262,16 +273,16 @@ class MultiPassSegmentor(nn.Module):
                 sums = torch.zeros(shape, dtype=torch.float32, device=device)
             for window, logits in zip(windows, batch, strict=True):
                 sums[window] += logits.to(device)
-            del batch, logits  # before the next are made
-        # A pixel is in as many windows as its row is in rows of windows, times its column.
+            del batch, logits  # free the memory before the next batch
+        # Windows that cover a pixel = windows that cover its row x windows that cover its column.
         rows = _coverage(tops, crop[0], height).to(sums.device)
         columns = _coverage(lefts, crop[1], width).to(sums.device)
         return sums.div_(rows[:, None] * columns)
 
     def _network(self, images: list[Tensor]) -> Tensor:
-        """Logits (n, K, h, w) of n normalised images (3, h, w), as the model computes them."""
+        """Return the logits (n, K, h, w) of n normalised images (3, h, w)."""
         backbone, (h, w) = self.model.backbone, images[0].shape[1:]
-        # Not in detectron2 0.6.
+        # detectron2 0.6 does not have this attribute.
         constraints = getattr(backbone, "padding_constraints", None)
         padding = {"padding_constraints": constraints} if constraints else {}
         padded = ImageList.from_tensors(images, backbone.size_divisibility, **padding).tensor
@@ -280,21 +291,23 @@ class MultiPassSegmentor(nn.Module):
 
 
 def _device_of_sums(logits: Tensor, *sizes: tuple[int, int]) -> torch.device:
-    """The device for float32 sums of logits (K, ...) at the largest of some sizes (H, W)."""
+    """Return the device for float32 sums of logits (K, ...) at the largest of some (H, W)."""
     num_pixels = max(height * width for height, width in sizes)
     num_bytes = torch.float32.itemsize * logits.shape[0] * num_pixels
     return logits.device if num_bytes <= _MOST_ON_DEVICE else torch.device("cpu")
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows of `crop` pixels start along an edge of `length`, as mmsegmentation has it:
-    every `stride` pixels, the last shifted back to end where the edge does."""
+    """Return where windows of `crop` pixels start along an edge of `length`, as mmsegmentation.
+
+    They start every `stride` pixels. The last window is shifted back to end at the edge's end.
+    """
     last = max(length - crop, 0)
     return [min(start, last) for start in range(0, last + stride, stride)]
 
 
 def _coverage(starts: list[int], crop: int, length: int) -> Tensor:
-    """(length,) how many windows hold each pixel along an edge."""
+    """Return the number of windows that cover each pixel along an edge, as (length,)."""
     counts = torch.zeros(length)
     for start in starts:
         counts[start : start + crop] += 1

@@ -1,4 +1,4 @@
-"""Build the regularizers of a config. (`sar.regularizers` itself knows no config.)"""
+"""Build the regularizers of a config. (`sar.regularizers` itself does not read configs.)"""
 
 import logging
 
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 REGULARIZER_REGISTRY = Registry("REGULARIZER")
 REGULARIZER_REGISTRY.__doc__ = """
-Functions `(cfg, num_classes, embed_dim) -> nn.Module` by the name that MODEL.REGULARIZERS lists.
-The module is called as `regularizer(embeddings, labels, classifier)` in training and returns a dict
-of losses, the same keys in every step.
+Functions `(cfg, num_classes, embed_dim) -> nn.Module` by their names in MODEL.REGULARIZERS.
+In training, the module is called as `regularizer(embeddings, labels, classifier)`. It returns a
+dict of losses, with the same keys in every step.
 """
 
 
-# The groups of keys with the arguments of a regularizer, under the same names.
+# Groups of keys with the arguments of each regularizer.
 _GROUPS = {
     "SemanticAnchorRegularizer": "MODEL.SEMANTIC_ANCHOR",
     "CenterCollapseRegularizer": "MODEL.CENTER_COLLAPSE",
@@ -33,8 +33,7 @@ def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[s
     """Build the regularizers of MODEL.REGULARIZERS, by name and in its order.
 
     Raises:
-        InputError: a name that is not registered or is listed twice; a value that a regularizer
-            refuses.
+        InputError: a name is not registered or is listed twice; a regularizer refuses a value.
     """
     modules: dict[str, nn.Module] = {}
     for name in cfg.MODEL.REGULARIZERS:
@@ -50,7 +49,7 @@ def build_regularizers(cfg: CfgNode, num_classes: int, embed_dim: int) -> dict[s
 
 
 def check_regularizer(name: str) -> None:
-    """Raise InputError if no regularizer is registered under a name."""
+    """Raise InputError if no regularizer is registered under this name."""
     if name not in REGULARIZER_REGISTRY:
         known = [known_name for known_name, _ in REGULARIZER_REGISTRY]
         raise InputError(
@@ -112,7 +111,7 @@ def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
 
 def _images_per_class(cfg) -> tuple[int, ...] | None:
     frequency = class_frequency_of(cfg)
-    if frequency is None:  # in an evaluation, which does not need them
+    if frequency is None:  # possible in an evaluation, which does not need the frequencies
         logger.warning("The class frequencies are unknown: no logit adjustment in CeCo")
         return None
     return frequency.images

@@ -13,11 +13,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegment
 
 
 class RegularizedModel:
-    """Base class that lets the semantic head of a model feed regularizers in training.
+    """Base class that adds regularizers to the semantic head of a model in training.
 
-    It comes before the meta-architecture in the bases of a class. Any registered semantic head
-    works if it ends in a linear layer or 1x1 convolution. In evaluation, or without regularizers,
-    the model equals the plain model, at the same cost.
+    List it before the meta-architecture among the bases of a class. Any registered semantic head
+    works if it ends in a linear layer or a 1x1 convolution. In evaluation, or without regularizers,
+    the model equals the plain model and costs the same.
     """
 
     @configurable
@@ -37,12 +37,12 @@ class RegularizedModel:
                 same size.
             classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor"; not
                 needed without regularizers.
-            loss: called as `loss(predictions, targets)`, in the place of the semantic head's method
+            loss: called as `loss(predictions, targets)`, instead of the semantic head's method
                 `losses`. By default the head keeps its own loss, which must be a mean over the
                 valid pixels of its process.
             auxiliary_head: second semantic head. Its "loss_sem_seg" joins the training losses as
                 "loss_sem_seg_aux".
-            kwargs: arguments of the meta-architecture.
+            kwargs: further arguments of the meta-architecture.
         """
         super().__init__(**kwargs)
         self.regularizers = nn.ModuleDict(regularizers)
@@ -60,7 +60,7 @@ class RegularizedModel:
         if cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING:
             plain_cfg = cfg.clone()
             plain_cfg.defrost()
-            # DeepLab's heads would pool over windows of the crop's size.
+            # With this key, DeepLab's heads would pool over windows of the crop's size.
             plain_cfg.INPUT.CROP.ENABLED = False
         arguments = super().from_config(plain_cfg)
         arguments["loss"] = build_loss(
@@ -85,8 +85,8 @@ class RegularizedModel:
     def forward(self, batched_inputs):
         """Run the meta-architecture; in training, add the losses of the regularizers.
 
-        The semantic losses are means over the valid pixels of all processes, and 0 without a valid
-        pixel. (The losses of detectron2's heads would be NaN, which ends the training.)
+        The semantic losses are means over the valid pixels of all processes. They are 0 if no pixel
+        is valid; detectron2's own losses would be NaN and end the training.
         """
         if not self.training:
             return super().forward(batched_inputs)

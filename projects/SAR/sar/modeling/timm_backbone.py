@@ -1,6 +1,7 @@
-"""Any feature pyramid of timm (an optional dependency) as a detectron2 backbone.
+"""Use any feature pyramid of timm (an optional dependency) as a detectron2 backbone.
 
-Shapes: N images, C channels of a feature, H x W its size: the padded images' size by its stride.
+Shape shorthands: N images, C channels of a feature, H x W the size of a feature, which is the size
+of the padded images divided by the stride of the feature.
 """
 
 import logging
@@ -27,13 +28,20 @@ NORMS = ("BN", "SyncBN", "FrozenBN", "GN")
 
 
 class TimmBackbone(Backbone):
-    """The features of a timm model, named as detectron2 does: res2 of stride 4 to res5 of 32.
+    """Backbone that returns the features of a timm model.
 
-    Parameters keep timm's names, below `body`. HRNet gives its four branches as they are, joined by
-    bilinear upsampling as is usual in segmentation (timm's is for classification: nearest), without
-    the convolutions that widen them for classification. Swin shifts its windows in every stage and
-    takes images of any size, as is usual in segmentation. Not for models that are bound to one
-    image size (MaxViT), or that have one stride only (plain ViT).
+    The features have detectron2's names, from res2 (stride 4) to res5 (stride 32). Parameters keep
+    timm's names, below `body`.
+
+    HRNet is a special case. The HRNet configs of the SAR paper and the checkpoints of its authors
+    need the four plain branches and bilinear upsampling between them. timm's HRNet is made for
+    classification: it upsamples by nearest neighbour and widens the branches with convolutions.
+    This class sets the upsampling to bilinear and leaves out these convolutions.
+
+    Swin takes images of any size and shifts its windows in every stage, as is usual in
+    segmentation.
+
+    Models with one fixed image size (MaxViT) or with a single stride (plain ViT) do not work.
     """
 
     @configurable
@@ -53,27 +61,28 @@ class TimmBackbone(Backbone):
     ):
         """
         Args:
-            name: of timm, such as "hrnet_w48", or with the tag of its weights, "hrnet_w48.ms_in1k".
-            in_channels: of the images.
-            out_features: names of the features to give, from fine to coarse. Stages behind the last
-                of them are dropped.
-            pretrained: download timm's weights (or take them from its cache).
-            checkpoint: file of weights, in any format that timm reads, in the place of a download.
-            norm: what becomes of the model's batch norms: "BN" leaves them, "SyncBN", "FrozenBN",
-                "GN" (32 groups). Layer norms stay.
-            output_norm: add a layer norm on each feature.
-            drop_path: greatest rate of stochastic depth.
-            output_stride: stride of the coarsest feature; less than 32 dilates later stages.
-            freeze_at: number of stages to freeze, the stem being the first.
+            name: timm's name of the model, such as "hrnet_w48". It may include the tag of the
+                weights, such as "hrnet_w48.ms_in1k".
+            in_channels: number of channels of the images.
+            out_features: names of the features to return. Stages after the last one are dropped.
+            pretrained: download timm's weights, or read them from timm's cache.
+            checkpoint: file of weights to load instead of a download, in any format that timm
+                reads.
+            norm: "BN" keeps the batch norms of the model. "SyncBN", "FrozenBN" and "GN" (32 groups)
+                replace them. Layer norms do not change.
+            output_norm: add a layer norm to each feature.
+            drop_path: highest rate of stochastic depth.
+            output_stride: stride of the coarsest feature. A value below 32 dilates later stages.
+            freeze_at: number of stages to freeze. The stem is the first stage.
 
         Raises:
-            InputError: timm is missing; the model is unknown, gives no pyramid or lacks a feature
-                or an option; the weights are missing or belong to another model.
+            InputError: timm is missing; the model is unknown, has no feature pyramid, or lacks a
+                feature or an option; the weights are missing or from another model.
         """
         super().__init__()
         check_timm_model(name)
         if norm not in NORMS:
-            raise InputError(f'MODEL.TIMM.NORM: "{norm}" is none of {", ".join(NORMS)}')
+            raise InputError(f'MODEL.TIMM.NORM is "{norm}", expected one of {", ".join(NORMS)}')
         body = _create(name, in_channels, drop_path, output_stride)
         if pretrained or checkpoint:
             missing = _load_weights(body, name, checkpoint, in_channels)
@@ -83,7 +92,8 @@ class TimmBackbone(Backbone):
         for feature in out_features:
             if feature not in levels:
                 raise InputError(
-                    f'MODEL.TIMM.OUT_FEATURES: {name} has no "{feature}", only {", ".join(levels)}'
+                    f'MODEL.TIMM.OUT_FEATURES: {name} has no "{feature}". '
+                    f"It has {', '.join(levels)}"
                 )
         self._out_features = sorted(out_features, key=levels.index)
         self._indices = [levels.index(feature) for feature in self._out_features]
@@ -93,7 +103,7 @@ class TimmBackbone(Backbone):
         self._gives_branches = _is_hrnet(name)
         if not self._gives_branches:
             body.prune_intermediate_layers(self._indices, prune_norm=True)
-            body.head = nn.Identity()  # where earlier versions of timm leave a norm
+            body.head = nn.Identity()  # earlier versions of timm leave a norm here
         if pretrained or checkpoint:
             _require_all(body, missing, name, checkpoint)
         self.body = body
@@ -109,7 +119,7 @@ class TimmBackbone(Backbone):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict:
         options = cfg.MODEL.TIMM
-        # MODEL.WEIGHTS would overwrite them, and their file may be gone by now.
+        # MODEL.WEIGHTS would overwrite the pretrained weights, and their file may be gone.
         needs_weights = not cfg.MODEL.WEIGHTS
         return {
             "name": options.NAME,
@@ -126,16 +136,17 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The model's greatest stride: every feature is then the images' size by its stride."""
+        """Return the largest stride of the model, which the image sides must be multiples of."""
         return self._size_divisibility
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
+        """Compute the features of images.
+
         Args:
-            images: (N, in_channels, H0, W0), sides multiples of `size_divisibility`.
+            images: (N, in_channels, H0, W0). H0 and W0 are multiples of `size_divisibility`.
 
         Returns:
-            {name: (N, C, H, W)} of `out_features`, from fine to coarse.
+            {name: (N, C, H, W)} for `out_features`, from fine to coarse.
         """
         if self._gives_branches:
             branches = self.body(images)
@@ -150,7 +161,7 @@ class TimmBackbone(Backbone):
         return outputs
 
     def _freeze(self, num_stages: int) -> None:
-        """Parameters and batch statistics of the first stages, as timm groups them, stay."""
+        """Freeze parameters and batch statistics of the first stages, as timm groups them."""
         from timm.models import group_parameters
 
         stages = group_parameters(self.body, self.body.group_matcher(coarse=True))
@@ -163,7 +174,11 @@ class TimmBackbone(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """The backbone that MODEL.TIMM describes; warns of what would spoil pretrained weights."""
+    """Build the backbone of MODEL.TIMM.
+
+    Warn if the image format of the config does not match the pretrained weights, or if random
+    weights would be frozen.
+    """
     backbone = TimmBackbone(cfg, input_shape)
     options = cfg.MODEL.TIMM
     if options.PRETRAINED or options.CHECKPOINT:
@@ -171,13 +186,13 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     elif cfg.MODEL.BACKBONE.FREEZE_AT and not cfg.MODEL.WEIGHTS:
         logger.warning(
             f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} freezes layers of "
-            f"{options.NAME} at random values: set it to 0, or MODEL.TIMM.PRETRAINED True"
+            f"{options.NAME} at random values: set it to 0, or set MODEL.TIMM.PRETRAINED True"
         )
     return backbone
 
 
 def check_timm_model(name: str) -> None:
-    """Raises InputError where timm is missing, or has no model, or no weights, of that name."""
+    """Raise InputError if timm is missing, or if it has no model or no weights of this name."""
     try:
         import timm
     except ImportError as error:
@@ -220,25 +235,28 @@ def _create(name: str, in_channels: int, drop_path: float, output_stride: int) -
             f"{output_stride}: {error or type(error).__name__}"
         ) from error
     if not _is_hrnet(name) and not hasattr(body, "prune_intermediate_layers"):
-        raise InputError(f"MODEL.TIMM.NAME: {name} gives no intermediate features: take another")
+        raise InputError(f"MODEL.TIMM.NAME: {name} has no intermediate features: choose another")
     if _is_hrnet(name):
         for module in body.modules():
             if isinstance(module, nn.Upsample):
                 module.mode, module.align_corners = "bilinear", False
-    # Some models take any option and leave it.
+    # Some models accept any option and ignore it.
     drop_paths = [module for module in body.modules() if isinstance(module, DropPath)]
     if drop_path and not drop_paths:
         raise InputError(f"MODEL.TIMM.DROP_PATH: {name} has no stochastic depth: set it to 0")
-    if not drop_path:  # Swin has some of itself
+    if not drop_path:  # Swin has stochastic depth by default
         for module in drop_paths:
             module.drop_prob = 0.0
     strides = _feature_info(body, "reduction")
     if output_stride != 32 and max(strides) != output_stride:
         raise InputError(
-            f"MODEL.TIMM.OUTPUT_STRIDE: {name} has {max(strides)}, and no {output_stride}"
+            f"MODEL.TIMM.OUTPUT_STRIDE is {output_stride}, but {name} has stride {max(strides)}"
         )
     if output_stride == 32 and len(set(strides)) < len(strides):
-        raise InputError(f"MODEL.TIMM.NAME: {name} has no features of strides that grow")
+        raise InputError(
+            f"MODEL.TIMM.NAME: {name} has no feature pyramid, since some of its features have the "
+            "same stride: choose another model"
+        )
     return body
 
 
@@ -253,7 +271,10 @@ def _feature_info(body: nn.Module, key: str) -> list[int]:
 
 
 def _levels(strides: Sequence[int]) -> list[str]:
-    """res2 for stride 4 to res5 for 32; dilated stages go by the number that they had before."""
+    """Return the names of features with these strides, from res2 (stride 4) to res5 (stride 32).
+
+    A dilated stage keeps the name that it has without dilation.
+    """
     levels: list[int] = []
     for stride in strides:
         level = int(math.log2(stride))
@@ -262,7 +283,7 @@ def _levels(strides: Sequence[int]) -> list[str]:
 
 
 def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int) -> list[str]:
-    """Loads timm's weights, or a file; returns the names of what these lack."""
+    """Load timm's weights or a file, and return the names of the weights that are missing."""
     from timm.models import load_pretrained
 
     source = dict(body.pretrained_cfg)
@@ -283,20 +304,20 @@ def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int)
             source,
             num_classes=0,
             in_chans=in_channels,
-            # Each of timm's files that needs one has it under this name, for weights as published.
+            # timm's modules name the function that renames published weights this way.
             filter_fn=getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None),
             strict=False,
         )
-    except Exception as error:  # a broken file fails in any way, and so does a download
+    except Exception as error:  # a broken file or a failed download can raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if checkpoint:
             raise InputError(
                 f"MODEL.TIMM.CHECKPOINT {checkpoint} cannot be loaded into {name}: {reason}"
             ) from error
         raise InputError(
-            f"MODEL.TIMM.PRETRAINED: no weights of {name} to be had: {reason} Without network, set "
-            "MODEL.TIMM.PRETRAINED False and MODEL.TIMM.CHECKPOINT to a file of them, or "
-            "MODEL.WEIGHTS to a checkpoint of the whole model"
+            f"MODEL.TIMM.PRETRAINED: the weights of {name} cannot be downloaded: {reason} Without "
+            "network, set MODEL.TIMM.PRETRAINED False and MODEL.TIMM.CHECKPOINT to a file of these "
+            "weights, or set MODEL.WEIGHTS to a checkpoint of the whole model"
         ) from error
     finally:
         hook.remove()
@@ -304,7 +325,10 @@ def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int)
 
 
 def _read_weights(path: str) -> dict[str, torch.Tensor]:
-    """As timm's `load_state_dict`, which in some versions runs what is in the file."""
+    """Read a file of weights without executing code in it.
+
+    timm's own `load_state_dict` executes code in the file in some versions of timm.
+    """
     from timm.models import clean_state_dict
 
     if path.endswith(".safetensors"):
@@ -312,31 +336,33 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 
         return load_file(path)
     try:
-        # timm's own training saves its arguments (names and values) with the weights.
+        # timm's training script saves its arguments (names and values) with the weights.
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         raise InputError(
-            f"refused, since it would run {refused[1]}" if refused else "it is damaged, or no .pth"
+            f"refused, since it would run {refused[1]}"
+            if refused
+            else "it is damaged or not a .pth file"
         ) from error
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if content.get(key) is not None:
             content = content[key]
             break
-    if not content:  # timm would download others
+    if not content:  # timm would download weights instead
         raise InputError("it has no weights")
     return clean_state_dict(content)
 
 
 def _require_all(body: nn.Module, missing: Sequence[str], name: str, checkpoint: str) -> None:
-    # Early files do not count the batches, and what was pruned is not needed.
+    # Older files have no batch counts, and pruned layers need no weights.
     expected = [key for key in body.state_dict() if not key.endswith("num_batches_tracked")]
     lacking = [key for key in expected if key in set(missing)]
     if lacking:
         raise InputError(
             f"MODEL.TIMM: {checkpoint or 'the download'} lacks {len(lacking)} of the "
-            f"{len(expected)} arrays of {name}, such as {', '.join(lacking[:3])}: is it of "
+            f"{len(expected)} arrays of {name}, such as {', '.join(lacking[:3])}: is it from "
             "another model?"
         )
 
@@ -344,7 +370,10 @@ def _require_all(body: nn.Module, missing: Sequence[str], name: str, checkpoint:
 def _convert_batch_norms(
     module: nn.Module, norm: str, where: Callable[[nn.Module], bool] = lambda bn: True
 ) -> None:
-    """Replace batch norms below `module`. Keep their activations and, except for GN, values."""
+    """Replace the batch norms below `module`.
+
+    Activations are kept. Parameters and statistics are kept as well, except for GN.
+    """
     from timm.layers import BatchNormAct2d, convert_sync_batchnorm, freeze_batch_norm_2d
 
     if norm == "BN":
@@ -360,7 +389,7 @@ def _convert_batch_norms(
             elif child.num_features % 32:
                 raise InputError(
                     f"MODEL.TIMM.NORM GN: 32 groups cannot share {child.num_features} channels: "
-                    "take BN, SyncBN or FrozenBN, or another MODEL.TIMM.NAME"
+                    "set it to BN, SyncBN or FrozenBN, or choose another MODEL.TIMM.NAME"
                 )
             else:
                 is_fused = isinstance(child, BatchNormAct2d)

@@ -1,4 +1,4 @@
-"""The auxiliary head: a second training loss, on an intermediate feature, for any semantic head.
+"""Auxiliary head: a second training loss on an intermediate feature, for any semantic head.
 
 Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.3.
 """
@@ -19,7 +19,7 @@ def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCN
     """Build MODEL.AUXILIARY_HEAD, or return None if IN_FEATURE is empty.
 
     Raises:
-        InputError: the backbone does not give the feature.
+        InputError: the backbone does not have the feature.
     """
     settings = cfg.MODEL.AUXILIARY_HEAD
     if not settings.IN_FEATURE:
@@ -42,12 +42,11 @@ def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCN
 def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[None]:
     """Add "loss_sem_seg_aux" to the losses that `head(features, targets)` returns in training.
 
-    The forward hook exists inside the `with` only, so it does not reach inference or an exported
-    model.
+    The forward hook exists only inside the `with`, so inference and exported models do not have it.
 
     Args:
         head: any semantic head with detectron2's interface.
-        auxiliary_head: called with the same features and labels. None adds no loss.
+        auxiliary_head: called with the same features and labels. With None, no loss is added.
     """
     if auxiliary_head is None:
         yield

@@ -1,7 +1,8 @@
-"""The base class and the common parts of the semantic heads, with detectron2's interface.
+"""Base class and common parts of the semantic heads, with detectron2's interface.
 
 Shape shorthands: N images, C embedding channels, K classes, H x W the resolution of the padded
-images, h x w the resolution of a head's logits: H and W divided by the head's stride, rounded up.
+images, h x w the resolution of a head's logits. h and w are H and W divided by the head's stride,
+rounded up.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 
 
 class SemanticHead(nn.Module):
-    """A semantic head that ends in `self.predictor`. Its subclasses define `layers`.
+    """Base class of semantic heads that end in `self.predictor`. Subclasses define `layers`.
 
     Features are read from the finest to the coarsest. The logits have the stride of the finest
     feature.
@@ -35,8 +36,8 @@ class SemanticHead(nn.Module):
         fused_loss: see `sar.losses.CrossEntropy`.
 
     Attributes:
-        in_features: names of the features, finest first; `in_channels` are their channels.
-        common_stride: of the logits.
+        in_features: names of the features, finest first; `in_channels` has their channels.
+        common_stride: stride of the logits.
     """
 
     def __init__(
@@ -105,12 +106,12 @@ class SemanticHead(nn.Module):
 
         Args:
             features: of the backbone, by name.
-            targets: int64 labels (N, H, W); in training only.
+            targets: int64 labels (N, H, W), in training only.
 
         Returns:
             None and the losses in training; logits (N, K, H, W) and {} in inference. If the
-            backbone has rounded a size up, the logits reach beyond the right and bottom edges of
-            the image.
+            backbone has rounded a size up, the logits are larger than the image, at the right and
+            the bottom.
         """
         predictions = self.layers(features)
         if self.training:
@@ -135,8 +136,8 @@ class SemanticHead(nn.Module):
 class Predictor(Conv2d):
     """The classifier: a 1x1 convolution that may drop channels of its input.
 
-    Dropout is an argument of `forward`, so a hook on the input reads the whole embedding. SAR calls
-    the predictor without it, as a plain convolution.
+    The dropout rate is an argument of `forward`, so a hook on the input reads the whole embedding.
+    SAR calls the predictor without dropout, as a plain convolution.
     """
 
     def __init__(self, embed_dim: int, num_classes: int):
@@ -161,12 +162,12 @@ def select_features(
     """
     provided = ", ".join(input_shape)
     if not names:
-        raise InputError(f"{key} is empty: name features of the backbone, which gives {provided}")
+        raise InputError(f"{key} is empty: name features of the backbone. It has {provided}")
     for name in names:
         if name not in input_shape:
             raise InputError(
-                f'{key} names "{name}", which the backbone does not give.'
-                f"{nearest(name, input_shape)} It gives {provided}"
+                f'{key} names "{name}", which the backbone does not have.'
+                f"{nearest(name, input_shape)} It has {provided}"
             )
     return {name: input_shape[name] for name in names}
 
@@ -174,19 +175,19 @@ def select_features(
 def conv_norm(
     in_channels: int, out_channels: int, kernel_size: int, norm: str, activation=F.relu
 ) -> Conv2d:
-    """Build a convolution that keeps the resolution, its norm and ReLU.
+    """Build a convolution that keeps the resolution, with norm and ReLU.
 
-    With the norm "", the convolution has a bias instead.
+    If the norm is "", the convolution has a bias instead.
 
     Raises:
-        InputError: the norm is unknown or does not go with the number of channels.
+        InputError: the norm is unknown or does not fit the number of channels.
     """
     try:
         norm_layer = get_norm(norm, out_channels)
     except (KeyError, ValueError) as error:
         raise InputError(
-            f'MODEL.SEM_SEG_HEAD.NORM "{norm}" does not go with {out_channels} channels ({error}): '
-            "take BN or SyncBN, or a multiple of 32 channels for GN"
+            f'MODEL.SEM_SEG_HEAD.NORM "{norm}" does not fit {out_channels} channels ({error}): '
+            "set it to BN or SyncBN, or use a multiple of 32 channels for GN"
         ) from error
     conv = Conv2d(
         in_channels,
@@ -202,10 +203,10 @@ def conv_norm(
 
 
 def resize(features: Tensor, like: Tensor) -> Tensor:
-    """Return `features` at the resolution of `like`, bilinearly."""
+    """Resize `features` bilinearly to the resolution of `like`."""
     return F.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def concatenate(maps: Sequence[Tensor]) -> Tensor:
-    """Concatenate maps along their channels, at the resolution of the first."""
+    """Concatenate maps along their channels, at the resolution of the first map."""
     return torch.cat([maps[0], *(resize(other, maps[0]) for other in maps[1:])], dim=1)

@@ -1,4 +1,4 @@
-"""The head of HRNet: a convolution on concatenated features."""
+"""Head of HRNet: a convolution on concatenated features."""
 
 from torch import Tensor, nn
 
@@ -11,10 +11,10 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SemanticHead):
-    """A fully convolutional head: upsample the features, concatenate, convolve, classify.
+    """Fully convolutional head: upsample the features, concatenate, convolve, classify.
 
-    It is the head of HRNetV2 (Wang et al., "Deep High-Resolution Representation Learning for Visual
-    Recognition", TPAMI 2020), after Long et al., "Fully Convolutional Networks", CVPR 2015.
+    This is the head of HRNetV2 (Wang et al., "Deep High-Resolution Representation Learning for
+    Visual Recognition", TPAMI 2020), after Long et al., "Fully Convolutional Networks", CVPR 2015.
     """
 
     @configurable
@@ -32,11 +32,11 @@ class FCNHead(SemanticHead):
         Args:
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
-            conv_dims: C, channels of the convolution; by default the sum of the features'
+            conv_dims: C, channels of the convolution. By default, it is the sum of the features'
                 channels, which is 720 for HRNet-W48.
             kernel_size: of the convolution.
             norm: of the convolution.
-            kwargs: of SemanticHead.
+            kwargs: further arguments of SemanticHead.
         """
         channels = sum(shape.channels for shape in input_shape.values())
         conv_dims = conv_dims or channels

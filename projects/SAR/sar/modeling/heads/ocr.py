@@ -15,21 +15,21 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 def gather_regions(pixels: Tensor, region_logits: Tensor) -> Tensor:
     """Return one vector per class: a weighted mean of the pixels (Yuan et al., ECCV 2020, eq. 2).
 
-    The weights are the softmax over the image of the class's logits.
+    The weights of a class are the softmax of its logits over the pixels of the image.
 
     Args:
         pixels: (N, C, h, w).
         region_logits: (N, K, h, w).
 
     Returns:
-        (N, C, K, 1), a map for 1x1 convolutions.
+        (N, C, K, 1), so that 1x1 convolutions can read it.
     """
     weights = region_logits.flatten(2).softmax(dim=2)
     return (pixels.flatten(2) @ weights.to(pixels.dtype).transpose(1, 2)).unsqueeze(3)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(query^T key / sqrt(D)) value at each place of `query`, as a map (N, C, h, w).
+    """Return softmax(query^T key / sqrt(D)) value at each pixel of `query`, as a map (N, C, h, w).
 
     `query` is (N, D, h, w). `key` (N, D, ...) and `value` (N, C, ...) have the same spatial size.
     """
@@ -39,8 +39,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _as_sequence(features: Tensor) -> Tensor:
-    """Return (N, C, h, w) as (N, 1, h * w, C), with one attention head."""
-    # For tensors that are not contiguous, PyTorch would store the weights of all pairs of places.
+    """Reshape (N, C, h, w) to (N, 1, h * w, C), with one attention head."""
+    # For tensors that are not contiguous, PyTorch would store the weights of all pairs of pixels.
     return features.flatten(2).transpose(1, 2).contiguous().unsqueeze(1)
 
 
@@ -48,12 +48,12 @@ class ObjectAttention(nn.Module):
     """Attention of pixels to object regions (Yuan et al., ECCV 2020, eqs. 3 and 4).
 
     y_i = rho(sum_k softmax_k(phi(x_i)^T psi(f_k) / sqrt(D)) delta(f_k)), and the output is
-    g([y_i, x_i]). As in the authors' code, the product is divided by sqrt(D). phi and psi are two
-    1x1 convolutions with norm and ReLU; delta, rho and g are one.
+    g([y_i, x_i]). As in the authors' code, the product is divided by sqrt(D). phi and psi are each
+    two 1x1 convolutions with norm and ReLU; delta, rho and g are each one.
 
     Args:
-        channels: C, of pixels, regions and the output.
-        key_dims: D, of the attention.
+        channels: C, channels of pixels, regions and the output.
+        key_dims: D, channels of the attention.
         norm: of the convolutions.
     """
 
@@ -105,14 +105,14 @@ class OCRHead(SemanticHead):
             conv_dims: C, channels of pixels and regions. The attention has half as many.
             region_loss_weight: factor of the loss of the regions.
             norm: of the convolutions.
-            kwargs: of SemanticHead.
+            kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)
         self.region_head = FCNHead(
             input_shape,
             num_classes=num_classes,
             norm=norm,
-            # Without dropout, which would reach the embedding through the regions.
+            # Dropout would reach the embedding through the regions.
             **{**kwargs, "dropout": 0.0, "loss_weight": region_loss_weight},
         )
         self.bottleneck = conv_norm(sum(self.in_channels), conv_dims, 3, norm)
@@ -125,7 +125,7 @@ class OCRHead(SemanticHead):
         return arguments
 
     def forward(self, features, targets=None):
-        """Return the same as `SemanticHead.forward`, with a loss "loss_sem_seg_regions"."""
+        """Return the same as `SemanticHead.forward`, plus a loss "loss_sem_seg_regions"."""
         predictions, regions = self.layers(features)
         if not self.training:
             return self.upsample(predictions), {}

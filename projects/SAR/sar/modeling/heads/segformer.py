@@ -1,4 +1,4 @@
-"""SegFormer's decoder, made of linear layers only."""
+"""Decoder of SegFormer, made of linear layers only."""
 
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SegFormerHead(SemanticHead):
-    """The all-MLP decoder of Xie et al., "SegFormer", NeurIPS 2021, eq. 4.
+    """All-MLP decoder of Xie et al., "SegFormer", NeurIPS 2021, eq. 4.
 
-    One linear layer per feature gives C channels. All are upsampled to the finest feature and
-    concatenated. A linear layer with norm and ReLU fuses them. The linear layers are 1x1
+    One linear layer per feature outputs C channels. Its outputs are upsampled to the finest feature
+    and concatenated. A linear layer with norm and ReLU fuses them. The linear layers are 1x1
     convolutions.
     """
 
@@ -35,7 +35,7 @@ class SegFormerHead(SemanticHead):
             num_classes: K.
             conv_dims: C, channels of the linear layers. The paper's larger models have 768.
             norm: of the fusion.
-            kwargs: of SemanticHead.
+            kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)
         self.convs = nn.ModuleList(

@@ -16,11 +16,12 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 class UPerNetHead(SemanticHead):
     """UPerNet (Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018).
 
-    The coarsest feature passes the pyramid pooling of PSPNet (Zhao et al., CVPR 2017). A feature
-    pyramid leads from there to the finest feature. Its levels are fused at the finest resolution.
+    Pyramid pooling, as in PSPNet (Zhao et al., CVPR 2017), is applied to the coarsest feature. A
+    feature pyramid leads from there to the finest feature. Its levels are fused at the finest
+    resolution.
 
-    The coarsest pooling leaves one value per channel and image. With batch norm, PyTorch therefore
-    refuses to train on one image per process, and with SyncBN on one image in all.
+    The coarsest pooling leaves one value per channel and image. PyTorch therefore refuses to train
+    on one image per process with BN, and on one image in total with SyncBN.
     """
 
     @configurable
@@ -41,7 +42,7 @@ class UPerNetHead(SemanticHead):
             conv_dims: C, channels of every convolution.
             pool_scales: heights and widths that the coarsest feature is pooled to.
             norm: of the convolutions.
-            kwargs: of SemanticHead.
+            kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)
         *finer, coarsest = self.in_channels
@@ -68,6 +69,6 @@ class UPerNetHead(SemanticHead):
         return self.predictor(self.fpn_bottleneck(concatenate(pyramid)), self.dropout)
 
     def pool(self, coarsest: Tensor) -> Tensor:
-        """Return the coarsest feature with its context at every scale, (N, C, h', w')."""
+        """Return the coarsest feature fused with its context at every scale, (N, C, h', w')."""
         context = [resize(module(coarsest), coarsest) for module in self.psp_modules]
         return self.bottleneck(torch.cat([coarsest, *context], dim=1))
