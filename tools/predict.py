@@ -22,8 +22,8 @@ TEST.MODE, TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. DAT
 threads read files ahead, and the same number of threads write.
 
 The checkpoint stores the names and colours of the classes. If an older checkpoint has none, they
-come from the data set of the config, or from class_frequency.json next to MODEL.WEIGHTS. The data
-set does not need images: for DATASETS.FOLDER, classes.txt is enough.
+come from the data set of the config, or from class_frequency.json next to MODEL.WEIGHTS. For
+DATASETS.FOLDER, classes.txt is enough.
 """
 
 import argparse
