@@ -401,7 +401,7 @@ def test_a_frame_that_the_model_cannot_take_ends_its_video(
     clip = write_clip()
     monkeypatch.setattr(tool.Predictor.load("C"), "model", Tiring())
     assert run(tool, output, clip, more=["--quiet"]) == 1
-    assert f"{clip}, frame 4: the model cannot take 250 x 20" in capsys.readouterr().err
+    assert f"{clip}, frame 4: the model cannot predict 250 x 20" in capsys.readouterr().err
     assert written(output) == [*frame_names(3), "overlays/clip.mp4"]
 
 

@@ -1,4 +1,4 @@
-"""A segmentation model as one graph, from images to logits, with nothing of its training.
+"""Export a segmentation model as one graph from images to logits, without its training parts.
 
 Shape shorthands: N images of H x W pixels, of any size; K classes; C channels of a feature.
 """
@@ -17,21 +17,21 @@ from detectron2.config import CfgNode
 from detectron2.layers.aspp import ASPP
 from detectron2.modeling import META_ARCH_REGISTRY, SemanticSegmentor
 
-# Height and width of the image that is traced: no multiples of a stride, so that nothing in the
-# graph is taken for the special case of an image that needs no padding.
+# Height and width of the traced image. They are not multiples of a stride: otherwise the graph
+# would treat the special case of an image without padding as the general case.
 _EXAMPLE_SIZE = (97, 161)
 
 
 def check_exportable(cfg: CfgNode) -> None:
-    """Raises InputError for what one graph cannot hold, with the key that asks for it."""
+    """Raise InputError if one graph cannot hold the model of a config, and name the key."""
     name = cfg.MODEL.META_ARCHITECTURE
-    # One that is unknown is refused where the model is built.
+    # `build_model` refuses unknown names.
     if name in META_ARCH_REGISTRY and not issubclass(
         META_ARCH_REGISTRY.get(name), SemanticSegmentor
     ):
         raise InputError(
-            f"MODEL.META_ARCHITECTURE {name} cannot be exported: a graph of logits is a "
-            "SemanticSegmentor's, and this one's instances are merged outside of the network"
+            f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it merges instances outside "
+            "of the network: choose a SemanticSegmentor"
         )
     for key, is_on, remedy in (
         ("TEST.MODE slide", cfg.TEST.MODE == "slide", "TEST.MODE whole"),
@@ -39,23 +39,23 @@ def check_exportable(cfg: CfgNode) -> None:
     ):
         if is_on:
             raise InputError(
-                f"{key} cannot be exported: it runs the network many times on an image, which is "
-                f"up to the program that runs the graph. Set {remedy}"
+                f"{key} cannot be exported: it runs the network several times on an image, and "
+                f"the program that runs the graph has to do this. Set {remedy}"
             )
 
 
 class SegmentationGraph(nn.Module):
-    """What a SemanticSegmentor does in inference, on tensors.
+    """Inference of a SemanticSegmentor on tensors.
 
-    Images are normalised and padded to the backbone's divisibility, and the logits cut to the
-    image's size, all as the model does it: its logits, bit for bit but where AdaptiveAverage sums
-    in another order.
+    Like the model, it normalises images, pads them to the backbone's divisibility, and cuts the
+    logits to the image's size. The logits equal the model's bit for bit, except for differences if
+    AdaptiveAverage sums in another order.
 
     Args:
-        model: in evaluation mode; it is copied.
+        model: in evaluation mode. It is copied.
 
     Raises:
-        InputError: a part that takes some image sizes only.
+        InputError: a part of the model works with some image sizes only.
     """
 
     def __init__(self, model: SemanticSegmentor) -> None:
@@ -64,21 +64,21 @@ class SegmentationGraph(nn.Module):
         self.sem_seg_head = copy.deepcopy(model.sem_seg_head)
         self.register_buffer("pixel_mean", model.pixel_mean.clone())
         self.register_buffer("pixel_std", model.pixel_std.clone())
-        # Not in detectron2 0.6.
+        # detectron2 0.6 does not have this attribute.
         padding = getattr(model.backbone, "padding_constraints", {})
         divisibility = padding.get("size_divisibility", model.backbone.size_divisibility)
         self.size_divisibility = max(divisibility, 1)
         if padding.get("square_size", 0) > 0:
             raise InputError(
-                f"MODEL.BACKBONE.NAME: a {type(model.backbone).__name__} takes images of one size "
-                "only, and cannot be exported for any"
+                f"MODEL.BACKBONE.NAME: {type(model.backbone).__name__} needs images of one fixed "
+                "size, so it cannot be exported for all sizes: choose another"
             )
         for module in self.modules():
             if isinstance(module, ASPP) and module.pool_kernel_size is not None:
                 raise InputError(
-                    "the head pools over windows of INPUT.CROP.SIZE, and takes multiples of it "
-                    "only: it cannot be exported for any image size. Train with MODEL.SEM_SEG_HEAD."
-                    "ASPP_GLOBAL_POOLING True, or set it here and compare the metrics"
+                    "the head pools over windows of INPUT.CROP.SIZE and needs multiples of it, so "
+                    "it cannot be exported for all image sizes. Train with MODEL.SEM_SEG_HEAD."
+                    "ASPP_GLOBAL_POOLING True, or set this key now and compare the metrics"
                 )
             for name, child in module.named_children():
                 if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size not in (1, (1, 1)):
@@ -86,7 +86,7 @@ class SegmentationGraph(nn.Module):
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, K, H, W) float32 of images (N, 3, H, W) uint8, channels as in INPUT.FORMAT."""
+        """Return the logits (N, K, H, W) float32 of images (N, 3, H, W) uint8 in INPUT.FORMAT."""
         image = (image.float() - self.pixel_mean) / self.pixel_std
         height, width = image.shape[-2:]
         below, right = (_missing(length, self.size_divisibility) for length in (height, width))
@@ -95,10 +95,10 @@ class SegmentationGraph(nn.Module):
 
 
 class AdaptiveAverage(nn.Module):
-    """nn.AdaptiveAvgPool2d as two matrix products, since ONNX has no such pooling.
+    """nn.AdaptiveAvgPool2d as two matrix products, since ONNX lacks this pooling.
 
     Args:
-        output_size: number of rows and of columns, or one for both.
+        output_size: number of rows and number of columns, or one number for both.
     """
 
     def __init__(self, output_size: int | tuple[int, int]) -> None:
@@ -107,18 +107,18 @@ class AdaptiveAverage(nn.Module):
         self.output_size = rows, columns
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, rows, columns) of (N, C, h, w)."""
+        """Pool (N, C, h, w) to (N, C, rows, columns)."""
         rows, columns = (
             _averages(length, parts, features)
             for length, parts in zip(features.shape[-2:], self.output_size, strict=True)
         )
-        # The small matrix on the right: the other way round, it is expanded to all N and C.
+        # With the small matrix on the left, it would be expanded to all N and C.
         summed = (features @ columns.transpose(0, 1)).transpose(2, 3)
         return (summed @ rows.transpose(0, 1)).transpose(2, 3)
 
 
 def _averages(length: int, parts: int, like: Tensor) -> Tensor:
-    """(parts, length) shares that `length` places have in their parts, as PyTorch divides them."""
+    """Return the weights (parts, length) of an average over each part, as PyTorch divides them."""
     places = torch.arange(length, device=like.device)
     index = torch.arange(parts, device=like.device)[:, None]
     first = index * length // parts
@@ -128,22 +128,25 @@ def _averages(length: int, parts: int, like: Tensor) -> Tensor:
 
 
 def _missing(length: int, divisor: int) -> int:
-    """What is missing from `length` to the next multiple."""
+    """Return the padding from `length` to the next multiple of `divisor`."""
     return (length + divisor - 1) // divisor * divisor - length
 
 
 def trace(graph: SegmentationGraph) -> ExportedProgram:
-    """The graph as torch.export has it, for one image at a time, of any size.
+    """Trace the graph with torch.export, for one image at a time, of any size.
 
     Raises:
-        InputError: PyTorch is too old, or cannot follow the network.
+        InputError: PyTorch is too old or cannot trace the network.
     """
     if not hasattr(_config, "backed_size_oblivious"):
-        raise InputError(f"PyTorch {torch.__version__} is too old: the export needs 2.9 or later")
+        raise InputError(
+            f"PyTorch {torch.__version__} is too old for the export: install 2.9 or later"
+        )
     image = torch.zeros(1, 3, *_EXAMPLE_SIZE, dtype=torch.uint8, device=graph.pixel_mean.device)
     sizes = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
-        # The first lets an edge have one pixel only; the second, the padding be a remainder.
+        # backed_size_oblivious allows edges of one pixel; prefer_deferred_... allows the padding
+        # to be a remainder.
         with torch.no_grad(), _config.patch(backed_size_oblivious=True):
             return torch.export.export(
                 graph,
@@ -152,9 +155,9 @@ def trace(graph: SegmentationGraph) -> ExportedProgram:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-    except Exception as error:  # whatever the network does that cannot be traced
+    except Exception as error:  # a network that cannot be traced can raise anything
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"the network cannot be traced ({type(error).__name__}: {reason}): take another "
+            f"the network cannot be traced ({type(error).__name__}: {reason}): choose another "
             "MODEL.BACKBONE.NAME or MODEL.SEM_SEG_HEAD.NAME"
         ) from error

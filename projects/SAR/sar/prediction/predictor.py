@@ -1,4 +1,4 @@
-"""Predict images without the data set of the training.
+"""Predict images with a trained model. The data set of the training is not needed.
 
 Shape shorthands: H x W pixels of an image, K classes.
 """
@@ -30,10 +30,10 @@ from sar.visualization import draw_overlay
 
 from detectron2.config import CfgNode
 
-# A file, (H, W, 3) uint8 RGB, or a picture of a video.
+# A file, (H, W, 3) uint8 RGB, or a frame of a video.
 Picture = str | os.PathLike | np.ndarray | Frame
 
-# A palette has at most 256 colours. With more classes, label maps are grey with 16 bits.
+# A palette has at most 256 colours. With more classes, label maps are 16-bit grey images.
 _PALETTE_SIZE = 256
 
 
@@ -56,13 +56,13 @@ class Prediction:
     colors: np.ndarray
 
     def overlay(self, *, all_classes: bool = False) -> Image.Image:
-        """Return the image with its classes in colour, and a legend of these or of all classes."""
+        """Draw the image with its classes in colour, over a legend of these or of all classes."""
         return draw_overlay(
             self.image, self.labels, self.class_names, self.colors, all_classes=all_classes
         )
 
     def label_image(self) -> Image.Image:
-        """Return the class ids as a picture with one channel and the class colours as palette."""
+        """Return the class ids as an image with one channel, and the class colours as palette."""
         picture = Image.fromarray(self.labels)
         if len(self.class_names) <= _PALETTE_SIZE:
             picture.putpalette(self.colors.tobytes())
@@ -74,7 +74,7 @@ class Prediction:
 
 
 class Predictor:
-    """Predict images with a model, from reading to a `Prediction`.
+    """Model that reads images and returns a `Prediction` for each.
 
     Example::
 
@@ -82,14 +82,14 @@ class Predictor:
 
         predictor = Predictor.load("config.yaml", "MODEL.WEIGHTS", "model_final.pth")
         predictor("street.jpg").overlay().show()
-        predictions = predictor.predict_all(read_video("drive.mp4"))  # of sar.data.video
+        predictions = predictor.predict_all(read_video("drive.mp4"))  # from sar.data.video
 
     Args:
-        model: called like a SemanticSegmentor; in evaluation mode.
+        model: called like a SemanticSegmentor, in evaluation mode.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
         mapper: turns pixels into the input of the model. Predictions always have the size of the
-            image. None: RGB, not resized.
+            image. None: the model reads RGB images that are not resized.
         gives_probabilities: the model returns probabilities instead of logits.
         num_threads: number of threads that read ahead; 0 for none.
     """
@@ -117,11 +117,11 @@ class Predictor:
     def load(cls, config_file: str, *overrides: str) -> "Predictor":
         """Build the predictor of a config, with KEY, VALUE pairs as on the command line.
 
-        TEST.MODE and TEST.AUG set the inference mode, MODEL.DEVICE the device, and
-        DATALOADER.NUM_WORKERS the number of threads that read ahead.
+        TEST.MODE and TEST.AUG set the inference mode, MODEL.DEVICE sets the device, and
+        DATALOADER.NUM_WORKERS sets the number of threads that read ahead.
 
         Raises:
-            InputError: as `load_for_inference`.
+            InputError: as in `load_for_inference`.
         """
         cfg = load_config(config_file, overrides)
         model, class_names, colors = load_for_inference(cfg)
@@ -151,8 +151,8 @@ class Predictor:
     ) -> Iterator[Prediction | InputError]:
         """Yield the prediction of each image, in order, or its InputError.
 
-        Threads read ahead, at most two images each. An InputError that `images` raises, as
-        `read_video` does for a damaged video, is the last result.
+        Threads read ahead, at most two images each. If `images` raises an InputError, as
+        `read_video` does for a damaged video, this error is the last result.
         """
         images = _with_error_as_last(images)
         for sample in map_ahead(self._read_or_error, images, self.num_threads):
@@ -181,8 +181,8 @@ class Predictor:
             name, image = str(image), self.mapper.read_image(image)
         elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(
-                f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 "
-                "(H, W, 3), RGB"
+                f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 RGB "
+                "of shape (H, W, 3)"
             )
         return {**self.mapper.map_pixels(image), "pixels": image, "name": name}
 
@@ -194,8 +194,8 @@ class Predictor:
             height, width = sample["image"].shape[1:]
             reason = str(error).strip().split("\n")[0]
             raise InputError(
-                f"{sample['name']}: the model cannot take {width} x {height} pixels: {reason}. "
-                "Where memory is short, set INPUT.MIN_SIZE_TEST lower, or TEST.MODE slide"
+                f"{sample['name']}: the model cannot predict {width} x {height} pixels: {reason}. "
+                "If memory is too small, set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide"
             ) from error
         best, labels = scores.max(dim=0)
         confidence = None
@@ -219,17 +219,17 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     """Load the model of a config for inference, without its training branch.
 
     Data sets, regularizers, losses and class frequencies are not needed. The device and the number
-    of classes are set in `cfg`.
+    of classes are written into `cfg`.
 
     Returns:
-        the model in evaluation mode, the K class names, and (K, 3) uint8 colours.
+        The model in evaluation mode, the K class names, and (K, 3) uint8 colours.
 
     Raises:
-        InputError: a problem in the config; MODEL.WEIGHTS is missing, broken or from another model;
-            the classes are unknown.
+        InputError: the config has a problem; MODEL.WEIGHTS is missing, broken or from another
+            model; the classes are unknown.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and a checkpoint's path")
+        raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and the path of a checkpoint")
     choose_device(cfg)
     cfg.MODEL.REGULARIZERS = ()
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
@@ -240,9 +240,9 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     head = cfg.MODEL.SEM_SEG_HEAD
     if head.NUM_CLASSES not in (0, len(names)):
         raise InputError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but {len(names)} classes are "
-            f"named ({listed(names)}): is DATASETS.TEST or DATASETS.FOLDER another "
-            "data set's?"
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but {len(names)} classes have "
+            f"names ({listed(names)}): set DATASETS.TEST or DATASETS.FOLDER to the data set of the "
+            "model"
         )
     head.NUM_CLASSES = len(names)
     return Trainer.load_for_evaluation(cfg), names, colors
@@ -251,8 +251,8 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
 def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
     """Return the names and (K, 3) uint8 colours of the classes, as saved with the weights.
 
-    Older checkpoints have no classes. Then they come from the data set of the config, if it is
-    here, or from the class_frequency.json next to the checkpoint.
+    Older checkpoints have no classes. Their classes are read from the data set of the config, if it
+    exists here, or else from the class_frequency.json next to the checkpoint.
 
     Raises:
         InputError: no classes are found, a file is malformed, or the data set of the config has
@@ -264,8 +264,8 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
         raise InputError(
             f"checkpoint {cfg.MODEL.WEIGHTS} was trained on the classes {listed(saved.names)}, but "
             "the data set of the config (DATASETS.FOLDER, DATASETS.TEST) has "
-            f"{listed(of_dataset.names)}. Give the config of the training, or leave the data set "
-            "out."
+            f"{listed(of_dataset.names)}. Use the config of the training, or leave out the data "
+            "set."
         )
     found = saved or of_dataset
     path = Path(cfg.MODEL.WEIGHTS).with_name(CLASS_FREQUENCY)
@@ -274,16 +274,16 @@ def find_classes(cfg: CfgNode) -> tuple[list[str], np.ndarray]:
         found = Classes(tuple(names), tuple(map(tuple, default_colors(len(names)))))
     if found is None:
         raise InputError(
-            f"the names of the classes are not known. MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is an "
-            f"older checkpoint, which has none; there is no {CLASS_FREQUENCY} next to it, and no "
-            "data set in DATASETS.FOLDER or DATASETS.TEST. Copy that file from the OUTPUT_DIR of "
-            "the training."
+            f"the names of the classes are unknown. MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is an older "
+            f"checkpoint without names; there is no {CLASS_FREQUENCY} next to it, and no data set "
+            f"in DATASETS.FOLDER or DATASETS.TEST. Copy {CLASS_FREQUENCY} from the OUTPUT_DIR of "
+            "the training to the folder of the checkpoint."
         )
     return list(found.names), np.array(found.colors, dtype=np.uint8)
 
 
 def _classes_of_dataset(cfg: CfgNode) -> Classes | None:
-    """Return the classes of the data set in the config; None if it is not here."""
+    """Return the classes of the data set in the config; None if the data set is not here."""
     if folder := cfg.DATASETS.FOLDER:
         path = Path(folder).expanduser() / "classes.txt"
         if not path.is_file():

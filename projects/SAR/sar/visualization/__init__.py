@@ -1,4 +1,4 @@
-"""Pictures of labels and predictions."""
+"""Draw labels and predictions."""
 
 from sar.visualization.overlay import class_colors, colorize, draw_overlay, side_by_side
 

@@ -1,4 +1,4 @@
-"""Which classes a model tells apart, as a picture: the cosines between their vectors.
+"""Draw the cosines between the vectors of classes, to see which classes a model separates.
 
 Shape shorthands: K classes, C channels.
 """
@@ -11,24 +11,24 @@ from PIL import Image, ImageDraw, ImageFont
 # As on the report's page: white is 0.
 POSITIVE, NEGATIVE = (203, 59, 38), (33, 102, 196)
 UNKNOWN_COLOR = (222, 222, 222)
-MARGIN = 10  # pixels, as all below
+MARGIN = 10  # pixels, as all sizes below
 TEXT_SIZE = 13
 ROW = 18
 KEY_WIDTH = 160
-# Greatest size of a cell. With many classes, the picture stays about as wide as MAX_WIDTH.
+# Largest size of a cell. With many classes, cells are smaller: the width stays near MAX_WIDTH.
 CELL = 32
 MAX_WIDTH = 1600
-# Smallest cells in which a number, or next to which a name, can be read.
+# Smallest cells for readable numbers and for readable names.
 MIN_CELL_OF_NUMBERS, MIN_CELL_OF_NAMES = 28, 8
 NUMBER_SIZE = 10
 MAX_NAME_LENGTH = 24  # characters
 
 
 def centred_cosines(vectors: np.ndarray) -> np.ndarray:
-    """Return the cosines (K, K) between vectors (K, C) about their mean; NaN for the mean itself.
+    """Return the cosines (K, K) between vectors (K, C), after their mean is subtracted.
 
-    About the mean, as in NC2 of `sar.evaluation.geometry`: only then can they be a simplex, whose
-    cosines are all -1 / (K - 1).
+    A vector that equals the mean has NaN. As for NC2 in `sar.evaluation.geometry`, the mean is
+    subtracted so that the vectors can form a simplex, whose cosines are all -1 / (K - 1).
     """
     centred = vectors - vectors.mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -39,14 +39,14 @@ def centred_cosines(vectors: np.ndarray) -> np.ndarray:
 def plot_cosines(
     cosines: np.ndarray, class_names: Sequence[str], titles: Sequence[str]
 ) -> Image.Image:
-    """A square of cells: red for vectors that point the same way, blue for opposite ones.
+    """Draw a square of cells: red for vectors in the same direction, blue for opposite ones.
 
-    The more classes, the smaller the cells; of more than 200 the names are left out.
+    With more classes, the cells are smaller. With more than 200 classes, the names are left out.
 
     Args:
-        cosines: (K, K), -1 to 1; grey where NaN.
-        class_names: K names, of rows and columns.
-        titles: the lines above.
+        cosines: (K, K), from -1 to 1. Cells with NaN are grey.
+        class_names: K names of the rows and columns.
+        titles: lines of text above the square.
     """
     font = ImageFont.load_default(TEXT_SIZE)
     cell = max(min(CELL, MAX_WIDTH // len(cosines)), 1)
@@ -77,7 +77,7 @@ def plot_cosines(
 
 
 def _name(name: str, cell: int) -> Image.Image:
-    """A class name as a picture, as high as a cell at most."""
+    """Draw a class name, at most as high as a cell."""
     if len(name) > MAX_NAME_LENGTH:
         name = name[: MAX_NAME_LENGTH - 1] + "…"
     font = ImageFont.load_default(min(TEXT_SIZE, cell))
@@ -88,7 +88,7 @@ def _name(name: str, cell: int) -> Image.Image:
 
 
 def _colors(cosines: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 of cosines (...)."""
+    """Return the colours (..., 3) uint8 of cosines (...)."""
     strength = np.abs(np.nan_to_num(cosines)).clip(0, 1)[..., None]
     full = np.where(cosines[..., None] > 0, POSITIVE, NEGATIVE)
     colors = 255 + strength * (full - 255.0)
@@ -103,7 +103,7 @@ def _write_numbers(
     for (row, column), value in np.ndenumerate(cosines):
         if np.isnan(value):
             continue
-        # No "-0.00"; and the leading 0 takes space that the cell has not.
+        # Avoid "-0.00", and drop the leading 0 to save space in the cell.
         text = f"{round(float(value), 2) + 0.0:.2f}".replace("0.", ".", 1)
         middle = (left + (column + 0.5) * cell, top + (row + 0.5) * cell)
         fill = "white" if abs(value) > 0.7 else "black"

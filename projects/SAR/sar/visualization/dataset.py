@@ -1,4 +1,4 @@
-"""A data set in two pictures: how often its classes occur, and some of its images with labels.
+"""Draw a data set: how often its classes occur, and some of its images with labels.
 
 Shape shorthands: H x W pixels, K classes.
 """
@@ -17,7 +17,7 @@ from sar.visualization.overlay import draw_overlay
 GROUP_COLORS = {"f": (44, 110, 160), "c": (222, 150, 40), "r": (190, 50, 50)}
 UNGROUPED_COLOR = (110, 110, 110)
 GRID_COLOR = (225, 225, 225)
-MARGIN = 12  # pixels, as all below
+MARGIN = 12  # pixels, as all sizes below
 TEXT_SIZE = 13
 ROW = 18
 PANEL_WIDTH = 360
@@ -28,12 +28,12 @@ TILE_WIDTH = 320
 def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True) -> Image.Image:
     """Draw bars of the images and pixels of each class, on logarithmic axes.
 
-    The class that most images show is at the top. A class that is not there has no bar.
+    The class that most images show is at the top. A class that no image shows has no bar.
 
     Args:
-        frequency: of K classes, at least one of which has a pixel.
-        with_groups: colours tell the frequent, common and rare classes, by images and by pixels;
-            the counts come from a training set.
+        frequency: counts of K classes. At least one class has a pixel.
+        with_groups: colour the frequent, common and rare classes, by images and by pixels. Use this
+            for counts of a training set.
     """
     order = sorted(range(len(frequency.class_names)), key=lambda k: -frequency.images[k])
     font = ImageFont.load_default(TEXT_SIZE)
@@ -76,9 +76,9 @@ def _draw_bars(
     corner: tuple[int, int],
     font: ImageFont.FreeTypeFont,
 ) -> None:
-    """Bars of counts and colours, one below the other, with a grid of powers of ten behind."""
+    """Draw bars of counts and colours, one below the other, over a grid of powers of ten."""
     left, top = corner
-    # Half a power below 1, so that a count of 1 has a bar.
+    # Axes start half a power below 1, so that a count of 1 has a bar.
     start, decades = 0.5, max(math.ceil(math.log10(max(count for count, _ in bars))), 1)
     unit = PANEL_WIDTH / (decades + start)
     for power in range(decades + 1):
@@ -102,12 +102,12 @@ def evenly_spaced(records: Sequence[dict], number: int) -> list[dict]:
 
 
 def select_samples(classes: Sequence[Sequence[int]], counts: Sequence[int], number: int) -> list:
-    """Which images to look at: of each class one, the rarest class first, then any others.
+    """Choose images to look at: one for each class, the rarest class first, then any others.
 
     Args:
         classes: the classes that each image shows.
         counts: (K,) number of images that show each class.
-        number: of images, at most.
+        number: largest number of images.
 
     Returns:
         Indices of images, in ascending order.
@@ -132,13 +132,13 @@ def contact_sheet(
     *,
     columns: int = 4,
 ) -> Image.Image:
-    """Images under the colours of their labels, each with its name and a legend, in rows.
+    """Draw images in rows, each with the colours of its labels, its name and a legend.
 
     Args:
-        samples: name, image (H, W, 3) uint8 RGB, and label (H, W) of each; at least one.
+        samples: at least one (name, image (H, W, 3) uint8 RGB, label (H, W)).
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        columns: tiles in a row.
+        columns: number of images in a row.
     """
     tiles = [_tile(*sample, class_names, colors) for sample in samples]
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]

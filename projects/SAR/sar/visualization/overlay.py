@@ -1,4 +1,4 @@
-"""Draw label maps: over the image, or image, ground truth and prediction in a row.
+"""Draw label maps: over the image, or in a row with image, ground truth and prediction.
 
 Shape shorthands: H x W pixels, K classes.
 """
@@ -21,13 +21,13 @@ MIN_PANEL_WIDTH = 240
 
 
 def class_colors(metadata: Metadata) -> np.ndarray:
-    """(K, 3) uint8 RGB colours of a data set's classes: its own, or the default ones."""
+    """Return the (K, 3) uint8 RGB colours of a data set's classes, or default colours."""
     colors = metadata.get("stuff_colors") or default_colors(len(metadata.stuff_classes))
     return np.array(colors, dtype=np.uint8)
 
 
 def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Label map (H, W) to (H, W, 3) uint8 RGB; ids without a colour, such as 255, are black."""
+    """Return a label map (H, W) as (H, W, 3) uint8 RGB. Ids without a colour, as 255, are black."""
     table = np.concatenate([colors, np.array([IGNORE_COLOR], dtype=np.uint8)])
     known = np.where((labels >= 0) & (labels < len(colors)), labels, len(colors))
     return np.take(table, known, axis=0)
@@ -42,15 +42,16 @@ def draw_overlay(
     opacity: float = 0.5,
     all_classes: bool = False,
 ) -> Image.Image:
-    """The image under the colours of its classes, over a legend of the classes that it shows.
+    """Draw the image with the colours of its classes, over a legend of these classes.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class ids; others are ignored pixels.
+        labels: (H, W) class ids. Other ids are ignored pixels.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
         opacity: of the colours, 0 to 1.
-        all_classes: in the legend, so that its height depends on the width of the image alone.
+        all_classes: show all classes in the legend. Its height then depends only on the width of
+            the image.
     """
     blended = Image.blend(
         Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
@@ -77,7 +78,8 @@ def side_by_side(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) ground-truth ids; ids without a class are ignored pixels. None: no panel.
+        truth: (H, W) ids of the ground truth. Ids without a class are ignored pixels. None: this
+            panel is left out.
         prediction: (H, W) class ids.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
@@ -111,7 +113,7 @@ def side_by_side(
 
 
 def _enlarged(panel: Image.Image) -> Image.Image:
-    """A small picture, its pixels repeated until it is wide enough."""
+    """Enlarge a small picture by repeating its pixels until it is wide enough."""
     scale = max(1, -(-MIN_PANEL_WIDTH // panel.width))
     size = (panel.width * scale, panel.height * scale)
     return panel.resize(size, Image.Resampling.NEAREST)
@@ -123,7 +125,7 @@ def _legend(
     colors: Sequence[Sequence[int]],
     width: int,
 ) -> Image.Image:
-    """Colours and names of the classes `shown`, in rows that are wrapped at `width` pixels."""
+    """Draw colours and names of the classes `shown`, in rows of at most `width` pixels."""
     rows = _legend_rows([class_names[k] for k in shown], width - MARGIN, _font())
     canvas = Image.new("RGB", (width, len(rows) * LINE), "white")
     draw = ImageDraw.Draw(canvas)
@@ -142,7 +144,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _legend_rows(names: list[str], width: int, font) -> list[list[tuple[int, str]]]:
-    """Names with their left edges, wrapped to rows of at most `width` pixels."""
+    """Return names with their left edges, in rows of at most `width` pixels."""
     rows, left = [], width
     for name in names:
         needed = TITLE_SIZE + 4 + int(font.getlength(name)) + 2 * MARGIN
