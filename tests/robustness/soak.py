@@ -19,6 +19,7 @@ from tabulate import tabulate
 from sar import cli
 from sar.data.datasets import longtail_shapes
 from sar.preflight.prepare import prepare
+from sar.training.launch import argument_parser
 from sar.training.trainer import Trainer
 
 from detectron2.config import CfgNode
@@ -79,17 +80,10 @@ def config(folder: Path, args: Namespace) -> CfgNode:
         "DATALOADER.NUM_WORKERS", 1, "MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", 1e-9,
         "MODEL.FPN.OUT_CHANNELS", 16, "MODEL.SEM_SEG_HEAD.CONVS_DIM", 16,
     ]  # fmt: skip
-    return prepare(
-        Namespace(
-            config_file=str(CONFIG),
-            opts=[str(word) for word in words],
-            eval_only=False,
-            resume=False,
-            num_gpus=0,
-            num_machines=1,
-            machine_rank=0,
-        )
-    )
+    command = ["--config-file", str(CONFIG), "--num-gpus", "0", *map(str, words)]
+    prepared = prepare(argument_parser().parse_args(command))
+    prepared.register()
+    return prepared.cfg
 
 
 class Look(HookBase):

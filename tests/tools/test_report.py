@@ -33,9 +33,10 @@ def make_run(overrides, tmp_path):
         output = tmp_path / regularizer
         config = str(CONFIGS / f"{regularizer}_sem_fpn_R_18.yaml")
         words = ["--config-file", config, *overrides, "OUTPUT_DIR", str(output), *more]
-        cfg = prepare(argument_parser().parse_args(words))
+        prepared = prepare(argument_parser().parse_args(words))
+        prepared.register()
         torch.manual_seed(0)
-        trainer = Trainer(cfg)
+        trainer = Trainer(prepared.cfg)
         trainer.resume_or_load(resume=False)
         trainer.train()
         return output
