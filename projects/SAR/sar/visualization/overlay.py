@@ -86,7 +86,7 @@ def side_by_side(
     """
     labels = {"prediction": prediction}
     if truth is not None:
-        labels = {"truth": truth} | labels
+        labels = {"ground truth": truth} | labels
     panels = {"image": image} | {title: colorize(ids, colors) for title, ids in labels.items()}
     panels = {title: _enlarged(Image.fromarray(panel)) for title, panel in panels.items()}
     width, height = panels["image"].size
