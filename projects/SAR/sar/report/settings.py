@@ -1,7 +1,7 @@
 """Find the settings in which compared runs differ, and decide if the comparison is fair.
 
-The settings of the methods may differ. If other settings differ that change the metrics, such as
-the length of the training, the comparison is not only about the methods, so it is not fair.
+The settings of the methods may differ. Other settings that change the metrics, such as the length
+of the training, must be equal. Otherwise the comparison is not fair.
 """
 
 import os
@@ -81,7 +81,7 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
 
     Args:
         runs: at least one.
-        names: of the runs, for messages.
+        names: names of the runs, for messages.
         dataset: the data set whose evaluations are compared.
 
     Returns:

@@ -49,7 +49,7 @@ def draw_overlay(
         labels: (H, W) class ids. Other ids are ignored pixels.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        opacity: of the colours, 0 to 1.
+        opacity: opacity of the colours, 0 to 1.
         all_classes: show all classes in the legend. Its height then depends only on the width of
             the image.
     """
