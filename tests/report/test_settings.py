@@ -149,7 +149,7 @@ def test_runs_without_a_readable_config_are_named(make_run, tmp_path):
     (tmp_path / "c" / "config.yaml").write_text("NO_SUCH_KEY: 1")
     settings = settings_of(*words)
     first, second = settings["notes"]
-    assert first == f"The settings of b are not known: there is no {tmp_path}/b/config.yaml"
+    assert first == f"The settings of b are not known: file not found: {tmp_path}/b/config.yaml"
     assert second.startswith("The settings of c are not known") and "NO_SUCH_KEY" in second
     assert settings["rows"] == [] and settings["unfair"] == ""
 
@@ -246,4 +246,4 @@ def test_metrics_of_a_training_that_went_on_are_those_of_the_evaluation(make_run
     settings = settings_of(*words)
     assert settings["rows"] == []
     (note,) = settings["notes"]
-    assert "went on after its evaluation on roads_val" in note and "after 10 of 20 iter" in note
+    assert "continued after its evaluation on roads_val" in note and "after 10 of 20 iter" in note

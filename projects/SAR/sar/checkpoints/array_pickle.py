@@ -79,7 +79,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _no_bytes() -> bytes:
-    return b""  # old protocols use `bytes` for an empty array; the real one accepts a size
+    return b""  # old protocols use `bytes` for an empty array; the real `bytes` accepts a size
 
 
 # Replacements for the functions in NumPy's pickles of arrays, dtypes and scalars.

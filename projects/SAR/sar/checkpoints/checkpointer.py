@@ -126,7 +126,7 @@ class Checkpointer(DetectionCheckpointer):
         """Save as DetectionCheckpointer does, but through a temporary file.
 
         Args:
-            name: of the file, without ".pth".
+            name: file name without ".pth".
             is_last: also write the name to `last_checkpoint`.
 
         Raises:

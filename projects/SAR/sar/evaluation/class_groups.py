@@ -23,7 +23,7 @@ def class_groups(counts: Sequence[float], ties_by: Sequence[float]) -> dict[str,
         The class ids of each group, the most frequent first. A group may be empty if K < 4.
 
     Raises:
-        InputError: there are no classes, a count is negative or not finite, or all counts are zero.
+        InputError: no classes are given, a count is negative or not finite, or all counts are zero.
 
     Example::
 

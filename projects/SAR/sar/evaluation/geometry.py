@@ -36,8 +36,8 @@ class FeatureGeometry:
       centres, S_B = mean_k d_k d_k^T, and ^+ the pseudo-inverse.
     - NC2_equinorm = std_k |d_k| / mean_k |d_k|.
     - NC2_equiangularity = std of cos(d_j, d_k) over j != k.
-    - NC2_maximal_angle = mean of |cos(d_j, d_k) + 1 / (K - 1)| over j != k, which is 0 for a
-      simplex equiangular tight frame.
+    - NC2_maximal_angle = mean of |cos(d_j, d_k) + 1 / (K - 1)| over j != k. It is 0 for a simplex
+      equiangular tight frame.
     - NC3 = | W / |W|_F - D / |D|_F |_F, the distance of the classifier, without its bias, from the
       centred centres.
 

@@ -78,7 +78,7 @@ class SegmentationLoss(nn.Module):
         else:
             remedy = "no stride fits both height and width, so correct the head"
         raise InputError(
-            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.stride}, but the head gives logits of "
+            f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.stride}, but the head returns logits of "
             f"{dimensions(logit_size)} pixels (height x width) for labels of "
             f"{dimensions(label_size)}: {remedy}"
         )
@@ -214,7 +214,7 @@ def build_loss(
             unknown, only a training step raises an error, since evaluation does not need them.
         head: the semantic head. If MODEL.LOSS.NAME is set, it needs `losses`, `common_stride`,
             `loss_weight` and `ignore_value`.
-        size_divisibility: of the backbone, see `SegmentationLoss`.
+        size_divisibility: value of the backbone, see `SegmentationLoss`.
 
     Raises:
         InputError: a key of MODEL.LOSS is wrong, the class-frequency file is missing or wrong, or

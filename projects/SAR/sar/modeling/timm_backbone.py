@@ -1,7 +1,7 @@
 """Use any feature pyramid of timm (an optional dependency) as a detectron2 backbone.
 
-Shape shorthands: N images, C channels of a feature, H x W the size of a feature, which is the size
-of the padded images divided by the stride of the feature.
+Shape shorthands: N images, C channels of a feature, H x W the size of a feature. H and W are the
+size of the padded images divided by the stride of the feature.
 """
 
 import logging
@@ -231,7 +231,7 @@ def _create(name: str, in_channels: int, drop_path: float, output_stride: int) -
         body = timm.create_model(name, **options)
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"MODEL.TIMM: {name} does not take DROP_PATH {drop_path}, OUTPUT_STRIDE "
+            f"MODEL.TIMM: {name} does not accept DROP_PATH {drop_path}, OUTPUT_STRIDE "
             f"{output_stride}: {error or type(error).__name__}"
         ) from error
     if not _is_hrnet(name) and not hasattr(body, "prune_intermediate_layers"):

@@ -1,4 +1,4 @@
-"""A page that compares runs: what they measured, and what their models make of the same images."""
+"""Page that compares runs: their metrics, and the outputs of their models on the same images."""
 
 from sar.report.compare import compare
 from sar.report.page import render

@@ -35,16 +35,18 @@ def compare(
 ) -> dict:
     """Return the content of the page.
 
-    The models of the first run of each method are run on images; for a single method, of all runs.
+    The model of the first run of each method predicts images. With a single method, the models of
+    all runs predict images.
 
     Args:
-        runs: at least one, evaluated on the same data set. Other methods are compared with the
+        runs: at least one, all evaluated on the same data set. Other methods are compared with the
             method of the first run.
         num_images: number of images that the models predict; 0 for none.
-        show_progress: called with an iterable and a run, gives the iterable.
+        show_progress: called with an iterable and a run; returns the iterable.
 
     Raises:
-        InputError: runs of different data sets or classes; a malformed class_frequency.json.
+        InputError: the runs have different data sets or classes, or a class_frequency.json is
+            malformed.
     """
     dataset, class_names = _common_ground(runs)
     evaluations = [run.evaluations[dataset] for run in runs]
@@ -61,7 +63,7 @@ def compare(
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
-            view = View(reasons={"model": "Left out: no images were asked for (--images 0)."})
+            view = View(reasons={"model": "Left out, because of --images 0."})
         else:
             view, found = look_at(run, dataset, num_images, partial(show_progress, run=run))
             images = images or found
@@ -105,8 +107,8 @@ def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
     if not shared:
         found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
         raise InputError(
-            f"the runs were not evaluated on the same data set ({found}): compare runs of one "
-            "data set, or evaluate them with train_net.py --eval-only"
+            f"the runs were not evaluated on the same data set ({found}): choose runs of one data "
+            "set, or evaluate them on one with train_net.py --eval-only"
         )
     dataset = shared[0]
     first = runs[0].evaluations[dataset]["class_names"]
@@ -115,7 +117,7 @@ def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
         if names != first:
             raise InputError(
                 f"{run.folder} has other classes of {dataset} ({listed(names)}) than "
-                f"{runs[0].folder} ({listed(first)}): compare runs of the same classes"
+                f"{runs[0].folder} ({listed(first)}): choose runs with the same classes"
             )
     return dataset, first
 
@@ -140,8 +142,9 @@ def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict]) -> 
         return ""
     listed = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
     return (
-        f"The runs were evaluated on different numbers of images ({listed}), so that they differ "
-        "in more than their methods: evaluate all on the same with train_net.py --eval-only."
+        f"The runs were evaluated on different numbers of images ({listed}), so they differ in "
+        "more than their methods: evaluate all runs on the same images with train_net.py "
+        "--eval-only."
     )
 
 
@@ -172,7 +175,7 @@ def _describe_classes(class_names, colors, frequency, groups) -> list[dict]:
 def _summaries(runs, evaluations, methods) -> list[dict]:
     """Return mean and spread of each metric over the runs of each method.
 
-    Also the difference between its mean and the mean of the first method.
+    Each metric also has the difference between its mean and the mean of the first method.
     """
     class_names = evaluations[0]["class_names"]
     wanted = [*HEADLINE, *GEOMETRY_METRICS, *(f"IoU-{name}" for name in class_names)]
@@ -190,7 +193,7 @@ def _summaries(runs, evaluations, methods) -> list[dict]:
 
 def _mean_and_spread(values: list[float | None]) -> dict[str, float | None]:
     """Return the mean, and for two values or more the sample standard deviation (with n - 1)."""
-    if None in values:  # no ground truth, or not measured by all
+    if None in values:  # no ground truth, or not measured in all runs
         return {"mean": None, "spread": None}
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "spread": spread}
@@ -207,7 +210,7 @@ def _describe_view(name: str, view: View) -> dict:
 
 
 def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
-    """Return the `centred_cosines` (K, K) of vectors (K, C); None for vectors that are NaN."""
+    """Return the `centred_cosines` (K, K) of vectors (K, C). Vectors with NaN have None."""
     if vectors is None:
         return None
     is_known = ~np.isnan(vectors).any(axis=1)
@@ -219,7 +222,7 @@ def cosines(vectors: np.ndarray | None) -> list[list[float | None]] | None:
 
 
 def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[dict]:
-    """Return maps of the points to two dimensions, as [x, y, class id]."""
+    """Return projections of the points to two dimensions, as [x, y, class id]."""
     if points is None or len(points) < 3:
         return []
     flat, share = principal_components(points)
@@ -227,11 +230,11 @@ def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[
     try:
         from sklearn.manifold import TSNE
     except ImportError:
-        pass  # an extra: PCA does without
+        pass  # an optional package; PCA does not need it
     else:
         perplexity = min(30.0, (len(points) - 1) / 3)
-        # What init="pca" is, which fails for one channel, and ends the process (a segmentation
-        # fault) where all points are alike.
+        # This equals init="pca", which fails for one channel, and causes a segmentation fault if
+        # all points are equal.
         start = 1e-4 * flat / max(flat[:, 0].std(), 1e-12)
         tsne = TSNE(init=start.astype(np.float32), random_state=0, perplexity=perplexity)
         maps["t-SNE"] = tsne.fit_transform(np.asarray(points, dtype=np.float32))
@@ -245,7 +248,7 @@ def _projections(points: np.ndarray | None, classes: np.ndarray | None) -> list[
 
 
 def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Project (P, C) points on their first two principal axes.
+    """Project points (P, C) on their first two principal axes.
 
     Returns:
         (P, 2) positions, and the share of the variance on these axes.
@@ -261,10 +264,10 @@ def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
 def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray) -> dict:
     """Return the images on which the predictions of several models differ most."""
     predictions = {name: view.predictions for name, view in views.items() if view.predictions}
-    # Folders of one name may lie in several places, with different images.
+    # Data sets of the same name may be in different folders, with different images.
     seen_by_all = set.intersection(*map(set, predictions.values())) if predictions else set()
     if len(predictions) < 2 or not seen_by_all:
-        reason = "Needs two runs whose models could be shown the same images of the data set."
+        reason = "Needs two runs whose models predict the same images of the data set."
         return {"names": [], "images": [], "reason": reason}
     shares = {}
     for file_name in seen_by_all:
@@ -285,12 +288,12 @@ def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray)
                 "classes": sorted({int(k) for m in maps for k in np.unique(m) if k < len(colors)}),
             }
         )
-    names = ["truth", *predictions]
+    names = ["ground truth", *predictions]
     return {"names": names, "images": described, "num_images": len(shares), "reason": ""}
 
 
 def _in_colors(labels: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """Return a label map as a picture, with a palette (a small file) if 256 colours are enough."""
+    """Return a label map as a picture. With at most 255 classes, use a palette to save space."""
     if len(colors) > 255:
         return Image.fromarray(colorize(labels, colors))
     picture = Image.fromarray(np.where(labels < len(colors), labels, 255).astype(np.uint8))

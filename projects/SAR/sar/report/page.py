@@ -1,17 +1,17 @@
-"""From the content of a comparison to one HTML page that needs nothing else."""
+"""Write the content of a comparison as one HTML page that needs no other files."""
 
 import json
 from importlib.resources import files
 
 
 def render(content: dict) -> str:
-    """The page: template, style, script and data in one text, that loads nothing.
+    """Return the page with template, style, script and data in one text.
 
     Args:
-        content: of `compare`.
+        content: from `compare`.
     """
     parts = {name: _read(name) for name in ("page.css", "charts.js", "page.js")}
-    # In a script, "</script>" or "<!--" in a class's name would be HTML.
+    # "</script>" or "<!--" in a class name would end or change the script.
     data = json.dumps(content, allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
     page = _read("page.html")
     for name, text in (parts | {"data.json": data}).items():

@@ -31,12 +31,12 @@ from sar.files.run_folder import (
     previous_runs,
 )
 
-# Points of a curve that a page can show.
+# Maximum number of points of a curve on the page.
 _MAX_POINTS = 400
-# Scalars of metrics.json that do not tell how the training went.
+# Scalars of metrics.json that say nothing about the progress of the training.
 _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
 
-# Checkpoints whose evaluations with --eval-only lie in inference/NAME/DATA_SET.
+# Checkpoints whose evaluations with --eval-only are in inference/NAME/DATA_SET.
 _EVALUATED = ("model_best", "model_final")
 
 # Key of the confusion matrix in sem_seg_evaluation.json.
@@ -50,11 +50,11 @@ class Run:
     """A folder that train_net.py wrote.
 
     Attributes:
-        method: name of the method; its runs differ only in the seed.
-        folder: its OUTPUT_DIR.
-        evaluations: by data set, the content of sem_seg_evaluation.json.
-        evaluated: by data set, the name of the checkpoint that `--eval-only` evaluated; "" for
-            the evaluation that the training made itself.
+        method: name of the method. Its runs differ only in the seed.
+        folder: OUTPUT_DIR of the run.
+        evaluations: content of sem_seg_evaluation.json, by data set.
+        evaluated: name of the checkpoint that `--eval-only` evaluated, by data set; "" for an
+            evaluation during the training.
         notes: sentences about evaluations that are not used.
     """
 
@@ -65,7 +65,7 @@ class Run:
     notes: tuple[str, ...] = ()
 
     def source(self, dataset: str) -> str:
-        """Return a text that names the checkpoint of the evaluation on a data set."""
+        """Return a text that names the checkpoint evaluated on a data set."""
         file = _evaluated_weights(self.evaluations[dataset]).get("file")
         file = os.path.basename(file) if isinstance(file, str) else ""
         if self.evaluated[dataset]:
@@ -82,7 +82,7 @@ class Run:
         return next(filter(Path.is_file, paths), None)
 
     def files(self) -> list[Path]:
-        """Return the files that trainings and evaluations wrote, also in earlier runs."""
+        """Return the files that trainings and evaluations wrote, including earlier runs."""
         names = (
             RUN,
             LOCK,
@@ -106,7 +106,7 @@ class Run:
     def curves(self) -> dict[str, Curve]:
         """Return the curves in metrics.json by name: (iteration, value), at most 400 points each.
 
-        Metrics of single classes and times are left out, and values that are not finite.
+        Metrics of single classes, times and values that are not finite are left out.
 
         Raises:
             InputError: metrics.json cannot be read.
@@ -118,7 +118,7 @@ class Run:
                 if name in _NO_CURVES or is_of_a_class or not _is_finite(value):
                     continue
                 curve = curves.setdefault(name, [])
-                while curve and curve[-1][0] >= iteration:  # of a training before this one
+                while curve and curve[-1][0] >= iteration:  # points of an earlier training
                     curve.pop()
                 curve.append((iteration, float(f"{value:.5g}")))
         return {name: _thinned(curve) for name, curve in sorted(curves.items())}
@@ -142,10 +142,10 @@ def find_runs(words: Sequence[str]) -> list[Run]:
     """Return the runs that a command line names.
 
     Args:
-        words: `FOLDER` or `NAME=FOLDER`, which may be a pattern, such as `sar=output/sar_*`. NAME
+        words: `FOLDER` or `NAME=FOLDER`. FOLDER may be a pattern, such as `sar=output/sar_*`. NAME
             is the method, by default the name of the folder. Runs with the same name are one
-            method. If the whole word is a folder or matches folders, as `lr=*` matches `lr=0.1`,
-            it has no NAME.
+            method. A word that is itself a folder, or matches folders as `lr=*` matches `lr=0.1`,
+            has no NAME.
 
     Raises:
         InputError: a folder does not exist, is not a run, or is given twice.
@@ -158,11 +158,11 @@ def find_runs(words: Sequence[str]) -> list[Run]:
             name, _, pattern = word.partition("=")
             folders = _folders(pattern)
         if not folders:
-            raise InputError(f"run {word}: folder not found: {pattern}: correct the path")
+            raise InputError(f"run {word}: folder not found: {pattern}. Correct the path")
         for folder in folders:
             resolved = folder.resolve()
             if resolved in runs:
-                raise InputError(f"run {folder} is given twice: leave one out")
+                raise InputError(f"run {folder} is given twice: remove one")
             runs[resolved] = Run(name or resolved.name, folder, *_evaluations(folder))
     return list(runs.values())
 
@@ -176,13 +176,13 @@ def _folders(pattern: str) -> list[Path]:
 def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[str, ...]]:
     """Return the evaluations of a run and their checkpoints, by data set, and notes.
 
-    The evaluation by the training itself comes before evaluations with --eval-only, unless the
+    An evaluation during the training is preferred over evaluations with --eval-only, unless the
     training continued after it. An evaluation with --eval-only is not used if its checkpoint was
     replaced later.
     """
     evaluations, evaluated, outdated, notes = {}, {}, {}, []
     for checkpoint in ("", *_EVALUATED):
-        # Files only: reading a pipe would wait forever.
+        # Use files only, since reading a pipe would wait forever.
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
         paths = [p for p in paths if p.is_file() and p.parent.name not in evaluations]
         weights = folder / f"{checkpoint}.pth"
@@ -191,7 +191,7 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
             dataset, content = path.parent.name, _read_evaluation(path)
             if checksum and _evaluated_weights(content).get("sha256", checksum) != checksum:
                 notes.append(
-                    f"{path} is passed over, because {weights.name} was replaced after that "
+                    f"{path} is not used, because {weights.name} was replaced after that "
                     "evaluation: evaluate it again with train_net.py --eval-only."
                 )
             elif not checkpoint and _went_on_after(content, folder):
@@ -202,9 +202,9 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
         if dataset not in evaluations:
             evaluations[dataset], evaluated[dataset] = content, ""
             notes.append(
-                f"The training in {folder} went on after its evaluation on {dataset}: the metrics "
-                f"are those after {_evaluated_after(content)} of {_iterations_done(folder)} "
-                "iterations."
+                f"The training in {folder} continued after its evaluation on {dataset}: the "
+                f"metrics were measured after {_evaluated_after(content)} of "
+                f"{_iterations_done(folder)} iterations."
             )
     if not evaluations and notes:
         raise InputError(f"{folder} has no evaluation of its present checkpoints: {notes[0]}")
@@ -240,7 +240,7 @@ def _iterations_done(folder: Path) -> int | None:
     if not last:
         return None
     iteration, scalars = last[0]
-    # The evaluation at the end has a line without losses, one iteration after the last.
+    # The line of the evaluation at the end has no losses; its iteration is one after the last.
     return iteration + ("total_loss" in scalars)
 
 
@@ -257,7 +257,7 @@ def _read_metrics(folder: Path) -> Iterator[tuple[int, dict]]:
         try:
             scalars = json.loads(line)
             iteration = int(scalars["iteration"])
-        # Such as the half line of a run that was killed; Infinity raises OverflowError.
+        # Killed runs can leave half a line; Infinity raises OverflowError.
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         yield iteration, scalars
@@ -302,7 +302,7 @@ def _problem(content: object) -> str:
         if not isinstance(numbers, dict):
             return f"{key}: expected an object, found {shortened(numbers)}"
         for name, value in numbers.items():
-            # null: of a class without ground truth.
+            # A class without ground truth has null.
             if not (value is None or _is_finite(value)):
                 return f"{key}: {name}: expected a number or null, found {shortened(value)}"
     for name in ("mIoU", *(f"IoU-{name}" for name in names)):
@@ -314,7 +314,7 @@ def _problem(content: object) -> str:
     groups = content.get("groups", {})
     if groups != {} and not _are_groups(groups, len(names)):
         return (
-            f"groups: expected the ids 0 to {len(names) - 1}, each once, in lists "
+            f"groups: expected the ids 0 to {len(names) - 1}, each once, in the lists "
             f"{', '.join(GROUP_NAMES)}, found {shortened(groups)}"
         )
     return ""
@@ -331,7 +331,7 @@ def _is_confusion(matrix: object, num_classes: int) -> bool:
 
 
 def _are_groups(groups: object, num_classes: int) -> bool:
-    """Return True if each class is in one group, once."""
+    """Return True if each class is in exactly one group."""
     parts = [groups.get(name) for name in GROUP_NAMES] if isinstance(groups, dict) else []
     if not (parts and all(isinstance(part, list) for part in parts)):
         return False
@@ -345,7 +345,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """Return at most _MAX_POINTS of a curve, with both of its ends."""
+    """Return at most _MAX_POINTS points of a curve, including both ends."""
     if len(curve) <= _MAX_POINTS:
         return curve
     last = len(curve) - 1

@@ -1,7 +1,7 @@
-"""How the runs of a comparison were trained: the settings that differ, and whether it is fair.
+"""Find the settings in which compared runs differ, and decide if the comparison is fair.
 
-A comparison is about methods, so their settings may differ. If anything else differs that changes
-the metrics, such as the length of the training, the comparison says more than the method.
+The settings of the methods may differ. Other settings that change the metrics, such as the length
+of the training, must be equal. Otherwise the comparison is not fair.
 """
 
 import os
@@ -17,12 +17,12 @@ ITERATIONS = "iterations done"
 CHECKPOINT = "evaluated checkpoint"
 TRAINING_LABELS = "training labels"
 EVALUATION_LABELS = "evaluation labels"
-# Before the key of a setting of the evaluation, if the training has one, too.
+# Prefix for keys of the evaluation that the training also has.
 EVALUATION = "evaluation: "
-# Say nothing about a run, or differ in every run.
+# Keys that say nothing about a run, or differ in every run.
 _LEFT_OUT = ("OUTPUT_DIR", "SEED", "VERSION")
 _METHOD = "the method"
-# The starts of keys that only evaluations use, and of keys that trainings use, too.
+# Prefixes of keys that only evaluations use, and of keys that trainings and evaluations use.
 _OF_EVALUATION = (
     "TEST.MODE",
     "TEST.AUG",
@@ -38,8 +38,8 @@ _OF_BOTH = (
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
 )
-# What a setting belongs to, by the start of its key; the first match counts. Settings that are not
-# listed are shown, and do not make a comparison unfair.
+# Kind of a setting, by the prefix of its key; the first match counts. Other settings are shown, but
+# do not make a comparison unfair.
 _KINDS = {
     "DATASETS.CLASS_FREQUENCY": _METHOD,
     "DATALOADER.SAMPLER_TRAIN": _METHOD,
@@ -56,7 +56,7 @@ _KINDS = {
     "MODEL.CHANNELS_LAST": "",
     "SOLVER.CHECKPOINT": "",
     "DATASETS.CHECK": "",
-    # The evaluations that are compared are all on one data set.
+    # All compared evaluations use the same data set.
     "DATASETS.TEST": "",
     ITERATIONS: "length",
     "SOLVER.MAX_ITER": "length",
@@ -77,17 +77,17 @@ _KINDS = {
 
 
 def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) -> dict:
-    """Return what differs between the runs, as JSON can hold it.
+    """Return the differences between the runs, in types that JSON can hold.
 
     Args:
         runs: at least one.
-        names: of the runs, for messages.
+        names: names of the runs, for messages.
         dataset: the data set whose evaluations are compared.
 
     Returns:
-        "rows": of each setting that differs, its "key", its "kind", "is_unfair", and "values", a
-        text for each method; "unfair": the sentence that says why the comparison is not fair, or
-        ""; "notes": sentences about what is not known, or passed over.
+        "rows": for each setting that differs, its "key", its "kind", "is_unfair", and "values" with
+        a text for each method. "unfair": a sentence that says why the comparison is not fair, or
+        "". "notes": sentences about unknown settings and evaluations that are not used.
 
     Raises:
         InputError: metrics.json or class_frequency.json of a run cannot be read.
@@ -129,17 +129,20 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
         if len(set(filter(None, fingerprints))) > 1 and key not in [row["key"] for row in rows]:
             notes.append(
                 f"The comparison may not be fair: the files of the {key} differ in their names, "
-                "sizes or times of change, although their counts are not known to differ. Check "
-                "that all runs had the same labels."
+                "sizes or times of change, although no difference in their counts is known. Check "
+                "that all runs used the same labels."
             )
     return {"rows": rows, "unfair": _unfair(rows), "notes": notes}
 
 
 def _settings(run: Run) -> dict[str, str | None]:
-    """The values of a run's config.yaml by dotted key; its own OUTPUT_DIR is called so in paths."""
+    """Return the values of a run's config.yaml, by dotted key.
+
+    Paths below the OUTPUT_DIR of the run start with the word OUTPUT_DIR.
+    """
     path = run.folder / CONFIG
     if not path.is_file():
-        raise InputError(f"there is no {path}")
+        raise InputError(f"file not found: {path}")
     cfg = load_config(str(path))
     settings = {}
     for key in leaves(cfg):
@@ -156,10 +159,11 @@ def _settings(run: Run) -> dict[str, str | None]:
 def _settings_of_evaluation(
     evaluation: dict, trained: dict[str, str | None]
 ) -> dict[str, str | None]:
-    """The settings that an evaluation has recorded and that change its metrics, by key.
+    """Return the recorded settings of an evaluation that change its metrics, by key.
 
     Args:
-        trained: the settings of the training, for an evaluation that has recorded none.
+        evaluation: content of sem_seg_evaluation.json.
+        trained: the settings of the training, used if the evaluation has recorded none.
     """
     recorded = evaluation.get("config")
     # Keys with their default values are not recorded.
@@ -175,16 +179,16 @@ def _settings_of_evaluation(
 
 
 def _training_labels(run: Run, settings: dict[str, str | None]) -> str | None:
-    """The counts of the labels that a run was trained on, as a text; None if they are unknown."""
+    """Return the counts of the training labels of a run as a text; None if they are unknown."""
     frequency = run.class_frequency()
     given = settings.get("DATASETS.CLASS_FREQUENCY") or '""'
     if frequency is None or not (given == '""' or given.startswith("OUTPUT_DIR")):
-        return None  # the counts of a file may be those of other data
+        return None  # a given file may have the counts of other data
     return _counts(frequency.num_images, frequency.pixels, frequency.images)
 
 
 def _evaluation_labels(run: Run, dataset: str) -> str | None:
-    """The counts of the labels that a run was evaluated on, as a text; None if not recorded."""
+    """Return the counts of the evaluation labels as a text; None if they are not recorded."""
     pixels = run.ground_truth(dataset)
     return None if pixels is None else _counts(run.evaluations[dataset]["num_images"], pixels)
 

@@ -1,4 +1,4 @@
-"""What a run's model makes of validation images: predictions, embeddings, centres, anchors.
+"""Run the model of a run on validation images: predictions, embeddings, centres, anchors.
 
 Shape shorthands: H x W pixels, K classes, C embedding channels, P points.
 """
@@ -32,22 +32,22 @@ from detectron2.data import MetadataCatalog
 
 # Longer edge of the pictures on the page, in pixels.
 PICTURE_SIZE = 384
-# Embeddings in a projection, the same number for each class.
+# Number of embeddings in a projection, the same number for each class.
 _NUM_POINTS = 900
 _MIN_POINTS_OF_A_CLASS = 6
 
 
 @dataclass
 class View:
-    """The results of a model on the images; None or empty where they are unknown.
+    """Results of a model on the images. Unknown results are None or empty.
 
     Attributes:
         reasons: why a part is missing ("model", "anchors" or "images").
         colors: (K, 3) uint8 of the classes.
-        anchors: (K, C) the semantic anchors in the checkpoint.
-        centres: (K, C) mean embeddings; NaN for classes that no image shows.
-        points: (P, C) embeddings, and `point_classes` (P,) their classes.
-        predictions: by file name, (H, W) class ids, at most PICTURE_SIZE wide and high.
+        anchors: (K, C) semantic anchors in the checkpoint.
+        centres: (K, C) mean embeddings. Classes that no image shows have NaN.
+        points: (P, C) embeddings. `point_classes` (P,) has their classes.
+        predictions: (H, W) class ids by file name, at most PICTURE_SIZE wide and high.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -60,23 +60,23 @@ class View:
 
 
 class Images:
-    """Evenly chosen images of a data set: what all runs are shown."""
+    """Evenly chosen images of a data set, the same for all runs."""
 
     def __init__(self, name: str, num_images: int):
         """
         Raises:
-            InputError: the data set is not there.
+            InputError: the data set is missing.
         """
         self.records = evenly_spaced(load_dataset(name), num_images)
         self.label_files = {r["file_name"]: r["sem_seg_file_name"] for r in self.records}
         self.metadata = MetadataCatalog.get(name)
 
     def picture(self, file_name: str) -> np.ndarray:
-        """(H, W, 3) uint8 RGB, as small as the predictions."""
+        """Return the image as (H, W, 3) uint8 RGB, at the size of the predictions."""
         return subsampled(read_image(file_name))
 
     def truth(self, file_name: str) -> np.ndarray:
-        """(H, W) class ids, as small as the predictions."""
+        """Return the ground truth as (H, W) class ids, at the size of the predictions."""
         return subsampled(read_label(self.label_files[file_name]))
 
 
@@ -86,12 +86,15 @@ def look_at(
     num_images: int,
     show_progress: Callable[[Sequence], Sequence],
 ) -> tuple[View, Images | None]:
-    """Run the model of a run on some images of the data set of its evaluation.
+    """Run the model of a run on some images of the data set that it was evaluated on.
 
-    TEST.MODE and TEST.AUG are ignored: each image is predicted whole and once, which gives one
+    TEST.MODE and TEST.AUG are ignored. Each image is predicted whole and once, so it has one
     embedding.
 
     Args:
+        run: the run, evaluated on the data set.
+        dataset: name of the data set.
+        num_images: number of images.
         show_progress: wraps the iterable of images.
     """
     view = View()
@@ -99,15 +102,15 @@ def look_at(
         cfg = _config_of(run)
         model, class_names, view.colors = load_for_inference(cfg)
         if list(class_names) != run.evaluations[dataset]["class_names"]:
-            raise InputError("The classes of its model differ from the classes of its evaluation.")
+            raise InputError("Its model has other classes than its evaluation.")
     except InputError as error:
         view.reasons["model"] = str(error)
         return view, None
     view.anchors = _read_anchors(cfg.MODEL.WEIGHTS)
     if view.anchors is None:
         view.reasons["anchors"] = (
-            "Its checkpoint holds no semantic anchors: it was trained without SAR, or the gate "
-            "never opened."
+            "Its checkpoint has no semantic anchors: it was trained without SAR, or the gate never "
+            "opened."
         )
     try:
         if cfg.DATASETS.FOLDER:
@@ -129,7 +132,7 @@ def _show(
     view: View,
     show_progress: Callable[[Sequence], Sequence],
 ) -> None:
-    """Run the model on the images, and write the results into the view."""
+    """Run the model on the images and write the results into the view."""
     num_classes = len(view.colors)
     predictions = {}
     samples = _Samples(num_classes)
@@ -142,13 +145,13 @@ def _show(
             labels = argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
-                raise InputError(f"{record['sem_seg_file_name']} differs in size from its image.")
+                raise InputError(f"{record['sem_seg_file_name']} has another size than its image.")
             predictions[record["file_name"]] = subsampled(labels.astype(np.uint16))
             size = tuple(sample["image"].shape[-2:])
             embeddings, labels = tap.take([truth], [size], images.metadata.ignore_label)
             if not bool(embeddings.isfinite().all()):
                 raise InputError(
-                    f"Its model gives numbers that are not finite for {record['file_name']}."
+                    f"Its model outputs numbers that are not finite for {record['file_name']}."
                 )
             samples.add(embeddings, labels)
     view.centres = samples.centres()
@@ -157,7 +160,7 @@ def _show(
 
 
 def subsampled(pixels: np.ndarray) -> np.ndarray:
-    """Return every n-th pixel of (H, W, ...), so that no edge is longer than PICTURE_SIZE."""
+    """Return every n-th pixel of (H, W, ...), so that no edge exceeds PICTURE_SIZE."""
     step = max(1, -(-max(pixels.shape[:2]) // PICTURE_SIZE))
     rows, columns = (slice(min(step, size) // 2, None, step) for size in pixels.shape[:2])
     return pixels[rows, columns]
@@ -168,7 +171,7 @@ def _config_of(run: Run) -> CfgNode:
     if not config_file.is_file():
         raise InputError(f"File not found: {config_file}.")
     if checkpoint is None:
-        raise InputError(f"{run.folder} has no model_best.pth and no model_final.pth.")
+        raise InputError(f"{run.folder} has no model_best.pth or model_final.pth.")
     cfg = load_config(str(config_file))
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = str(run.folder), str(checkpoint)
     cfg.TEST.MODE, cfg.TEST.AUG.ENABLED = "whole", False
@@ -176,7 +179,7 @@ def _config_of(run: Run) -> CfgNode:
 
 
 def _read_anchors(path: str) -> np.ndarray | None:
-    """Return the memory of SAR in a checkpoint; None if SAR's gate never opened."""
+    """Return the semantic anchors in a checkpoint; None if there are none yet."""
     content = torch.load(path, map_location="cpu", weights_only=True)
     for key, value in content.get("model", content).items():
         if key.startswith("regularizers.") and key.endswith(".semantic_anchors") and value.any():
@@ -185,7 +188,7 @@ def _read_anchors(path: str) -> np.ndarray | None:
 
 
 class _Samples:
-    """Sums of embeddings by class, and a sample of embeddings, of equal size for each class."""
+    """Sums of embeddings of each class, and samples of embeddings, of equal size for each class."""
 
     def __init__(self, num_classes: int):
         self.num_classes = num_classes
@@ -196,7 +199,7 @@ class _Samples:
         self.generator = torch.Generator().manual_seed(0)
 
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Add the embeddings (1, C, ...) and labels (1, ...) of an image; other ids are ignored."""
+        """Add the embeddings (1, C, ...) and labels (1, ...) of an image; ignore other ids."""
         none = self.num_classes  # label of ignored pixels
         labels = match_labels(embeddings, labels).flatten(1).cpu().clamp(max=none)
         embeddings = embeddings.float().flatten(2).cpu()
@@ -207,11 +210,11 @@ class _Samples:
             self.kept[class_id].append(self._some(embeddings[0].T[labels[0] == class_id]))
 
     def centres(self) -> np.ndarray:
-        """Return (K, C) means; NaN for classes that no image shows."""
+        """Return the means (K, C), with NaN for classes that no image shows."""
         return (self.sums / self.counts[:, None]).numpy()
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (P, C) embeddings and (P,) their classes."""
+        """Return embeddings (P, C) and their classes (P,)."""
         kept = [self._some(torch.cat(parts)) if parts else torch.empty(0) for parts in self.kept]
         classes = np.repeat(np.arange(self.num_classes), [len(part) for part in kept])
         return torch.cat(kept).numpy(), classes

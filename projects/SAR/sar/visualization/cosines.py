@@ -27,8 +27,8 @@ MAX_NAME_LENGTH = 24  # characters
 def centred_cosines(vectors: np.ndarray) -> np.ndarray:
     """Return the cosines (K, K) between vectors (K, C), after their mean is subtracted.
 
-    A vector that equals the mean has NaN. As for NC2 in `sar.evaluation.geometry`, the mean is
-    subtracted so that the vectors can form a simplex, whose cosines are all -1 / (K - 1).
+    A vector that equals the mean has NaN. Only without their mean can the vectors form a simplex,
+    with all cosines -1 / (K - 1). NC2 in `sar.evaluation.geometry` does the same.
     """
     centred = vectors - vectors.mean(axis=0)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)

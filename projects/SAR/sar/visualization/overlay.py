@@ -49,7 +49,7 @@ def draw_overlay(
         labels: (H, W) class ids. Other ids are ignored pixels.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        opacity: of the colours, 0 to 1.
+        opacity: opacity of the colours, 0 to 1.
         all_classes: show all classes in the legend. Its height then depends only on the width of
             the image.
     """
@@ -86,7 +86,7 @@ def side_by_side(
     """
     labels = {"prediction": prediction}
     if truth is not None:
-        labels = {"truth": truth} | labels
+        labels = {"ground truth": truth} | labels
     panels = {"image": image} | {title: colorize(ids, colors) for title, ids in labels.items()}
     panels = {title: _enlarged(Image.fromarray(panel)) for title, panel in panels.items()}
     width, height = panels["image"].size

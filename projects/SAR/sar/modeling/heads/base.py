@@ -105,7 +105,7 @@ class SemanticHead(nn.Module):
         """Return losses in training and logits in inference, as detectron2's heads do.
 
         Args:
-            features: of the backbone, by name.
+            features: features of the backbone, by name.
             targets: int64 labels (N, H, W), in training only.
 
         Returns:

@@ -14,7 +14,8 @@ class FCNHead(SemanticHead):
     """Fully convolutional head: upsample the features, concatenate, convolve, classify.
 
     This is the head of HRNetV2 (Wang et al., "Deep High-Resolution Representation Learning for
-    Visual Recognition", TPAMI 2020), after Long et al., "Fully Convolutional Networks", CVPR 2015.
+    Visual Recognition", TPAMI 2020). It follows Long et al., "Fully Convolutional Networks", CVPR
+    2015.
     """
 
     @configurable
@@ -34,8 +35,8 @@ class FCNHead(SemanticHead):
             num_classes: K.
             conv_dims: C, channels of the convolution. By default, it is the sum of the features'
                 channels, which is 720 for HRNet-W48.
-            kernel_size: of the convolution.
-            norm: of the convolution.
+            kernel_size: size of the convolution.
+            norm: norm of the convolution.
             kwargs: further arguments of SemanticHead.
         """
         channels = sum(shape.channels for shape in input_shape.values())

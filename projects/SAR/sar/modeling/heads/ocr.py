@@ -54,7 +54,7 @@ class ObjectAttention(nn.Module):
     Args:
         channels: C, channels of pixels, regions and the output.
         key_dims: D, channels of the attention.
-        norm: of the convolutions.
+        norm: norm of the convolutions.
     """
 
     def __init__(self, channels: int, key_dims: int, norm: str = "BN"):
@@ -104,7 +104,7 @@ class OCRHead(SemanticHead):
             num_classes: K.
             conv_dims: C, channels of pixels and regions. The attention has half as many.
             region_loss_weight: factor of the loss of the regions.
-            norm: of the convolutions.
+            norm: norm of the convolutions.
             kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)

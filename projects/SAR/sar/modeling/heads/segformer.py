@@ -34,7 +34,7 @@ class SegFormerHead(SemanticHead):
             input_shape: channels and stride of each feature that the head reads, by name.
             num_classes: K.
             conv_dims: C, channels of the linear layers. The paper's larger models have 768.
-            norm: of the fusion.
+            norm: norm of the fusion layer.
             kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)

@@ -41,7 +41,7 @@ class UPerNetHead(SemanticHead):
             num_classes: K.
             conv_dims: C, channels of every convolution.
             pool_scales: heights and widths that the coarsest feature is pooled to.
-            norm: of the convolutions.
+            norm: norm of the convolutions.
             kwargs: further arguments of SemanticHead.
         """
         super().__init__(input_shape, num_classes=num_classes, embed_dim=conv_dims, **kwargs)
