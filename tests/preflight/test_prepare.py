@@ -257,7 +257,7 @@ def test_missing_weights_are_refused_before_the_data_is_read(overrides, folder):
     (folder / "images" / "train" / "0.png").write_bytes(b"broken")
     words = [*overrides, "MODEL.WEIGHTS", "nowhere.pth"]
     for settings in ({}, {"eval_only": True}):
-        with pytest.raises(InputError, match="nowhere.pth: file not found"):
+        with pytest.raises(InputError, match="nowhere.pth .MODEL.WEIGHTS.: file not found"):
             prepared(words, **settings)
     with pytest.raises(InputError, match="no checkpoint to evaluate: set MODEL.WEIGHTS"):
         prepared(overrides, eval_only=True)

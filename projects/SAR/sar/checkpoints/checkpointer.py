@@ -338,7 +338,7 @@ class Checkpointer(DetectionCheckpointer):
 def _require_everywhere(path: str, remedy: str) -> None:
     found = comm.all_gather(os.path.isfile(path))
     if not any(found):
-        raise InputError(f"checkpoint {path}: file not found")
+        raise InputError(f"checkpoint {path} (MODEL.WEIGHTS): file not found")
     if not all(found):
         raise InputError(f"checkpoint {path} is not found by every process: {remedy}")
 
