@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +65,8 @@ def test_pytorch_stands_in_where_triton_does_not_work(name, tried, monkeypatch, 
 
 
 def test_the_squared_distance_has_kernels_in_float32_only(tried):
-    assert squared_distance._backend(GPU, torch.float64) is squared_distance_pytorch
-    assert squared_distance._backend(GPU, torch.float32) is not squared_distance_pytorch
+    pixels, none = (SimpleNamespace(device=GPU, numel=lambda n=n: n) for n in (9, 0))
+    assert squared_distance._backend(pixels, torch.float64) is squared_distance_pytorch
+    assert squared_distance._backend(none, torch.float32) is squared_distance_pytorch
+    assert squared_distance._backend(pixels, torch.float32) is not squared_distance_pytorch
     assert tried == [GPU]

@@ -65,7 +65,7 @@ def mean_squared_distance(
         num_present = (counts > 0).sum().clamp(min=1)
         divisors = counts.clamp(min=1) * num_present
     else:
-        count = _backend(labels.device, anchors.dtype).count_valid(labels, ignore_value)
+        count = _backend(labels, anchors.dtype).count_valid(labels, ignore_value)
         divisors = sum_over_processes(count).clamp(min=1).squeeze()
     weight = weight * num_processes() / embeddings.shape[1]
     shares = 1 / divisors.to(anchors.dtype)
@@ -92,7 +92,7 @@ class _SquaredDistance(torch.autograd.Function):
         # No reference is kept, so autograd may add to the gradient in place.
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is not None:
-            _backend(gradient.device, grad_output.dtype).multiply_(gradient, grad_output)
+            _backend(gradient, grad_output.dtype).multiply_(gradient, grad_output)
         else:  # float16, or a second backward pass through the same graph
             embeddings, *others = ctx.saved_tensors
             gradient = torch.empty_like(embeddings)
@@ -103,7 +103,7 @@ class _SquaredDistance(torch.autograd.Function):
 def _compute(embeddings, labels, anchors, shares, gradient, **others) -> torch.Tensor:
     if gradient is not None:
         gradient = as_vectors(gradient)
-    return _backend(embeddings.device, anchors.dtype).squared_distance(
+    return _backend(embeddings, anchors.dtype).squared_distance(
         as_vectors(embeddings), labels, anchors, shares, gradient, **others
     )
 
@@ -119,7 +119,8 @@ def _channels_are_last(tensor: torch.Tensor) -> bool:
     return tensor.movedim(1, -1).is_contiguous()
 
 
-def _backend(device: torch.device, precision: torch.dtype) -> ModuleType:
-    if precision == torch.float32:  # the kernels'
-        return choose_backend(__name__, device)
+def _backend(tensor: torch.Tensor, precision: torch.dtype) -> ModuleType:
+    # The kernels compute in float32, and a grid of no block cannot be launched.
+    if precision == torch.float32 and tensor.numel():
+        return choose_backend(__name__, tensor.device)
     return squared_distance_pytorch

@@ -47,9 +47,9 @@ def squared_distance(
     outputs = gradient.mT if channels_last and gradient is not None else gradient
     table = anchors if channels_last else anchors.T.contiguous()
     num_rows, length = samples.shape[1:]
-    tile_rows = num_rows
+    tile_rows = max(1, num_rows)
     if vectors.device.type == "cpu":
-        tile_rows = min(num_rows, max(1, CPU_TILE // max(1, length)))
+        tile_rows = min(tile_rows, max(1, CPU_TILE // max(1, length)))
     is_in_place = outputs is not None and outputs.dtype == anchors.dtype
     scratch = None if is_in_place else anchors.new_empty(tile_rows, length)
     total = anchors.new_zeros(())
