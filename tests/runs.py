@@ -26,7 +26,7 @@ def arguments(opts, **settings):
     defaults = {
         "config_file": CONFIG, "opts": opts, "eval_only": False, "resume": False,
         "num_gpus": None, "num_processes": 1, "num_machines": 1, "machine_rank": 0,
-        "dist_url": "auto", "quiet": False,
+        "dist_url": "auto", "quiet": False, "imports": [], "add_config": None,
     }  # fmt: skip
     return Namespace(**defaults | settings)
 

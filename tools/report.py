@@ -37,6 +37,7 @@ EXAMPLES = """examples:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
+    cli.add_import(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
     cli.add_output(parser, "FILE", "the page to write, NAME.html")
     parser.add_argument(

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from sar.errors import InputError, printable
 from sar.files.dataset_root import root
+from sar.user_code import import_modules
 
 _EXIT_CODES = """\
 exit codes:
@@ -59,8 +60,21 @@ def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> Non
     parser.add_argument(
         "--config-file", required=True, nargs=nargs, metavar="FILE", help="a config of train_net.py"
     )
+    add_import(parser)
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last"
+    )
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add --import, which `run` follows."""
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a module or .py file of yours first, such as one with a head; repeatable",
     )
 
 
@@ -142,8 +156,8 @@ def run(
 ) -> int:
     """Call `main(args)` and return the result of `exit_code`.
 
-    `args.quiet` and `args.verbose` set how much is printed. Control characters in names and values
-    are printed as escapes.
+    The modules in `args.imports` are imported first. `args.quiet` and `args.verbose` set how much
+    is printed. Control characters in names and values are printed as escapes.
     """
     logging.basicConfig(
         level="INFO" if args.verbose else "ERROR" if args.quiet else "WARNING",
@@ -151,8 +165,13 @@ def run(
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(printable_record)
+
+    def call() -> int | None:
+        import_modules(getattr(args, "imports", ()))
+        return main(args)
+
     with redirect_stdout(_PrintableStream(sys.stdout)):
-        return exit_code(lambda: main(args), when_stopped, with_traceback=args.verbose)
+        return exit_code(call, when_stopped, with_traceback=args.verbose)
 
 
 # Characters that a program prints itself, to break and indent lines.

@@ -51,6 +51,7 @@ def argument_parser() -> ArgumentParser:
         metavar="URL",
         help="address of machine 0, such as tcp://10.0.0.1:29500 (default: a free local port)",
     )
+    cli.add_import(parser)
     add(
         "--quiet",
         action="store_true",
@@ -60,14 +61,21 @@ def argument_parser() -> ArgumentParser:
     return parser
 
 
-def run(main: Callable[["CfgNode", Namespace], object]) -> None:
+def run(
+    main: Callable[["CfgNode", Namespace], object],
+    *,
+    add_config: Callable[["CfgNode"], None] | None = None,
+) -> None:
     """Parse the command line, check the input, and call `main(cfg, args)` in each process.
+
+    `add_config` adds config keys of your own, as detectron2's projects do.
 
     If a process meets bad input, the program prints its message and exits with 1. If a process
     dies, the others are stopped. SIGTERM is passed on to the processes; if they exit with 143, so
     does the program. After Ctrl-C, the exit code is 130.
     """
     args = argument_parser().parse_args()
+    args.add_config = add_config
     from sar.training import processes
 
     if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():

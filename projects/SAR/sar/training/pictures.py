@@ -19,8 +19,8 @@ from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.files.atomic import names_below_common_folder
 from sar.modeling.inference import inference_model
+from sar.modeling.taps import find_classifier
 from sar.regularizers import SemanticAnchorRegularizer
-from sar.regularizers.embedding_tap import find_classifier
 from sar.visualization import class_colors, side_by_side
 from sar.visualization.cosines import centred_cosines, plot_cosines
 from sar.visualization.dataset import evenly_spaced, select_samples

@@ -37,6 +37,7 @@ from sar.files import lock
 from sar.preflight.prepare import Prepared, prepare
 from sar.training.log import kept_lines, log_to_console, set_up_process
 from sar.training.restart import goes_on
+from sar.user_code import add_config_function, import_modules
 
 from detectron2.engine import launch as launch_on_gpus
 from detectron2.engine.launch import DEFAULT_TIMEOUT
@@ -61,16 +62,25 @@ def prepare_and_run(main: Callable, args: Namespace) -> None:
 
 
 def _prepare(args: Namespace) -> Prepared:
+    _import_user_code(args)
     first_rank = args.machine_rank * max(args.num_gpus or 0, args.num_processes)
     log_to_console(args, first_rank, names=("sar",))
     return prepare(args)
 
 
 def _run(main: Callable, prepared: Prepared, args: Namespace) -> None:
+    _import_user_code(args)
     prepared.register()
     set_up_process(prepared.cfg, args)
     main(prepared.cfg, args)
     comm.synchronize()  # a process that leaves early breaks the connections of the others
+
+
+def _import_user_code(args: Namespace) -> None:
+    """Make the user's modules and config keys known in this process."""
+    import_modules(args.imports)
+    if args.add_config is not None:
+        add_config_function(args.add_config)
 
 
 def _launch(main: Callable, prepared: Prepared, args: Namespace) -> None:

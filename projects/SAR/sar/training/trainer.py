@@ -35,7 +35,7 @@ from sar.files.run_folder import (
 )
 from sar.modeling.build import build_model
 from sar.modeling.inference import check_pooling, inference_model
-from sar.regularizers.embedding_tap import find_classifier
+from sar.modeling.taps import find_classifier
 from sar.solver import build_lr_scheduler, build_optimizer, follow_base_rates
 from sar.training.checkpoint_hooks import CheckpointHook
 from sar.training.history import TensorboardWriter, cut_metrics, restore_storage, storage_state
