@@ -6,9 +6,8 @@ import pytest
 
 from sar.config import leaves, load_config, lookup
 from sar.config_file import names_in
+from sar.modeling.build import build_model
 from sar.solver import build_lr_scheduler, build_optimizer
-
-from detectron2.modeling import build_model
 
 FILES = [
     folder / name
@@ -41,8 +40,12 @@ def test_builds(path):
     cfg = load_config(str(path), [*offline, *classes])
     model = build_model(cfg)
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    assert model.sem_seg_head.predictor.out_channels == num_classes
-    assert list(model.regularizers) == list(cfg.MODEL.REGULARIZERS)
+    predictor = model.sem_seg_head.predictor
+    if "mask_classifier" in path.stem:
+        assert predictor.class_embed.out_features == num_classes + 1
+    else:
+        assert predictor.out_channels == num_classes
+    assert list(getattr(model, "regularizers", ())) == list(cfg.MODEL.REGULARIZERS)
     build_lr_scheduler(cfg, build_optimizer(cfg, model))
 
 
@@ -68,7 +71,7 @@ def test_every_method_combines_with_every_baseline_without_a_file():
 def test_there_is_a_config_of_every_kind_for_each_model():
     names = {(path.parent.name, *kind_and_model(path)) for path in FILES}
     expected = {
-        "LongTailShapes": ["sem_fpn_R_18", "ocr_R_18", "panoptic_fpn_R_18"],
+        "LongTailShapes": ["sem_fpn_R_18", "ocr_R_18", "panoptic_fpn_R_18", "mask_classifier_R_18"],
         "Folder": ["sem_fpn_R_18", "sem_fpn_R_50", "deeplab_v3_plus_R_50"],
         "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"],
         "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"]
