@@ -39,10 +39,26 @@ class CrossEntropy(nn.Module):
         self.fused = fused
         self.register_buffer("weights", weights, persistent=False)
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W)."""
-        weight = self.pixel_weights(targets).sum()
-        if self.fused:
+    def forward(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        stride: int = 1,
+        pixel_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W).
+
+        Args:
+            pixel_weights: (N, H, W) factors of the weights w_(y_i), as Panoptic-DeepLab has them.
+        """
+        weights = self.pixel_weights(targets)
+        if pixel_weights is not None:
+            weights = weights * pixel_weights
+        weight = weights.sum()
+        if pixel_weights is not None:
+            total = (self.pixel_losses(logits, targets, stride) * pixel_weights).sum()
+            mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
+        elif self.fused:
             total = self.pixel_losses(logits, targets, stride).sum()
             mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
         else:

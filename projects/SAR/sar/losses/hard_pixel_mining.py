@@ -36,8 +36,18 @@ class HardPixelMining(CrossEntropy):
         super().__init__(ignore_value, weights, fused=fused)
         self.top_k = top_k
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        losses = self.pixel_losses(logits, targets, stride).flatten()
+    def forward(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        stride: int = 1,
+        pixel_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `CrossEntropy`. The factors `pixel_weights` decide with which pixels are hardest."""
+        losses = self.pixel_losses(logits, targets, stride)
+        if pixel_weights is not None:
+            losses = losses * pixel_weights
+        losses = losses.flatten()
         if self.top_k < 1:
             losses = losses.topk(int(self.top_k * losses.numel())).values
         return losses.mean()

@@ -5,7 +5,6 @@ labels.
 """
 
 import math
-from functools import cache
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from sar.data.class_frequency import class_frequency_of
 from sar.errors import InputError, dimensions, nearest
 from sar.losses import CLASS_WEIGHTS, CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.modeling.extension import Extension, extend
 from sar.ops.over_processes import mean_over_processes
 
 from detectron2.config import CfgNode
@@ -57,8 +57,17 @@ class SegmentationLoss(nn.Module):
         self.loss_weight = loss_weight
         self.size_divisibility = size_divisibility
 
-    def forward(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and int64 labels (N, H, W)."""
+    def forward(
+        self,
+        predictions: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and int64 labels (N, H, W).
+
+        Args:
+            weights: of the pixels, (N, H, W), as the head of Panoptic-DeepLab has them.
+        """
         if self.criterion is None:
             raise InputError(
                 "MODEL.LOSS needs the pixels of each class in the training set: train with "
@@ -66,7 +75,16 @@ class SegmentationLoss(nn.Module):
                 "tools/check_dataset.py"
             )
         self._check_stride(predictions.shape[-2:], targets.shape[-2:])
-        loss = self.criterion(predictions.float(), targets, self.stride)
+        options = {}
+        if weights is not None:
+            if not isinstance(self.criterion, CrossEntropy):
+                raise InputError(
+                    "MODEL.LOSS.NAME: the head weights its pixels, which "
+                    f"{type(self.criterion).__name__} cannot do. Set it to cross_entropy or "
+                    "hard_pixel_mining"
+                )
+            options["pixel_weights"] = weights
+        loss = self.criterion(predictions.float(), targets, self.stride, **options)
         return {"loss_sem_seg": loss * self.loss_weight}
 
     def _check_stride(self, logit_size: tuple[int, int], label_size: tuple[int, int]) -> None:
@@ -95,21 +113,19 @@ class SegmentationLoss(nn.Module):
         )
 
 
-class _Extension:
-    """Common base class that makes heads with a class of `_extended` picklable."""
-
-    def __reduce_ex__(self, protocol):
-        return _new_head, type(self).__bases__, vars(self)
-
-
-class _HeadWithLoss(_Extension):
+class _HeadWithLoss(Extension):
     """Base class that makes a semantic head compute `losses` with a `SegmentationLoss`."""
 
-    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        return vars(self)["segmentation_loss"](predictions, targets)
+    def losses(
+        self,
+        predictions: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        return vars(self)["segmentation_loss"](predictions, targets, weights)
 
 
-class _HeadOverProcesses(_Extension):
+class _HeadOverProcesses(Extension):
     """Base class that applies `mean_over_processes` to the losses of a semantic head.
 
     It is for heads whose losses are means over the valid pixels of one process. Most third-party
@@ -132,7 +148,7 @@ def use_loss(head: nn.Module, loss: SegmentationLoss) -> None:
     `loss` stays a submodule of the model, and does not become a submodule of the head.
     """
     vars(head)["segmentation_loss"] = loss
-    _add_base(head, _HeadWithLoss)
+    extend(head, _HeadWithLoss)
 
 
 def use_all_processes(head: nn.Module) -> None:
@@ -140,20 +156,7 @@ def use_all_processes(head: nn.Module) -> None:
 
     The class of the head changes to a subclass. Hooks of the head still get the original labels.
     """
-    _add_base(head, _HeadOverProcesses)
-
-
-def _add_base(head: nn.Module, base: type) -> None:
-    head.__class__ = _extended(base, type(head))
-
-
-@cache
-def _extended(base: type, kind: type) -> type:
-    return type(kind.__name__, (base, kind), {"__module__": kind.__module__})
-
-
-def _new_head(base: type, kind: type) -> nn.Module:
-    return object.__new__(_extended(base, kind))
+    extend(head, _HeadOverProcesses)
 
 
 def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch.Tensor:
