@@ -124,10 +124,10 @@ def test_labels_that_are_all_ignored_give_no_loss(name):
 def test_the_tap_reads_the_embedding_and_dropout_is_the_predictors(name):
     head = build(name, dropout=0.5, norm="")
     features, labels = draw_features(), draw_labels()
-    with tap_embeddings(head, head.predictor) as step:
+    with tap_embeddings(head.predictor) as step:
         first = head(features, labels)[1]["loss_sem_seg"]
     embedding = step.embeddings
-    with tap_embeddings(head, head.predictor) as step:
+    with tap_embeddings(head.predictor) as step:
         other = head(features, labels)[1]["loss_sem_seg"]
     assert first != other  # channels were dropped
     assert torch.equal(embedding, step.embeddings)  # behind the tap

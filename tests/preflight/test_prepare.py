@@ -340,12 +340,6 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHed"], 'mean "SemSegFPNHead"'),
         (["MODEL.BACKBONE.NAME", "build_resnet_fpn"], 'mean "build_resnet_fpn_backbone"'),
         (["MODEL.META_ARCHITECTURE", "SemanticSegmenter"], 'mean "SemanticSegmentor"'),
-        (["MODEL.META_ARCHITECTURE", "SemanticSegmentor"], "takes no MODEL.REGULARIZERS"),
-        (
-            ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.REGULARIZERS", "()"]
-            + ["MODEL.LOSS.NAME", "seesaw"],
-            "takes no MODEL.LOSS.NAME",
-        ),
         (["MODEL.MASK_ON", "True"], "MASK_ON is True, but .* takes no instances: set it to False"),
         (["MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN"], "MASK_ON is False, .* to True"),
         (

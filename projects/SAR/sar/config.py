@@ -2,7 +2,7 @@
 
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 # Registers what the keys name: meta-architecture, heads, data sets.
@@ -10,6 +10,7 @@ from sar import data, modeling  # noqa: F401
 from sar.config_file import read_config_file
 from sar.config_value import typed_value
 from sar.errors import InputError, describe_exception, listed, nearest, printable
+from sar.user_code import add_config_function, config_functions
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
@@ -20,12 +21,26 @@ def add_sar_config(cfg: CfgNode) -> None:
     add_deeplab_config(cfg)
 
     # -- Model
-    # RegularizedSemanticSegmentor, or RegularizedPanopticFPN instead of PanopticFPN.
+    # Any registered meta-architecture. RegularizedSemanticSegmentor and RegularizedPanopticFPN are
+    # detectron2's SemanticSegmentor and PanopticFPN.
     cfg.MODEL.META_ARCHITECTURE = "RegularizedSemanticSegmentor"
     # Names of the regularizers in the training-only branch; () for the plain model.
     cfg.MODEL.REGULARIZERS = ()
-    # Dotted path of the layer that computes logits from the head's embedding.
+    # Dotted path of the layer that computes logits from the embedding; "" if there is none, with
+    # MODEL.TAP.EMBEDDING. With MODEL.TAP.MATCHER: the layer that classifies queries.
     cfg.MODEL.CLASSIFIER = "sem_seg_head.predictor"
+    # Where the regularizers read embeddings and labels in a meta-architecture with other names.
+    cfg.MODEL.TAP = CfgNode()
+    # Dotted path of the head that is called with the labels in training.
+    cfg.MODEL.TAP.HEAD = "sem_seg_head"
+    # Name of the head's argument that holds the labels.
+    cfg.MODEL.TAP.LABELS = "targets"
+    # Dotted path of a layer whose output is the embedding; "" for the input of MODEL.CLASSIFIER.
+    cfg.MODEL.TAP.EMBEDDING = ""
+    # For models that classify queries, such as MaskFormer and Mask2Former: dotted path of the
+    # module that matches queries and masks, criterion.matcher. The embeddings are then the matched
+    # queries.
+    cfg.MODEL.TAP.MATCHER = ""
     # True: DeepLab's heads pool over the whole image, as published. False: they pool over windows
     # of INPUT.CROP.SIZE, as in detectron2, and refuse images whose sides are not multiples of it.
     cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
@@ -74,6 +89,17 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.DROP_PATH = 0.0
     # A value below 32 dilates the last stages, if the model supports it.
     cfg.MODEL.TIMM.OUTPUT_STRIDE = 32
+
+    # -- MaskClassifier, a small MaskFormer
+    # MODEL.META_ARCHITECTURE MaskClassifier also uses IN_FEATURES, CONVS_DIM (the channels of its
+    # queries) and NORM of MODEL.SEM_SEG_HEAD.
+    cfg.MODEL.MASK_CLASSIFIER = CfgNode()
+    # Number of queries of an image: at least the number of classes in it.
+    cfg.MODEL.MASK_CLASSIFIER.NUM_QUERIES = 20
+    # Number of layers of the transformer decoder.
+    cfg.MODEL.MASK_CLASSIFIER.NUM_LAYERS = 2
+    # Weight of queries without a mask in the classification loss.
+    cfg.MODEL.MASK_CLASSIFIER.NO_OBJECT_WEIGHT = 0.1
 
     # -- The head's loss
     cfg.MODEL.LOSS = CfgNode()
@@ -193,17 +219,30 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.TEST.GEOMETRY = False
 
 
-def load_config(config_file: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    config_file: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    add_config: Callable[[CfgNode], None] | None = None,
+) -> CfgNode:
     """Load a config: the defaults, then a YAML file (with its _BASE_), then KEY VALUE pairs.
 
     Nothing in the file is executed (see `read_config_file`). Values get the type of their keys (see
     `typed_value`).
 
+    Args:
+        add_config: adds keys of your own to the defaults, as detectron2's projects do. It is kept
+            for later configs of this process. See also --import (`sar.user_code`).
+
     Raises:
         InputError: the file is missing or malformed, a key is unknown, or a value has another type.
     """
+    if add_config is not None:
+        add_config_function(add_config)
     cfg = get_cfg()
     add_sar_config(cfg)
+    for add_config in config_functions:
+        add_config(cfg)
     defaults = cfg.clone()
     if config_file:
         values = list(_values(read_config_file(config_file)))

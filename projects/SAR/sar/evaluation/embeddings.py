@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.data.augmentation import GeometricTransform
 from sar.errors import InputError
-from sar.regularizers.embedding_tap import channels_first, find_classifier
+from sar.modeling.taps import find_classifier
+from sar.regularizers.embedding_tap import as_map
 
 
 class EvaluationTap:
@@ -65,7 +66,7 @@ class EvaluationTap:
             )
         embeddings, input_size = calls[0], self._input_size
         if isinstance(self.classifier, nn.Linear):
-            embeddings = channels_first(embeddings, input_size)
+            embeddings = as_map(embeddings.movedim(-1, 1), input_size)
         labels = np.full((len(truths), *input_size), ignore_label, np.int64)
         for label, truth, (h, w) in zip(labels, truths, image_sizes, strict=True):
             resize = GeometricTransform(truth.shape, (h, w), top=0, left=0, shape=(h, w))

@@ -31,7 +31,7 @@ from sar.evaluation.geometry import FeatureGeometry, sum_on_cpu
 from sar.evaluation.table import format_table
 from sar.files.atomic import atomic_path, sha256, write_atomically
 from sar.files.run_folder import EVALUATION, INFERENCE
-from sar.regularizers.embedding_tap import embedding_channels
+from sar.modeling.taps import embedding_channels
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata

@@ -1,19 +1,18 @@
-"""Models for detectron2. Importing this package registers them, and DeepLab's heads."""
+"""Models for detectron2. Importing this registers the meta-architecture, and DeepLab's heads."""
 
-from sar.modeling import heads, timm_backbone  # noqa: F401  registers heads and backbone
+from sar.modeling import heads, mask_classifier, timm_backbone  # noqa: F401  registers them
+from sar.modeling.regularize import regularize
 from sar.modeling.regularizer_registry import REGULARIZER_REGISTRY, build_regularizers
-from sar.modeling.segmentor import (
-    RegularizedModel,
-    RegularizedPanopticFPN,
-    RegularizedSemanticSegmentor,
-)
+from sar.modeling.segmentor import add_branch
+from sar.modeling.taps import PixelTap, QueryTap
 
 import detectron2.projects.deeplab  # noqa: F401  registers its heads and backbone
 
 __all__ = [
     "REGULARIZER_REGISTRY",
-    "RegularizedModel",
-    "RegularizedPanopticFPN",
-    "RegularizedSemanticSegmentor",
+    "PixelTap",
+    "QueryTap",
+    "add_branch",
     "build_regularizers",
+    "regularize",
 ]

@@ -5,8 +5,10 @@ from torch import nn
 from sar.config import building
 from sar.errors import InputError, dimensions
 from sar.modeling.heads.base import select_features
+from sar.modeling.segmentor import add_branch
 
 from detectron2.config import CfgNode
+from detectron2.modeling import Backbone
 from detectron2.modeling import build_model as build_detectron2_model
 
 # Functions of detectron2, and the groups of keys from which each builds its part of the model.
@@ -27,13 +29,15 @@ def build_model(cfg: CfgNode) -> nn.Module:
         raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
     with building(cfg, "model", "MODEL", **_PARTS):
         model = build_detectron2_model(cfg)
+        if cfg.MODEL.REGULARIZERS or cfg.MODEL.LOSS.NAME or cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE:
+            model = add_branch(cfg, model)
     for name, weights in model.named_parameters():
         if weights.numel() == 0:
             raise InputError(
                 f"no model can be built from MODEL: {name} would have the shape "
                 f"{dimensions(weights.shape)}. Correct the number of channels that is 0"
             )
-    # SemSegFPNHead skips unknown names.
-    key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
-    select_features(model.backbone.output_shape(), cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, key)
+    if isinstance(getattr(model, "backbone", None), Backbone):  # SemSegFPNHead skips unknown names
+        key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+        select_features(model.backbone.output_shape(), cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, key)
     return model

@@ -30,6 +30,12 @@ _STRIP = 64
 _MOST_ON_DEVICE = 2**29
 
 
+def is_meta_architecture(cfg: CfgNode, kind: type) -> bool:
+    """Return True if MODEL.META_ARCHITECTURE is a class, or a subclass of it."""
+    found = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return isinstance(found, type) and issubclass(found, kind)
+
+
 def check_inference(cfg: CfgNode) -> None:
     """Raise InputError if the keys of TEST describe no possible inference mode.
 
@@ -44,7 +50,7 @@ def check_inference(cfg: CfgNode) -> None:
         return
     key = "TEST.MODE slide" if slides else "TEST.AUG.ENABLED"
     name = cfg.MODEL.META_ARCHITECTURE
-    if not issubclass(META_ARCH_REGISTRY.get(name), SemanticSegmentor):
+    if not is_meta_architecture(cfg, SemanticSegmentor):
         raise InputError(
             f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, so it needs whole "
             'images: set TEST.MODE "whole" and TEST.AUG.ENABLED False'

@@ -1,111 +1,108 @@
-"""The meta-architectures: detectron2's own, with a regularizing branch in training."""
+"""Build the training-only branch of a config, for detectron2's meta-architectures and any other.
+
+A config names a plain meta-architecture, such as PanopticDeepLab, and MODEL.TAP says where it has
+its embedding. For two of them there are names with the branch, for programs that call
+detectron2's own `build_model`: RegularizedSemanticSegmentor and RegularizedPanopticFPN.
+"""
 
 from torch import nn
 
-from sar.modeling.head_loss import build_loss, use_all_processes, use_loss
-from sar.modeling.heads import SemanticHead, auxiliary_loss, build_auxiliary_head
+from sar.errors import InputError
+from sar.modeling.head_loss import build_loss, use_all_processes
+from sar.modeling.heads import SemanticHead, build_auxiliary_head
+from sar.modeling.regularize import Regularized, regularize
 from sar.modeling.regularizer_registry import build_regularizers
-from sar.regularizers.embedding_tap import embedding_channels, find_classifier, tap_embeddings
-from sar.regularizers.labels import match_labels
+from sar.modeling.taps import PixelTap, QueryTap
 
-from detectron2.config import configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, PanopticFPN, SemanticSegmentor
 
 
-class RegularizedModel:
-    """Base class that adds regularizers to the semantic head of a model in training.
+def build_tap(cfg: CfgNode) -> PixelTap | QueryTap:
+    """Return what MODEL.TAP and MODEL.CLASSIFIER describe."""
+    tap = cfg.MODEL.TAP
+    if tap.MATCHER:
+        return QueryTap(classifier=cfg.MODEL.CLASSIFIER, matcher=tap.MATCHER)
+    return PixelTap(
+        head=tap.HEAD,
+        classifier=cfg.MODEL.CLASSIFIER,
+        embedding=tap.EMBEDDING,
+        labels=tap.LABELS,
+    )
 
-    List it before the meta-architecture among the bases of a class. Any registered semantic head
-    works if it ends in a linear layer or a 1x1 convolution. In evaluation, or without regularizers,
-    the model equals the plain model and costs the same.
+
+def add_branch(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Regularize a model as a config says, with MODEL.LOSS and the auxiliary head.
+
+    Returns:
+        `model` itself. A model that has the branch already is not changed.
+
+    Raises:
+        InputError: the config does not fit the model.
     """
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        regularizers: dict[str, nn.Module],
-        classifier: str | None = None,
-        loss: nn.Module | None = None,
-        auxiliary_head: nn.Module | None = None,
-        **kwargs,
+    if isinstance(model, Regularized):
+        return model
+    loss = auxiliary_head = None
+    for key, value in (
+        ("MODEL.LOSS.NAME", cfg.MODEL.LOSS.NAME),
+        ("MODEL.AUXILIARY_HEAD.IN_FEATURE", cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE),
     ):
-        """
-        Args:
-            regularizers: modules called as `regularizer(embeddings, labels, classifier)` that
-                return a dict of losses. Embeddings are (N, C, H, W), and labels (N, H, W) have the
-                same size.
-            classifier: dotted path of the head's last layer, such as "sem_seg_head.predictor"; not
-                needed without regularizers.
-            loss: called as `loss(predictions, targets)`, instead of the semantic head's method
-                `losses`. By default the head keeps its own loss, which must be a mean over the
-                valid pixels of its process.
-            auxiliary_head: second semantic head. Its "loss_sem_seg" joins the training losses as
-                "loss_sem_seg_aux".
-            kwargs: further arguments of the meta-architecture.
-        """
-        super().__init__(**kwargs)
-        self.regularizers = nn.ModuleDict(regularizers)
-        self._classifier = classifier
-        self.loss = loss
-        self.auxiliary_head = auxiliary_head
-        if loss is not None:
-            use_loss(self.sem_seg_head, loss)
-        elif not isinstance(self.sem_seg_head, SemanticHead):
-            use_all_processes(self.sem_seg_head)
-
-    @classmethod
-    def from_config(cls, cfg):
-        plain_cfg = cfg
-        if cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING:
-            plain_cfg = cfg.clone()
-            plain_cfg.defrost()
-            # With this key, DeepLab's heads would pool over windows of the crop's size.
-            plain_cfg.INPUT.CROP.ENABLED = False
-        arguments = super().from_config(plain_cfg)
-        arguments["loss"] = build_loss(
-            cfg, arguments["sem_seg_head"], arguments["backbone"].size_divisibility
-        )
-        arguments["auxiliary_head"] = build_auxiliary_head(
-            cfg, arguments["backbone"].output_shape()
-        )
-        arguments["regularizers"] = {}
-        if cfg.MODEL.REGULARIZERS:
-            plain_model = nn.ModuleDict(
-                {name: part for name, part in arguments.items() if isinstance(part, nn.Module)}
+        if value and cfg.MODEL.TAP.MATCHER:
+            raise InputError(
+                f'{key} "{value}" has no effect on a model that classifies queries '
+                '(MODEL.TAP.MATCHER), which has a criterion of its own: set it to ""'
             )
-            num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-            classifier = find_classifier(plain_model, cfg.MODEL.CLASSIFIER, num_classes)
-            arguments["classifier"] = cfg.MODEL.CLASSIFIER
-            arguments["regularizers"] = build_regularizers(
-                cfg, num_classes, embedding_channels(classifier)
-            )
-        return arguments
+    if cfg.MODEL.LOSS.NAME or isinstance(model, (SemanticSegmentor, PanopticFPN)):
+        head = _find_head(model, cfg)
+        loss = build_loss(cfg, head, model.backbone.size_divisibility)
+        if loss is None and not isinstance(head, SemanticHead):
+            use_all_processes(head)
+    if cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE:
+        auxiliary_head = build_auxiliary_head(cfg, model.backbone.output_shape())
+    regularizers, tap = {}, build_tap(cfg)
+    if cfg.MODEL.REGULARIZERS:
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        tap.check(model, num_classes)
+        regularizers = build_regularizers(cfg, num_classes, tap.embed_dim(model))
+    regularize(model, regularizers, tap, loss=loss, auxiliary_head=auxiliary_head)
+    return model.to(next(model.parameters()).device)
 
-    def forward(self, batched_inputs):
-        """Run the meta-architecture; in training, add the losses of the regularizers.
 
-        The semantic losses are means over the valid pixels of all processes. They are 0 if no pixel
-        is valid; detectron2's own losses would be NaN and end the training.
-        """
-        if not self.training:
-            return super().forward(batched_inputs)
-        head = self.sem_seg_head
-        classifier = self.get_submodule(self._classifier) if self.regularizers else None
-        with auxiliary_loss(head, self.auxiliary_head), tap_embeddings(head, classifier) as step:
-            losses = super().forward(batched_inputs)
-        if self.regularizers:
-            labels = match_labels(step.embeddings, step.labels)
-            for regularizer in self.regularizers.values():
-                losses.update(regularizer(step.embeddings, labels, classifier))
-        return losses
+def _find_head(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    try:
+        return model.get_submodule(cfg.MODEL.TAP.HEAD)
+    except AttributeError:
+        raise InputError(
+            f'MODEL.TAP.HEAD "{cfg.MODEL.TAP.HEAD}" leads nowhere in {type(model).__name__}'
+        ) from None
 
 
 @META_ARCH_REGISTRY.register()
-class RegularizedSemanticSegmentor(RegularizedModel, SemanticSegmentor):
-    """detectron2's SemanticSegmentor with a regularizing branch."""
+class RegularizedSemanticSegmentor(SemanticSegmentor):
+    """detectron2's SemanticSegmentor with a training-only branch."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(_with_global_pooling(cfg))
+        add_branch(cfg, self)
 
 
 @META_ARCH_REGISTRY.register()
-class RegularizedPanopticFPN(RegularizedModel, PanopticFPN):
-    """detectron2's PanopticFPN, with a regularizing branch on its semantic head."""
+class RegularizedPanopticFPN(PanopticFPN):
+    """detectron2's PanopticFPN with a training-only branch on its semantic head."""
+
+    def __init__(self, cfg: CfgNode):
+        super().__init__(_with_global_pooling(cfg))
+        add_branch(cfg, self)
+
+
+def _with_global_pooling(cfg: CfgNode) -> CfgNode:
+    """Return a config in which DeepLab's heads pool over the image, if ASPP_GLOBAL_POOLING is set.
+
+    These heads pool over windows of the crop's size if INPUT.CROP.ENABLED.
+    """
+    if not cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.CROP.ENABLED = False
+    return cfg

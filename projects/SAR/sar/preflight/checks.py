@@ -15,10 +15,9 @@ from sar.data.scan import describe_single_class
 from sar.errors import InputError, nearest
 from sar.files import lock
 from sar.files.run_folder import check_is_free
-from sar.modeling import RegularizedModel
 from sar.modeling.head_loss import check_loss
 from sar.modeling.heads import UPerNetHead
-from sar.modeling.inference import check_inference
+from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.regularizer_registry import check_regularizer
 from sar.modeling.timm_backbone import check_timm_model
 
@@ -100,18 +99,8 @@ def _check_names(cfg: CfgNode) -> None:
     check_loss(cfg)
     check_sampler(cfg)
     check_inference(cfg)
-    meta_architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    for key, value in (
-        ("MODEL.REGULARIZERS", cfg.MODEL.REGULARIZERS),
-        ("MODEL.LOSS.NAME", cfg.MODEL.LOSS.NAME),
-    ):
-        if value and not issubclass(meta_architecture, RegularizedModel):
-            raise InputError(
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} takes no {key}: "
-                "set it to RegularizedSemanticSegmentor or RegularizedPanopticFPN"
-            )
     for architecture, takes_instances in ((PanopticFPN, True), (SemanticSegmentor, False)):
-        if issubclass(meta_architecture, architecture) and cfg.MODEL.MASK_ON != takes_instances:
+        if is_meta_architecture(cfg, architecture) and cfg.MODEL.MASK_ON != takes_instances:
             raise InputError(
                 f"MODEL.MASK_ON is {cfg.MODEL.MASK_ON}, but MODEL.META_ARCHITECTURE "
                 f"{cfg.MODEL.META_ARCHITECTURE} {'needs' if takes_instances else 'takes no'} "

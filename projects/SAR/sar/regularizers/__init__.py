@@ -12,6 +12,7 @@ from sar.regularizers.anchors import (
     simplex_etf_anchors,
 )
 from sar.regularizers.center_collapse import CenterCollapseRegularizer
+from sar.regularizers.embedding_tap import tap_embeddings
 from sar.regularizers.semantic_anchor import SemanticAnchorRegularizer
 from sar.regularizers.simplex_etf import simplex_etf
 
@@ -23,4 +24,5 @@ __all__ = [
     "orthogonal_anchors",
     "simplex_etf",
     "simplex_etf_anchors",
+    "tap_embeddings",
 ]

@@ -1,114 +1,79 @@
-"""The embedding tap: read the input of a head's classifier without changing the head.
+"""The embedding tap: read what a model feeds to its classifier, without changing the model.
 
-Shape shorthands: N images, C embedding channels, H x W the embedding's resolution, H0 x W0 the
-labels'.
+Shape shorthands: N images, C embedding channels, L tokens, H x W the resolution of the embedding.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from sar.errors import InputError
-from sar.regularizers.classifier import why_not_linear
-
 
 @dataclass
-class TappedStep:
-    """Labels (N, H0, W0) and embeddings (N, C, H, W) of one forward pass of a head."""
+class Tapped:
+    """Embeddings of the latest forward pass: (N, C, ...), or (N, C) from a linear layer on vectors.
+
+    None before the layer is called.
+    """
 
     embeddings: torch.Tensor | None = None
-    labels: torch.Tensor | None = None
 
 
 @contextmanager
-def tap_embeddings(head: nn.Module, classifier: nn.Module | None) -> Iterator[TappedStep]:
-    """Read embeddings and labels while `head(features, targets)` runs.
+def tap_embeddings(layer: nn.Module, *, output: bool = False) -> Iterator[Tapped]:
+    """Read the embeddings that pass through a layer of any model.
 
-    The forward pre-hooks exist inside the `with` only. They do not reach evaluation or exported
-    models, and the head keeps nothing after the step.
+    The hook exists inside the `with` only. So it does not reach inference or exported models.
 
     Args:
-        head: called with the labels as its second argument, or as `targets`.
-        classifier: its submodule whose input is the embedding; None to read labels only.
+        layer: the model's last layer, which computes the logits: a linear layer or 1x1 convolution.
+        output: read the output of `layer` instead of its input, for a model whose logits are not
+            computed by one layer.
+
+    Example::
+
+        >>> model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 1))
+        >>> with tap_embeddings(model[-1]) as tapped:
+        ...     logits = model(torch.zeros(2, 3, 8, 8))
+        >>> tapped.embeddings.shape
+        torch.Size([2, 16, 6, 6])
     """
-    step = TappedStep()
+    tapped = Tapped()
 
-    def read_labels(module, args, kwargs):
-        step.labels = targets_of(args, kwargs)
+    def keep(embeddings: torch.Tensor) -> None:
+        is_last = isinstance(layer, nn.Linear)  # channels are last
+        tapped.embeddings = embeddings.movedim(-1, 1) if is_last else embeddings
 
-    def read_embeddings(module, args):
-        step.embeddings = args[0]
-
-    with ExitStack() as hooks:
-        hooks.enter_context(head.register_forward_pre_hook(read_labels, with_kwargs=True))
-        if classifier is not None:
-            hooks.enter_context(classifier.register_forward_pre_hook(read_embeddings))
-        yield step
-    if classifier is None:
-        return
-    if step.embeddings is None:
-        raise InputError(
-            f"{type(head).__name__} did not call its classifier in training: set "
-            "MODEL.CLASSIFIER to the layer that turns its embedding into logits"
-        )
-    if isinstance(classifier, nn.Linear):
-        step.embeddings = channels_first(step.embeddings, step.labels.shape[-2:])
+    if output:
+        hook = layer.register_forward_hook(lambda module, args, result: keep(result))
+    else:
+        hook = layer.register_forward_pre_hook(lambda module, args: keep(args[0]))
+    with hook:
+        yield tapped
 
 
-def targets_of(args: tuple, kwargs: dict) -> torch.Tensor:
-    """Return the labels among the arguments of `head(features, targets)`, by position or name."""
-    return args[1] if len(args) > 1 else kwargs["targets"]
+def as_map(embeddings: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Return the embeddings (N, C, L) of tokens as a map (N, C, H, W), as a view.
 
+    A map is returned as it is.
 
-def channels_first(embeddings: torch.Tensor, label_size: tuple[int, int]) -> torch.Tensor:
-    """Return the input (N, H, W, C) or (N, H * W, C) of a linear layer as (N, C, H, W), as a view.
+    Args:
+        image_size: a height and width with the proportions of the map.
 
     Raises:
-        InputError: the tokens do not form a grid with the labels' proportions.
+        ValueError: the tokens do not form a grid with these proportions.
     """
-    if embeddings.dim() == 3:
-        num_tokens = embeddings.shape[1]
-        height = round(math.sqrt(num_tokens * label_size[0] / label_size[1]))
-        if height == 0 or num_tokens % height:
-            raise InputError(
-                f"the classifier is fed {num_tokens} tokens, which do not form a grid "
-                f"with the proportions of labels of {label_size[0]} x {label_size[1]} pixels: give "
-                "MODEL.CLASSIFIER a layer that is fed the embedding as a map"
-            )
-        embeddings = embeddings.unflatten(1, (height, num_tokens // height))
-    return embeddings.movedim(-1, 1)
-
-
-def find_classifier(model: nn.Module, path: str, num_classes: int) -> nn.Module:
-    """Return the linear layer or 1x1 convolution at a dotted `path` in `model`.
-
-    Raises:
-        InputError: the path leads nowhere, or to something else than a classifier of
-            `num_classes`; the message lists the candidates.
-    """
-    try:
-        classifier = model.get_submodule(path)
-        problem = why_not_linear(classifier, num_classes)
-    except AttributeError:
-        problem = "leads nowhere"
-    if problem:
-        candidates = [
-            name
-            for name, module in model.sem_seg_head.named_modules(prefix="sem_seg_head")
-            if not why_not_linear(module, num_classes)
-        ]
-        raise InputError(
-            f'MODEL.CLASSIFIER "{path}" {problem}. Layers of '
-            f"{type(model.sem_seg_head).__name__} that give {num_classes} classes: "
-            + (", ".join(candidates) or "none (a linear layer or 1x1 convolution is needed)")
+    if embeddings.dim() != 3:
+        return embeddings
+    num_tokens = embeddings.shape[2]
+    height = round(math.sqrt(num_tokens * image_size[0] / image_size[1]))
+    if height == 0 or num_tokens % height:
+        raise ValueError(
+            f"the classifier reads {num_tokens} tokens, which do not form a grid with the "
+            f"proportions of {image_size[0]} x {image_size[1]} pixels: tap a layer that reads the "
+            "embedding as a map"
         )
-    return classifier
-
-
-def embedding_channels(classifier: nn.Module) -> int:
-    """Return C, the number of channels that the classifier reads."""
-    return classifier.weight.shape[1]
+    return embeddings.unflatten(2, (height, num_tokens // height))
