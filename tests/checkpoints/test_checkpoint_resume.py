@@ -245,7 +245,7 @@ def test_weights_that_were_set_aside_are_found(tmp_path, caplog):
     assert f"{weights} was moved to {moved}" in caplog.text
 
     evaluated = Checkpointer(nn.Linear(1, 1), str(tmp_path), require_all=True)
-    with pytest.raises(InputError, match="model_final.pth .MODEL.WEIGHTS.: file not found"):  # but this one
+    with pytest.raises(InputError, match="model_final.pth .MODEL.WEIGHTS.: file not found"):
         evaluated.resume_or_load(weights, resume=False)
 
 
