@@ -9,7 +9,7 @@ from PIL import Image
 import sar  # noqa: F401
 from sar.config import add_sar_config
 from sar.data.augmentation import RandomCrop, RandomScaleCropFlip
-from sar.data.mapper import SemanticSegmentationMapper
+from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 
 from detectron2.config import get_cfg
@@ -257,3 +257,22 @@ def test_larger_images_are_decoded_if_the_config_says_so(cfg, write, monkeypatch
     content = pickle.dumps(mapper)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as in a worker that starts
     assert pickle.loads(content)(dataset_dict)["image"].shape == (3, 40, 50)
+
+
+def test_masks_of_the_classes(cfg, write):
+    cfg.INPUT.CLASS_MASKS = True
+    label = np.zeros((40, 50), np.uint8)
+    label[:, 20:40] = 2
+    label[30:] = 255
+    record = write(label=label)
+    sample = build_train_mapper(cfg)(record, np.random.default_rng(0))
+    labels, instances = sample["sem_seg"], sample["instances"]
+    expected = [k for k in labels.unique().tolist() if k != 255]
+    assert instances.gt_classes.tolist() == expected and set(expected) <= {0, 2}
+    for k, mask in zip(expected, instances.gt_masks, strict=True):
+        assert torch.equal(mask, labels == k)
+
+    record = write(label=np.full((40, 50), 255, np.uint8))
+    sample = build_train_mapper(cfg)(record, np.random.default_rng(0))
+    assert len(sample["instances"]) == 0
+    assert sample["instances"].gt_masks.shape == (0, *sample["sem_seg"].shape)

@@ -383,6 +383,15 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["SOLVER.WARMUP_METHOD", "linaer"], "no schedule can be built from SOLVER: .*linaer"),
         (["SOLVER.MOMENTUM", "9.0"], "^SOLVER.MOMENTUM is 9.0, expected less than 1"),
         (["SOLVER.MOMENTUM", "-1.0"], "no optimizer can be built from SOLVER: .*momentum"),
+        (
+            [
+                "SOLVER.CLIP_GRADIENTS.ENABLED",
+                "True",
+                "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+                "full_model",
+            ],
+            "from SOLVER.CLIP_GRADIENTS: .*full_model.*SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+        ),
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
         (["OUTPUT_DIR", "run.log"], "log file"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),

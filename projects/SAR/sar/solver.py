@@ -66,7 +66,8 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         # torch creates the buffers in the first step; on a GPU, an overflow leaves them unset.
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return maybe_add_gradient_clipping(cfg, optimizer)
+    with building(cfg, "optimizer", "SOLVER.CLIP_GRADIENTS"):
+        return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):

@@ -32,6 +32,7 @@ from sar.errors import InputError, nearest
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 
 _FORMATS = ("RGB", "BGR")
 
@@ -266,6 +267,27 @@ class PanopticMapper(SemanticSegmentationMapper):
         sample["instances"] = detection_utils.filter_empty_instances(instances)
 
 
+class ClassMaskMapper(SemanticSegmentationMapper):
+    """SemanticSegmentationMapper that also returns a mask for each class in a training image.
+
+    MaskFormer and Mask2Former take them as "instances": `gt_classes` (T,) and `gt_masks` (T, h, w)
+    bool, for the T classes in the labels.
+    """
+
+    def _augment(
+        self,
+        sample: dict,
+        label: np.ndarray,
+        transform: GeometricTransform,
+        rng: np.random.Generator,
+    ) -> None:
+        super()._augment(sample, label, transform, rng)
+        labels = sample["sem_seg"]
+        classes = labels[labels != self.ignore_label].unique()
+        masks = labels == classes[:, None, None]
+        sample["instances"] = Instances(tuple(labels.shape), gt_classes=classes, gt_masks=masks)
+
+
 def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T.TransformList:
     """Return the same transform as detectron2's classes, for boxes and masks."""
     h, w = transform.shape
@@ -281,13 +303,16 @@ def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T
 
 
 def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
-    """Build the training mapper of a config, with instances if MODEL.MASK_ON is set.
+    """Build the training mapper of a config: with instances if MODEL.MASK_ON is set, with the masks
+    of classes if INPUT.CLASS_MASKS is set.
 
     Raises:
         InputError: INPUT describes no augmentation.
     """
     with building(cfg, "augmentation", "INPUT"):
-        return (PanopticMapper if cfg.MODEL.MASK_ON else SemanticSegmentationMapper)(cfg, True)
+        if cfg.MODEL.MASK_ON:
+            return PanopticMapper(cfg, True)
+        return (ClassMaskMapper if cfg.INPUT.CLASS_MASKS else SemanticSegmentationMapper)(cfg, True)
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:
