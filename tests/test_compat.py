@@ -232,3 +232,17 @@ results = evaluator.evaluate()["sem_seg"]
 assert abs(results["mIoU"] - 100 * 2 / 3) < 1e-9, results
 """
     )
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "detectron2.utils.visualizer",
+        "detectron2.utils.video_visualizer",
+        "detectron2.projects.point_rend",
+    ],
+)
+def test_tools_of_detectron2_can_be_imported(module):
+    pytest.importorskip("matplotlib")
+    code = f"import sar, {module}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -63,10 +63,7 @@ def import_cv2():
     try:
         import cv2
     except ImportError as error:
-        raise InputError(
-            f"videos need OpenCV ({error}): run pip install -e .[video] in the folder of this "
-            "project"
-        ) from error
+        raise InputError(f"videos need OpenCV ({error}): run pip install opencv-python") from error
     return cv2
 
 

@@ -247,7 +247,9 @@ class MaskMatcher(nn.Module):
         try:
             from scipy.optimize import linear_sum_assignment
         except ImportError as error:
-            raise InputError(f"MaskClassifier needs SciPy ({error}): pip install scipy") from error
+            raise InputError(
+                f"MaskClassifier needs SciPy ({error}): pip install -e .[queries]"
+            ) from error
         indices = []
         for logits, masks, target in zip(
             outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
