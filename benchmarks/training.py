@@ -1,9 +1,10 @@
 """Compare a whole training step: our model and trainer with SAR, and detectron2's own.
 
 On a GPU, both train DeepLabV3+ R-50 on crops of 512x1024 under bfloat16 autocast, and ours uses
-MODEL.CHANNELS_LAST. On the CPU, both train a small Semantic FPN in float32. Batches are already in
-memory; loader.py measures loaders. The peer has the same config, but uses detectron2's
-SemanticSegmentor and SimpleTrainer. SimpleTrainer reads back the losses of each step.
+MODEL.CHANNELS_LAST. On the CPU, both train a small Semantic FPN in float32. Then both train
+MaskClassifier, a model of queries. Batches are already in memory; loader.py measures loaders. The
+peer has the same config, but uses detectron2's SemanticSegmentor and SimpleTrainer. SimpleTrainer
+reads back the losses of each step.
 """
 
 import itertools
@@ -25,15 +26,28 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SETTINGS = {  # device: config, number of images, (height, width) of crops, autocast's type
-    "cpu": ("CamVid/{}_sem_fpn_R_18.yaml", 4, (256, 256), None),
-    "cuda": ("Cityscapes/{}_deeplab_v3_plus_R_50.yaml", 8, (512, 1024), torch.bfloat16),
+# For each device: config, number of images, (height, width) of crops, type of autocast.
+SETTINGS = {
+    "cpu": [("CamVid/{}_sem_fpn_R_18.yaml", 4, (256, 256), None)],
+    "cuda": [("Cityscapes/{}_deeplab_v3_plus_R_50.yaml", 8, (512, 1024), torch.bfloat16)],
 }
+for settings in SETTINGS.values():
+    settings.append(("LongTailShapes/{}_mask_classifier_R_18.yaml", 8, (128, 128), None))
 LOG_PERIOD = 20  # steps between two reads of the losses, as in our trainer
 
 
 def measure(device: torch.device) -> Iterator[Measurement]:
-    config, num_images, size, precision = SETTINGS[device.type]
+    for settings in SETTINGS[device.type]:
+        yield from measure_one(*settings, device)
+
+
+def measure_one(
+    config: str,
+    num_images: int,
+    size: tuple[int, int],
+    precision: torch.dtype | None,
+    device: torch.device,
+) -> Iterator[Measurement]:
     cfgs = {
         name: config_of(config.format(method), size, device)
         for name, method in (("ours", "sar"), ("plain", "baseline"))
@@ -99,7 +113,8 @@ def our_step(cfg: CfgNode, batch: list[dict], precision) -> Callable[[], object]
 
 def detectron2_step(cfg: CfgNode, batch: list[dict], precision) -> Callable[[], object]:
     cfg = cfg.clone()
-    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    if cfg.MODEL.META_ARCHITECTURE == "RegularizedSemanticSegmentor":
+        cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     cfg.MODEL.REGULARIZERS = ()
     torch.manual_seed(0)
     model = Autocast(build_model(cfg), precision)
