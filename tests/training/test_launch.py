@@ -262,12 +262,12 @@ def test_the_help_has_detectron2s_options_and_ours(capsys):
         assert part in said
 
 
-def test_the_options_are_detectron2s_and_two_more():
+def test_the_options_are_detectron2s_and_three_more():
     ours = vars(launch.argument_parser().parse_args([]))
     detectron2s = vars(default_argument_parser().parse_args([]))
     differences = {name for name in ours if ours[name] != detectron2s.get(name, ...)}
     assert detectron2s.keys() <= ours.keys()
-    assert differences == {"num_processes", "quiet", "num_gpus", "dist_url"}
+    assert differences == {"num_processes", "quiet", "imports", "num_gpus", "dist_url"}
     words = ["--config-file", "C", "--resume", "--eval-only", "--num-gpus", "2", "--num-machines"]
     words += ["3", "--machine-rank", "1", "--dist-url", "tcp://a:1", "SEED", "--1"]
     theirs = vars(default_argument_parser().parse_args(words))

@@ -164,6 +164,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # files early. While no file changes, later runs do not read them again: the result is kept
     # below ~/.torch/iopath_cache, or $FVCORE_CACHE.
     cfg.DATASETS.CHECK = True
+    # Add "instances" to training samples: a mask for each class in the labels, as MaskFormer and
+    # Mask2Former expect them in semantic segmentation.
+    cfg.INPUT.CLASS_MASKS = False
     # Largest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
     # Values of 16-bit grey images that become 0 and 255; values outside are clipped. Set them if

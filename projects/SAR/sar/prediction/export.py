@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from sar.errors import InputError
+from sar.modeling.inference import is_meta_architecture
 
 from detectron2.config import CfgNode
 from detectron2.layers.aspp import ASPP
@@ -26,12 +27,10 @@ def check_exportable(cfg: CfgNode) -> None:
     """Raise InputError if one graph cannot hold the model of a config, and name the key."""
     name = cfg.MODEL.META_ARCHITECTURE
     # `build_model` refuses unknown names.
-    if name in META_ARCH_REGISTRY and not issubclass(
-        META_ARCH_REGISTRY.get(name), SemanticSegmentor
-    ):
+    if name in META_ARCH_REGISTRY and not is_meta_architecture(cfg, SemanticSegmentor):
         raise InputError(
-            f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it merges instances outside "
-            "of the network: choose a SemanticSegmentor"
+            f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it is not a "
+            "SemanticSegmentor: choose one"
         )
     for key, is_on, remedy in (
         ("TEST.MODE slide", cfg.TEST.MODE == "slide", "TEST.MODE whole"),
