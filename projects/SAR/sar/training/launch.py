@@ -22,8 +22,9 @@ EXIT_CODES = """,
 
 
 def argument_parser() -> ArgumentParser:
-    """Return a parser with the options of detectron2's train_net.py and three more: --num-processes,
-    --import and --quiet.
+    """Return a parser with the options of detectron2's train_net.py and three more.
+
+    These are --num-processes, --import and --quiet.
 
     Two defaults differ from detectron2: `num_gpus` is None (one GPU if there is one, else the CPU),
     and `dist_url` is "auto" (a free port of this machine).
