@@ -115,6 +115,9 @@ def prepare_folder(folder):
     for name in ("configs", "tools", "examples", "docs", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
     write_data_set(folder / "mine")
+    page = (ROOT / "docs" / "your-head.md").read_text()  # its files begin with their names
+    for name, content in re.findall(r"^```\w+\n# ([\w.]+).*?\n(.*?)^```$", page, re.S | re.M):
+        (folder / name).write_text(content)
     for name in (
         "notes.txt", "output/notes.txt", "output/Folder/notes.txt", "predicted/mine.txt",
         "predictions/labels/mine.png", "pictures/mine.png", "previous/model_final.pth",
