@@ -84,7 +84,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
         assert {0, 1} <= set(classes) <= {0, 1, 2}
 
     pictures = content["pictures"]
-    assert pictures["names"] == ["truth", "baseline", "SAR"]
+    assert pictures["names"] == ["ground truth", "baseline", "SAR"]
     assert pictures["num_images"] == len(pictures["images"]) == 4
     shares = [picture["share"] for picture in pictures["images"]]
     assert shares == sorted(shares, reverse=True)
