@@ -198,6 +198,7 @@ class Trainer(DefaultTrainer):
                     check_is_evaluation(cfg.OUTPUT_DIR, folder)
                     mark(folder)
                     _save_class_frequency(cfg, folder)
+                comm.synchronize()  # no process may write there before the check
                 log_to_file(folder)
             for evaluator in evaluators:
                 if isinstance(evaluator, LongTailEvaluator):
