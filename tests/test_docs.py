@@ -183,8 +183,7 @@ def test_papers_states_what_the_configs_hold():
 
 
 def test_code_of_your_head_runs_in_one_go(capsys, monkeypatch):
-    for registry in (SEM_SEG_HEADS_REGISTRY,):
-        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+    monkeypatch.setattr(SEM_SEG_HEADS_REGISTRY, "_obj_map", dict(SEM_SEG_HEADS_REGISTRY._obj_map))
     monkeypatch.chdir(ROOT)
     namespace = {"__name__": "docs"}
     code = [block for block in blocks("your-head.md", "python") if "# my_mask2former" not in block]

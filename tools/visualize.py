@@ -47,7 +47,7 @@ from sar.files.program_outputs import Outputs, collected
 from sar.modeling.inference import inference_model
 from sar.preflight.device import choose_device
 from sar.preflight.prepare import complete_config
-from sar.training.trainer import Trainer
+from sar.training.trainer import Trainer, check_test_images
 from sar.visualization import class_colors, side_by_side
 
 from detectron2.data import MetadataCatalog
@@ -81,6 +81,7 @@ def draw(args: argparse.Namespace) -> None:
     outputs.check(paths)
     metadata = MetadataCatalog.get(name)
     model = Trainer.load_for_evaluation(cfg)
+    check_test_images(cfg, model)
     weights = getattr(model, "weights_file", "")
     saved = Classes.from_file(PathManager.get_local_path(weights)) if weights else None
     colors = np.array(saved.colors, dtype=np.uint8) if saved else class_colors(metadata)

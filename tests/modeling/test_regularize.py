@@ -139,6 +139,12 @@ def test_a_head_without_a_classifier(batch):
     assert not torch.equal(model.decoder.embed[0].weight, before)
 
 
+def test_sar_needs_a_classifier(batch):
+    model = regularize(Net(head=DotProductDecoder()), sar(), DOT)
+    with pytest.raises(ValueError, match="the classifier is None, which cannot be called"):
+        model(batch)
+
+
 def test_copies_and_pickles(batch):
     model = regularize(Net(), sar(), NET)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -132,3 +132,8 @@ def test_ceco_settings_that_are_refused(small_config, frequency_file):
         build(6, "DATASETS.CLASS_FREQUENCY", frequency_file)
     with pytest.raises(InputError, match="missing.json: the file does not exist"):
         build(5, "DATASETS.CLASS_FREQUENCY", "missing.json")
+
+
+def test_sar_needs_a_classifier(small_config):
+    with pytest.raises(InputError, match='MODEL.CLASSIFIER is "", but SemanticAnchorRegularizer'):
+        build_regularizers(small_config(SAR, "MODEL.CLASSIFIER", ""), 5, 8)

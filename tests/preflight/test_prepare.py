@@ -17,6 +17,7 @@ from sar.files import lock
 from sar.files.run_folder import mark
 from sar.modeling.build import build_model
 from sar.preflight.prepare import prepare
+from sar.training.trainer import Trainer
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -357,6 +358,11 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["TEST.EXPECTED_RESULTS", "['mIoU']"], "EXPECTED_RESULTS is .* task, metric, value and"),
         (["MODEL.PIXEL_MEAN", "[1.0]"], "MODEL.PIXEL_MEAN is .* expected three numbers"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE"),
+        (
+            ["INPUT.CLASS_MASKS", "True", "MODEL.MASK_ON", "True"]
+            + ["MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN"],
+            "INPUT.CLASS_MASKS and MODEL.MASK_ON are True",
+        ),
         (["MODEL.RESNETS.DEPTH", "19"], "from MODEL.BACKBONE, .*19 .*RESNETS.DEPTH"),
         (["MODEL.FPN.NORM", "x"], "from MODEL.BACKBONE, .*KeyError: 'x' .*MODEL.FPN.NORM"),
         (["MODEL.SEM_SEG_HEAD.NORM", "BNN"], "from MODEL.SEM_SEG_HEAD: .*BNN.*SEM_SEG_HEAD.NORM"),
@@ -467,15 +473,21 @@ def test_a_training_set_of_ignored_pixels_alone(overrides, folder):
         prepared(overrides)
 
 
-@pytest.mark.parametrize("settings", [{}, {"eval_only": True}], ids=str)
-def test_test_images_that_the_model_cannot_take(settings, overrides, tmp_path):
-    weights = str(tmp_path / "weights.pth") if settings else ""
-    torch.save({}, tmp_path / "weights.pth")
-    settings = {"config_file": "configs/Folder/baseline_deeplab_v3_plus_R_50.yaml", **settings}
-    words = [*overrides, "MODEL.WEIGHTS", weights, "INPUT.MIN_SIZE_TEST", "0"]
+def test_test_images_that_the_model_cannot_take(overrides, folder, tmp_path):
+    config = "configs/Folder/baseline_deeplab_v3_plus_R_50.yaml"
+    weights = str(tmp_path / "weights.pth")
+    words = [*overrides, "INPUT.MIN_SIZE_TEST", "0", "MODEL.WEIGHTS", ""]
     words += ["MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False"]
-    with pytest.raises(InputError, match="48 x 64 pixels .*ASPP_GLOBAL_POOLING True, or another"):
-        start(words, **settings)
+    message = "48 x 64 pixels .*ASPP_GLOBAL_POOLING True, or another"
+    with pytest.raises(InputError, match=message):
+        start(words, config_file=config)
+    torch.save(build_model(prepared(words, config_file=config)).state_dict(), weights)
+    words += ["MODEL.WEIGHTS", weights]
+    cfg = prepared(words, config_file=config, eval_only=True)
+    with pytest.raises(InputError, match=message):
+        Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+    shutil.rmtree(folder)  # a prediction loads the model without them
+    assert not Trainer.load_for_evaluation(cfg).training
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

@@ -343,7 +343,8 @@ def test_smoothing_goes_on_where_it_was():
 
 
 @pytest.mark.slow
-def test_panoptic_training_resumes_exactly(tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", ["panoptic_fpn", "mask_classifier"])
+def test_other_models_resume_exactly(model, tmp_path, monkeypatch):
     longtail_shapes.generate(
         tmp_path / "longtail_shapes", num_images={"train": 8, "val": 2, "test": 1}
     )
@@ -354,7 +355,7 @@ def test_panoptic_training_resumes_exactly(tmp_path, monkeypatch):
         "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "0",
         "DATALOADER.NUM_WORKERS", "0",
     ]  # fmt: skip
-    config = "configs/LongTailShapes/sar_ceco_panoptic_fpn_R_18.yaml"
+    config = f"configs/LongTailShapes/sar_ceco_{model}_R_18.yaml"
     expected = [*common, "OUTPUT_DIR", str(tmp_path / "expected")]
     uninterrupted = train(expected, config=config)
     common += ["OUTPUT_DIR", str(tmp_path / "output")]

@@ -55,11 +55,8 @@ class CrossEntropy(nn.Module):
         if pixel_weights is not None:
             weights = weights * pixel_weights
         weight = weights.sum()
-        if pixel_weights is not None:
-            total = (self.pixel_losses(logits, targets, stride) * pixel_weights).sum()
-            mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
-        elif self.fused:
-            total = self.pixel_losses(logits, targets, stride).sum()
+        if self.fused or pixel_weights is not None:
+            total = self.pixel_losses(logits, targets, stride, pixel_weights).sum()
             mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
         else:
             logits = upsample(logits, stride, targets)
@@ -67,16 +64,26 @@ class CrossEntropy(nn.Module):
         return mean_over_processes(mean, weight)
 
     def pixel_losses(
-        self, logits: torch.Tensor, targets: torch.Tensor, stride: int
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        stride: int,
+        pixel_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return w_(y_i) ce_i as (N, H, W), with 0 at ignored pixels."""
+        """Return w_(y_i) ce_i as (N, H, W), with 0 at ignored pixels, times `pixel_weights`."""
         if self.fused:
             losses = upsampled_cross_entropy(logits, targets, stride, self.ignore_value)
-            return losses if self.weights is None else losses * self.pixel_weights(targets)
-        logits = upsample(logits, stride, targets)
-        return F.cross_entropy(
-            logits, targets, self.weights, ignore_index=self.ignore_value, reduction="none"
-        )
+            if self.weights is not None:
+                losses = losses * self.pixel_weights(targets)
+        else:
+            losses = F.cross_entropy(
+                upsample(logits, stride, targets),
+                targets,
+                self.weights,
+                ignore_index=self.ignore_value,
+                reduction="none",
+            )
+        return losses if pixel_weights is None else losses * pixel_weights
 
     def pixel_weights(self, targets: torch.Tensor) -> torch.Tensor:
         """Return w_(y_i) as (N, H, W), with 0 at ignored pixels."""

@@ -44,10 +44,7 @@ class HardPixelMining(CrossEntropy):
         pixel_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `CrossEntropy`. The factors `pixel_weights` decide with which pixels are hardest."""
-        losses = self.pixel_losses(logits, targets, stride)
-        if pixel_weights is not None:
-            losses = losses * pixel_weights
-        losses = losses.flatten()
+        losses = self.pixel_losses(logits, targets, stride, pixel_weights).flatten()
         if self.top_k < 1:
             losses = losses.topk(int(self.top_k * losses.numel())).values
         return losses.mean()

@@ -60,6 +60,11 @@ def check_regularizer(name: str) -> None:
 
 @REGULARIZER_REGISTRY.register()
 def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
+    if not cfg.MODEL.CLASSIFIER:
+        raise InputError(
+            'MODEL.CLASSIFIER is "", but SemanticAnchorRegularizer needs the classifier: use '
+            "CenterCollapseRegularizer alone"
+        )
     settings = cfg.MODEL.SEMANTIC_ANCHOR
     return regularizers.SemanticAnchorRegularizer(
         num_classes,

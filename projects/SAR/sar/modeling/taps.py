@@ -46,7 +46,7 @@ class PixelTap:
     labels: str = "targets"
 
     def check(self, model: nn.Module, num_classes: int | None = None) -> None:
-        """Raise InputError if a path leads nowhere, or to a layer that is no classifier."""
+        """Raise InputError if a path leads nowhere, or to a layer that is not a classifier."""
         if not (self.classifier or self.embedding):
             raise InputError(
                 "MODEL.CLASSIFIER and MODEL.TAP.EMBEDDING are empty: name the layer that computes "
@@ -131,7 +131,7 @@ class QueryTap:
     matcher: str
 
     def check(self, model: nn.Module, num_classes: int | None = None) -> None:
-        """Raise InputError if a path leads nowhere, or to a layer that is no classifier."""
+        """Raise InputError if a path leads nowhere, or to a layer that is not a classifier."""
         if not has_module(model, self.matcher):
             raise InputError(
                 f'MODEL.TAP.MATCHER "{self.matcher}" leads nowhere in {type(model).__name__}'
@@ -175,6 +175,10 @@ class QueryTap:
         if queries.dim() == 4:
             queries = queries[-1]
         targets, indices = matched
+        if targets is None:
+            raise InputError(
+                f'the model called "{self.matcher}" (MODEL.TAP.MATCHER) without "targets"'
+            )
         device = queries.device
         samples.embeddings = torch.cat(
             [each[chosen.to(device)] for each, (chosen, _) in zip(queries, indices, strict=True)]
@@ -194,8 +198,8 @@ class ClassRows:
         self.layer = layer
 
     def __call__(self, embeddings: torch.Tensor) -> torch.Tensor:
-        weight, bias = self.layer.weight, self.layer.bias
-        return F.linear(embeddings.to(weight.dtype), weight[:-1], bias[:-1])
+        weight, bias = self.layer.weight[:-1], self.layer.bias
+        return F.linear(embeddings.to(weight.dtype), weight, None if bias is None else bias[:-1])
 
 
 def argument(module: nn.Module, name: str, args: tuple, kwargs: dict) -> object:

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from sar.config import load_config, lookup
+from sar.config import lookup
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_batch_size, check_sampler
 from sar.data.locations import folders_of_tree
@@ -21,7 +21,7 @@ from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.regularizer_registry import check_regularizer
 from sar.modeling.timm_backbone import check_timm_model
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -97,6 +97,11 @@ def _check_names(cfg: CfgNode) -> None:
     if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
         check_timm_model(cfg.MODEL.TIMM.NAME)
     check_loss(cfg)
+    if cfg.INPUT.CLASS_MASKS and cfg.MODEL.MASK_ON:
+        raise InputError(
+            "INPUT.CLASS_MASKS and MODEL.MASK_ON are True, but a model takes either the masks of "
+            "classes or instances: set one of them to False"
+        )
     check_sampler(cfg)
     check_inference(cfg)
     for architecture, takes_instances in ((PanopticFPN, True), (SemanticSegmentor, False)):
@@ -207,7 +212,7 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
             f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{names[0]}" has '
             f"{len(classes)} classes: set it to {len(classes)} (or to 0, to take it from the data)"
         )
-    if head.IGNORE_VALUE == load_config().MODEL.SEM_SEG_HEAD.IGNORE_VALUE:
+    if head.IGNORE_VALUE == get_cfg().MODEL.SEM_SEG_HEAD.IGNORE_VALUE:
         head.IGNORE_VALUE = metadata.ignore_label
     for name in names:
         records = load_dataset(name)  # a missing split is found now, not at its evaluation

@@ -6,7 +6,6 @@ same data starts without reading them again.
 
 import logging
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from sar.data.class_frequency import ClassFrequency, fingerprint_of
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.grey_range import GreyRange
 from sar.data.palettes import PaletteComparison, given_colors
-from sar.data.scan import DatasetScan, scan_dataset
+from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.files.cache import cache_path, load_cached, states_of, store_cached
 from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
@@ -79,7 +78,7 @@ def _read(cfg: CfgNode, *, check_images: bool, progress: bool) -> ClassFrequency
     """Return the counts of the training set, from the cache or the files.
 
     Args:
-        check_images: read the images, too, also those of the test sets.
+        check_images: also read the images, and the test sets.
     """
     if not cfg.DATASETS.TRAIN:
         raise InputError("DATASETS.TRAIN is empty, whose classes would be counted")
@@ -93,9 +92,10 @@ def _read(cfg: CfgNode, *, check_images: bool, progress: bool) -> ClassFrequency
         if is_clean:
             store_cached(path, asdict(frequency) | {"warnings": warnings})
     else:
-        logger.info(f"{_names(sets)}: no file has changed since they were read ({path})")
-    for warning in warnings:
-        logger.warning(warning)
+        names = ", ".join(name for names in sets for name in names)
+        logger.info(f"{names}: no file has changed since they were read ({path})")
+        for warning in warnings:
+            logger.warning(warning)
     with suppress(OSError):  # a missing label, which a training may skip
         labels = (r["sem_seg_file_name"] for r in loaded[-1] if "sem_seg_file_name" in r)
         frequency = replace(frequency, fingerprint=fingerprint_of(labels))
@@ -133,11 +133,14 @@ def _scan(
     check_images: bool,
     progress: bool,
 ) -> tuple[ClassFrequency, list[str], bool]:
-    """Read data sets; return the counts of the last, all warnings, and if there is no problem."""
+    """Read data sets, and log warnings.
+
+    Returns:
+        the counts of the last data set, the warnings of all, and True if no file has a problem.
+    """
     metadata = metadata_of(sets[-1][0])
     palettes = PaletteComparison(metadata.stuff_classes, given_colors(metadata))
-    scans: list[DatasetScan] = []
-    warnings = []
+    warnings, is_clean = [], True
     for names, records in zip(sets, loaded, strict=True):
         is_training_set = names == tuple(cfg.DATASETS.TRAIN)
         logger.info(f"Reading {', '.join(names)}")
@@ -153,24 +156,17 @@ def _scan(
         )
         max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES if is_training_set else 0
         found = [f"{', '.join(names)}: {warning}" for warning in scan.warnings]
-        try:
-            scan.raise_for_problems(max_skipped)
-        except InputError:
-            for warning in (*warnings, *found):
-                logger.warning(warning)
-            raise
+        for warning in found:
+            logger.warning(warning)
+        scan.raise_for_problems(max_skipped)
         if scan.problems:
-            found.append(
+            logger.warning(
                 f"{len(scan.problems)} images will be skipped, of at most {max_skipped} "
                 f"(DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems(max_files=5)}"
             )
-        scans.append(scan)
         warnings += found
-    return scans[-1].frequency, warnings, not any(scan.problems for scan in scans)
-
-
-def _names(sets: Sequence[tuple[str, ...]]) -> str:
-    return ", ".join(name for names in sets for name in names)
+        is_clean = is_clean and not scan.problems
+    return scan.frequency, warnings, is_clean
 
 
 def _has_same_labels(cfg: CfgNode, kept: ClassFrequency) -> bool:

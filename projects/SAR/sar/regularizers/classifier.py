@@ -58,7 +58,9 @@ def check_classifier(
             padding or groups; batch norm; logits that are not linear in the embedding, or that
             depend on its neighbours.
     """
-    if isinstance(classifier, _LAYERS):
+    if not callable(classifier):
+        problem = f"is {classifier!r}, which cannot be called"
+    elif isinstance(classifier, _LAYERS):
         problem = why_not_linear(classifier, num_classes)
         num_inputs = getattr(classifier, "in_features", None) or classifier.in_channels
         if not problem and num_inputs != embed_dim:

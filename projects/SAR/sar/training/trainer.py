@@ -81,7 +81,7 @@ class Trainer(DefaultTrainer):
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.sigterm = Sigterm()
         model = self.build_model(cfg)
-        _check_test_images(cfg, model)
+        check_test_images(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         if comm.get_world_size() > 1:
             _share_buffers(model)  # such as random anchors; DDP shares only parameters
@@ -193,6 +193,7 @@ class Trainer(DefaultTrainer):
                 )
             evaluators = [cls.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST]
             if weights := getattr(model, "weights_file", ""):
+                check_test_images(cfg, model)
                 folder = evaluation_folder(cfg.OUTPUT_DIR, weights)
                 if comm.is_main_process():
                     check_is_evaluation(cfg.OUTPUT_DIR, folder)
@@ -215,7 +216,6 @@ class Trainer(DefaultTrainer):
             InputError: MODEL.WEIGHTS is missing or broken, or has another model or other classes.
         """
         model = cls.build_model(cfg)
-        _check_test_images(cfg, model)
         classes = Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, require_all=True, classes=classes)
         loaded = checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
@@ -460,8 +460,14 @@ def _share_buffers(model):
         distributed.broadcast(buffer, 0)
 
 
-def _check_test_images(cfg, model):
-    """Raise InputError for test images of a size that the model cannot take."""
+def check_test_images(cfg, model):
+    """Raise InputError, in the main process, for test images of a size that the model cannot take.
+
+    Args:
+        model: of this config; only its layers are looked at.
+    """
+    if not comm.is_main_process():
+        return
     records = (record for name in cfg.DATASETS.TEST for record in load_dataset(name))
     check_pooling(cfg, model, map(_size_of, records))
 
