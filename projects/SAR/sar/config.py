@@ -244,8 +244,8 @@ def load_config(
         add_config_function(add_config)
     cfg = get_cfg()
     add_sar_config(cfg)
-    for add_config in config_functions:
-        add_config(cfg)
+    for add_keys in config_functions:
+        add_keys(cfg)
     defaults = cfg.clone()
     if config_file:
         values = list(_values(read_config_file(config_file)))

@@ -17,7 +17,7 @@ from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.files.cache import cache_path, load_cached, states_of, store_cached
-from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
+from sar.files.run_folder import CLASS_FREQUENCY
 
 from detectron2.config import CfgNode
 
@@ -27,7 +27,7 @@ _VERSION = 1  # of the checks: a larger one makes the results in the cache inval
 
 
 def count_classes(
-    cfg: CfgNode, *, trains: bool, resume: bool, progress: bool = True
+    cfg: CfgNode, *, trains: bool, is_new: bool, progress: bool = True
 ) -> ClassFrequency | None:
     """Return the class counts of the training set; read the data if necessary.
 
@@ -38,7 +38,7 @@ def count_classes(
 
     Args:
         trains: False for an evaluation.
-        resume: continue from the last checkpoint in OUTPUT_DIR, if there is one.
+        is_new: True for a training that does not continue from a checkpoint in OUTPUT_DIR.
         progress: show a progress bar.
 
     Returns:
@@ -47,8 +47,6 @@ def count_classes(
     Raises:
         InputError: problems in the files, or a class-frequency file with other classes.
     """
-    is_resumed = resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, LAST_CHECKPOINT))
-    is_new = trains and not is_resumed
     given = cfg.DATASETS.CLASS_FREQUENCY
     frequency = ClassFrequency.load(given) if given else None
     if frequency is not None:

@@ -3,6 +3,7 @@
 This happens once, in the process that the user started, so that an error is printed only once.
 """
 
+import os
 from argparse import Namespace
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from sar.data.class_frequency import ClassFrequency, note_class_frequency
 from sar.data.datasets.folder import choose_splits, register_folder
 from sar.files import lock
 from sar.files.disk import writing_to
+from sar.files.run_folder import LAST_CHECKPOINT
 from sar.preflight.checks import check_batch, check_config, check_datasets, check_output_dir
 from sar.preflight.class_counts import count_classes
 from sar.preflight.device import check_processes, choose_device
@@ -69,10 +71,12 @@ def prepare(args: Namespace) -> Prepared:
         )
         if trains:
             check_batch(cfg, args.num_processes * args.num_machines)
-        # The processes load it. If it is missing, say so before the data sets are read.
-        checkpointer = Checkpointer(nn.Module(), cfg.OUTPUT_DIR, require_all=args.eval_only)
-        checkpointer.find(cfg.MODEL.WEIGHTS, resume=args.resume)
-        frequency = count_classes(cfg, trains=trains, resume=args.resume, progress=not args.quiet)
+        is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, LAST_CHECKPOINT))
+        if not is_resumed:  # if the weights are missing, say so before the data sets are read
+            checkpointer = Checkpointer(nn.Module(), cfg.OUTPUT_DIR, require_all=args.eval_only)
+            checkpointer.find(cfg.MODEL.WEIGHTS, resume=args.resume)
+        is_new = trains and not is_resumed
+        frequency = count_classes(cfg, trains=trains, is_new=is_new, progress=not args.quiet)
     cfg.freeze()
     return Prepared(cfg, frequency)
 
