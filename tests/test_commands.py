@@ -30,7 +30,7 @@ PAGES = [
 COMMAND = re.compile(
     r"(?:^|`|\s)((?:python|torchrun) (?:-c \"[^\"\n]*\"|[^`\n|]*?\w\.py\b[^`\n|]*))"
 )
-# The data, configs and numbers of processes that stand for those of the pages.
+# Data, configs and numbers of processes that replace the ones on the pages.
 INSTEAD = {
     "C": "configs/Folder/sar_sem_fpn_R_18.yaml",
     "path/to/your/folder": "mine",
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.slow
 
 
 def documented_commands():
-    """The commands of all pages, as words, each once and in order; not those of benchmarks/."""
+    """Return the commands of all pages as words, each once and in order, without benchmarks/."""
     found = {}
     for page in PAGES:
         text = re.sub(r" *\\\n\s*", " ", page.read_text())
@@ -129,7 +129,7 @@ def prepare_folder(folder):
 
 
 def checksums(folder):
-    """Of all files below the folder, links to the project left out."""
+    """Return the checksums of all files below the folder, without links to the project."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))

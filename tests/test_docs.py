@@ -1,4 +1,4 @@
-"""What the pages in docs/ say is there, is there; their Python runs; the site is built."""
+"""The pages in docs/ name only things that exist; their Python runs; the site is built."""
 
 import os
 import re
@@ -59,7 +59,7 @@ def config_keys():
 
 
 def test_every_config_key_is_listed_with_its_default(config_keys):
-    """Of the keys that are there, not of the text that is parsed."""
+    """The expected keys come from the config itself, not from the text that is parsed."""
     theirs = get_cfg()
     add_deeplab_config(theirs)
     ours = get_cfg()

@@ -1,4 +1,4 @@
-"""What the README says is there, is there; and its Python runs."""
+"""The README names only things that exist, and its Python runs."""
 
 import glob
 import re
@@ -89,7 +89,7 @@ def test_measured_means_are_those_of_the_results():
 
 
 def measured(study):
-    """Of each method and metric: the mean, and the difference to plain."""
+    """Return the mean of each method and metric, and the difference to plain."""
     section = Path("docs/results.md").read_text().split(f"\n## {study}\n")[1]
     header, _, *rows = section.split("### Methods\n\n")[1].split("\n\n")[0].splitlines()
     metrics = [cell.strip() for cell in header.split("|")[2:-1]]

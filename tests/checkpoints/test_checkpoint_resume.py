@@ -92,7 +92,7 @@ def test_truncated_anywhere_the_one_before_is_resumed(tmp_path, caplog):
 
 def test_what_is_broken_is_passed_over_by_iteration(tmp_path, caplog):
     run = Run(tmp_path).save(3, 7, 11).save(9, name="model_final")
-    run.checkpointer.save_best("mIoU", 50.0, 5)  # whose state, in truth, is that of iteration 9
+    run.checkpointer.save_best("mIoU", 50.0, 5)  # holds the state of iteration 9
     for name, expected in (
         ("last_checkpoint", 11),  # names nothing
         ("model_0000011.pth", 9),

@@ -1,4 +1,4 @@
-"""What is said before the first training step, and what the config becomes."""
+"""Errors and warnings before the first training step, and the completed config."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from ..runs import arguments, prepared, start, train
 
 
 def save_checkpoint(cfg, folder):
-    """Make the folder that of a training which has done two iterations."""
+    """Make the folder look like a training that has done two iterations."""
     model = build_model(cfg)
     mark(folder)
     class_frequency_of(cfg).save(folder / "class_frequency.json")
