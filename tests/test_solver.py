@@ -105,3 +105,50 @@ def test_momentum_starts_at_zero_and_changes_no_step():
             module(torch.full((1, 3), 1.0 + step)).square().sum().backward()
             its_optimizer.step()
         assert torch.equal(layer.weight, plain.weight) and torch.equal(layer.bias, plain.bias)
+
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bottom_up = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.lateral = nn.Conv2d(2, 2, 1)
+
+
+class Segmentor(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Conv2d(2, 2, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+@pytest.mark.parametrize("has_pyramid", [True, False])
+def test_the_rate_of_the_backbone(optimizer, has_pyramid):
+    pyramid = Pyramid()
+    model = Segmentor(pyramid if has_pyramid else pyramid.bottom_up)
+    cfg = config(
+        "SOLVER.OPTIMIZER", optimizer, "SOLVER.BACKBONE_MULTIPLIER", "0.1",
+        "SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.WEIGHT_DECAY_NORM", "0.0",
+    )  # fmt: skip
+    built = build_optimizer(cfg, model)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in built.param_groups
+        for parameter in group["params"]
+    }
+    prefix = "backbone.bottom_up" if has_pyramid else "backbone"
+    expected = {name: (0.5, 0.01) for name in names.values()}
+    expected |= {f"{prefix}.0.{name}": (0.05, 0.01) for name in ("weight", "bias")}
+    expected |= {f"{prefix}.1.{name}": (0.05, 0.0) for name in ("weight", "bias")}
+    assert found == {name: pytest.approx(pair) for name, pair in expected.items()}
+    scheduler = build_lr_scheduler(cfg, built)
+    built.step()
+    scheduler.step()
+    factor = (1 - 1 / 100) ** 0.9
+    assert {round(group["lr"] / factor, 9) for group in built.param_groups} == {0.5, 0.05}
+
+
+def test_the_rate_of_a_backbone_that_the_model_lacks():
+    with pytest.raises(InputError, match="BACKBONE_MULTIPLIER is 0.1, but Linear has no attribute"):
+        build_optimizer(config("SOLVER.BACKBONE_MULTIPLIER", "0.1"), nn.Linear(2, 2))

@@ -70,15 +70,16 @@ def add_sar_config(cfg: CfgNode) -> None:
 
     # -- Backbones of timm
     # MODEL.BACKBONE.NAME build_timm_backbone gives features res2 (stride 4) to res5 (stride 32) of
-    # any feature pyramid of timm. MODEL.BACKBONE.FREEZE_AT stages are frozen; the stem is the
-    # first.
+    # any feature pyramid of timm. build_timm_fpn_backbone adds the pyramid of MODEL.FPN, with
+    # features p2 to p6. MODEL.BACKBONE.FREEZE_AT stages are frozen; the stem is the first.
     cfg.MODEL.TIMM = CfgNode()
     # timm's name of the model: hrnet_w48, swin_tiny_patch4_window7_224, ... A tag selects weights.
     cfg.MODEL.TIMM.NAME = "hrnet_w48"
     # Features that the backbone returns.
     cfg.MODEL.TIMM.OUT_FEATURES = ("res2", "res3", "res4", "res5")
-    # Start from timm's weights: PRETRAINED downloads them, CHECKPOINT is a file of them. Both are
-    # ignored if MODEL.WEIGHTS is set.
+    # Start from ImageNet weights: PRETRAINED downloads timm's; CHECKPOINT is a file of weights, or
+    # package://PACKAGE/PATH for a file of an installed package. Both are ignored if MODEL.WEIGHTS
+    # is set.
     cfg.MODEL.TIMM.PRETRAINED = False
     cfg.MODEL.TIMM.CHECKPOINT = ""
     # Replaces the batch norms of the model: BN, SyncBN, FrozenBN or GN. Layer norms stay.
@@ -191,6 +192,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Number of numbered checkpoints that stay in OUTPUT_DIR: at least 2, because the newest can be
     # broken; 0 for all. model_final.pth and model_best.pth always stay.
     cfg.SOLVER.CHECKPOINTS_KEPT = 5
+    # Factor of the learning rate of the backbone, for a smaller rate where weights are pretrained.
+    # Layers of a feature pyramid on top of the backbone keep BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Precision if SOLVER.AMP.ENABLED: float16 (GPUs only, with scaled gradients) or bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
 

@@ -54,6 +54,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
             bias_lr_factor=solver.BIAS_LR_FACTOR,
             weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         )
+        parameters = _scale_backbone_rate(parameters, model, solver.BACKBONE_MULTIPLIER)
         optimizer = kinds[solver.OPTIMIZER](
             parameters,
             lr=solver.BASE_LR,
@@ -68,6 +69,35 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     with building(cfg, "optimizer", "SOLVER.CLIP_GRADIENTS"):
         return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def _scale_backbone_rate(groups: list[dict], model: torch.nn.Module, factor: float) -> list[dict]:
+    """Multiply the learning rate of the backbone, without its feature pyramid, which is new.
+
+    Args:
+        groups: parameter groups, each with its "lr".
+        model: has the attribute `backbone`, if the factor is not 1.
+
+    Raises:
+        InputError: the model has no backbone.
+    """
+    if factor == 1.0:
+        return groups
+    if not hasattr(model, "backbone"):
+        raise InputError(
+            f"SOLVER.BACKBONE_MULTIPLIER is {factor}, but {type(model).__name__} has no attribute "
+            '"backbone": set it to 1.0'
+        )
+    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    pretrained = {id(parameter) for parameter in backbone.parameters()}
+    scaled = []
+    for group in groups:
+        for is_pretrained in (False, True):
+            params = [p for p in group["params"] if (id(p) in pretrained) == is_pretrained]
+            rate = group["lr"] * (factor if is_pretrained else 1.0)
+            if params:
+                scaled.append({**group, "params": params, "lr": rate})
+    return scaled
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):

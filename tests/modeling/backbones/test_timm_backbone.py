@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sar.errors import InputError
-from sar.modeling import timm_backbone
-from sar.modeling.timm_backbone import TimmBackbone, check_timm_model
+from sar.modeling.backbones import timm_backbone
+from sar.modeling.backbones.timm_backbone import TimmBackbone, check_timm_model
+from sar.modeling.build import build_model as build_checked_model
 
 from detectron2.modeling import FPN, build_backbone, build_model
 from detectron2.structures import ImageList
@@ -237,10 +238,34 @@ def test_the_config_reaches_the_backbone(timm_config):
     assert max(rates) == pytest.approx(0.3)
 
 
-def test_fpn_takes_it():
-    fpn = FPN(TimmBackbone(name="convnext_atto"), list(LEVELS), 16)
-    features = fpn(torch.randn(1, 3, 64, 96))
-    assert [tuple(features[f"p{i}"].shape[1:]) for i in (2, 5)] == [(16, 16, 24), (16, 2, 3)]
+FPN_OPTIONS = (
+    "MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", "16",
+    "MODEL.TIMM.OUT_FEATURES", str(LEVELS),
+)  # fmt: skip
+
+
+def test_feature_pyramid(timm_config):
+    options = (*FPN_OPTIONS, "MODEL.FPN.IN_FEATURES", str(LEVELS))
+    pyramid = build_backbone(timm_config("convnext_atto", *options))
+    images = torch.randn(1, 3, 64, 96)
+    features = pyramid(images)
+    shapes = {name: tuple(feature.shape[1:]) for name, feature in features.items()}
+    assert shapes == {
+        "p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3), "p6": (16, 1, 2),
+    }  # fmt: skip
+    expected = FPN(pyramid.bottom_up, list(LEVELS), 16)
+    expected.load_state_dict(pyramid.state_dict())
+    assert torch.equal(expected(images)["p2"], features["p2"])
+    with pytest.raises(InputError, match='MODEL.FPN.IN_FEATURES names "res6".* It has res2, res3'):
+        build_backbone(timm_config("resnet18", *options, "MODEL.FPN.IN_FEATURES", "['res6']"))
+
+
+def test_a_head_that_reads_other_features_names_the_key(timm_config):
+    cfg = timm_config("resnet18", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead")
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3"]
+    message = 'MODEL.SEM_SEG_HEAD.IN_FEATURES names "p2", which .* It has res2, res5'
+    with pytest.raises(InputError, match=message):
+        build_checked_model(cfg)
 
 
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet18", SWIN])

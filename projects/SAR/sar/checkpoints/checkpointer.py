@@ -18,6 +18,7 @@ from sar.files.run_folder import CHECKPOINT, LAST_CHECKPOINT, previous_runs
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
+from detectron2.utils.file_io import Detectron2Handler
 
 # First parts of the names of weights that inference does not use.
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
@@ -108,15 +109,18 @@ class Checkpointer(DetectionCheckpointer):
             The file, "" for random weights; and True if it is the last checkpoint of OUTPUT_DIR.
 
         Raises:
-            InputError: the file is missing, all checkpoints are broken, or a process cannot see the
-                file.
+            InputError: the file is missing or cannot be downloaded, all checkpoints are broken, or
+                a process cannot see the file.
         """
         newest = self._find_newest() if resume else ""
         if newest:
             return newest, True
         if not weights and self.require_all:
             raise InputError("no checkpoint to evaluate: set MODEL.WEIGHTS to one, or use --resume")
-        if not weights or "://" in weights:
+        if not weights:
+            return "", False
+        if "://" in weights:
+            self._fetch(weights)
             return weights, False
         path = weights if self.require_all else self._follow_moved(weights)
         _require_everywhere(path, "copy the file of MODEL.WEIGHTS to all machines")
@@ -198,6 +202,18 @@ class Checkpointer(DetectionCheckpointer):
         finally:
             # After an error, detectron2's main branch would refuse to load again.
             self._parsed_url_during_load = None
+
+    def _fetch(self, url: str) -> None:
+        """Download a file to iopath's cache, if it is not there."""
+        try:
+            self.path_manager.get_local_path(url)
+        except Exception as error:  # a download can raise anything
+            prefix = Detectron2Handler.PREFIX
+            address = url.replace(prefix, Detectron2Handler.S3_DETECTRON2_PREFIX)
+            raise InputError(
+                f"MODEL.WEIGHTS {url} cannot be downloaded: {first_sentence(error)}. Download "
+                f"{address} on a machine with network, and set MODEL.WEIGHTS to the file"
+            ) from error
 
     def _find_newest(self) -> str:
         """Return the newest complete checkpoint that the main process finds; "" for none."""
@@ -298,6 +314,16 @@ class Checkpointer(DetectionCheckpointer):
                 "start a new run from the checkpoint with MODEL.WEIGHTS, without --resume."
             )
         self.logger.warning(f"Training starts from other classes: {difference}")
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        """Log one line for each kind. (detectron2 prints every name.)"""
+        for kind, names in (
+            ("in the model, but not in the checkpoint", incompatible.missing_keys),
+            ("in the checkpoint, but not in the model", incompatible.unexpected_keys),
+            ("of another shape in the model", [name for name, *_ in incompatible.incorrect_shapes]),
+        ):
+            if names:
+                self.logger.warning(f"Not loaded: {len(names)} arrays {kind}: {listed(names)}")
 
     def _load_model(self, checkpoint):
         self._check_classes(Classes.from_checkpoint(checkpoint))

@@ -8,7 +8,7 @@ from sar.modeling.heads.base import select_features
 from sar.modeling.segmentor import add_branch
 
 from detectron2.config import CfgNode
-from detectron2.modeling import Backbone
+from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling import build_model as build_detectron2_model
 
 # Functions of detectron2, and the groups of keys from which each builds its part of the model.
@@ -28,7 +28,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
     if not cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
     with building(cfg, "model", "MODEL", **_PARTS):
-        model = build_detectron2_model(cfg)
+        try:
+            model = build_detectron2_model(cfg)
+        except Exception:  # a head without features fails before it could name the key
+            _check_features(cfg, build_backbone(cfg))
+            raise
         if cfg.MODEL.REGULARIZERS or cfg.MODEL.LOSS.NAME or cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE:
             model = add_branch(cfg, model)
     for name, weights in model.named_parameters():
@@ -38,6 +42,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
                 f"{dimensions(weights.shape)}. Correct the number of channels that is 0"
             )
     if isinstance(getattr(model, "backbone", None), Backbone):  # SemSegFPNHead skips unknown names
-        key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
-        select_features(model.backbone.output_shape(), cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, key)
+        _check_features(cfg, model.backbone)
     return model
+
+
+def _check_features(cfg: CfgNode, backbone: Backbone) -> None:
+    """Raise InputError if MODEL.SEM_SEG_HEAD.IN_FEATURES names a feature that is missing."""
+    key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+    select_features(backbone.output_shape(), cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, key)

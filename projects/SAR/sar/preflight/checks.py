@@ -15,11 +15,11 @@ from sar.data.scan import describe_single_class
 from sar.errors import InputError, nearest
 from sar.files import lock
 from sar.files.run_folder import check_is_free
+from sar.modeling.backbones.timm_backbone import check_timm
 from sar.modeling.head_loss import check_loss
 from sar.modeling.heads import UPerNetHead
 from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.regularizer_registry import check_regularizer
-from sar.modeling.timm_backbone import check_timm_model
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
@@ -94,8 +94,7 @@ def _check_names(cfg: CfgNode) -> None:
             raise InputError(f'{key}: nothing is registered as "{name}".{nearest(name, known)}')
     for name in cfg.MODEL.REGULARIZERS:
         check_regularizer(name)
-    if cfg.MODEL.BACKBONE.NAME == "build_timm_backbone":
-        check_timm_model(cfg.MODEL.TIMM.NAME)
+    check_timm(cfg)
     check_loss(cfg)
     if cfg.INPUT.CLASS_MASKS and cfg.MODEL.MASK_ON:
         raise InputError(

@@ -6,21 +6,19 @@ size of the padded images divided by the stride of the feature.
 
 import logging
 import math
-import os
-import pickle
-import re
-import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
 from sar.errors import InputError, nearest
+from sar.modeling.backbones.timm_weights import find_weights, load_weights, require_all
+from sar.modeling.heads.base import select_features
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +64,7 @@ class TimmBackbone(Backbone):
             in_channels: number of channels of the images.
             out_features: names of the features to return. Stages after the last one are dropped.
             pretrained: download timm's weights, or read them from timm's cache.
-            checkpoint: file of weights to load instead of a download, in any format that timm
-                reads.
+            checkpoint: file of weights to load instead of a download (see `load_weights`).
             norm: "BN" keeps the batch norms of the model. "SyncBN", "FrozenBN" and "GN" (32 groups)
                 replace them. Layer norms do not change.
             output_norm: add a layer norm to each feature.
@@ -85,7 +82,7 @@ class TimmBackbone(Backbone):
             raise InputError(f'MODEL.TIMM.NORM is "{norm}", expected one of {", ".join(NORMS)}')
         body = _create(name, in_channels, drop_path, output_stride)
         if pretrained or checkpoint:
-            missing = _load_weights(body, name, checkpoint, in_channels)
+            missing = load_weights(body, name, checkpoint, in_channels)
         strides = _feature_info(body, "reduction")
         self._size_divisibility = max(strides)
         levels = _levels(strides)
@@ -105,7 +102,7 @@ class TimmBackbone(Backbone):
             body.prune_intermediate_layers(self._indices, prune_norm=True)
             body.head = nn.Identity()  # earlier versions of timm leave a norm here
         if pretrained or checkpoint:
-            _require_all(body, missing, name, checkpoint)
+            require_all(body, missing, name, checkpoint)
         self.body = body
         self._freeze(freeze_at)
         _convert_batch_norms(body, norm)
@@ -181,14 +178,51 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """
     backbone = TimmBackbone(cfg, input_shape)
     options = cfg.MODEL.TIMM
+    if cfg.MODEL.WEIGHTS:
+        return backbone
     if options.PRETRAINED or options.CHECKPOINT:
         _warn_of_normalization(cfg, backbone.body.pretrained_cfg)
-    elif cfg.MODEL.BACKBONE.FREEZE_AT and not cfg.MODEL.WEIGHTS:
+    elif cfg.MODEL.BACKBONE.FREEZE_AT:
         logger.warning(
             f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} freezes layers of "
             f"{options.NAME} at random values: set it to 0, or set MODEL.TIMM.PRETRAINED True"
         )
     return backbone
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a feature pyramid (Lin et al., CVPR 2017) on the backbone of MODEL.TIMM.
+
+    The keys of MODEL.FPN have the same meaning as in detectron2's `build_resnet_fpn_backbone`.
+
+    Raises:
+        InputError: as `TimmBackbone`; MODEL.FPN.IN_FEATURES names a feature that is missing.
+    """
+    bottom_up = build_timm_backbone(cfg, input_shape)
+    options = cfg.MODEL.FPN
+    select_features(bottom_up.output_shape(), options.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
+    return FPN(
+        bottom_up,
+        options.IN_FEATURES,
+        options.OUT_CHANNELS,
+        norm=options.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=options.FUSE_TYPE,
+    )
+
+
+def check_timm(cfg: CfgNode) -> None:
+    """Check MODEL.TIMM, if MODEL.BACKBONE.NAME is a backbone of timm.
+
+    Raises:
+        InputError: as `check_timm_model`; the file of MODEL.TIMM.CHECKPOINT is missing.
+    """
+    if cfg.MODEL.BACKBONE.NAME not in ("build_timm_backbone", "build_timm_fpn_backbone"):
+        return
+    check_timm_model(cfg.MODEL.TIMM.NAME)
+    if cfg.MODEL.TIMM.CHECKPOINT and not cfg.MODEL.WEIGHTS:
+        find_weights(cfg.MODEL.TIMM.CHECKPOINT)
 
 
 def check_timm_model(name: str) -> None:
@@ -197,7 +231,7 @@ def check_timm_model(name: str) -> None:
         import timm
     except ImportError as error:
         raise InputError(
-            f"MODEL.BACKBONE.NAME build_timm_backbone needs timm ({error}): pip install -e .[timm]"
+            f"backbones of timm (MODEL.BACKBONE.NAME) need timm ({error}): pip install -e .[timm]"
         ) from error
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
@@ -280,91 +314,6 @@ def _levels(strides: Sequence[int]) -> list[str]:
         level = int(math.log2(stride))
         levels.append(max(level, levels[-1] + 1) if levels else level)
     return [f"res{level}" for level in levels]
-
-
-def _load_weights(body: nn.Module, name: str, checkpoint: str, in_channels: int) -> list[str]:
-    """Load timm's weights or a file, and return the names of the weights that are missing."""
-    from timm.models import load_pretrained
-
-    source = dict(body.pretrained_cfg)
-    if checkpoint:
-        if not os.path.isfile(checkpoint):
-            raise InputError(f"MODEL.TIMM.CHECKPOINT: file not found: {checkpoint}")
-    missing: list[str] = []
-    hook = body.register_load_state_dict_post_hook(
-        lambda _, incompatible: missing.extend(incompatible.missing_keys)
-    )
-    try:
-        if checkpoint.endswith(".npz"):
-            source |= {"file": checkpoint, "custom_load": True}
-        elif checkpoint:
-            source["state_dict"] = _read_weights(checkpoint)
-        load_pretrained(
-            body,
-            source,
-            num_classes=0,
-            in_chans=in_channels,
-            # timm's modules name the function that renames published weights this way.
-            filter_fn=getattr(sys.modules[type(body).__module__], "checkpoint_filter_fn", None),
-            strict=False,
-        )
-    except Exception as error:  # a broken file or a failed download can raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if checkpoint:
-            raise InputError(
-                f"MODEL.TIMM.CHECKPOINT {checkpoint} cannot be loaded into {name}: {reason}"
-            ) from error
-        raise InputError(
-            f"MODEL.TIMM.PRETRAINED: the weights of {name} cannot be downloaded: {reason} Without "
-            "network, set MODEL.TIMM.PRETRAINED False and MODEL.TIMM.CHECKPOINT to a file of these "
-            "weights, or set MODEL.WEIGHTS to a checkpoint of the whole model"
-        ) from error
-    finally:
-        hook.remove()
-    return missing
-
-
-def _read_weights(path: str) -> dict[str, torch.Tensor]:
-    """Read a file of weights without executing code in it.
-
-    timm's own `load_state_dict` executes code in the file in some versions of timm.
-    """
-    from timm.models import clean_state_dict
-
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        # timm's training script saves its arguments (names and values) with the weights.
-        with torch.serialization.safe_globals([Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        raise InputError(
-            f"refused, since it would run {refused[1]}"
-            if refused
-            else "it is damaged or not a .pth file"
-        ) from error
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if content.get(key) is not None:
-            content = content[key]
-            break
-    if not content:  # timm would download weights instead
-        raise InputError("it has no weights")
-    return clean_state_dict(content)
-
-
-def _require_all(body: nn.Module, missing: Sequence[str], name: str, checkpoint: str) -> None:
-    # Older files have no batch counts, and pruned layers need no weights.
-    expected = [key for key in body.state_dict() if not key.endswith("num_batches_tracked")]
-    lacking = [key for key in expected if key in set(missing)]
-    if lacking:
-        raise InputError(
-            f"MODEL.TIMM: {checkpoint or 'the download'} lacks {len(lacking)} of the "
-            f"{len(expected)} arrays of {name}, such as {', '.join(lacking[:3])}: is it from "
-            "another model?"
-        )
 
 
 def _convert_batch_norms(

@@ -1,0 +1,1 @@
+"""Backbones that detectron2 lacks (MODEL.BACKBONE.NAME)."""
