@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from sar.config import add_sar_config, leaves, load_config, lookup
-from sar.data.datasets import longtail_shapes
 from sar.data.label_files import read_label
 from sar.training.launch import argument_parser
 
@@ -22,7 +21,6 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.projects.deeplab import add_deeplab_config
 
 from .programs import load_program
-from .runs import train
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -354,24 +352,3 @@ assert shares["cross-entropy"][-1] < 0.01 and shares["CeCo"].min() > 0.1
     assert drawn == {path.name for path in (DOCS / "figures").glob("*.svg")}
     used = set(re.findall(r"\]\(figures/([\w.]+)\)", (DOCS / "methods.md").read_text()))
     assert used == drawn
-
-
-@pytest.mark.slow
-def test_the_figure_of_rare_classes_is_drawn(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib", reason="needs pip install -e .[docs]")
-    num_images = {"train": 40, "val": 1, "test": 80}
-    longtail_shapes.generate(tmp_path / "shapes", num_images=num_images)
-    monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", num_images)
-    monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "shapes")
-    run = str(tmp_path / "run")
-    words = [
-        "OUTPUT_DIR", run, "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2",
-        "DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()",
-    ]  # fmt: skip
-    train(words, config="configs/LongTailShapes/baseline_sem_fpn_R_18.yaml")
-    figure = tmp_path / "figure.png"
-    program = load_program(DOCS / "rare_class.py")
-    assert program.main(["--plain", run, "--sar", run, "--output", str(figure)]) == 0
-    with Image.open(figure) as image:
-        panels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    assert len(np.unique(panels, axis=0)) > 100

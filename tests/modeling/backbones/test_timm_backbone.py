@@ -253,7 +253,7 @@ def test_feature_pyramid(timm_config):
     assert shapes == {
         "p2": (16, 16, 24), "p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3), "p6": (16, 1, 2),
     }  # fmt: skip
-    expected = FPN(pyramid.bottom_up, list(LEVELS), 16)
+    expected = FPN(pyramid.bottom_up, list(LEVELS), 16, norm="BN")
     expected.load_state_dict(pyramid.state_dict())
     assert torch.equal(expected(images)["p2"], features["p2"])
     with pytest.raises(InputError, match='MODEL.FPN.IN_FEATURES names "res6".* It has res2, res3'):

@@ -81,6 +81,17 @@ class Run:
         paths = [self.folder / f"model_{name}.pth" for name in ("best", "final")]
         return next(filter(Path.is_file, paths), None)
 
+    def config_file(self) -> Path:
+        """Return the path of its config.
+
+        Raises:
+            InputError: the file is missing.
+        """
+        path = self.folder / CONFIG
+        if not path.is_file():
+            raise InputError(f"File not found: {path}.")
+        return path
+
     def files(self) -> list[Path]:
         """Return the files that trainings and evaluations wrote, including earlier runs."""
         names = (

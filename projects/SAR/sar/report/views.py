@@ -19,7 +19,6 @@ from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.embeddings import tap_evaluation
-from sar.files.run_folder import CONFIG
 from sar.ops.class_sums import class_sums
 from sar.prediction.predictor import load_for_inference
 from sar.regularizers.labels import match_labels
@@ -167,9 +166,7 @@ def subsampled(pixels: np.ndarray) -> np.ndarray:
 
 
 def _config_of(run: Run) -> CfgNode:
-    config_file, checkpoint = run.folder / CONFIG, run.checkpoint()
-    if not config_file.is_file():
-        raise InputError(f"File not found: {config_file}.")
+    config_file, checkpoint = run.config_file(), run.checkpoint()
     if checkpoint is None:
         raise InputError(f"{run.folder} has no model_best.pth or model_final.pth.")
     cfg = load_config(str(config_file))

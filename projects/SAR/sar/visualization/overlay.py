@@ -106,7 +106,7 @@ def side_by_side(
     draw = ImageDraw.Draw(canvas)
     for column, (title, panel) in enumerate(panels.items()):
         left = MARGIN + column * (width + MARGIN)
-        draw.text((left, MARGIN), title, fill="black", font=_font())
+        draw.text((left, MARGIN), title, fill="black", font=label_font())
         canvas.paste(panel, (left, MARGIN + LINE))
     canvas.paste(legend, (0, MARGIN + LINE + height + MARGIN))
     return canvas
@@ -126,7 +126,7 @@ def _legend(
     width: int,
 ) -> Image.Image:
     """Draw colours and names of the classes `shown`, in rows of at most `width` pixels."""
-    rows = _legend_rows([class_names[k] for k in shown], width - MARGIN, _font())
+    rows = _legend_rows([class_names[k] for k in shown], width - MARGIN, label_font())
     canvas = Image.new("RGB", (width, len(rows) * LINE), "white")
     draw = ImageDraw.Draw(canvas)
     ids = iter(shown)
@@ -135,11 +135,12 @@ def _legend(
         for left, name in row:
             color = tuple(int(value) for value in colors[next(ids)])
             draw.rectangle((left, top + 2, left + TITLE_SIZE - 2, top + TITLE_SIZE), fill=color)
-            draw.text((left + TITLE_SIZE + 4, top), name, fill="black", font=_font())
+            draw.text((left + TITLE_SIZE + 4, top), name, fill="black", font=label_font())
     return canvas
 
 
-def _font() -> ImageFont.FreeTypeFont:
+def label_font() -> ImageFont.FreeTypeFont:
+    """Return the font of titles and legends."""
     return ImageFont.load_default(TITLE_SIZE)
 
 

@@ -1,0 +1,104 @@
+"""Draw what several models predict where the ground truth shows a rare class.
+
+Shape shorthands: H x W pixels, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sar.visualization.overlay import LINE, MARGIN, colorize, label_font
+
+PANEL = 200  # pixels, width and height of a panel
+# The part of an image that a panel shows has at least this edge, in pixels.
+_LEAST_EDGE = 96
+_FRAME = (220, 30, 30)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with a class.
+
+    Attributes:
+        title: name of the class, and how rare it is.
+        class_id: its id.
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) ids of the ground truth.
+        predictions: (H, W) class ids, by the name of the model.
+    """
+
+    title: str
+    class_id: int
+    image: np.ndarray
+    truth: np.ndarray
+    predictions: dict[str, np.ndarray]
+
+
+def draw_rare_classes(examples: Sequence[Example], colors: np.ndarray) -> Image.Image:
+    """Draw an example per row: image, ground truth and predictions, around an object of the class.
+
+    A frame marks the largest object of the class, in all panels. Below each prediction is the share
+    of the class's pixels that the model finds in the whole image.
+
+    Args:
+        examples: at least one, all with the same models.
+        colors: (K, 3) uint8 RGB.
+    """
+    rows = [_draw_row(example, colors) for example in examples]
+    canvas = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        canvas.paste(row, (0, top))
+        top += row.height
+    return canvas
+
+
+def _draw_row(example: Example, colors: np.ndarray) -> Image.Image:
+    shown = example.truth == example.class_id
+    top, bottom, left, right = _bounds(shown)
+    window = _window(top, bottom, left, right, shown.shape)
+    panels = {"image": example.image, "ground truth": colorize(example.truth, colors)}
+    notes = {"ground truth": example.title}
+    for name, labels in example.predictions.items():
+        panels[name] = colorize(labels, colors)
+        notes[name] = f"finds {np.mean(labels[shown] == example.class_id):.0%} of it"
+    step = PANEL + MARGIN
+    canvas = Image.new("RGB", (MARGIN + len(panels) * step, 2 * LINE + step + MARGIN), "white")
+    draw = ImageDraw.Draw(canvas)
+    scale = PANEL / (window[1] - window[0])
+    frame = [
+        ((left - 2 - window[2]) * scale, (top - 2 - window[0]) * scale),
+        ((right + 3 - window[2]) * scale, (bottom + 3 - window[0]) * scale),
+    ]
+    for column, (name, panel) in enumerate(panels.items()):
+        x, y = MARGIN + column * step, LINE
+        draw.text((x, 2), name, fill="black", font=label_font())
+        part = Image.fromarray(panel[window[0] : window[1], window[2] : window[3]])
+        tile = part.resize((PANEL, PANEL), Image.Resampling.NEAREST)
+        ImageDraw.Draw(tile).rectangle(frame, outline=_FRAME, width=2)
+        canvas.paste(tile, (x, y))
+        draw.text((x, y + PANEL + 2), notes.get(name, ""), fill="black", font=label_font())
+    return canvas
+
+
+def _bounds(shown: np.ndarray) -> tuple[int, int, int, int]:
+    """Return first and last row, first and last column of the largest object in a mask."""
+    _, _, objects, _ = cv2.connectedComponentsWithStats(shown.astype(np.uint8), connectivity=8)
+    left, top, width, height, _ = objects[1 + objects[1:, cv2.CC_STAT_AREA].argmax()].tolist()
+    return top, top + height - 1, left, left + width - 1
+
+
+def _window(
+    top: int, bottom: int, left: int, right: int, shape: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return a square around a box as first and last row and column, inside the image."""
+    edge = max(2 * (bottom - top), 2 * (right - left), _LEAST_EDGE)
+    edge = min(edge, *shape)
+    first = [
+        min(max((low + high - edge) // 2, 0), size - edge)
+        for low, high, size in ((top, bottom, shape[0]), (left, right, shape[1]))
+    ]
+    return first[0], first[0] + edge, first[1], first[1] + edge
