@@ -8,8 +8,12 @@ READY := $(VENV)/.ready
 # file is ever emptied. The file stays in place, so that make can repeat a set-up that was killed.
 MARKER := $(VENV)/.made-by-detectron2-sar
 
-DEMO_CONFIG := configs/LongTailShapes/sar_sem_fpn_R_18.yaml
+# The demo trains one network twice, with the same seed and number of steps.
+DEMO_CONFIGS := configs/LongTailShapes
+DEMO_MODEL := sem_fpn_efficientnet_lite0.yaml
+DEMO_KEYS := SOLVER.MAX_ITER 400 SEED 0
 DEMO := output/demo
+DEMO_RUNS := plain=$(DEMO)/plain recommended=$(DEMO)/recommended
 
 # Packages on PYTHONPATH would come before the pinned ones.
 unexport PYTHONPATH
@@ -19,10 +23,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
-demo: $(READY) ## train SAR on generated images, evaluate it, draw its predictions into output/demo
-	$(BIN)/python train_net.py --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO)
-	$(BIN)/python tools/visualize.py --config-file $(DEMO_CONFIG) --output $(DEMO)/examples \
-		MODEL.WEIGHTS $(DEMO)/model_final.pth
+demo: $(READY) ## train a plain and a regularized model on generated images, and compare them in output/demo
+	$(BIN)/python train_net.py --config-file $(DEMO_CONFIGS)/baseline_$(DEMO_MODEL) \
+		OUTPUT_DIR $(DEMO)/plain $(DEMO_KEYS)
+	$(BIN)/python train_net.py --config-file $(DEMO_CONFIGS)/recommended_$(DEMO_MODEL) \
+		OUTPUT_DIR $(DEMO)/recommended $(DEMO_KEYS)
+	$(BIN)/python tools/rare_classes.py $(DEMO_RUNS) --output $(DEMO)/rare_classes.png
+	$(BIN)/python tools/report.py $(DEMO_RUNS) --output $(DEMO)/report.html
 
 .PHONY: test
 test: $(READY) ## run all tests except the slow ones

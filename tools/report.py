@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare runs in one HTML page: metrics, classes, curves, features and images.
 
-The page loads nothing from other files or the network.
+The page loads nothing from other files or the network. A table of the methods goes to the console.
 
 A RUN is the OUTPUT_DIR of a training that was evaluated, or NAME=FOLDER. FOLDER may be a quoted
 pattern. Runs with the same NAME are one method with several seeds: the page shows their mean and
@@ -58,6 +58,7 @@ from tqdm import tqdm
 from sar.errors import printable
 from sar.files.program_outputs import Outputs
 from sar.report import Run, compare, find_runs, render
+from sar.report.summary import format_summary
 
 logger = logging.getLogger("report")
 
@@ -86,6 +87,7 @@ def write_page(args: argparse.Namespace) -> None:
     with outputs.writing(args.output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     if not args.quiet:
+        print(format_summary(content))
         print(f"Comparison of {len(runs)} runs in {args.output}")
 
 

@@ -197,6 +197,37 @@ def test_a_file_that_is_not_there():
         Checkpointer(model()).load("nowhere.pth")
 
 
+def test_a_file_that_cannot_be_downloaded_is_found_before_the_model_is_built(monkeypatch):
+    def no_network(url):
+        raise OSError(f"no route to {url}")
+
+    checkpointer = Checkpointer(nn.Module())
+    monkeypatch.setattr(checkpointer.path_manager, "get_local_path", no_network)
+    message = (
+        "MODEL.WEIGHTS detectron2://X/R-50.pkl cannot be downloaded: no route to .* Download "
+        "https://dl.fbaipublicfiles.com/detectron2/X/R-50.pkl on a machine with network"
+    )
+    with pytest.raises(InputError, match=message):
+        checkpointer.find("detectron2://X/R-50.pkl", resume=False)
+
+
+def test_arrays_that_are_not_loaded_are_one_short_line_of_each_kind(tmp_path, monkeypatch):
+    other = model(5)
+    other.update({f"extra_{i}": nn.Linear(2, 2) for i in range(50)})
+    Checkpointer(other, str(tmp_path)).save("model_final")
+    plain = nn.ModuleDict({**model(), "new": nn.Linear(3, 3)})
+    checkpointer = Checkpointer(plain, skip_mismatched=True)
+    messages = []
+    monkeypatch.setattr(checkpointer.logger, "warning", messages.append)
+    checkpointer.load(str(tmp_path / "model_final.pth"))
+    assert messages == [
+        "Not loaded: 2 arrays in the model, but not in the checkpoint: new.weight, new.bias",
+        "Not loaded: 100 arrays in the checkpoint, but not in the model: extra_0.weight, "
+        "extra_0.bias, extra_1.weight, extra_1.bias, extra_2.weight and 95 more",
+        "Not loaded: 2 arrays of another shape in the model: predictor.weight, predictor.bias",
+    ]
+
+
 def test_after_a_file_that_cannot_be_loaded_another_can(saved, tmp_path):
     _, path = saved
     checkpointer = Checkpointer(model())

@@ -317,10 +317,12 @@ class Checkpointer(DetectionCheckpointer):
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Log one line for each kind. (detectron2 prints every name.)"""
+        mismatched = [name for name, *_ in incompatible.incorrect_shapes]
+        missing = [name for name in incompatible.missing_keys if name not in mismatched]
         for kind, names in (
-            ("in the model, but not in the checkpoint", incompatible.missing_keys),
+            ("in the model, but not in the checkpoint", missing),
             ("in the checkpoint, but not in the model", incompatible.unexpected_keys),
-            ("of another shape in the model", [name for name, *_ in incompatible.incorrect_shapes]),
+            ("of another shape in the model", mismatched),
         ):
             if names:
                 self.logger.warning(f"Not loaded: {len(names)} arrays {kind}: {listed(names)}")
