@@ -60,10 +60,10 @@ def test_differs_from_its_baseline_by_the_keys_of_its_method(path):
     kind, model = kind_and_model(path)
     baseline = flat(load_config(str(path.with_name(f"baseline_{model}.yaml"))))
     found = flat(load_config(str(path)))
-    changed = {"MODEL.REGULARIZERS"}
-    if kind == "recommended":
-        changed = set(leaves(read_config_file("configs/methods/recommended.yaml")))
-    assert {key for key in found if found[key] != baseline[key]} == changed | {"OUTPUT_DIR"}
+    method = f"configs/methods/{kind}.yaml"
+    keys = leaves(read_config_file(method))
+    expected = baseline | {key: lookup(load_config(method), key) for key in keys}
+    assert {key for key in found if found[key] != expected[key]} == {"OUTPUT_DIR"}
     assert found["OUTPUT_DIR"] == f"output/{path.parent.name}/{path.stem}"
     assert baseline["MODEL.REGULARIZERS"] == ()
     assert found["MODEL.REGULARIZERS"] == KINDS[kind]
