@@ -8,6 +8,7 @@ from torch import nn
 import sar
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import printable
+from sar.training.class_balance import describe_balance
 
 import detectron2
 from detectron2.config import CfgNode
@@ -25,6 +26,8 @@ def describe_versions() -> str:
 def describe_training(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency | None) -> str:
     """Return model, data, device and schedule of a training, one line each.
 
+    A table of class weights and repeat factors follows, if the training has any.
+
     Args:
         frequency: the counts of the training set, if they are known.
     """
@@ -36,7 +39,9 @@ def describe_training(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency 
         "schedule": _describe_schedule(cfg, frequency),
         "output": f"{cfg.OUTPUT_DIR} (log.txt also has the layers, the config and the environment)",
     }
-    return "\n".join(f"  {name + ':':14}{printable(text)}" for name, text in lines.items())
+    text = "\n".join(f"  {name + ':':14}{printable(text)}" for name, text in lines.items())
+    balance = describe_balance(cfg, model, frequency) if frequency else ""
+    return f"{text}\n{balance}".rstrip()
 
 
 def _describe_model(cfg: CfgNode, model: nn.Module) -> str:
