@@ -80,11 +80,17 @@ from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.visualization import class_colors
-from sar.visualization.dataset import contact_sheet, plot_class_frequency, select_samples
+from sar.visualization.dataset import (
+    contact_sheet,
+    plot_class_frequency,
+    select_samples,
+    text_bar,
+)
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
+BAR_WIDTH = 16  # characters of the longest bar in the table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -297,33 +303,33 @@ def describe_ids(scan: DatasetScan) -> str:
 
 
 def class_table(scan: DatasetScan, with_groups: bool) -> str:
-    """Return a table of the images and pixels of each class, and of its groups by both.
+    """Return a table of the images and pixels of each class, with bars and groups by both.
 
-    The most frequent class comes first. A line below the table names the classes that have equal
-    counts but different groups.
+    The most frequent class comes first. The bars are linear. A line below the table names the
+    classes that have equal counts but different groups.
     """
     frequency = scan.frequency
-    columns = {
-        "class": list(map(printable, frequency.class_names)),
-        "id": range(len(frequency.class_names)),
-    }
+    names = list(map(printable, frequency.class_names))
+    columns = [("class", names, "left"), ("id", range(len(names)), "right")]
     images, pixels = frequency.images, frequency.pixels
     ties = []
     for what, counts, total, (other, ties_by) in (
         ("images", images, frequency.num_images, ("pixels", pixels)),
         ("pixels", pixels, sum(pixels), ("images", images)),
     ):
-        columns[what] = counts
-        columns[f"% of {what}"] = [f"{100 * count / total:.3f}" for count in counts]
+        columns.append((what, counts, "right"))
+        columns.append(("%", [f"{100 * count / total:.3f}" for count in counts], "right"))
+        bars = [text_bar(count, max(counts), BAR_WIDTH) for count in counts]
+        columns.append(("", bars, "left"))
         if with_groups:
             groups = class_groups(counts, ties_by)
             group_of = {i: group for group, ids in groups.items() for i in ids}
-            columns[f"group by {what}"] = [group_of[i] for i in range(len(counts))]
+            columns.append(("group", [group_of[i] for i in range(len(counts))], "left"))
             ties.append(describe_ties(counts, ties_by, frequency.class_names, units=(what, other)))
-    rows = list(zip(*columns.values(), strict=True))
+    headers, cells, align = zip(*columns, strict=True)
+    rows = list(zip(*cells, strict=True))
     rows.sort(key=lambda row: (-images[row[1]], -pixels[row[1]]))
-    align = ("left", *["right"] * (len(columns) - 1))
-    table = tabulate(rows, list(columns), disable_numparse=True, colalign=align)
+    table = tabulate(rows, headers, disable_numparse=True, colalign=align)
     return "\n".join([table, *filter(None, ties)])
 
 

@@ -3,7 +3,13 @@ import pytest
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.loader import repeat_factors
-from sar.data.tail import class_repeat_factors, tail_by_image, tail_by_pixel
+from sar.data.tail import (
+    class_repeat_factors,
+    describe_ratio,
+    percent,
+    tail_by_image,
+    tail_by_pixel,
+)
 
 from detectron2.config import CfgNode
 
@@ -56,3 +62,20 @@ def test_repeat_factors_without_square_root():
     counts = frequency([100, 5], [1, 1])
     assert class_repeat_factors(counts, 0.45) == pytest.approx([1, 3])
     assert class_repeat_factors(counts, 0.45, sqrt=False) == pytest.approx([1, 9])
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [((100, 3), "33:1"), ((100, 48), "2.1:1"), ((46_026_000, 2000), "23,013:1")],
+)
+def test_the_length_in_words(images, expected):
+    assert describe_ratio(tail_by_image(frequency(images, (1, 1), 10**8))) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [(1, "100%"), (0.9951, "100%"), (0.994, "99%"), (0.075, "7.5%"), (3.3e-5, "0.0033%")]
+    + [(0, "0%"), (1e-7, "less than 0.0001%")],
+)
+def test_parts_in_percent(part, expected):
+    assert percent(part) == expected

@@ -4,40 +4,51 @@ import pytest
 from sar.data.class_frequency import ClassFrequency
 from sar.visualization.dataset import (
     GROUP_COLORS,
+    PANEL_WIDTH,
     TILE_WIDTH,
     UNGROUPED_COLOR,
     contact_sheet,
     evenly_spaced,
     plot_class_frequency,
     select_samples,
+    text_bar,
 )
 
 
-def bar_lengths(picture, color):
-    """Of each row of pixels that has that colour, right of the legend: how much of it."""
-    is_color = (np.asarray(picture)[40:] == color).all(axis=2)
-    return sorted(set(is_color.sum(axis=1).tolist()) - {0})
+def bar_lengths(picture, color, chart=slice(None)):
+    """The lengths of the bars of a colour below the legend, from the top down."""
+    is_color = (np.asarray(picture)[40:, chart] == color).all(axis=2).sum(axis=1)
+    starts = np.flatnonzero((is_color[1:] > 0) & (is_color[:-1] == 0)) + 1
+    return is_color[starts].tolist()
 
 
-def test_bars_are_logarithmic_and_coloured_by_group():
-    frequency = ClassFrequency(("a", "b", "c", "gone"), 1000, (1000, 100, 10, 0), (0, 0, 1, 0), 0)
+def test_bars_are_linear_and_coloured_by_group():
+    images, pixels = (990, 30, 330, 0), (0, 1, 500, 1000)
+    frequency = ClassFrequency(("a", "b", "c", "d"), 1000, images, pixels, 0)
     picture = plot_class_frequency(frequency)
-    # By images: a and b are frequent, c common, and the absent class rare, without a bar. By
-    # pixels, c alone has one, a frequent class.
-    short, long = (bar_lengths(picture, GROUP_COLORS["f"])[i] for i in (0, -1))
-    (common,) = bar_lengths(picture, GROUP_COLORS["c"])
-    hundred = bar_lengths(picture, GROUP_COLORS["f"])[-2]
-    assert long - hundred == pytest.approx(hundred - common, abs=1)
-    assert short > 0
-    assert bar_lengths(picture, GROUP_COLORS["r"]) == []
-    assert bar_lengths(picture, UNGROUPED_COLOR) == []
+    left, right = slice(picture.width // 2), slice(picture.width // 2, None)
+    # Two of four classes are frequent, one is common, and one is rare.
+    longest = PANEL_WIDTH
+    assert bar_lengths(picture, GROUP_COLORS["f"], left) == [longest, longest / 3]
+    assert bar_lengths(picture, GROUP_COLORS["c"], left) == [round(longest / 33)]
+    assert bar_lengths(picture, GROUP_COLORS["r"], left) == []
+    assert bar_lengths(picture, GROUP_COLORS["f"], right) == [longest, longest / 2]
+    assert bar_lengths(picture, GROUP_COLORS["c"], right) == [1]  # 1000:1 can still be seen
 
 
 def test_without_groups_all_bars_are_alike():
-    frequency = ClassFrequency(("a", "b"), 5, (5, 1), (80, 7), 0)
+    frequency = ClassFrequency(("a", "b\n"), 5, (5, 1), (80, 8), 0)
     picture = plot_class_frequency(frequency, with_groups=False)
     assert not any(bar_lengths(picture, color) for color in GROUP_COLORS.values())
-    assert len(bar_lengths(picture, UNGROUPED_COLOR)) >= 2
+    left = slice(picture.width // 2)
+    assert bar_lengths(picture, UNGROUPED_COLOR, left) == [PANEL_WIDTH, PANEL_WIDTH / 5]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, ""), (1, "."), (4, "."), (6, "#"), (33, 3 * "#"), (100, 10 * "#")]
+)
+def test_a_bar_of_text_is_linear_and_shows_small_counts(count, expected):
+    assert text_bar(count, 100, 10) == expected
 
 
 @pytest.mark.parametrize(

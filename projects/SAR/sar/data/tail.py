@@ -72,6 +72,19 @@ def _tail(counts: Sequence[int], limit: float) -> Tail:
     return Tail(counts, order, [k for k in reversed(order) if counts[k] < limit])
 
 
+def describe_ratio(tail: Tail) -> str:
+    """Return the length of a tail, such as "33:1", "2.1:1" or "23,013:1"."""
+    ratio = tail.ratio
+    return f"{ratio:,.0f}:1" if ratio >= LONG else f"{ratio:.1f}:1"
+
+
+def percent(part: float) -> str:
+    """Return a part of 1 as a text with two digits, such as "100%", "7.5%" or "0.0033%"."""
+    if part >= 0.995:
+        return "100%"
+    return f"{100 * part:.2g}%" if part >= 1e-6 or part == 0 else "less than 0.0001%"
+
+
 def class_repeat_factors(
     frequency: ClassFrequency, threshold: float, *, sqrt: bool = True
 ) -> list[float]:

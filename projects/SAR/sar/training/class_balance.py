@@ -11,7 +11,7 @@ from sar.modeling.head_loss import SegmentationLoss
 
 from detectron2.config import CfgNode
 
-MAX_ROWS = 16  # of the table; with more classes, the ones in the middle are left out
+MAX_ROWS = 20  # of the table; with more classes, the ones in the middle are left out
 
 
 def describe_balance(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency) -> str:
@@ -25,7 +25,7 @@ def describe_balance(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency) 
         frequency: counts of the training set, for K classes.
 
     Returns:
-        The table, with a title; "" if the training neither weights classes nor repeats images.
+        The table, with a title; "" for a training without class weights and repeated images.
     """
     num_classes = len(frequency.class_names)
     columns = {

@@ -3,47 +3,45 @@
 Shape shorthands: H x W pixels, K classes.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.tail import describe_ratio, percent, tail_by_image, tail_by_pixel
+from sar.errors import printable
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.table import GROUP_NAMES
 from sar.visualization.overlay import draw_overlay
 
 GROUP_COLORS = {"f": (44, 110, 160), "c": (222, 150, 40), "r": (190, 50, 50)}
 UNGROUPED_COLOR = (110, 110, 110)
-GRID_COLOR = (225, 225, 225)
 MARGIN = 12  # pixels, as all sizes below
 TEXT_SIZE = 13
 ROW = 18
-PANEL_WIDTH = 360
-NUMBER_WIDTH = 90
+PANEL_WIDTH = 300
+NUMBER_WIDTH = 150
 TILE_WIDTH = 320
 
 
 def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True) -> Image.Image:
-    """Draw bars of the images and pixels of each class, on logarithmic axes.
+    """Draw bars of the images and pixels of each class, on linear axes that start at 0.
 
-    The class that most images show is at the top. A class that no image shows has no bar.
+    Each of the two charts has its own order, with the most frequent class at the top. So the bars
+    have the shape of the tail. A class without a pixel has no bar.
 
     Args:
         frequency: counts of K classes. At least one class has a pixel.
         with_groups: colour the frequent, common and rare classes, by images and by pixels. Use this
             for counts of a training set.
     """
-    order = sorted(range(len(frequency.class_names)), key=lambda k: -frequency.images[k])
     font = ImageFont.load_default(TEXT_SIZE)
-    longest = max(font.getlength(name) for name in frequency.class_names)
-    names_width = int(longest) + 2 * MARGIN
-    panel = PANEL_WIDTH + NUMBER_WIDTH
+    names = list(map(printable, frequency.class_names))
+    names_width = int(max(map(font.getlength, names))) + 2 * MARGIN
+    panel = names_width + PANEL_WIDTH + NUMBER_WIDTH
     top = MARGIN + (3 if with_groups else 2) * ROW
-    canvas = Image.new(
-        "RGB", (names_width + 2 * panel, top + len(order) * ROW + 2 * MARGIN), "white"
-    )
+    canvas = Image.new("RGB", (2 * panel, top + len(names) * ROW + MARGIN), "white")
     draw = ImageDraw.Draw(canvas)
     if with_groups:
         left = names_width
@@ -51,48 +49,40 @@ def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True)
             draw.rectangle((left, MARGIN + 2, left + 12, MARGIN + 14), fill=GROUP_COLORS[group])
             draw.text((left + 18, MARGIN), name, fill="black", font=font)
             left += 40 + int(font.getlength(name))
-    for row, k in enumerate(order):
-        name = frequency.class_names[k]
-        left = names_width - MARGIN - font.getlength(name)
-        draw.text((left, top + row * ROW), name, fill="black", font=font)
     images, pixels = frequency.images, frequency.pixels
-    for number, (what, counts, ties_by) in enumerate(
-        (("images", images, pixels), ("pixels", pixels, images))
+    for number, (what, tail, total, ties_by) in enumerate(
+        (
+            ("images", tail_by_image(frequency), frequency.num_images, pixels),
+            ("pixels", tail_by_pixel(frequency), sum(pixels), images),
+        )
     ):
-        left = names_width + number * panel
-        draw.text((left, top - 2 * ROW), f"{what} of each class", fill="black", font=font)
+        left = number * panel + names_width
+        title = f"{what} of each class ({describe_ratio(tail)})"
+        draw.text((left, top - 1.5 * ROW), title, fill="black", font=font)
         group_of = {}
         if with_groups:
-            groups = class_groups(counts, ties_by)
+            groups = class_groups(tail.counts, ties_by)
             group_of = {k: group for group, ids in groups.items() for k in ids}
-        bars = [(counts[k], GROUP_COLORS.get(group_of.get(k), UNGROUPED_COLOR)) for k in order]
-        _draw_bars(draw, bars, (left, top), font)
+        for row, k in enumerate(sorted(range(len(names)), key=lambda k: -tail.counts[k])):
+            y, count = top + row * ROW, tail.counts[k]
+            draw.text((left - MARGIN, y), names[k], fill="black", font=font, anchor="ra")
+            x = left
+            if count:
+                x += max(round(PANEL_WIDTH * count / tail.counts[tail.most]), 1)
+                color = GROUP_COLORS.get(group_of.get(k), UNGROUPED_COLOR)
+                draw.rectangle((left, y + 2, x - 1, y + ROW - 4), fill=color)
+            text = f"{count:,} ({percent(count / total)})"
+            draw.text((x + 6, y), text, fill="black", font=font)
     return canvas
 
 
-def _draw_bars(
-    draw: ImageDraw.ImageDraw,
-    bars: Sequence[tuple[int, tuple[int, int, int]]],
-    corner: tuple[int, int],
-    font: ImageFont.FreeTypeFont,
-) -> None:
-    """Draw bars of counts and colours, one below the other, over a grid of powers of ten."""
-    left, top = corner
-    # Axes start half a power below 1, so that a count of 1 has a bar.
-    start, decades = 0.5, max(math.ceil(math.log10(max(count for count, _ in bars))), 1)
-    unit = PANEL_WIDTH / (decades + start)
-    for power in range(decades + 1):
-        x = left + (power + start) * unit
-        draw.line((x, top, x, top + len(bars) * ROW), fill=GRID_COLOR)
-        text = f"{10**power}" if power < 4 else f"1e{power}"
-        draw.text((x, top - ROW), text, fill="black", font=font, anchor="ma")
-    for row, (count, color) in enumerate(bars):
-        y = top + row * ROW
-        x = left
-        if count:
-            x += (math.log10(count) + start) * unit
-            draw.rectangle((left, y + 2, x, y + ROW - 4), fill=color)
-        draw.text((x + 6, y), f"{count:,}", fill="black", font=font)
+def text_bar(count: int, largest: int, width: int) -> str:
+    """Return a bar of text on a linear scale: `width` times "#" for the largest count.
+
+    A count too small for one "#" is a ".", and 0 is empty.
+    """
+    length = round(width * count / largest)
+    return "#" * length if length or not count else "."
 
 
 def evenly_spaced(records: Sequence[dict], number: int) -> list[dict]:
