@@ -6,7 +6,8 @@ For each split, the program prints:
   - the number of images, their sizes, the share of ignored pixels, and the ids found
   - the pixels and images of each class, with its group (f frequent, c common, r rare)
   - problems: files that are missing or cannot be read, labels whose size differs from the image,
-    ids that do not belong to a class, a data set with a single class
+    ids that do not belong to a class, a data set with a single class. One file is the example
+    of a problem that many files have; --verbose lists every file
   - warnings: classes without a pixel, palettes that disagree, images that use a small part of
     their range
 
@@ -175,7 +176,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             progress=not args.quiet,
         )
         if not args.quiet:
-            report(name, len(dicts), scan)
+            report(name, len(dicts), scan, each_file=args.verbose)
         elif scan.problems:
             print(scan.describe_problems())
         if args.pictures:
@@ -254,7 +255,7 @@ def is_training_set(name: str) -> bool:
     return not splits or splits[-1] == "train"
 
 
-def report(name: str, num_images: int, scan: DatasetScan) -> None:
+def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) -> None:
     """Print the contents of a data set, and then its problems and warnings."""
     frequency = scan.frequency
     found = sum(frequency.pixels)
@@ -269,12 +270,12 @@ def report(name: str, num_images: int, scan: DatasetScan) -> None:
         print(f"ids found: {describe_ids(scan)}")
     if found:
         print(class_table(scan, with_groups=is_training_set(name)))
-    print(describe_findings(scan))
+    print(describe_findings(scan, each_file=each_file))
 
 
-def describe_findings(scan: DatasetScan) -> str:
+def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:
     """Return the problems and warnings, one per line, or "No problems found"."""
-    paragraphs = [scan.describe_problems()] if scan.problems else []
+    paragraphs = [scan.describe_problems(each_file=each_file)] if scan.problems else []
     if scan.warnings:
         title = "warnings" if scan.problems else "No problems found, but warnings"
         lines = [f"  {warning}" for warning in scan.warnings]

@@ -127,6 +127,18 @@ def test_problems_are_listed_and_nothing_is_written(tool, folder, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_a_problem_of_many_files_is_one_line_unless_verbose(tool, folder, tmp_path, capsys):
+    for file in (folder / "labels/train").iterdir():
+        file.write_bytes(b"")
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
+    assert tool.main(args) == 1
+    out = capsys.readouterr().out
+    assert out.count("cannot be read") == 1
+    assert "Also in 3 more files: 1.png, 2.png, 3.png" in out
+    assert tool.main([*args, "--verbose"]) == 1
+    assert capsys.readouterr().out.count("cannot be read") == 4
+
+
 def test_missing_label_in_one_split_leaves_the_other_checked(tool, folder, tmp_path, capsys):
     (folder / "labels/train/2.png").unlink()
     assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 1

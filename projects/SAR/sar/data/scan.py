@@ -84,18 +84,24 @@ class DatasetScan:
     problems: list[Problem]
     warnings: list[str]
 
-    def describe_problems(self, max_files: int | None = None) -> str:
-        """Return all problems by kind, at most `max_files` of each kind, and what to do."""
+    def describe_problems(self, *, each_file: bool = False) -> str:
+        """Return the problems by kind, and what to do.
+
+        Args:
+            each_file: a line for each file. By default, a kind has one example, and the names of a
+                few other files.
+        """
         paragraphs = []
         for kind in KINDS:
             found = [problem for problem in self.problems if problem.kind == kind]
             if not found:
                 continue
-            messages = [problem.message for problem in found]
-            lines = [f"{kind} ({len(messages)}):"]
-            lines += [f"  {printable(message)}" for message in messages[:max_files]]
-            if len(messages) > len(lines) - 1:
-                lines.append(f"  ... and {len(messages) - len(lines) + 1} more")
+            shown = found if each_file else found[:1]
+            lines = [f"{kind} ({len(found)}):"]
+            lines += [f"  {printable(problem.message)}" for problem in shown]
+            if others := [os.path.basename(problem.file) for problem in found[len(shown) :]]:
+                files = "more file" if len(others) == 1 else "more files"
+                lines.append(f"  Also in {len(others)} {files}: {printable(listed(others))}")
             if kind == COLOR_MASK:
                 lines.append(f"  {printable(how_to_convert(found[0].file))}")
             if kind == SIZE_DIFFERS:
@@ -120,7 +126,7 @@ class DatasetScan:
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:
-        """Raise an InputError with the first few problems of each kind, if there are any.
+        """Raise an InputError with an example of each kind of problem, if there are any.
 
         Args:
             max_skipped: number of missing, unreadable or wrongly sized files that are accepted.
@@ -131,8 +137,8 @@ class DatasetScan:
                 raise InputError(self.problems[0].message)
             raise InputError(
                 f"{len(self.problems)} problems in the data set.",
-                *self.describe_problems(max_files=5).split("\n"),
-                "tools/check_dataset.py lists them all.",
+                *self.describe_problems().split("\n"),
+                "tools/check_dataset.py --verbose lists every file.",
             )
 
 

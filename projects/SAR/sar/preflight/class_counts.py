@@ -160,7 +160,7 @@ def _scan(
         if scan.problems:
             logger.warning(
                 f"{len(scan.problems)} images will be skipped, of at most {max_skipped} "
-                f"(DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems(max_files=5)}"
+                f"(DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems()}"
             )
         warnings += found
         is_clean = is_clean and not scan.problems
