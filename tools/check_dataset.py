@@ -75,7 +75,7 @@ from sar.data.label_files import read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
 from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.pillow_files import allow_pixels
-from sar.data.scan import DatasetScan, classes_shown, scan_dataset
+from sar.data.scan import DatasetScan, scan_dataset
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
@@ -217,13 +217,16 @@ def draw(
         )
     }
     broken = {problem.file for problem in scan.problems}
-    sound = [d for d in dicts if not {d["file_name"], d.get("sem_seg_file_name")} & broken]
+    sound = [
+        (record, classes)
+        for record, classes in zip(dicts, scan.shown, strict=True)
+        if not {record["file_name"], record.get("sem_seg_file_name")} & broken
+    ]
     if sound:
-        num_classes = len(metadata.stuff_classes)
-        classes = classes_shown(sound, num_classes, scan.ignore_label, progress=not quiet)
+        classes = [classes for _, classes in sound]
         chosen = select_samples(classes, scan.frequency.images, NUM_SAMPLES)
         samples = []
-        for record in (sound[i] for i in chosen):
+        for record in (sound[i][0] for i in chosen):
             image, label = record["file_name"], record["sem_seg_file_name"]
             samples.append((Path(image).name, read_image(image, grey_range), read_label(label)))
         pictures[outputs.folder / f"{name}_samples.jpg"] = contact_sheet(

@@ -405,6 +405,7 @@ def test_classes_shown(make, monkeypatch):
     dicts = make(labels)
     assert classes_shown(dicts, 3, IGNORE, progress=False) == [[0, 2], [1], []]
     assert classes_shown(dicts, 3, 2, progress=False) == [[0], [1], []]
+    assert scan(dicts, names=("a", "b", "c")).shown == [[0, 2], [1], []]
     with monkeypatch.context() as patch:  # not read again
         patch.setattr("sar.data.scan.read_label", None)
         assert classes_shown(dicts, 3, IGNORE, progress=False) == [[0, 2], [1], []]

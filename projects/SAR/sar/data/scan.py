@@ -75,6 +75,7 @@ class DatasetScan:
             it.
         problems: problems that would stop a training, in the order of the data set.
         warnings: sentences about probable mistakes that do not stop a training.
+        shown: for each image, the ids of the classes in its label; empty if it cannot be read.
     """
 
     frequency: ClassFrequency
@@ -83,6 +84,7 @@ class DatasetScan:
     out_of_range: dict[int, tuple[int, int]]
     problems: list[Problem]
     warnings: list[str]
+    shown: list[list[int]]
 
     def describe_problems(self, *, each_file: bool = False) -> str:
         """Return the problems by kind, and what to do.
@@ -176,6 +178,7 @@ def scan_dataset(
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
+    shown_in: list[list[int]] = []
     turned: list[str] = []
     palettes, grey_use = palettes or PaletteComparison(class_names, {}), GreyUse(grey_range)
     foreground = IgnoredForeground(ignore_label)
@@ -195,7 +198,9 @@ def scan_dataset(
             grey_use.add(record["file_name"], result.image_use)
         if result.is_turned:
             turned.append(record["file_name"])
+        shown_in.append([])
         if result.counts is not None:
+            shown_in[-1] = _classes_in(result.counts, num_classes, ignore_label)
             pixels[: len(result.counts)] += result.counts
             labels[: len(result.counts)] += result.counts > 0
             sizes[result.size] += 1
@@ -239,7 +244,13 @@ def scan_dataset(
             for part in (warnings, foreground.warnings(), palettes.warnings(), grey_use.warnings())
             for warning in part
         ],
+        shown=shown_in,
     )
+
+
+def _classes_in(counts: np.ndarray, num_classes: int, ignore_label: int) -> list[int]:
+    """Return the classes in a label with these counts of ids, in ascending order."""
+    return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
 
 
 def describe_single_class(finding: str, class_names: Sequence[str]) -> str:
@@ -299,7 +310,7 @@ def classes_shown(
                 raise
             unreadable.append(label)
             return []
-        return [i for i in np.flatnonzero(counts[:num_classes]).tolist() if i != ignore_label]
+        return _classes_in(counts, num_classes, ignore_label)
 
     results = map_ahead(examine, labels, _NUM_THREADS)
     bar = tqdm(results, "Reading labels", len(labels), unit="image", disable=not progress)
@@ -364,8 +375,8 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
 
     result.counts = np.bincount(label.reshape(-1))
     if palette is not None:
-        shown = np.flatnonzero(result.counts[:num_classes]).tolist()
-        result.colors = IdColors.of(palette, [i for i in shown if i != ignore_label])
+        classes = _classes_in(result.counts, num_classes, ignore_label)
+        result.colors = IdColors.of(palette, classes)
     unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
     unknown = unknown[unknown != ignore_label]
     if unknown.size:
