@@ -11,6 +11,11 @@ For each split, the program prints:
   - warnings: classes without a pixel, palettes that disagree, images that use a small part of
     their range
 
+If a training set has no problem, advice follows: how long its tail is, which classes are rare,
+whether repeated images or class weights can help, which sizes keep small objects, and the
+commands to train. The advice is about --config-file. With --time, some steps of this training are
+measured, which takes a minute or two.
+
 The counts of a training set without problems are written to class_frequency.json, for
 DATASETS.CLASS_FREQUENCY. With --pictures, the program also draws for each split:
 
@@ -21,6 +26,7 @@ DATASETS.CLASS_FREQUENCY. With --pictures, the program also draws for each split
 import argparse
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -29,6 +35,7 @@ from sar import cli
 EXAMPLES = """examples:
   python tools/check_dataset.py --dataset camvid_train
   python tools/check_dataset.py --folder ~/my_roads --output output/my_roads --pictures
+  python tools/check_dataset.py --folder ~/my_roads --time
   python tools/check_dataset.py --folder ~/thermal INPUT.BLACK_POINT 7000 INPUT.WHITE_POINT 9000
 """
 
@@ -52,11 +59,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--pictures", action="store_true", help="also draw classes and samples")
     parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="the config that the advice is about (default: the recommended one for this machine)",
+    )
+    parser.add_argument(
+        "--time", action="store_true", help="measure how long the training takes on this machine"
+    )
+    parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="config keys that change how files are read (INPUT.BLACK_POINT, INPUT.WHITE_POINT, "
-        "INPUT.MAX_PIXELS); they come last",
+        help="config keys, last; INPUT.BLACK_POINT, INPUT.WHITE_POINT and INPUT.MAX_PIXELS "
+        "change how files are read",
     )
     return parser.parse_args(argv)
 
@@ -64,8 +79,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # answer --help before the imports below, which take seconds
 
+import torch
 from tabulate import tabulate
 
+from sar.advice.advise import advise, merged_keys
+from sar.advice.balance import has_rare_classes
+from sar.advice.item import Advice, format_advice, format_command
 from sar.config import load_config
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
@@ -73,6 +92,7 @@ from sar.data.grey_range import GreyRange
 from sar.data.image_files import read_image
 from sar.data.label_files import read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
+from sar.data.object_sizes import measure_objects
 from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.pillow_files import allow_pixels
 from sar.data.scan import DatasetScan, scan_dataset
@@ -80,6 +100,7 @@ from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
+from sar.training.duration import measure_duration
 from sar.visualization import class_colors
 from sar.visualization.dataset import (
     contact_sheet,
@@ -91,6 +112,11 @@ from sar.visualization.dataset import (
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
+PROJECT = Path(__file__).parents[1]
+RECOMMENDED = {
+    "cpu": "configs/Folder/recommended_sem_fpn_efficientnet_lite0.yaml",
+    "cuda": "configs/Folder/recommended_sem_fpn_R_50.yaml",
+}
 BAR_WIDTH = 16  # characters of the longest bar in the table
 
 
@@ -99,7 +125,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_all(args: argparse.Namespace) -> None:
-    cfg = load_config("", args.opts)
+    args.config_file = (
+        args.config_file or RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
+    )
+    cfg = load_config(find_config(args.config_file), args.opts)
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
@@ -108,8 +137,11 @@ def check_all(args: argparse.Namespace) -> None:
     # All splits share their classes, so the first split has the metadata of all.
     metadata = MetadataCatalog.get(names[0])
     args.palettes = PaletteComparison(metadata.get("stuff_classes") or (), given_colors(metadata))
+    args.training_set = None
     # Check every split, also after an error in another split.
     errors = [error for name in names if (error := check(name, args))]
+    if args.training_set is not None and not args.quiet:
+        print_advice(*args.training_set, args)
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
 
@@ -184,6 +216,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
         if scan.problems:
             raise InputError(f"{name} has {len(scan.problems)} problems, listed above")
         if is_training_set(name):
+            args.training_set = name, dicts, scan
             path = folder / CLASS_FREQUENCY
             with outputs.writing(path) as temporary:
                 scan.frequency.save(temporary)
@@ -274,6 +307,54 @@ def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) ->
     if found:
         print(class_table(scan, with_groups=is_training_set(name)))
     print(describe_findings(scan, each_file=each_file))
+
+
+def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse.Namespace) -> None:
+    """Print how to train on a training set without problems, and the commands.
+
+    Raises:
+        InputError: the training cannot be measured.
+    """
+    frequency = scan.frequency
+    cfg = load_config(find_config(args.config_file), args.opts)
+    labels = [record["sem_seg_file_name"] for record in dicts]
+    objects = measure_objects(labels, scan.shown, frequency)
+    items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
+    given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)) | keys_of_data(
+        name, args.folder
+    )
+    keys = given | merged_keys(items)
+    duration = "Add --time to measure it on this machine, which takes a minute or two."
+    if args.time:
+        pairs = [word for pair in keys.items() for word in pair]
+        cfg = load_config(find_config(args.config_file), pairs)
+        duration = measure_duration(cfg, frequency).describe()
+    items.append(Advice("duration", duration))
+    print(f"\nAdvice for {name} with {args.config_file}:\n{format_advice(items)}")
+    plain = args.config_file.replace("recommended_", "baseline_")
+    if has_rare_classes(frequency) or plain == args.config_file:
+        print(f"To train:\n{training_command(args.config_file, keys)}")
+    if plain != args.config_file:
+        keys = given | merged_keys(items, with_recipe=False)
+        print(f"To train the plain model:\n{training_command(plain, keys)}")
+
+
+def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
+    """Return the keys that name the data of a training, and of its evaluation."""
+    if folder is not None:
+        return {"DATASETS.FOLDER": folder}
+    val = re.sub(r"train(?!.*train)", "val", name)
+    has_val = val != name and val in DatasetCatalog
+    return {"DATASETS.TRAIN": name, "DATASETS.TEST": val if has_val else "()"}
+
+
+def training_command(config_file: str, keys: dict[str, str]) -> str:
+    return format_command(f"python train_net.py --config-file {shlex.quote(config_file)}", keys)
+
+
+def find_config(path: str) -> str:
+    """Return the path of a config; without its folder here, below the folder of this project."""
+    return path if Path(path).parent.is_dir() else str(PROJECT / path)
 
 
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:

@@ -97,6 +97,12 @@ def test_few_labels_are_read_from_first_to_last(labels, monkeypatch):
     assert min(read) == 1 and max(read) == 29 and all(i % 2 for i in read)
 
 
+def test_large_classes_are_not_measured(labels, capsys):
+    files, _, frequency = labels
+    assert measure_objects(files, [[0, 2]] * 30, frequency) == {}
+    assert capsys.readouterr().err == ""
+
+
 def test_the_smallest_classes_are_measured(labels, monkeypatch):
     monkeypatch.setattr(object_sizes, "_LARGE", 1)
     monkeypatch.setattr(object_sizes, "_MOST_CLASSES", 2)

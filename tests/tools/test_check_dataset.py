@@ -1,4 +1,5 @@
 import re
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sar.config import load_config
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.training.duration import Duration
 from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -18,9 +21,15 @@ from ..programs import load_program
 PATH = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 
 
+CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+
+
 @pytest.fixture(scope="module")
 def tool():
-    return load_program(PATH)
+    """The program, with advice about a config that needs no download."""
+    program = load_program(PATH)
+    program.RECOMMENDED = dict.fromkeys(program.RECOMMENDED, CONFIG)
+    return program
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +69,93 @@ def test_clean_folder(tool, folder, tmp_path, capsys):
         'No problems found, but warnings (1):\n  No training label has a pixel of the class "p'
         in out
     )
-    assert out.rstrip().endswith("No problems found.")
     path = tmp_path / "out" / "class_frequency.json"
     assert f"DATASETS.CLASS_FREQUENCY {path}" in out
     # Of the training split, though the validation split was read after it.
     assert ClassFrequency.load(path) == ClassFrequency(
         ("road", "car", "pothole"), 4, (4, 4, 0), (640 - 50, 50, 0), 160
     )
+
+
+def advice_in(out):
+    """The topics with their texts, and the commands."""
+    advice, *commands = out.split("\nAdvice for ")[1].split("\nTo train")
+    topics = re.split(r"\n  (?=\S)", advice)[1:]
+    topics = dict(re.split(r"\s{2,}", topic, maxsplit=1) for topic in topics)
+    return topics, [
+        shlex.split(command.replace("\\\n", "").split(":\n")[1]) for command in commands
+    ]
+
+
+def test_advice_on_a_training_set_comes_last(tool, folder, tmp_path, capsys):
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
+    assert tool.main([*args, "INPUT.COLOR_JITTER", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("Advice for folder_roads_val_train") > out.rindex("No problems found")
+    topics, (command,) = advice_in(out)
+    # The class car is on all images, with 7.8% of the pixels; an equal share is 50%.
+    assert topics["rare classes"].startswith("None: ")
+    assert topics["image size"].startswith("The median image has 20 x 10 pixels")
+    assert "An epoch has 4 images" in topics["schedule"]
+    assert topics["duration"].startswith("Add --time")
+
+
+def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
+    for file in sorted((folder / "labels/train").iterdir())[1:]:
+        ids = np.zeros((10, 20), np.uint8)
+        Image.fromarray(ids).save(file)  # the first label alone shows a car, of five pixels
+    tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
+    topics, (command,) = advice_in(capsys.readouterr().out)
+    assert topics["rare classes"].startswith("Rare by pixel only")
+    assert topics["small objects"].startswith("Typical widths in pixels: car 1.")
+    assert command[:4] == ["python", "train_net.py", "--config-file", CONFIG]
+    cfg = load_config(CONFIG, command[4:])
+    assert cfg.DATASETS.FOLDER == str(folder)
+    assert cfg.MODEL.LOSS.CLASS_WEIGHTS == "median_frequency"
+    assert cfg.MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT == 0.1
+    assert cfg.INPUT.MIN_SIZE_TRAIN == (32, 32) and cfg.INPUT.MIN_SIZE_TEST == 32
+
+
+def test_the_plain_model_is_trained_without_the_recipe(tool, folder, tmp_path, capsys):
+    configs = tmp_path / "configs"
+    shutil.copytree(PATH.parents[1] / "configs", configs)
+    shutil.copy(configs / "methods" / "sar.yaml", configs / "methods" / "recommended.yaml")
+    config = str(configs / "Folder" / "recommended_sem_fpn_R_18.yaml")
+    for file in sorted((folder / "labels/train").iterdir())[1:]:
+        Image.fromarray(np.zeros((10, 20), np.uint8)).save(file)
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--config-file", config]
+    assert tool.main(args) == 0
+    _, (recipe, plain) = advice_in(capsys.readouterr().out)
+    assert recipe[3] == config and plain[3] == config.replace("recommended_", "baseline_")
+    assert "MODEL.LOSS.NAME" in recipe and "MODEL.LOSS.NAME" not in plain
+    assert set(plain[4:]) < set(recipe[4:]) and "INPUT.MIN_SIZE_TRAIN" in plain
+
+
+def test_no_advice_for_broken_or_other_sets_and_with_quiet(tool, folder, tmp_path, capsys):
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
+    assert tool.main([*args, "--quiet"]) == 0
+    (folder / "labels/train/3.png").write_bytes(b"")
+    assert tool.main(args) == 1
+    assert "Advice for" not in capsys.readouterr().out
+    assert tool.main([*args, "--config-file", "configs/Folder/no.yaml"]) == 1
+    assert "config configs/Folder/no.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_the_duration_is_of_the_advised_training(tool, folder, tmp_path, capsys, monkeypatch):
+    measured = []
+
+    def measure(cfg, frequency):
+        measured.append((cfg, frequency))
+        return Duration(2.0, 20, cfg.SOLVER.MAX_ITER, 0.5, 2, 1, "the CPU (1 thread)")
+
+    monkeypatch.setattr(tool, "measure_duration", measure)
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--time"]
+    assert tool.main(args) == 0
+    topics, _ = advice_in(capsys.readouterr().out)
+    ((cfg, frequency),) = measured
+    assert cfg.DATASETS.FOLDER == str(folder) and frequency.num_images == 4
+    assert f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}." in topics["schedule"]
+    assert f"About 33 min for {cfg.SOLVER.MAX_ITER:,} steps of 2 s" in topics["duration"]
 
 
 def test_table_is_sorted_and_grouped_for_training_sets_only(tool, folder, tmp_path, capsys):
@@ -241,6 +330,7 @@ def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):
     folder.rename(tmp_path / "root" / "camvid")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
     assert tool.main(["--dataset", "camvid_train", "--output", str(tmp_path / "out")]) == 0
+    assert "DATASETS.TRAIN camvid_train DATASETS.TEST camvid_val" in capsys.readouterr().out
     assert len(ClassFrequency.load(tmp_path / "out/class_frequency.json").class_names) == 11
     (tmp_path / "out/class_frequency.json").unlink()
     assert tool.main(["--dataset", "camvid_val", "--output", str(tmp_path / "out")]) == 0

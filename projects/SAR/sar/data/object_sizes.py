@@ -71,6 +71,8 @@ def measure_objects(
     area = (sum(frequency.pixels) + frequency.ignored_pixels) / len(label_files)
     shares = {k: frequency.pixels[k] / (len(labels) * area) for k, labels in labels_of.items()}
     smallest = sorted((k for k in shares if shares[k] < _LARGE), key=shares.get)[:_MOST_CLASSES]
+    if not smallest:
+        return {}
     chosen: dict[int, list[int]] = {}  # the classes to measure in each label
     for k in smallest:
         places = np.linspace(0, len(labels_of[k]) - 1, min(_MOST_LABELS, len(labels_of[k])))

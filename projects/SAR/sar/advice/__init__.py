@@ -1,0 +1,1 @@
+"""Advice from the counts of a training set, before the first training."""

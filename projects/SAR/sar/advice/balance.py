@@ -1,0 +1,152 @@
+"""Advice on rare classes: in which sense they are rare, and which re-weighting can help.
+
+The rules and their reasons are in docs/findings.md.
+"""
+
+from sar.advice.item import Advice
+from sar.data.class_frequency import ClassFrequency
+from sar.data.tail import (
+    RARE_BY_IMAGE,
+    RARE_BY_PIXEL,
+    Tail,
+    class_repeat_factors,
+    describe_ratio,
+    percent,
+    tail_by_image,
+    tail_by_pixel,
+)
+from sar.errors import listed, printable
+from sar.losses.class_weights import CLASS_WEIGHTS
+
+from detectron2.config import CfgNode
+
+REPEAT = {
+    "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": "1.0",
+}
+WEIGHTS = {"MODEL.LOSS.NAME": "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}
+# Weight of SAR's pull over classes, by the number of re-weightings next to it.
+PULL_WEIGHTS = ("1.0", "0.1", "0.03")
+
+
+def advise_on_balance(frequency: ClassFrequency, cfg: CfgNode) -> list[Advice]:
+    """Return advice on the tails by image and by pixel, on rare classes, and on the recipe.
+
+    Args:
+        frequency: counts of a training set. At least two classes have pixels.
+        cfg: the config of the training. The keys of the advice are the ones that it lacks.
+    """
+    by_image, by_pixel = tail_by_image(frequency), tail_by_pixel(frequency)
+    return [
+        Advice("tail by image", _describe_images(frequency, by_image)),
+        Advice("tail by pixel", _describe_pixels(frequency, by_pixel)),
+        Advice("rare classes", _describe_rare(frequency, by_image, by_pixel)),
+        Advice("repeat images", _describe_repeats(frequency, by_image)),
+        Advice("class weights", _describe_weights(frequency, by_pixel)),
+        _recipe(by_image, by_pixel, cfg),
+    ]
+
+
+def has_rare_classes(frequency: ClassFrequency) -> bool:
+    """Return True if a class is rare by image or by pixel, so that a recipe can help."""
+    return bool(tail_by_image(frequency).rare or tail_by_pixel(frequency).rare)
+
+
+def _describe_images(frequency: ClassFrequency, tail: Tail) -> str:
+    names, images, number = _names(frequency), frequency.images, frequency.num_images
+    return (
+        f"{_length(tail)}. {names[tail.most]} is on {images[tail.most]} of {number} images, "
+        f"{names[tail.least]} on {images[tail.least]} ({percent(images[tail.least] / number)})."
+    )
+
+
+def _describe_pixels(frequency: ClassFrequency, tail: Tail) -> str:
+    names, pixels, number = _names(frequency), frequency.pixels, sum(frequency.pixels)
+    most, least = tail.most, tail.least
+    return (
+        f"{_length(tail)}. {names[most]} has {percent(pixels[most] / number)} of the labelled "
+        f"pixels, {names[least]} {percent(pixels[least] / number)}. For each pixel of "
+        f"{names[least]}, the loss sums over {max(round(tail.ratio), 1):,} of {names[most]}."
+    )
+
+
+def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail) -> str:
+    names = _names(frequency)
+    few = f"on less than {percent(RARE_BY_IMAGE)} of the images"
+    small = f"less than {percent(RARE_BY_PIXEL)} of an equal share of the pixels"
+    both = [k for k in by_pixel.rare if k in by_image.rare]
+    parts = [
+        (both, f"by image and by pixel ({few}; {small})"),
+        ([k for k in by_image.rare if k not in both], f"by image only ({few}, but large)"),
+        ([k for k in by_pixel.rare if k not in both], f"by pixel only ({small}, on many images)"),
+    ]
+    sentences = [
+        f"Rare {sense}: {listed([names[k] for k in classes])}."
+        for classes, sense in parts
+        if classes
+    ]
+    return " ".join(sentences) or f"None: no class is {few}, and none has {small}."
+
+
+def _describe_repeats(frequency: ClassFrequency, tail: Tail) -> str:
+    names = _names(frequency)
+    factors = class_repeat_factors(frequency, float(REPEAT["DATALOADER.REPEAT_THRESHOLD"]))
+    share = percent(frequency.images[tail.least] / frequency.num_images)
+    name, factor = names[tail.least], f"{factors[tail.least]:.1f} times"
+    if tail.rare:
+        return (
+            f"Can help: repeat-factor sampling shows the images of {name} {factor} in an epoch "
+            "(DATALOADER.REPEAT_THRESHOLD 1.0)."
+        )
+    return (
+        f"Cannot help: even {name}, on the fewest images, is on {share} of them. An epoch would "
+        f"show them {factor} instead of once."
+    )
+
+
+def _describe_weights(frequency: ClassFrequency, tail: Tail) -> str:
+    if not tail.rare:
+        return "Not needed: no class is rare by pixel."
+    names, kind = _names(frequency), WEIGHTS["MODEL.LOSS.CLASS_WEIGHTS"]
+    weights = CLASS_WEIGHTS[kind](frequency.pixels, frequency.images).tolist()
+    times = f"{weights[tail.least] / weights[tail.most]:,.0f} times"
+    return (
+        f"Can help: with {kind}, a pixel of {names[tail.least]} counts {times} as much as a pixel "
+        f"of {names[tail.most]}. Frequent classes may lose some IoU; if they lose too much, set "
+        "MODEL.LOSS.CLASS_WEIGHTS enet."
+    )
+
+
+def _recipe(by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
+    """Return the re-weightings that fit the tails, with the keys that the config lacks."""
+    repeats, weights = bool(by_image.rare), bool(by_pixel.rare)
+    keys = {}
+    if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
+        keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
+    if weights and not cfg.MODEL.LOSS.CLASS_WEIGHTS:
+        keys |= WEIGHTS
+    if not weights and cfg.MODEL.LOSS.CLASS_WEIGHTS:
+        keys["MODEL.LOSS.CLASS_WEIGHTS"] = ""
+    anchor = cfg.MODEL.SEMANTIC_ANCHOR
+    if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and anchor.PULL_OVER == "classes":
+        pull_weight = PULL_WEIGHTS[repeats + weights]
+        if anchor.PULL_WEIGHT != float(pull_weight):
+            keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = pull_weight
+    if not (repeats or weights):
+        text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
+    else:
+        names = ["repeat-factor sampling"] * repeats + ["class weights"] * weights
+        metric = "mIoU@r" if repeats else "mIoU@r_pixel"
+        text = (
+            f"{' with '.join(names).capitalize()}. docs/findings.md says how certain this is. "
+            f"Train the plain model too, and compare {metric}."
+        )
+    return Advice("recipe", text, recipe=keys)
+
+
+def _length(tail: Tail) -> str:
+    return f"{'Long' if tail.is_long else 'Short'}, {describe_ratio(tail)}"
+
+
+def _names(frequency: ClassFrequency) -> list[str]:
+    return list(map(printable, frequency.class_names))

@@ -1,0 +1,182 @@
+"""Advice on resizing and crops: whether small objects survive them.
+
+Shape shorthands: H x W pixels of an image.
+"""
+
+import math
+
+import numpy as np
+
+from sar.advice.item import Advice
+from sar.data.augmentation import resize_shortest_edge
+from sar.data.class_frequency import ClassFrequency
+from sar.data.object_sizes import ObjectSize
+from sar.errors import listed, printable
+
+from detectron2.config import CfgNode
+
+_STEP = 32  # advised sizes are multiples of it
+# An image that is enlarged more than this costs time, and shows no more detail.
+_MOST_ENLARGED = 4
+# Images are not enlarged more than this for narrow objects.
+_ENLARGED_FOR_OBJECTS = 2
+# A crop that shows a smaller part of its image misses many of the rare objects in it.
+_SMALL_PART = 0.25
+_NUM_SIZES = 9  # sizes between the smallest and the largest, over which a mean is taken
+
+
+def advise_on_resolution(
+    frequency: ClassFrequency,
+    sizes: dict[tuple[int, int], int],
+    objects: dict[int, ObjectSize],
+    cfg: CfgNode,
+) -> list[Advice]:
+    """Return advice on INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST and INPUT.CROP.
+
+    An object survives if its width in the resized image is at least the stride of the model's
+    output, MODEL.SEM_SEG_HEAD.COMMON_STRIDE.
+
+    Args:
+        frequency: counts of a training set.
+        sizes: number of images of each size (H, W).
+        objects: the typical object of each small class, by id.
+        cfg: the config of the training.
+    """
+    shape = _median_shape(sizes)
+    stride = cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
+    needed = 0.0  # shorter edge of an image in which the narrowest object is as wide as the stride
+    if objects:
+        factor = stride / min(size.width for size in objects.values())
+        needed = min(factor, _ENLARGED_FOR_OBJECTS) * min(shape)
+    low, high = _short_edges(cfg, shape)
+    better = _better_range(low, high, min(shape), needed)
+    keys = {} if better == (low, high) else {"INPUT.MIN_SIZE_TRAIN": "{},{}".format(*better)}
+    if keys and cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING != "range":
+        keys["INPUT.MIN_SIZE_TRAIN_SAMPLING"] = "range"
+    tested = min(_tested_shape(cfg, shape))
+    items = [Advice("image size", _describe_size(shape, low, high, tested, better), keys)]
+    if objects:
+        text = _describe_objects(frequency, objects, shape, low, high, tested, stride)
+        keys = {}
+        if tested < needed:
+            enlarged = _round_up(needed)
+            keys["INPUT.MIN_SIZE_TEST"] = str(enlarged)
+            longest = max(resize_shortest_edge(shape, enlarged).scaled_shape)
+            if cfg.INPUT.MAX_SIZE_TEST < longest:
+                keys["INPUT.MAX_SIZE_TEST"] = str(longest)
+        items.append(Advice("small objects", text, keys))
+    return [*items, _advise_on_crop(shape, *better, cfg)]
+
+
+def _better_range(low: int, high: int, edge: int, needed: float) -> tuple[int, int]:
+    """Return a range of shorter edges that keeps narrow objects, and does not enlarge too much.
+
+    Args:
+        low, high: the shortest and the longest edge after resizing.
+        edge: the shorter edge of an image.
+        needed: the length that the narrowest object needs.
+    """
+    if high > _MOST_ENLARGED * edge:
+        low, high = _round_up(edge / 2), _round_up(2 * edge)
+    if low < needed:
+        low = _round_up(needed)
+    return low, max(low, high)
+
+
+def _describe_size(
+    shape: tuple[int, int], low: int, high: int, tested: int, better: tuple[int, int]
+) -> str:
+    edge = min(shape)
+    test = "keeps it" if tested == edge else f"resizes it to {tested} ({tested / edge:.2g} times)"
+    text = (
+        f"The median image has {shape[1]} x {shape[0]} pixels (width x height). Training resizes "
+        f"the shorter edge to {low}-{high} pixels, {low / edge:.2g} to {high / edge:.2g} times its "
+        f"size. Evaluation {test}."
+    )
+    if better[1] < high:
+        text += f" More than {_MOST_ENLARGED} times costs time, and shows no more detail."
+    return text
+
+
+def _describe_objects(
+    frequency: ClassFrequency,
+    objects: dict[int, ObjectSize],
+    shape: tuple[int, int],
+    low: int,
+    high: int,
+    tested: int,
+    stride: int,
+) -> str:
+    by_width = sorted(objects, key=lambda k: objects[k].width)
+    edge = min(shape)
+    names = [f"{printable(frequency.class_names[k])} {objects[k].width:g}" for k in by_width]
+    width = objects[by_width[0]].width
+    lost_in = [
+        f"{what}, where it has {width * size / edge:.1f}"
+        for what, size in (("the smallest training image", low), ("evaluation", tested))
+        if width * size / edge < stride
+    ]
+    text = (
+        f"Typical widths in pixels: {listed(names)}. As a rule, an object needs at least "
+        f"{stride} pixels, the stride of the model. "
+    )
+    if lost_in:
+        return f"{text}{names[0].rsplit(' ', 1)[0]} is narrower in {' and in '.join(lost_in)}."
+    return text + f"All have it: at least {width * min(low, tested) / edge:.1f} pixels are left."
+
+
+def _advise_on_crop(shape: tuple[int, int], low: int, high: int, cfg: CfgNode) -> Advice:
+    """Return advice on the crop of images that are resized to edges from `low` to `high`."""
+    crop = cfg.INPUT.CROP
+    if not crop.ENABLED or crop.TYPE != "absolute":
+        text = "Crops are not of one size in pixels (INPUT.CROP)." if crop.ENABLED else "None."
+        return Advice("crop", text)
+    height, width = crop.SIZE
+    scales = np.linspace(low, high, _NUM_SIZES) / min(shape)
+    part = np.mean([_part(height, width, shape, scale) for scale in scales])
+    text = f"A crop of {width} x {height} pixels shows {part:.0%} of a resized image on average."
+    if min(height, width) > high:
+        side = _round_up(high)
+        text += f" It is larger than the resized images, so it is filled with padding to {side}."
+        return Advice("crop", text, {"INPUT.CROP.SIZE": f"{side},{side}"})
+    if part < _SMALL_PART:
+        scale = scales.mean()
+        half = _round_up(scale * math.sqrt(shape[0] * shape[1] / 2))
+        text += (
+            " It misses many rare objects of its image. If the memory allows it, set "
+            f"INPUT.CROP.SIZE {half},{half}, which shows about half of the image and needs "
+            f"{half * half / (height * width):.1f} times the memory."
+        )
+    return Advice("crop", text)
+
+
+def _part(height: int, width: int, shape: tuple[int, int], scale: float) -> float:
+    """Return the part of an image, resized by `scale`, that a crop shows."""
+    rows, columns = (edge * scale for edge in shape)
+    return min(height / rows, 1) * min(width / columns, 1)
+
+
+def _median_shape(sizes: dict[tuple[int, int], int]) -> tuple[int, int]:
+    """Return the size (H, W) of the image whose shorter edge is the median."""
+    ordered = sorted(sizes, key=min)
+    below = np.cumsum([sizes[shape] for shape in ordered])
+    return ordered[np.searchsorted(below, below[-1] / 2)]
+
+
+def _short_edges(cfg: CfgNode, shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the shortest and the longest edge to which training resizes the shorter edge."""
+    edges = cfg.INPUT.MIN_SIZE_TRAIN
+    longest = cfg.INPUT.MAX_SIZE_TRAIN
+    return tuple(
+        min(resize_shortest_edge(shape, edge, longest).scaled_shape)
+        for edge in (min(edges), max(edges))
+    )
+
+
+def _tested_shape(cfg: CfgNode, shape: tuple[int, int]) -> tuple[int, int]:
+    inputs = cfg.INPUT
+    return resize_shortest_edge(shape, inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST).scaled_shape
+
+
+def _round_up(length: float) -> int:
+    return math.ceil(length / _STEP) * _STEP

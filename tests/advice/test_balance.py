@@ -1,0 +1,114 @@
+"""Advice on rare classes: one set of counts for each rule and each side of its limit."""
+
+import pytest
+
+from sar.advice.balance import REPEAT, WEIGHTS, advise_on_balance, has_rare_classes
+from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
+
+SAR = [
+    "MODEL.REGULARIZERS", "SemanticAnchorRegularizer",
+    "MODEL.SEMANTIC_ANCHOR.PULL_OVER", "classes",
+]  # fmt: skip
+PULL = "MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"
+
+
+def counts(images, pixels, num_images=100):
+    names = ("road", "car", "pole\n", "sign")[: len(images)]
+    return ClassFrequency(names, num_images, images, pixels, 0)
+
+
+NEITHER = counts((100, 80, 25), (6000, 3000, 1000))
+BY_IMAGE = counts((100, 80, 24), (6000, 3000, 1000))
+BY_PIXEL = counts((100, 97, 93), (9000, 2900, 90))
+BOTH = counts((100, 80, 4), (9000, 2990, 10))
+
+
+def advice(frequency, *overrides):
+    items = advise_on_balance(frequency, load_config("", overrides))
+    return {item.topic: item for item in items}
+
+
+def test_the_length_of_both_tails_is_told_with_counts():
+    found = advice(BOTH)
+    assert found["tail by image"].text == (
+        r"Long, 25:1. road is on 100 of 100 images, pole\n on 4 (4%)."
+    )
+    assert found["tail by pixel"].text.startswith(
+        r"Long, 900:1. road has 75% of the labelled pixels, pole\n 0.083%."
+    )
+    assert r"For each pixel of pole\n, the loss sums over 900 of road" in (
+        found["tail by pixel"].text
+    )
+    assert advice(BY_PIXEL)["tail by image"].text.startswith("Short, 1.1:1.")
+
+
+def test_rare_in_which_sense():
+    frequency = counts((100, 10, 10, 90), (20000, 2000, 10, 10))
+    text = advice(frequency)["rare classes"].text
+    assert r"Rare by image and by pixel (on less than 25%" in text and r"pixels): pole\n." in text
+    assert "Rare by image only (on less than 25% of the images, but large): car." in text
+    assert "Rare by pixel only (less than 10%" in text and "on many images): sign." in text
+    assert advice(NEITHER)["rare classes"].text.startswith("None: no class is")
+
+
+def test_repeating_cannot_help_a_class_that_most_images_show():
+    text = advice(BY_PIXEL)["repeat images"].text
+    assert r"Cannot help: even pole\n, on the fewest images, is on 93% of them" in text
+    assert "1.0 times instead of once" in text
+    assert r"Can help: repeat-factor sampling shows the images of pole\n 5.0 times" in (
+        advice(BOTH)["repeat images"].text
+    )
+
+
+def test_class_weights_by_median_frequency():
+    # 900 times the pixels, on 25 times the images of the same size.
+    assert "counts 36 times as much as a pixel of road" in advice(BOTH)["class weights"].text
+    assert advice(BY_IMAGE)["class weights"].text == "Not needed: no class is rare by pixel."
+
+
+@pytest.mark.parametrize(
+    ("frequency", "keys", "words"),
+    [
+        (NEITHER, {}, "The plain model"),
+        (BY_IMAGE, REPEAT, "Repeat-factor sampling. "),
+        (BY_PIXEL, WEIGHTS, "Class weights. "),
+        (BOTH, REPEAT | WEIGHTS, "Repeat-factor sampling with class weights. "),
+    ],
+)
+def test_recipe_of_a_plain_config(frequency, keys, words):
+    recipe = advice(frequency)["recipe"]
+    assert recipe.recipe == keys and recipe.keys == {}
+    assert recipe.text.startswith(words)
+    assert has_rare_classes(frequency) == bool(keys)
+
+
+def test_the_recipe_says_which_metric_shows_the_rare_classes():
+    assert "mIoU@r_pixel" in advice(BY_PIXEL)["recipe"].text
+    assert advice(BOTH)["recipe"].text.endswith("mIoU@r.")
+
+
+@pytest.mark.parametrize(
+    ("frequency", "expected"),
+    [
+        (NEITHER, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler", "MODEL.LOSS.CLASS_WEIGHTS": ""}),
+        (BY_IMAGE, {"MODEL.LOSS.CLASS_WEIGHTS": ""}),
+        (BY_PIXEL, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}),
+        (BOTH, {}),
+    ],
+)
+def test_only_the_keys_that_a_config_lacks(frequency, expected):
+    pairs = [word for pair in (REPEAT | WEIGHTS).items() for word in pair]
+    recipe = advice(frequency, *pairs)["recipe"].recipe
+    assert recipe == expected
+    load_config("", [*pairs, *(word for pair in recipe.items() for word in pair)])
+
+
+@pytest.mark.parametrize(
+    ("frequency", "weight"), [(NEITHER, 1.0), (BY_IMAGE, 0.1), (BY_PIXEL, 0.1), (BOTH, 0.03)]
+)
+def test_the_pull_of_sar_is_smaller_next_to_reweighting(frequency, weight):
+    found = advice(frequency, *SAR, PULL, "0.7")["recipe"].recipe
+    assert float(found[PULL]) == weight
+    assert PULL not in advice(frequency, *SAR, PULL, str(weight))["recipe"].recipe
+    assert PULL not in advice(frequency, PULL, "0.7")["recipe"].recipe  # without SAR
