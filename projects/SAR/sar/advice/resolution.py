@@ -56,7 +56,7 @@ def advise_on_resolution(
     tested = min(_tested_shape(cfg, shape))
     items = [Advice("image size", _describe_size(shape, low, high, tested, better), keys)]
     if objects:
-        text = _describe_objects(frequency, objects, shape, low, high, tested, stride)
+        text = _describe_objects(frequency, objects, min(shape), low, tested, stride)
         keys = {}
         if tested < needed:
             enlarged = _round_up(needed)
@@ -101,42 +101,50 @@ def _describe_size(
 def _describe_objects(
     frequency: ClassFrequency,
     objects: dict[int, ObjectSize],
-    shape: tuple[int, int],
+    edge: int,
     low: int,
-    high: int,
     tested: int,
     stride: int,
 ) -> str:
+    """Return the widths of objects, and the classes that are too narrow after resizing.
+
+    Args:
+        edge, low, tested: the shorter edge of an image, of its smallest form in training, and of
+            its form in evaluation.
+    """
+    names = {k: printable(name) for k, name in enumerate(frequency.class_names)}
     by_width = sorted(objects, key=lambda k: objects[k].width)
-    edge = min(shape)
-    names = [f"{printable(frequency.class_names[k])} {objects[k].width:g}" for k in by_width]
-    width = objects[by_width[0]].width
-    lost_in = [
-        f"{what}, where it has {width * size / edge:.1f}"
-        for what, size in (("the smallest training image", low), ("evaluation", tested))
-        if width * size / edge < stride
-    ]
+    widths = [f"{names[k]} {objects[k].width:g}" for k in by_width]
     text = (
-        f"Typical widths in pixels: {listed(names)}. As a rule, an object needs at least "
-        f"{stride} pixels, the stride of the model. "
+        f"Typical widths in pixels: {listed(widths)}. As a rule, an object needs at least {stride} "
+        "pixels, the stride of the model."
     )
-    if lost_in:
-        return f"{text}{names[0].rsplit(' ', 1)[0]} is narrower in {' and in '.join(lost_in)}."
-    return text + f"All have it: at least {width * min(low, tested) / edge:.1f} pixels are left."
+    for where, size in (("the smallest training images", low), ("evaluation", tested)):
+        scale = size / edge
+        narrow = [
+            f"{names[k]} ({objects[k].width * scale:.1f})"
+            for k in by_width
+            if objects[k].width * scale < stride
+        ]
+        if narrow:
+            text += f" In {where}, these are narrower: {listed(narrow)}."
+        else:
+            text += f" In {where}, all are at least {stride} pixels wide."
+    return text
 
 
 def _advise_on_crop(shape: tuple[int, int], low: int, high: int, cfg: CfgNode) -> Advice:
     """Return advice on the crop of images that are resized to edges from `low` to `high`."""
     crop = cfg.INPUT.CROP
     if not crop.ENABLED or crop.TYPE != "absolute":
-        text = "Crops are not of one size in pixels (INPUT.CROP)." if crop.ENABLED else "None."
-        return Advice("crop", text)
+        size = "have no fixed size in pixels" if crop.ENABLED else "are not used"
+        return Advice("crop", f"Crops {size} (INPUT.CROP).")
     height, width = crop.SIZE
     scales = np.linspace(low, high, _NUM_SIZES) / min(shape)
     part = np.mean([_part(height, width, shape, scale) for scale in scales])
     text = f"A crop of {width} x {height} pixels shows {part:.0%} of a resized image on average."
-    if min(height, width) > high:
-        side = _round_up(high)
+    side = _round_up(high)
+    if min(height, width) > side:
         text += f" It is larger than the resized images, so it is filled with padding to {side}."
         return Advice("crop", text, {"INPUT.CROP.SIZE": f"{side},{side}"})
     if part < _SMALL_PART:

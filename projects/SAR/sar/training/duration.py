@@ -36,7 +36,7 @@ class Duration:
         image: mean seconds to evaluate an image; 0 without evaluation.
         num_images: images of one evaluation.
         num_evaluations: evaluations of the whole training.
-        device: where it was measured.
+        device: the name of the measured device.
     """
 
     step: float
@@ -81,12 +81,12 @@ def measure_duration(cfg: CfgNode, frequency: ClassFrequency) -> Duration:
         InputError: a problem in the config or the data sets; an image cannot be read.
     """
     cfg = cfg.clone()
+    # The time of a step does not depend on the weights.
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     choose_device(cfg)
     complete_config(cfg, trains=True)
     check_batch(cfg, 1)
     note_class_frequency(cfg, frequency)
-    # The time of a step does not depend on the weights.
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
     model = Trainer.build_model(cfg)
     precision = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     step = TrainingStep(model, Trainer.build_optimizer(cfg, model), seed=0, precision=precision)
