@@ -2,7 +2,7 @@
 
 import pytest
 
-from sar.advice.balance import REPEAT, WEIGHTS, advise_on_balance, has_rare_classes
+from sar.advice.balance import REPEAT, advise_on_balance, has_rare_classes
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 
@@ -10,6 +10,7 @@ SAR = [
     "MODEL.REGULARIZERS", "SemanticAnchorRegularizer",
     "MODEL.SEMANTIC_ANCHOR.PULL_OVER", "classes",
 ]  # fmt: skip
+WEIGHTS = {"MODEL.LOSS.NAME": "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}
 PULL = "MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"
 
 
@@ -54,8 +55,9 @@ def test_rare_in_which_sense():
 
 def test_repeating_cannot_help_a_class_that_most_images_show():
     text = advice(BY_PIXEL)["repeat images"].text
-    assert r"Cannot help: even pole\n, on the fewest images, is on 93% of them" in text
-    assert "1.0 times instead of once" in text
+    assert text.startswith(r"Cannot help: even pole\n, on the fewest images, is on 93% of them, so")
+    text = advice(NEITHER)["repeat images"].text
+    assert "is on 25% of them. An epoch would show them 2.0 times instead of once" in text
     assert r"Can help: repeat-factor sampling shows the images of pole\n 5.0 times" in (
         advice(BOTH)["repeat images"].text
     )
@@ -65,6 +67,23 @@ def test_class_weights_by_median_frequency():
     # 900 times the pixels, on 25 times the images of the same size.
     assert "counts 36 times as much as a pixel of road" in advice(BOTH)["class weights"].text
     assert advice(BY_IMAGE)["class weights"].text == "Not needed: no class is rare by pixel."
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(100, "median_frequency"), (99, "enet")])
+def test_weights_that_differ_too_much_are_replaced(pixels, expected):
+    """With equal numbers of images, the weights differ as the pixels, up to 100 times."""
+    frequency = counts((100, 100, 100), (10_000, 5_000, pixels))
+    found = advice(frequency)
+    key = "MODEL.LOSS.CLASS_WEIGHTS"
+    assert found["recipe"].recipe[key] == expected
+    assert f"with {expected}, a pixel" in found["class weights"].text
+    assert ("would differ 101 times" in found["class weights"].text) == (expected == "enet")
+    for present in ("median_frequency", "enet"):  # of the config
+        recipe = advice(frequency, "MODEL.LOSS.NAME", "cross_entropy", key, present)[
+            "recipe"
+        ].recipe
+        is_too_much = (present, expected) == ("median_frequency", "enet")
+        assert recipe == ({key: "enet"} if is_too_much else {})
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,27 @@ def test_the_part_of_an_image_that_a_crop_shows():
     found = advice((1024, 1024), {}, *same)["crop"]
     assert "shows 25% of a resized image" in found.text and "memory" not in found.text
     found = advice((1024, 1100), {}, *same)["crop"]
-    assert "set INPUT.CROP.SIZE 768,768" in found.text and "2.2 times the memory" in found.text
+    assert "set INPUT.CROP.SIZE 768,768, which needs 2.2 times as much" in found.text
     assert found.keys == {}  # the user decides about the memory
+
+
+def test_no_crop_above_1024_pixels_is_advised():
+    same = ("INPUT.MIN_SIZE_TRAIN", "4000,4000")
+    assert "set INPUT.CROP.SIZE 1024,1024" in advice((4000, 4000), {}, *same)["crop"].text
+    text = advice((4000, 4000), {}, *same, "INPUT.CROP.SIZE", "1024")["crop"].text
+    assert text.endswith(
+        "shows 7% of a resized image on average. It misses many rare objects of its image."
+    )
+
+
+def test_large_images_are_not_enlarged_for_narrow_objects():
+    found = advice((800, 900), {2: 1})
+    assert found["image size"].keys == {"INPUT.MIN_SIZE_TRAIN": "1024,1280"}
+    assert found["small objects"].keys == {"INPUT.MIN_SIZE_TEST": "1024"}
+    found = advice((2176, 3000), {2: 1})
+    assert found["image size"].keys == {"INPUT.MIN_SIZE_TRAIN": "2176,2720"}
+    assert found["small objects"].keys == {}
+    assert "In evaluation, these are narrower: sign (1.0)." in found["small objects"].text
 
 
 def test_crops_of_another_type_and_none():

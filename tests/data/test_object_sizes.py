@@ -97,6 +97,12 @@ def test_few_labels_are_read_from_first_to_last(labels, monkeypatch):
     assert min(read) == 1 and max(read) == 29 and all(i % 2 for i in read)
 
 
+@pytest.mark.parametrize(("megapixels", "expected"), [(1, 10), (0.05, 5), (0.01, 3)])
+def test_fewer_labels_are_read_if_they_are_large(labels, monkeypatch, megapixels, expected):
+    monkeypatch.setattr(object_sizes, "_MOST_PIXELS", megapixels * 1e6)  # a label has 10,000
+    assert measure_objects(*labels, progress=False)[1].num_labels == expected
+
+
 def test_large_classes_are_not_measured(labels, capsys):
     files, _, frequency = labels
     assert measure_objects(files, [[0, 2]] * 30, frequency) == {}

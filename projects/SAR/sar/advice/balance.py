@@ -24,7 +24,12 @@ REPEAT = {
     "DATALOADER.SAMPLER_TRAIN": "RepeatFactorTrainingSampler",
     "DATALOADER.REPEAT_THRESHOLD": "1.0",
 }
-WEIGHTS = {"MODEL.LOSS.NAME": "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}
+# Smaller repeat factors repeat hardly any image.
+_LEAST_FACTOR = 1.1
+# Class weights, the first choice first. Weights that differ more than _MOST_DIFFERENT times destroy
+# the frequent classes.
+_CHOICES = ("median_frequency", "enet")
+_MOST_DIFFERENT = 100
 # Weight of SAR's pull over classes, by the number of re-weightings next to it.
 PULL_WEIGHTS = ("1.0", "0.1", "0.03")
 
@@ -43,7 +48,7 @@ def advise_on_balance(frequency: ClassFrequency, cfg: CfgNode) -> list[Advice]:
         Advice("rare classes", _describe_rare(frequency, by_image, by_pixel)),
         Advice("repeat images", _describe_repeats(frequency, by_image)),
         Advice("class weights", _describe_weights(frequency, by_pixel)),
-        _recipe(by_image, by_pixel, cfg),
+        _recipe(frequency, by_image, by_pixel, cfg),
     ]
 
 
@@ -98,34 +103,54 @@ def _describe_repeats(frequency: ClassFrequency, tail: Tail) -> str:
             f"Can help: repeat-factor sampling shows the images of {name} {factor} in an epoch "
             "(DATALOADER.REPEAT_THRESHOLD 1.0)."
         )
-    return (
-        f"Cannot help: even {name}, on the fewest images, is on {share} of them. An epoch would "
-        f"show them {factor} instead of once."
-    )
+    many = f"even {name}, on the fewest images, is on {share} of them"
+    if factors[tail.least] < _LEAST_FACTOR:
+        return f"Cannot help: {many}, so hardly an image would be repeated."
+    return f"Cannot help: {many}. An epoch would show them {factor} instead of once."
 
 
 def _describe_weights(frequency: ClassFrequency, tail: Tail) -> str:
     if not tail.rare:
         return "Not needed: no class is rare by pixel."
-    names, kind = _names(frequency), WEIGHTS["MODEL.LOSS.CLASS_WEIGHTS"]
+    names, kind = _names(frequency), _fitting_weights(frequency)
     weights = CLASS_WEIGHTS[kind](frequency.pixels, frequency.images).tolist()
     times = f"{weights[tail.least] / weights[tail.most]:,.0f} times"
-    return (
+    text = (
         f"Can help: with {kind}, a pixel of {names[tail.least]} counts {times} as much as a pixel "
-        f"of {names[tail.most]}. Frequent classes may lose some IoU; if they lose too much, set "
-        "MODEL.LOSS.CLASS_WEIGHTS enet."
+        f"of {names[tail.most]}. Frequent classes may lose some IoU."
     )
+    if kind != _CHOICES[0]:
+        ratio = _largest_ratio(_CHOICES[0], frequency)
+        text += f" The weights of {_CHOICES[0]} would differ {ratio:,.0f} times, which is too much."
+    return text
 
 
-def _recipe(by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
+def _fitting_weights(frequency: ClassFrequency, kinds: tuple[str, ...] = _CHOICES) -> str:
+    """Return the first kind of class weights that do not differ too much."""
+    return next(kind for kind in kinds if _largest_ratio(kind, frequency) <= _MOST_DIFFERENT)
+
+
+def _largest_ratio(kind: str, frequency: ClassFrequency) -> float:
+    """Return the largest class weight divided by the smallest one, over the classes with pixels."""
+    weights = CLASS_WEIGHTS[kind](frequency.pixels, frequency.images).tolist()
+    present = [weight for weight, n in zip(weights, frequency.pixels, strict=True) if n]
+    return max(present) / min(present)
+
+
+def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
     """Return the re-weightings that fit the tails, with the keys that the config lacks."""
     repeats, weights = bool(by_image.rare), bool(by_pixel.rare)
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    if weights and not cfg.MODEL.LOSS.CLASS_WEIGHTS:
-        keys |= WEIGHTS
-    if not weights and cfg.MODEL.LOSS.CLASS_WEIGHTS:
+    present = cfg.MODEL.LOSS.CLASS_WEIGHTS
+    if weights and not present:
+        keys["MODEL.LOSS.NAME"] = "cross_entropy"
+        keys["MODEL.LOSS.CLASS_WEIGHTS"] = _fitting_weights(frequency)
+    elif weights and present in CLASS_WEIGHTS:
+        if (fitting := _fitting_weights(frequency, (present, *_CHOICES))) != present:
+            keys["MODEL.LOSS.CLASS_WEIGHTS"] = fitting
+    elif present and not weights:
         keys["MODEL.LOSS.CLASS_WEIGHTS"] = ""
     anchor = cfg.MODEL.SEMANTIC_ANCHOR
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and anchor.PULL_OVER == "classes":

@@ -18,10 +18,13 @@ from detectron2.config import CfgNode
 _STEP = 32  # advised sizes are multiples of it
 # An image that is enlarged more than this costs time, and shows no more detail.
 _MOST_ENLARGED = 4
-# Images are not enlarged more than this for narrow objects.
-_ENLARGED_FOR_OBJECTS = 2
+# For narrow objects, images are enlarged up to this factor and this shorter edge.
+_ENLARGED_FOR_OBJECTS, _LONGEST_ENLARGED = 2, 1024
+# A range of sizes reaches this many times its lower end.
+_LEAST_RANGE = 1.25
 # A crop that shows a smaller part of its image misses many of the rare objects in it.
 _SMALL_PART = 0.25
+_LARGEST_CROP = 1024
 _NUM_SIZES = 9  # sizes between the smallest and the largest, over which a mean is taken
 
 
@@ -46,8 +49,9 @@ def advise_on_resolution(
     stride = cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
     needed = 0.0  # shorter edge of an image in which the narrowest object is as wide as the stride
     if objects:
-        factor = stride / min(size.width for size in objects.values())
-        needed = min(factor, _ENLARGED_FOR_OBJECTS) * min(shape)
+        edge = min(shape)
+        most = max(min(_ENLARGED_FOR_OBJECTS * edge, _LONGEST_ENLARGED), edge)
+        needed = min(stride / min(size.width for size in objects.values()) * edge, most)
     low, high = _short_edges(cfg, shape)
     better = _better_range(low, high, min(shape), needed)
     keys = {} if better == (low, high) else {"INPUT.MIN_SIZE_TRAIN": "{},{}".format(*better)}
@@ -80,18 +84,21 @@ def _better_range(low: int, high: int, edge: int, needed: float) -> tuple[int, i
         low, high = _round_up(edge / 2), _round_up(2 * edge)
     if low < needed:
         low = _round_up(needed)
-    return low, max(low, high)
+        high = max(high, _round_up(_LEAST_RANGE * low))
+    return low, high
 
 
 def _describe_size(
     shape: tuple[int, int], low: int, high: int, tested: int, better: tuple[int, int]
 ) -> str:
     edge = min(shape)
-    test = "keeps it" if tested == edge else f"resizes it to {tested} ({tested / edge:.2g} times)"
+    test = (
+        "keeps it" if tested == edge else f"resizes it to {tested} ({_times(tested, edge)} times)"
+    )
     text = (
         f"The median image has {shape[1]} x {shape[0]} pixels (width x height). Training resizes "
-        f"the shorter edge to {low}-{high} pixels, {low / edge:.2g} to {high / edge:.2g} times its "
-        f"size. Evaluation {test}."
+        f"the shorter edge to {low}-{high} pixels, {_times(low, edge)} to {_times(high, edge)} "
+        f"times its size. Evaluation {test}."
     )
     if better[1] < high:
         text += f" More than {_MOST_ENLARGED} times costs time, and shows no more detail."
@@ -148,13 +155,14 @@ def _advise_on_crop(shape: tuple[int, int], low: int, high: int, cfg: CfgNode) -
         text += f" It is larger than the resized images, so it is filled with padding to {side}."
         return Advice("crop", text, {"INPUT.CROP.SIZE": f"{side},{side}"})
     if part < _SMALL_PART:
-        scale = scales.mean()
-        half = _round_up(scale * math.sqrt(shape[0] * shape[1] / 2))
-        text += (
-            " It misses many rare objects of its image. If the memory allows it, set "
-            f"INPUT.CROP.SIZE {half},{half}, which shows about half of the image and needs "
-            f"{half * half / (height * width):.1f} times the memory."
-        )
+        text += " It misses many rare objects of its image."
+        half = _round_up(scales.mean() * math.sqrt(shape[0] * shape[1] / 2))
+        larger = min(half, _LARGEST_CROP)
+        if larger * larger > height * width:
+            text += (
+                f" If the memory allows it, set INPUT.CROP.SIZE {larger},{larger}, which needs "
+                f"{larger * larger / (height * width):.1f} times as much."
+            )
     return Advice("crop", text)
 
 
@@ -188,3 +196,8 @@ def _tested_shape(cfg: CfgNode, shape: tuple[int, int]) -> tuple[int, int]:
 
 def _round_up(length: float) -> int:
     return math.ceil(length / _STEP) * _STEP
+
+
+def _times(length: int, edge: int) -> str:
+    factor = length / edge
+    return f"{factor:.2g}" if factor < 10 else f"{factor:.0f}"

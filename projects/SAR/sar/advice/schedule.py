@@ -47,10 +47,12 @@ def advise_on_schedule(
     images = f"{len(shown)} images"
     if repeats:
         images += f" ({sum(factors):,.0f} with repetitions)"
+    number = max(round(epoch), 1)
     text = (
-        f"An epoch has {images}, or {max(round(epoch), 1):,} steps of {batch}. SOLVER.MAX_ITER "
-        f"{steps} is {epochs:.3g} epochs, in which {printable(frequency.class_names[rarest])} is "
-        f"on {round(epochs * samples):,} of {steps * batch:,} samples."
+        f"An epoch has {images}, or {number:,} step{'s' if number > 1 else ''} of {batch}. "
+        f"SOLVER.MAX_ITER {steps} is {epochs:,.{1 if epochs < 10 else 0}f} epochs, in which "
+        f"{printable(frequency.class_names[rarest])} is on {round(epochs * samples):,} of "
+        f"{steps * batch:,} samples."
     )
     new_steps = steps
     if epochs < _FEWEST_EPOCHS:

@@ -14,8 +14,10 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.label_files import read_label
 from sar.threads import map_ahead
 
-# Labels that are measured for each class, evenly spaced over the labels that show it.
-_MOST_LABELS = 10
+# Labels that are measured for each class, evenly spaced over the labels that show it. Of large
+# labels, fewer are measured: about _MOST_PIXELS in all, but at least _LEAST_LABELS.
+_MOST_LABELS, _LEAST_LABELS = 10, 3
+_MOST_PIXELS = 20_000_000
 # Classes that are measured: the smallest ones.
 _MOST_CLASSES = 30
 # Larger classes are not measured. This is a share of the pixels of the labels that show the class.
@@ -73,9 +75,10 @@ def measure_objects(
     smallest = sorted((k for k in shares if shares[k] < _LARGE), key=shares.get)[:_MOST_CLASSES]
     if not smallest:
         return {}
+    most = min(max(int(_MOST_PIXELS / area), _LEAST_LABELS), _MOST_LABELS)
     chosen: dict[int, list[int]] = {}  # the classes to measure in each label
     for k in smallest:
-        places = np.linspace(0, len(labels_of[k]) - 1, min(_MOST_LABELS, len(labels_of[k])))
+        places = np.linspace(0, len(labels_of[k]) - 1, min(most, len(labels_of[k])))
         for place in places.round().astype(int):
             chosen.setdefault(labels_of[k][place], []).append(k)
 
@@ -102,10 +105,10 @@ def widths_and_areas(mask: np.ndarray) -> np.ndarray:
     # Two samples per pixel, so that even and odd widths are exact. A border of zeros is outside.
     fine = np.pad(part.repeat(2, axis=0).repeat(2, axis=1), 1)
     distances = cv2.distanceTransform(fine, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    height, width = part.shape
-    distances = distances.reshape(height, 2, width, 2).max(axis=(1, 3))
+    inside = part > 0
     widths = np.zeros(len(stats))
-    np.maximum.at(widths, components.ravel(), distances.ravel().astype(np.float64))
+    for samples in (distances[i::2, j::2] for i in (0, 1) for j in (0, 1)):
+        np.maximum.at(widths, components[inside], samples[inside].astype(np.float64))
     return np.stack([widths[1:], stats[1:, cv2.CC_STAT_AREA]], axis=1)
 
 
