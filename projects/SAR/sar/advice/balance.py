@@ -26,8 +26,7 @@ REPEAT = {
 }
 # Smaller repeat factors repeat hardly any image.
 _LEAST_FACTOR = 1.1
-# Class weights, the first choice first. Weights that differ more than _MOST_DIFFERENT times destroy
-# the frequent classes.
+# Class weights, the first choice first. Weights that differ more than this many times do harm.
 _CHOICES = ("median_frequency", "enet")
 _MOST_DIFFERENT = 100
 # Weight of SAR's pull over classes, by the number of re-weightings next to it.
