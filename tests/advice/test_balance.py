@@ -124,6 +124,25 @@ def test_only_the_keys_that_a_config_lacks(frequency, expected):
 
 
 @pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("hard_pixel_mining", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}),
+        ("seesaw", {}),
+        ("logit_adjustment", {}),
+    ],
+)
+def test_the_loss_of_a_config_stays(loss, expected):
+    assert advice(BY_PIXEL, "MODEL.LOSS.NAME", loss)["recipe"].recipe == expected
+
+
+def test_weights_of_the_users_own_stay():
+    cfg = load_config("", ["MODEL.LOSS.NAME", "cross_entropy"])
+    cfg.MODEL.LOSS.CLASS_WEIGHTS = [1.0, 2.0, 3.0]
+    for frequency in (BY_PIXEL, BY_IMAGE):
+        assert "MODEL.LOSS.CLASS_WEIGHTS" not in advise_on_balance(frequency, cfg)[-1].recipe
+
+
+@pytest.mark.parametrize(
     ("frequency", "weight"), [(NEITHER, 1.0), (BY_IMAGE, 0.1), (BY_PIXEL, 0.1), (BOTH, 0.03)]
 )
 def test_the_pull_of_sar_is_smaller_next_to_reweighting(frequency, weight):

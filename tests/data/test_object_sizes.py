@@ -39,7 +39,7 @@ def test_slanted_and_curved_lines_are_narrow():
 
 def test_each_object_has_a_width_of_its_own():
     """The width against the distance of each pixel to the nearest pixel outside, in NumPy."""
-    mask = np.random.default_rng(3).random((30, 34)) < 0.55
+    mask = np.random.default_rng(3).random((20, 24)) < 0.45
     number, components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
     fine = np.pad(mask.repeat(2, 0).repeat(2, 1), 1)
     outside = np.argwhere(~fine)

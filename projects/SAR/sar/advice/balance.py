@@ -29,8 +29,9 @@ _LEAST_FACTOR = 1.1
 # Class weights, the first choice first. Weights that differ more than this many times do harm.
 _CHOICES = ("median_frequency", "enet")
 _MOST_DIFFERENT = 100
+_WEIGHTED_LOSSES = ("cross_entropy", "hard_pixel_mining")
 # Weight of SAR's pull over classes, by the number of re-weightings next to it.
-PULL_WEIGHTS = ("1.0", "0.1", "0.03")
+_PULL_WEIGHTS = ("1.0", "0.1", "0.03")
 
 
 def advise_on_balance(frequency: ClassFrequency, cfg: CfgNode) -> list[Advice]:
@@ -142,18 +143,10 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    present = cfg.MODEL.LOSS.CLASS_WEIGHTS
-    if weights and not present:
-        keys["MODEL.LOSS.NAME"] = "cross_entropy"
-        keys["MODEL.LOSS.CLASS_WEIGHTS"] = _fitting_weights(frequency)
-    elif weights and present in CLASS_WEIGHTS:
-        if (fitting := _fitting_weights(frequency, (present, *_CHOICES))) != present:
-            keys["MODEL.LOSS.CLASS_WEIGHTS"] = fitting
-    elif present and not weights:
-        keys["MODEL.LOSS.CLASS_WEIGHTS"] = ""
+    keys |= _weight_keys(frequency, cfg.MODEL.LOSS, is_needed=weights)
     anchor = cfg.MODEL.SEMANTIC_ANCHOR
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and anchor.PULL_OVER == "classes":
-        pull_weight = PULL_WEIGHTS[repeats + weights]
+        pull_weight = _PULL_WEIGHTS[repeats + weights]
         if anchor.PULL_WEIGHT != float(pull_weight):
             keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = pull_weight
     if not (repeats or weights):
@@ -166,6 +159,23 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
             f"Train the plain model too, and compare {metric}."
         )
     return Advice("recipe", text, recipe=keys)
+
+
+def _weight_keys(frequency: ClassFrequency, loss: CfgNode, *, is_needed: bool) -> dict[str, str]:
+    """Return the keys of MODEL.LOSS for class weights, or against them.
+
+    Weights of the user's own, and losses that treat rare classes in another way, stay.
+    """
+    key, present = "MODEL.LOSS.CLASS_WEIGHTS", loss.CLASS_WEIGHTS
+    if not present:
+        if not is_needed or loss.NAME not in ("", *_WEIGHTED_LOSSES):
+            return {}
+        name = {} if loss.NAME else {"MODEL.LOSS.NAME": _WEIGHTED_LOSSES[0]}
+        return name | {key: _fitting_weights(frequency)}
+    if not (isinstance(present, str) and present in CLASS_WEIGHTS):
+        return {}
+    advised = _fitting_weights(frequency, (present, *_CHOICES)) if is_needed else ""
+    return {} if advised == present else {key: advised}
 
 
 def _length(tail: Tail) -> str:
