@@ -124,15 +124,16 @@ def test_only_the_keys_that_a_config_lacks(frequency, expected):
 
 
 @pytest.mark.parametrize(
-    ("loss", "expected"),
+    ("loss", "expected", "words"),
     [
-        ("hard_pixel_mining", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}),
-        ("seesaw", {}),
-        ("logit_adjustment", {}),
+        ("hard_pixel_mining", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}, "Class weights."),
+        ("seesaw", {}, "The loss seesaw."),
+        ("logit_adjustment", {}, "The loss logit_adjustment."),
     ],
 )
-def test_the_loss_of_a_config_stays(loss, expected):
-    assert advice(BY_PIXEL, "MODEL.LOSS.NAME", loss)["recipe"].recipe == expected
+def test_the_loss_of_a_config_stays(loss, expected, words):
+    recipe = advice(BY_PIXEL, "MODEL.LOSS.NAME", loss)["recipe"]
+    assert recipe.recipe == expected and recipe.text.startswith(words)
 
 
 def test_weights_of_the_users_own_stay():

@@ -152,7 +152,11 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     if not (repeats or weights):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
     else:
-        names = ["repeat-factor sampling"] * repeats + ["class weights"] * weights
+        names = ["repeat-factor sampling"] * repeats
+        if weights:
+            loss = cfg.MODEL.LOSS
+            has_weights = keys.get("MODEL.LOSS.CLASS_WEIGHTS", loss.CLASS_WEIGHTS)
+            names.append("class weights" if has_weights else f"the loss {loss.NAME}")
         metric = "mIoU@r" if repeats else "mIoU@r_pixel"
         text = (
             f"{' with '.join(names).capitalize()}. docs/findings.md says how certain this is. "
