@@ -125,9 +125,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_all(args: argparse.Namespace) -> None:
-    args.config_file = (
-        args.config_file or RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
-    )
+    if args.config_file is None:
+        args.config_file = RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
     cfg = load_config(find_config(args.config_file), args.opts)
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
@@ -141,7 +140,8 @@ def check_all(args: argparse.Namespace) -> None:
     # Check every split, also after an error in another split.
     errors = [error for name in names if (error := check(name, args))]
     if args.training_set is not None and not args.quiet:
-        print_advice(*args.training_set, args)
+        with collected(errors):
+            print_advice(*args.training_set, args)
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
 
@@ -320,23 +320,24 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
     labels = [record["sem_seg_file_name"] for record in dicts]
     objects = measure_objects(labels, scan.shown, frequency)
     items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
-    given = dict(zip(args.opts[::2], args.opts[1::2], strict=True)) | keys_of_data(
-        name, args.folder
-    )
+    given = keys_of_data(name, args.folder)
+    given |= zip(args.opts[::2], args.opts[1::2], strict=True)
     keys = given | merged_keys(items)
-    duration = "Add --time to measure it on this machine, which takes a minute or two."
-    if args.time:
-        pairs = [word for pair in keys.items() for word in pair]
-        cfg = load_config(find_config(args.config_file), pairs)
-        duration = measure_duration(cfg, frequency).describe()
-    items.append(Advice("duration", duration))
+    if not args.time:
+        hint = "Add --time to measure it on this machine, which takes a minute or two."
+        items.append(Advice("duration", hint))
     print(f"\nAdvice for {name} with {args.config_file}:\n{format_advice(items)}")
-    plain = args.config_file.replace("recommended_", "baseline_")
+    config = Path(args.config_file)
+    plain = str(config.with_name(config.name.replace("recommended_", "baseline_")))
     if has_rare_classes(frequency) or plain == args.config_file:
         print(f"To train:\n{training_command(args.config_file, keys)}")
     if plain != args.config_file:
-        keys = given | merged_keys(items, with_recipe=False)
-        print(f"To train the plain model:\n{training_command(plain, keys)}")
+        plain_keys = given | merged_keys(items, with_recipe=False)
+        print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
+    if args.time:
+        pairs = [word for pair in keys.items() for word in pair]
+        cfg = load_config(find_config(args.config_file), pairs)
+        print(f"Duration: {measure_duration(cfg, frequency).describe()}")
 
 
 def keys_of_data(name: str, folder: str | None) -> dict[str, str]:

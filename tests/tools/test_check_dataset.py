@@ -151,11 +151,21 @@ def test_the_duration_is_of_the_advised_training(tool, folder, tmp_path, capsys,
     monkeypatch.setattr(tool, "measure_duration", measure)
     args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--time"]
     assert tool.main(args) == 0
-    topics, _ = advice_in(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    topics, _ = advice_in(out.split("\nDuration: ")[0])
     ((cfg, frequency),) = measured
     assert cfg.DATASETS.FOLDER == str(folder) and frequency.num_images == 4
     assert f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}." in topics["schedule"]
-    assert f"About 33 min for {cfg.SOLVER.MAX_ITER:,} steps of 2 s" in topics["duration"]
+    assert f"\nDuration: About 33 min for {cfg.SOLVER.MAX_ITER:,} steps of 2 s" in out
+
+
+def test_a_training_that_cannot_be_measured_hides_no_advice(tool, folder, tmp_path, capsys):
+    (folder / "labels/val/0.png").write_bytes(b"")
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--time"]
+    assert tool.main([*args, "SOLVER.MOMENTUM", "2"]) == 1
+    captured = capsys.readouterr()
+    assert "To train:" in captured.out
+    assert "val has 1 problems" in captured.err and "SOLVER.MOMENTUM is 2" in captured.err
 
 
 def test_table_is_sorted_and_grouped_for_training_sets_only(tool, folder, tmp_path, capsys):
