@@ -76,7 +76,7 @@ def test_weights_that_differ_too_much_are_replaced(pixels, expected):
     found = advice(frequency)
     key = "MODEL.LOSS.CLASS_WEIGHTS"
     assert found["recipe"].recipe[key] == expected
-    assert f"with {expected}, a pixel" in found["class weights"].text
+    assert f"with MODEL.LOSS.CLASS_WEIGHTS {expected}, a pixel" in found["class weights"].text
     assert ("would differ 101 times" in found["class weights"].text) == (expected == "enet")
     for present in ("median_frequency", "enet"):  # of the config
         recipe = advice(frequency, "MODEL.LOSS.NAME", "cross_entropy", key, present)[
@@ -90,9 +90,9 @@ def test_weights_that_differ_too_much_are_replaced(pixels, expected):
     ("frequency", "keys", "words"),
     [
         (NEITHER, {}, "The plain model"),
-        (BY_IMAGE, REPEAT, "Repeat-factor sampling. "),
-        (BY_PIXEL, WEIGHTS, "Class weights. "),
-        (BOTH, REPEAT | WEIGHTS, "Repeat-factor sampling with class weights. "),
+        (BY_IMAGE, REPEAT, "Repeat-factor sampling. Train"),
+        (BY_PIXEL, WEIGHTS, "Class weights. Train"),
+        (BOTH, REPEAT, "Repeat-factor sampling. Class weights as well may"),
     ],
 )
 def test_recipe_of_a_plain_config(frequency, keys, words):
@@ -103,18 +103,14 @@ def test_recipe_of_a_plain_config(frequency, keys, words):
 
 
 def test_the_recipe_says_which_metric_shows_the_rare_classes():
-    assert "mIoU@r_pixel" in advice(BY_PIXEL)["recipe"].text
-    assert advice(BOTH)["recipe"].text.endswith("mIoU@r.")
+    assert "compare mIoU@r_pixel." in advice(BY_PIXEL)["recipe"].text
+    assert "compare mIoU@r." in advice(BOTH)["recipe"].text
 
 
 @pytest.mark.parametrize(
     ("frequency", "expected"),
-    [
-        (NEITHER, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler", "MODEL.LOSS.CLASS_WEIGHTS": ""}),
-        (BY_IMAGE, {"MODEL.LOSS.CLASS_WEIGHTS": ""}),
-        (BY_PIXEL, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}),
-        (BOTH, {}),
-    ],
+    [(NEITHER, {}), (BY_IMAGE, {}), (BOTH, {})]
+    + [(BY_PIXEL, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"})],
 )
 def test_only_the_keys_that_a_config_lacks(frequency, expected):
     pairs = [word for pair in (REPEAT | WEIGHTS).items() for word in pair]
@@ -143,11 +139,12 @@ def test_weights_of_the_users_own_stay():
         assert "MODEL.LOSS.CLASS_WEIGHTS" not in advise_on_balance(frequency, cfg)[-1].recipe
 
 
-@pytest.mark.parametrize(
-    ("frequency", "weight"), [(NEITHER, 1.0), (BY_IMAGE, 0.1), (BY_PIXEL, 0.1), (BOTH, 0.03)]
-)
-def test_the_pull_of_sar_is_smaller_next_to_reweighting(frequency, weight):
-    found = advice(frequency, *SAR, PULL, "0.7")["recipe"].recipe
-    assert float(found[PULL]) == weight
-    assert PULL not in advice(frequency, *SAR, PULL, str(weight))["recipe"].recipe
-    assert PULL not in advice(frequency, PULL, "0.7")["recipe"].recipe  # without SAR
+@pytest.mark.parametrize("present", [{}, WEIGHTS])
+@pytest.mark.parametrize("frequency", [BY_IMAGE, BY_PIXEL, BOTH])
+def test_the_pull_of_sar_is_smaller_next_to_reweighting(frequency, present):
+    weight = 0.03 if present and frequency is not BY_PIXEL else 0.1
+    pairs = [word for pair in present.items() for word in pair]
+    assert float(advice(frequency, *SAR, *pairs, PULL, "0.7")["recipe"].recipe[PULL]) == weight
+    # Smaller weights stay, and other configs have no pull over classes.
+    for words in ((*SAR, PULL, str(weight)), (*SAR, PULL, "0.01"), (PULL, "0.7")):
+        assert PULL not in advice(frequency, *words, *pairs)["recipe"].recipe

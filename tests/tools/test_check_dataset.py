@@ -21,12 +21,13 @@ from ..programs import load_program
 PATH = Path(__file__).parents[2] / "tools" / "check_dataset.py"
 
 
-CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+CONFIG = "configs/Folder/recommended_sem_fpn_efficientnet_lite0.yaml"
+PLAIN = "configs/Folder/baseline_sem_fpn_efficientnet_lite0.yaml"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    """The program, with advice about a config that needs no download."""
+    """The program, with advice about the same config on any machine."""
     program = load_program(PATH)
     program.RECOMMENDED = dict.fromkeys(program.RECOMMENDED, CONFIG)
     return program
@@ -92,7 +93,8 @@ def test_advice_on_a_training_set_comes_last(tool, folder, tmp_path, capsys):
     assert tool.main([*args, "INPUT.COLOR_JITTER", "0.1"]) == 0
     out = capsys.readouterr().out
     assert out.index("Advice for folder_roads_val_train") > out.rindex("No problems found")
-    topics, (command,) = advice_in(out)
+    topics, (plain,) = advice_in(out)
+    assert plain[3] == PLAIN
     # The class car is on all images, with 7.8% of the pixels; an equal share is 50%.
     assert topics["rare classes"].startswith("None: ")
     assert topics["image size"].startswith("The median image has 20 x 10 pixels")
@@ -105,30 +107,33 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
         ids = np.zeros((10, 20), np.uint8)
         Image.fromarray(ids).save(file)  # the first label alone shows a car, of five pixels
     tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
-    topics, (command,) = advice_in(capsys.readouterr().out)
+    topics, (command, plain) = advice_in(capsys.readouterr().out)
     assert topics["rare classes"].startswith("Rare by pixel only")
     assert topics["small objects"].startswith("Typical widths in pixels: car 1.")
     assert command[:4] == ["python", "train_net.py", "--config-file", CONFIG]
     cfg = load_config(CONFIG, command[4:])
     assert cfg.DATASETS.FOLDER == str(folder)
     assert cfg.MODEL.LOSS.CLASS_WEIGHTS == "median_frequency"
-    assert cfg.MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT == 0.1
-    assert cfg.INPUT.MIN_SIZE_TRAIN == (32, 32) and cfg.INPUT.MIN_SIZE_TEST == 32
+    assert cfg.INPUT.MIN_SIZE_TRAIN[0] == cfg.INPUT.MIN_SIZE_TEST == 32
+    # The plain model is trained without the recipe.
+    assert plain[3] == PLAIN and "INPUT.MIN_SIZE_TRAIN" in plain
+    assert load_config(PLAIN, plain[4:]).MODEL.LOSS.CLASS_WEIGHTS == ""
 
 
-def test_the_plain_model_is_trained_without_the_recipe(tool, folder, tmp_path, capsys):
-    configs = tmp_path / "configs"
-    shutil.copytree(PATH.parents[1] / "configs", configs)
-    shutil.copy(configs / "methods" / "sar.yaml", configs / "methods" / "recommended.yaml")
-    config = str(configs / "Folder" / "recommended_sem_fpn_R_18.yaml")
-    for file in sorted((folder / "labels/train").iterdir())[1:]:
-        Image.fromarray(np.zeros((10, 20), np.uint8)).save(file)
-    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--config-file", config]
-    assert tool.main(args) == 0
-    _, (recipe, plain) = advice_in(capsys.readouterr().out)
-    assert recipe[3] == config and plain[3] == config.replace("recommended_", "baseline_")
-    assert "MODEL.LOSS.NAME" in recipe and "MODEL.LOSS.NAME" not in plain
-    assert set(plain[4:]) < set(recipe[4:]) and "INPUT.MIN_SIZE_TRAIN" in plain
+def test_recommended_configs_are_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    program = load_program(PATH)
+    for config in program.RECOMMENDED.values():
+        plain = config.replace("recommended_", "baseline_")
+        recommended, plain = (load_config(program.find_config(each)) for each in (config, plain))
+        assert recommended.MODEL.REGULARIZERS and not plain.MODEL.REGULARIZERS
+
+
+def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys):
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
+    assert tool.main([*args, "--config-file", PLAIN]) == 0
+    _, commands = advice_in(capsys.readouterr().out)
+    assert [command[3] for command in commands] == [PLAIN]
 
 
 def test_no_advice_for_broken_or_other_sets_and_with_quiet(tool, folder, tmp_path, capsys):
@@ -164,7 +169,7 @@ def test_a_training_that_cannot_be_measured_hides_no_advice(tool, folder, tmp_pa
     args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--time"]
     assert tool.main([*args, "SOLVER.MOMENTUM", "2"]) == 1
     captured = capsys.readouterr()
-    assert "To train:" in captured.out
+    assert "To train the plain model:" in captured.out
     assert "val has 1 problems" in captured.err and "SOLVER.MOMENTUM is 2" in captured.err
 
 

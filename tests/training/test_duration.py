@@ -16,7 +16,8 @@ def test_steps_and_evaluations_add_up():
     text = found.describe()
     assert "About 9 min for 1,000 steps of 0.5 s and 3 evaluations of 40 images at 0.25 s" in text
     assert "Measured on this machine, as busy as it is, with the CPU (1 thread): 20 steps" in text
-    assert "evaluation" not in Duration(0.5, 20, 1000, 0, 0, 0, "x").describe()
+    assert "An hour is enough for 7,200 steps without evaluation" in text
+    assert "evaluations of" not in Duration(0.5, 20, 1000, 0, 0, 0, "x").describe()
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ _LEAST_FACTOR = 1.1
 _CHOICES = ("median_frequency", "enet")
 _MOST_DIFFERENT = 100
 _WEIGHTED_LOSSES = ("cross_entropy", "hard_pixel_mining")
-# Weight of SAR's pull over classes, by the number of re-weightings next to it.
-_PULL_WEIGHTS = ("1.0", "0.1", "0.03")
+_WEIGHTS_KEY = "MODEL.LOSS.CLASS_WEIGHTS"
+# Largest weight of SAR's pull over classes, next to one re-weighting and next to two.
+_PULL_WEIGHTS = ("0.1", "0.03")
 
 
 def advise_on_balance(frequency: ClassFrequency, cfg: CfgNode) -> list[Advice]:
@@ -116,8 +117,8 @@ def _describe_weights(frequency: ClassFrequency, tail: Tail) -> str:
     weights = CLASS_WEIGHTS[kind](frequency.pixels, frequency.images).tolist()
     times = f"{weights[tail.least] / weights[tail.most]:,.0f} times"
     text = (
-        f"Can help: with {kind}, a pixel of {names[tail.least]} counts {times} as much as a pixel "
-        f"of {names[tail.most]}. Frequent classes may lose some IoU."
+        f"Can help: with {_WEIGHTS_KEY} {kind}, a pixel of {names[tail.least]} counts {times} as "
+        f"much as a pixel of {names[tail.most]}. Frequent classes may lose some IoU."
     )
     if kind != _CHOICES[0]:
         ratio = _largest_ratio(_CHOICES[0], frequency)
@@ -138,48 +139,54 @@ def _largest_ratio(kind: str, frequency: ClassFrequency) -> float:
 
 
 def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
-    """Return the re-weightings that fit the tails, with the keys that the config lacks."""
-    repeats, weights = bool(by_image.rare), bool(by_pixel.rare)
+    """Return the re-weighting that fits the tails, with the keys that the config lacks.
+
+    Repeated images come first, if they can help. Class weights are for classes that are rare by
+    pixel, but on many images.
+    """
+    loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
+    repeats, needs_weights = bool(by_image.rare), bool(by_pixel.rare and not by_image.rare)
+    if not (repeats or needs_weights):
+        text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
+        return Advice("recipe", text)
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    keys |= _weight_keys(frequency, cfg.MODEL.LOSS, is_needed=weights)
-    anchor = cfg.MODEL.SEMANTIC_ANCHOR
-    if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and anchor.PULL_OVER == "classes":
-        pull_weight = _PULL_WEIGHTS[repeats + weights]
-        if anchor.PULL_WEIGHT != float(pull_weight):
-            keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = pull_weight
-    if not (repeats or weights):
-        text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
-    else:
-        names = ["repeat-factor sampling"] * repeats
-        if weights:
-            loss = cfg.MODEL.LOSS
-            has_weights = keys.get("MODEL.LOSS.CLASS_WEIGHTS", loss.CLASS_WEIGHTS)
-            names.append("class weights" if has_weights else f"the loss {loss.NAME}")
-        metric = "mIoU@r" if repeats else "mIoU@r_pixel"
-        text = (
-            f"{' with '.join(names).capitalize()}. docs/findings.md says how certain this is. "
-            f"Train the plain model too, and compare {metric}."
-        )
+    keys |= _weight_keys(frequency, loss, is_needed=needs_weights)
+    has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS))
+    pulls_classes = anchor.PULL_OVER == "classes"
+    if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and pulls_classes:
+        most = _PULL_WEIGHTS[repeats + has_weights - 1]
+        if anchor.PULL_WEIGHT > float(most):
+            keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = most
+    names = ["repeat-factor sampling"] * repeats
+    if needs_weights or has_weights:
+        names.append("class weights" if has_weights else f"the loss {loss.NAME}")
+    text = f"{' with '.join(names).capitalize()}."
+    if repeats and by_pixel.rare and not has_weights:
+        text += " Class weights as well may raise mIoU@r further, and lower mIoU."
+    text += (
+        f" Train the plain model too, and compare {'mIoU@r' if repeats else 'mIoU@r_pixel'}. "
+        "docs/findings.md says how certain this is."
+    )
     return Advice("recipe", text, recipe=keys)
 
 
 def _weight_keys(frequency: ClassFrequency, loss: CfgNode, *, is_needed: bool) -> dict[str, str]:
-    """Return the keys of MODEL.LOSS for class weights, or against them.
+    """Return the keys of MODEL.LOSS for class weights that do not differ too much.
 
     Weights of the user's own, and losses that treat rare classes in another way, stay.
     """
-    key, present = "MODEL.LOSS.CLASS_WEIGHTS", loss.CLASS_WEIGHTS
+    present = loss.CLASS_WEIGHTS
     if not present:
         if not is_needed or loss.NAME not in ("", *_WEIGHTED_LOSSES):
             return {}
         name = {} if loss.NAME else {"MODEL.LOSS.NAME": _WEIGHTED_LOSSES[0]}
-        return name | {key: _fitting_weights(frequency)}
+        return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
     if not (isinstance(present, str) and present in CLASS_WEIGHTS):
         return {}
-    advised = _fitting_weights(frequency, (present, *_CHOICES)) if is_needed else ""
-    return {} if advised == present else {key: advised}
+    fitting = _fitting_weights(frequency, (present, *_CHOICES))
+    return {} if fitting == present else {_WEIGHTS_KEY: fitting}
 
 
 def _length(tail: Tail) -> str:

@@ -64,7 +64,7 @@ class Duration:
         return (
             f"About {in_words(self.seconds)} for {' and '.join(parts)}. Measured on this machine, "
             f"as busy as it is, with {self.device}: {self.num_measured} steps, after {_WARMUP} for "
-            "warm-up."
+            f"warm-up. An hour is enough for {3600 / self.step:,.0f} steps without evaluation."
         )
 
 
