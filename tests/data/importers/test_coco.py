@@ -59,7 +59,9 @@ def content(found, encode=polygon_of, folder=""):
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
 
-def export(root, found, encode=polygon_of, json="annotations/instances_train.json", images="images"):
+def export(
+    root, found, encode=polygon_of, json="annotations/instances_train.json", images="images"
+):
     for scene in found:
         save(root / images / f"{scene.name}.jpg", scene.image)
     return write_json(root / json, content(found, encode))
@@ -78,7 +80,11 @@ def test_each_kind_of_segmentation(tmp_path, encode):
 
 
 def test_parts_of_a_shape_are_one_region(tmp_path):
-    square = [[2, 2, 12, 2, 12, 12, 2, 12], [8, 8, 20, 8, 20, 20, 8, 20], [30, 1, 33, 1, 33, 4, 30, 4]]
+    square = [
+        [2, 2, 12, 2, 12, 12, 2, 12],
+        [8, 8, 20, 8, 20, 20, 8, 20],
+        [30, 1, 33, 1, 33, 4, 30, 4],
+    ]
     found = scene("a0", num_boxes=1)
     path = export(tmp_path / "coco", [found], lambda box: square)
     (label,) = run(path, tmp_path / "mine").values()
@@ -134,12 +140,15 @@ def test_panoptic_pngs(tmp_path):
     path = panoptic(tmp_path / "coco", found)
     imported = run(tmp_path / "coco", tmp_path / "mine", shares=[1])
     assert_equal(imported, found)
-    assert_equal(run(path, tmp_path / "ignored", shares=[1], background="ignore"), found, nothing="ignored")
+    assert_equal(
+        run(path, tmp_path / "ignored", shares=[1], background="ignore"), found, nothing="ignored"
+    )
 
 
 def broken(annotation, **changes):
     def change(found):
         found["annotations"][annotation] |= changes
+
     return change
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from xml.sax.handler import ContentHandler
+from xml.sax.handler import ContentHandler, LexicalHandler, property_lexical_handler
 
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, split_of_word
@@ -136,7 +136,7 @@ def _region(element: _Element, size: tuple[int, int]) -> regions.Patch:
     return regions.Patch(top, left, regions.runs(counts, shape))
 
 
-class _Reader(ContentHandler):
+class _Reader(ContentHandler, LexicalHandler):
     """Read the images and labels of a file."""
 
     def __init__(self, path: Path) -> None:
@@ -145,13 +145,17 @@ class _Reader(ContentHandler):
         self.labels: dict[str, tuple[int, int, int] | None] = {}
         self.images: list[_Image] = []
         self._open: list[str] = []
-        self._text = ""
+        self._text: list[str] = []
         self._label = ""
+
+    def startDTD(self, *_: str) -> None:  # noqa: N802
+        # Entities of a document type could expand to any size. CVAT writes none.
+        raise InputError(f"{self.path} has a document type, which CVAT never writes.")
 
     def startElement(self, name: str, attrs) -> None:  # noqa: N802  the name is SAX's
         line, attributes = self._locator.getLineNumber(), dict(attrs)
         self._open.append(name)
-        self._text = ""
+        self._text.clear()
         if name == "track":
             raise InputError(
                 f"{self.path}, line {line}: the file has tracks of a video. Export the task as "
@@ -182,25 +186,28 @@ class _Reader(ContentHandler):
             self.images[-1].elements.append(_Element(name, line, attributes, z_order))
 
     def characters(self, content: str) -> None:
-        self._text += content
+        self._text.append(content)
 
     def endElement(self, name: str) -> None:  # noqa: N802
         # meta/task/labels/label or meta/project/labels/label
         if self._open[-3:-1] == ["labels", "label"]:
             if name == "name":
-                self._label = self._text.strip()
+                self._label = "".join(self._text).strip()
                 self.labels[self._label] = None
             elif name == "color" and self._label in self.labels:
-                self.labels[self._label] = _color(self._text.strip())
+                self.labels[self._label] = _color("".join(self._text).strip())
         self._open.pop()
-        self._text = ""
+        self._text.clear()
 
 
 def _parse(path: Path) -> _Reader:
     reader = _Reader(path)
     try:
+        parser = xml.sax.make_parser()
+        parser.setContentHandler(reader)
+        parser.setProperty(property_lexical_handler, reader)
         with open(path, "rb") as file:
-            xml.sax.parse(file, reader)
+            parser.parse(file)
     except (xml.sax.SAXException, OSError) as error:
         raise InputError(f"{path} cannot be read as XML ({error}): export it again.") from error
     return reader

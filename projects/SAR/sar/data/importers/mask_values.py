@@ -125,16 +125,21 @@ class MaskValues:
     def _choose(self, masks: Sequence[Path]) -> str:
         if self._reader is None or not any(known.id is not None for known in self.classes):
             return IDS if self._reader is None else COLORS
+        doubtful = None
         for path in masks:
             as_ids, as_colors = self._try(self._by_ids, path), self._try(self._by_colors, path)
             if (as_ids is None) != (as_colors is None):
                 return COLORS if as_ids is None else IDS
             if as_ids is not None and (as_ids != as_colors).any():
-                raise InputError(
-                    f"The values of {path} may be ids or colours of the classes. Remove the "
-                    "colours from the class file, and give it with --classes, to read ids."
-                )
-        # No mask can be read, or both are equal. The colours give the clearer messages.
+                if not _is_grey(path):  # a palette with the colours of the classes
+                    return COLORS
+                doubtful = doubtful or path
+        if doubtful is not None:
+            raise InputError(
+                f"The values of {doubtful} may be ids or colours of the classes. To read ids, "
+                "remove the colours from the class file, and give it with --classes."
+            )
+        # No mask can be read, or all results are equal. The colours give the clearer messages.
         return COLORS
 
     @staticmethod
@@ -167,6 +172,11 @@ class MaskValues:
 
     def _by_colors(self, path: Path) -> np.ndarray:
         return self._index[self._reader.read(path)]
+
+
+def _is_grey(path: Path) -> bool:
+    rgb = read_color_mask(path)[:, :, :3]
+    return bool((rgb == rgb[:, :, :1]).all())
 
 
 def _table_of_ids(classes: Sequence[SourceClass]) -> np.ndarray:

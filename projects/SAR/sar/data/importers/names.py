@@ -39,8 +39,11 @@ def plain_name(path: PurePosixPath) -> str:
 
 def role_of(folder: str) -> str | None:
     """Return "image" or "label" if the name of a folder says what it holds, and nothing else."""
-    words = {re.sub("^(train|val|test)(?=[a-z])", "", word) for word in _words(folder)}
     known = _IMAGE_FOLDERS | _LABEL_FOLDERS | _OTHER_WORDS | _SPLITS.keys()
+    words = {
+        word if word in known else re.sub("^(train|val|test)(?=[a-z])", "", word)
+        for word in _words(folder)
+    }
     if not all(word in known or word.isdecimal() for word in words):
         return None
     if _LABEL_FOLDERS & words:

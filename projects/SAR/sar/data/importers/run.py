@@ -74,7 +74,8 @@ def import_dataset(request: Request) -> None:
 
     found = examine(source, quiet=request.quiet)
     _refuse_errors(found, request.skip_errors)
-    num_empty = sum(counts.is_empty for counts in found.counts)
+    all_counts = found.counts
+    num_empty = sum(counts.is_empty for counts in all_counts)
     if not (request.keep_empty and request.background == "class"):
         found = _without_empty(found)
     has_unlabelled = any(counts.pixels[UNLABELLED] for counts in found.counts)
@@ -99,7 +100,7 @@ def import_dataset(request: Request) -> None:
     if not request.quiet:
         print(f"Format: {importer.NAME}. {sentence}")
         print(class_table(source, classes, found.counts, splits))
-        notes += findings(source, classes, found.counts)
+        notes += findings(source, classes, all_counts)
         if num_empty:
             notes.append(_describe_empty(num_empty, request))
         notes += [f"Left out: {error}" for error in found.errors]
