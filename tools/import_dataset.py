@@ -121,6 +121,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="which of two overlapping shapes is on top (default: as in the format)",
     )
     classes.add_argument(
+        "--fill",
+        choices=("centre", "outline"),
+        default="centre",
+        help="polygons cover the pixels whose centre is inside, or also those on their outline, "
+        "for polygons that were traced along the pixels of masks (default: centre)",
+    )
+    classes.add_argument(
         "--keep-empty", action="store_true", help="take images without shapes: all background"
     )
     splits = parser.add_argument_group("splits")
@@ -167,6 +174,7 @@ def run(args: argparse.Namespace) -> None:
         ignore=args.ignore,
         renamed=args.map,
         on_top=args.on_top,
+        fill=args.fill,
     )
     import_dataset(
         Request(

@@ -200,4 +200,7 @@ def test_boxes_and_images_elsewhere(tmp_path, capsys):
     imported = run(path, tmp_path / "mine", **options)
     assert_equal({"train/a1": imported["train/a1"]}, found[1:])
     import_dataset(Request(path, tmp_path / "again", dry_run=True, **options))
-    assert '1 x annotation without segmentation of "gravel" (no area)' in capsys.readouterr().out
+    assert (
+        "1 x annotation without segmentation, which has no area (gravel 1)"
+        in capsys.readouterr().out
+    )

@@ -110,7 +110,8 @@ def test_what_has_no_area_is_reported(tmp_path, capsys):
     root = export(tmp_path / "cvat", images)
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
     out = capsys.readouterr().out
-    assert '4 x polyline of "kerb" (no area), 4 x points of "bollard" (no area)' in out
+    assert "4 x polyline, which has no area (kerb 4)" in out
+    assert "4 x points, which has no area (bollard 4)" in out
     assert "1 images have no shape and were left out; with --keep-empty" in out
     assert "1 annotated images are not there: a9.jpg." in out
     assert not (tmp_path / "mine").exists()

@@ -105,7 +105,7 @@ def test_ignored_and_background_shapes_and_lines(tmp_path, capsys):
     expected[:5, :5], expected[:5, 5:9] = "ignored", "background"
     np.testing.assert_array_equal(label, expected)
     import_dataset(Request(root, tmp_path / "again"))
-    assert '1 x line of "kerb" (no area)' in capsys.readouterr().out
+    assert "1 x line, which has no area (kerb 1)" in capsys.readouterr().out
 
 
 def test_a_class_file_orders_the_classes_and_leaves_others_out(tmp_path, capsys):

@@ -97,7 +97,7 @@ def test_boxes_and_images_without_a_file(tmp_path, capsys):
     (root / "labels/train/a9.txt").write_text("1 0.5 0.5 0.2 0.2\n")
     import_dataset(Request(root, tmp_path / "mine"))
     out = capsys.readouterr().out
-    assert '1 x box without outline of "kerb" (no area)' in out
+    assert "1 x box without outline, which has no area (kerb 1)" in out
     assert "1 text files without an image" in out and "1 images without a text file" in out
     assert "2 images have no shape and were left out; with --keep-empty" in out
     assert [path.name for path in (tmp_path / "mine/images/train").iterdir()] == ["a0.jpg"]

@@ -36,7 +36,8 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SPLITS = ("train", "val", "test")
 _TREE = (
     "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
-    "have images and labels of val and test; datasets/README.md shows it."
+    "have images and labels of val and test; datasets/README.md shows it. To convert an export of "
+    "an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
 )
 # Folders that operating systems and network storage create, besides names with a leading dot.
 _SYSTEM_FOLDERS = {

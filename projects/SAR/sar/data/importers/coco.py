@@ -17,7 +17,7 @@ from pycocotools import mask as mask_util
 
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, split_of
-from sar.data.importers.shapes import Shape, draw_shapes
+from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import UNLABELLED, Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree, read_json
 from sar.data.label_files import read_color_mask
@@ -72,7 +72,7 @@ def read(tree: Tree, options: Options) -> Source:
                     f"{path} is annotated in {other} and in {part.path}: give one of the files "
                     "instead of the folder, or move the other one out of the folder."
                 )
-            draw = part.drawer(image, index_of, small_on_top=options.on_top == "smaller")
+            draw = part.drawer(image, index_of, Style.of(options))
             items.append(Item(path, plain_name(image_tree.relative(path)), part.split, draw))
     image_tree.require_images(missing, len(items) + len(missing))
     notes = []
@@ -154,16 +154,14 @@ class _Part:
             self._pngs[image_id] = found
         return list(self._pngs.values())
 
-    def drawer(self, image: dict, index_of: dict[str, int], *, small_on_top: bool):
+    def drawer(self, image: dict, index_of: dict[str, int], style: Style):
         """Return the function that draws the label of an image."""
         entries = self._annotations.get(image["id"], [])
         size = image["height"], image["width"]
         if self.is_panoptic:
             return partial(self._draw_png, image, index_of)
         shapes = [self._shape(number, entry, size, index_of) for number, entry in entries]
-        return lambda image_size: draw_shapes(
-            size, image_size, shapes, self.path, small_on_top=small_on_top
-        )
+        return lambda image_size: draw_shapes(size, image_size, shapes, self.path, style)
 
     def _shape(self, number: int, entry: dict, size, index_of: dict[str, int]) -> Shape:
         place = f"annotation {number} (id {entry.get('id')})"

@@ -15,7 +15,7 @@ from xml.sax.handler import ContentHandler, LexicalHandler, property_lexical_han
 
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, split_of_word
-from sar.data.importers.shapes import Shape, draw_shapes
+from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree
 from sar.errors import InputError, listed
@@ -64,7 +64,7 @@ def read(tree: Tree, options: Options) -> Source:
                 raise InputError(f"{place}: {found} is annotated in {owner[found]}, too.")
             owner[found] = place
             shapes = [element.as_shape(index_of) for element in image.in_order()]
-            draw = partial(_draw, path, image.size, shapes, options.on_top == "smaller")
+            draw = partial(_draw, path, image.size, shapes, Style.of(options))
             name = plain_name(image_tree.relative(found))
             items.append(Item(found, name, split_of_word(image.subset), draw))
     image_tree.require_images(missing, len(items) + len(missing))
@@ -79,10 +79,10 @@ def _draw(
     path: Path,
     size: tuple[int, int],
     shapes: Sequence[Shape],
-    small_on_top: bool,
+    style: Style,
     image_size: tuple[int, int],
 ) -> Drawing:
-    return draw_shapes(size, image_size, shapes, path, small_on_top=small_on_top)
+    return draw_shapes(size, image_size, shapes, path, style)
 
 
 @dataclass
@@ -114,20 +114,20 @@ class _Image:
         return sorted(self.elements, key=lambda found: found.z_order)
 
 
-def _region(element: _Element, size: tuple[int, int]) -> regions.Patch:
+def _region(element: _Element, size: tuple[int, int], outline: bool) -> regions.Patch:
     """Return the pixels of an element. A wrong or missing attribute is a ValueError."""
     kind, attributes = element.kind, element.attributes
     try:
         if kind == "polygon":
             points = [list(map(float, pair.split(","))) for pair in attributes["points"].split(";")]
-            return regions.polygon(points)(size)
+            return regions.polygon(points)(size, outline)
         degrees = float(attributes.get("rotation", 0))
         if kind == "box":
             corners = (float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-            return regions.box(*corners, degrees)(size)
+            return regions.box(*corners, degrees)(size, outline)
         if kind == "ellipse":
             values = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
-            return regions.ellipse(*values, degrees)(size)
+            return regions.ellipse(*values, degrees)(size, outline)
         counts = [int(word) for word in attributes["rle"].split(",")]
         top, left = int(float(attributes["top"])), int(float(attributes["left"]))
         shape = int(float(attributes["height"])), int(float(attributes["width"]))

@@ -14,7 +14,7 @@ import numpy as np
 
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, split_of
-from sar.data.importers.shapes import Shape, draw_shapes
+from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import IGNORED, Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_json
 from sar.errors import InputError, listed
@@ -77,7 +77,7 @@ def read(tree: Tree, options: Options) -> Source:
         relative = image_tree.relative(image)
         shapes = [region.as_shape(index_of) for region in results if region.is_shape]
         sizes = {region.size for region in results if region.size}
-        draw = partial(_draw, place, sizes, shapes, options.on_top == "smaller")
+        draw = partial(_draw, place, sizes, shapes, Style.of(options))
         split = split_of(tree.relative(path)) or split_of(relative)
         items.append(Item(image, plain_name(relative), split, draw))
     notes = []
@@ -183,16 +183,16 @@ def _draw(
     place: str,
     sizes: set[tuple[int, int]],
     shapes: Sequence[Shape],
-    small_on_top: bool,
+    style: Style,
     image_size: tuple[int, int],
 ) -> Drawing:
     if len(sizes) > 1:
         raise InputError(f"{place}: the regions name images of different sizes: export it again.")
     size = next(iter(sizes), image_size)
-    return draw_shapes(size, image_size, shapes, place, small_on_top=small_on_top)
+    return draw_shapes(size, image_size, shapes, place, style)
 
 
-def _region(value: dict, size: tuple[int, int]) -> regions.Patch:
+def _region(value: dict, size: tuple[int, int], outline: bool) -> regions.Patch:
     """Return the pixels of a region. A wrong or missing entry is a ValueError."""
     height, width = size
     try:
@@ -201,14 +201,14 @@ def _region(value: dict, size: tuple[int, int]) -> regions.Patch:
             return regions.Patch(0, 0, values.reshape(height, width, 4)[:, :, 3] > 0)
         if "points" in value:
             points = np.asarray(value["points"], np.float64).reshape(-1, 2)
-            return regions.polygon(points * (width / 100, height / 100))(size)
+            return regions.polygon(points * (width / 100, height / 100))(size, outline)
         degrees = float(value.get("rotation", 0))
         x, y = value["x"] * width / 100, value["y"] * height / 100
         if "radiusX" in value:
             radius_x, radius_y = value["radiusX"] * width / 100, value["radiusY"] * height / 100
-            return regions.ellipse(x, y, radius_x, radius_y, degrees)(size)
+            return regions.ellipse(x, y, radius_x, radius_y, degrees)(size, outline)
         right, bottom = x + value["width"] * width / 100, y + value["height"] * height / 100
-        return regions.box(x, y, right, bottom, degrees, pivot=(x, y))(size)
+        return regions.box(x, y, right, bottom, degrees, pivot=(x, y))(size, outline)
     except (KeyError, TypeError) as error:
         raise ValueError(f"The region has no valid {error}.") from error
 

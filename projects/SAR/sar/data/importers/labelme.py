@@ -20,7 +20,7 @@ from PIL import Image
 from sar.data.importers import shapes as regions
 from sar.data.importers.class_map import ids_by_name
 from sar.data.importers.names import plain_name, split_of_folders
-from sar.data.importers.shapes import Shape, draw_shapes
+from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree, read_json
 from sar.errors import InputError, listed
@@ -65,7 +65,7 @@ def read(tree: Tree, options: Options) -> Source:
     names = sorted({shape["label"] for record in records for shape in record.shapes})
     classes = [SourceClass(name) for name in names]
     index_of = ids_by_name(classes)
-    small_on_top = options.on_top == "smaller"
+    style = Style.of(options)
     items = []
     for record in records:
         found = record.as_shapes(index_of)
@@ -74,7 +74,7 @@ def read(tree: Tree, options: Options) -> Source:
                 image=record.image or record.path,
                 name=plain_name(tree.relative(record.path)),
                 split=split_of_folders(tree.relative(record.path)),
-                draw=partial(_draw, record, found, small_on_top),
+                draw=partial(_draw, record, found, style),
                 embedded=None if record.image else record.embedded_image,
             )
         )
@@ -82,10 +82,10 @@ def read(tree: Tree, options: Options) -> Source:
 
 
 def _draw(
-    record: "_Record", shapes: Sequence[Shape], small_on_top: bool, size: tuple[int, int]
+    record: "_Record", shapes: Sequence[Shape], style: Style, size: tuple[int, int]
 ) -> Drawing:
     recorded = record.size or size
-    return draw_shapes(recorded, size, shapes, record.path, small_on_top=small_on_top)
+    return draw_shapes(recorded, size, shapes, record.path, style)
 
 
 class _Record:

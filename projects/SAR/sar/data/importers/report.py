@@ -77,9 +77,12 @@ def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> lis
     if ignored:
         found.append(f"Ignored classes: {listed(ignored, _NUM_LISTED)}.")
     left_out = total([count.drawing.left_out for count in counts])
-    if left_out:
-        kinds = [f"{number} x {reason}" for reason, number in left_out.most_common()]
-        found.append(f"Shapes that were left out: {listed(kinds, _NUM_LISTED)}.")
+    for reason in dict.fromkeys(reason for reason, _ in left_out):
+        of_class = {name: n for (why, name), n in left_out.most_common() if why == reason}
+        names = [f"{name} {number}" for name, number in of_class.items()]
+        found.append(
+            f"Left out: {sum(of_class.values())} x {reason} ({listed(names, _NUM_LISTED)})."
+        )
     if all_pixels[UNLABELLED]:
         share = _percent(all_pixels[UNLABELLED], all_pixels.sum())
         if BACKGROUND in classes.names:

@@ -13,7 +13,7 @@ from sar.data.importers.class_map import map_classes
 from sar.data.importers.examine import Examination, examine, shown
 from sar.data.importers.report import class_table, findings
 from sar.data.importers.source import UNLABELLED, Options, Source, SourceClass
-from sar.data.importers.splits import choose_splits
+from sar.data.importers.splits import check_splits, choose_splits
 from sar.data.importers.tree import Tree
 from sar.data.importers.writer import check_output, checksum, place_items, write
 from sar.errors import InputError
@@ -71,6 +71,7 @@ def import_dataset(request: Request) -> None:
     if not source.items:
         raise InputError(f"{tree.root} has no annotated images: export it again.")
     source = _with_class_file(source, options.classes)
+    check_splits(source.items, request.shares, request.group)
 
     found = examine(source, quiet=request.quiet)
     _refuse_errors(found, request.skip_errors)

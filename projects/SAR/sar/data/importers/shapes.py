@@ -1,8 +1,9 @@
 """Draw polygons, boxes, ellipses and masks as a label.
 
-A pixel belongs to a polygon if its centre is inside: pixel (0, 0) covers the square from (0, 0) to
+A pixel belongs to a shape if its centre is inside: pixel (0, 0) covers the square from (0, 0) to
 (1, 1), as in COCO and CVAT. pycocotools fills polygons by this rule. OpenCV's fillPoly also fills
-all pixels on the outline: polygons of 8 pixels radius become 32% larger.
+all pixels on the outline, which makes polygons of 8 pixels radius 32% larger. Yet this is right for
+polygons that OpenCV's findContours traced along the pixels of a mask.
 
 Shape shorthands: H, W: height and width of the image in pixels; N: number of points; h, w: size of
 a patch.
@@ -12,10 +13,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from pycocotools import mask as mask_util
 
-from sar.data.importers.source import UNLABELLED, Drawing
+from sar.data.importers.source import UNLABELLED, Drawing, Options
 from sar.errors import InputError
 
 _NUM_ELLIPSE_POINTS = 128
@@ -35,6 +37,34 @@ class Patch:
     mask: np.ndarray
 
 
+@dataclass(frozen=True)
+class Style:
+    """How shapes are drawn.
+
+    Attributes:
+        small_on_top: smaller shapes cover larger ones; otherwise later shapes cover earlier ones.
+        outline: polygons also cover all pixels that their outline touches.
+    """
+
+    small_on_top: bool
+    outline: bool
+
+    @classmethod
+    def of(cls, options: Options, *, small_on_top: bool = False) -> "Style":
+        """Return the style that the options ask for.
+
+        Args:
+            small_on_top: the rule of the format, if the options ask for none.
+        """
+        if options.on_top is not None:
+            small_on_top = options.on_top == "smaller"
+        return cls(small_on_top, options.fill == "outline")
+
+
+# Returns the pixels of a shape, given (H, W) and whether polygons cover their outline.
+Region = Callable[[tuple[int, int], bool], Patch]
+
+
 @dataclass(frozen=True, eq=False)
 class Shape:
     """An annotated shape.
@@ -43,14 +73,14 @@ class Shape:
         class_index: the index of its class in `Source.classes`, or IGNORED.
         class_name: the name of the class in the source.
         place: where the shape is in its file, for errors: "shape 3".
-        region: returns the pixels, given (H, W); None for a shape without area.
+        region: the pixels; None for a shape without area.
         kind: what the source calls the shape: "polyline".
     """
 
     class_index: int
     class_name: str
     place: str
-    region: Callable[[tuple[int, int]], Patch] | None
+    region: Region | None
     kind: str
 
 
@@ -59,8 +89,7 @@ def draw_shapes(
     image_size: tuple[int, int],
     shapes: Sequence[Shape],
     file: object,
-    *,
-    small_on_top: bool,
+    style: Style,
 ) -> Drawing:
     """Return the label of an image, drawn from its shapes.
 
@@ -68,9 +97,9 @@ def draw_shapes(
         size: H, W, as the annotation says.
         image_size: H, W of the upright image. Sides may be swapped, if the annotation tool did not
             apply the EXIF orientation.
-        shapes: in the order of drawing: later shapes cover earlier ones.
+        shapes: later shapes cover earlier ones, unless the style says otherwise.
         file: the annotation file, for errors.
-        small_on_top: draw large shapes first, instead of the order of `shapes`.
+        style: how to draw.
 
     Raises:
         InputError: a shape is damaged; the message names the file and the shape. Or the sizes
@@ -85,10 +114,10 @@ def draw_shapes(
     patches = []
     for shape in shapes:
         if shape.region is None:
-            drawing.left_out[f'{shape.kind} of "{shape.class_name}" (no area)'] += 1
+            drawing.left_out[f"{shape.kind}, which has no area", shape.class_name] += 1
             continue
         try:
-            patch = _clipped(shape.region(size), size)
+            patch = _clipped(shape.region(size, style.outline), size)
         except ValueError as error:  # an InputError, too
             raise InputError(
                 f'{file}, {shape.place} ({shape.kind} of "{shape.class_name}"): {error} Correct '
@@ -97,52 +126,66 @@ def draw_shapes(
         if patch.mask.any():
             patches.append((shape, patch))
         else:
-            drawing.left_out[f'{shape.kind} of "{shape.class_name}" (covers no pixel centre)'] += 1
-    if small_on_top:
+            drawing.left_out[f"{shape.kind} that covers no pixel centre", shape.class_name] += 1
+    if style.small_on_top:
         patches.sort(key=lambda item: -np.count_nonzero(item[1].mask))
     for shape, patch in patches:
         _paint(drawing, shape.class_index, patch)
     return drawing
 
 
-def polygon(points: object) -> Callable[[tuple[int, int]], Patch]:
+def polygon(points: object) -> Region:
     """Return the region of a polygon.
 
     Args:
-        points: N points (x, y) in pixels; fewer than 3 cover nothing.
+        points: N points (x, y) in pixels. Fewer than 3 have no area, only an outline.
     """
-    return lambda size: _filled(_as_points(points, size))
+
+    def region(size: tuple[int, int], outline: bool) -> Patch:
+        array = _as_points(points, size)
+        return _with_outline(array) if outline else _filled(array)
+
+    return region
 
 
-def polygons(rings: Sequence[object]) -> Callable[[tuple[int, int]], Patch]:
+def polygons(rings: Sequence[object]) -> Region:
     """Return the region that at least one of several polygons covers."""
 
-    def region(size: tuple[int, int]) -> Patch:
-        filled = [_clipped(polygon(ring)(size), size) for ring in rings]
+    def region(size: tuple[int, int], outline: bool) -> Patch:
         whole = np.zeros(size, bool)
-        for patch in filled:
+        for ring in rings:
+            patch = _clipped(polygon(ring)(size, outline), size)
             _view(whole, patch)[patch.mask] = True
         return Patch(0, 0, whole)
 
     return polygon(rings[0]) if len(rings) == 1 else region
 
 
-def box(x0: float, y0: float, x1: float, y1: float, degrees: float = 0, pivot=None):
+def box(
+    x0: float,
+    y0: float,
+    x1: float,
+    y1: float,
+    degrees: float = 0,
+    pivot: tuple[float, float] | None = None,
+) -> Region:
     """Return the region of a rectangle, turned clockwise around `pivot` (default: its centre)."""
     corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float64)
-    return polygon(_turned(corners, degrees, pivot or ((x0 + x1) / 2, (y0 + y1) / 2)))
+    points = _turned(corners, degrees, pivot or ((x0 + x1) / 2, (y0 + y1) / 2))
+    return lambda size, _: _filled(_as_points(points, size))
 
 
-def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0):
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, degrees: float = 0) -> Region:
     """Return the region of an ellipse, turned clockwise around its centre (x, y)."""
     angles = np.arange(_NUM_ELLIPSE_POINTS) * (2 * math.pi / _NUM_ELLIPSE_POINTS)
     points = np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
-    return polygon(_turned(points, degrees, (x, y)))
+    points = _turned(points, degrees, (x, y))
+    return lambda size, _: _filled(_as_points(points, size))
 
 
-def bitmap(top: int, left: int, decode: Callable[[], np.ndarray]):
+def bitmap(top: int, left: int, decode: Callable[[], np.ndarray]) -> Region:
     """Return the region of a mask, (h, w) bool, that `decode` returns when it is drawn."""
-    return lambda size: Patch(top, left, decode())
+    return lambda size, _: Patch(top, left, decode())
 
 
 def runs(counts: Sequence[int], shape: tuple[int, int], order: str = "C") -> np.ndarray:
@@ -197,6 +240,15 @@ def _filled(points: np.ndarray) -> Patch:
     width, height = (np.ceil(points.max(axis=0)).astype(int) - (left, top) + 1).tolist()
     flat = (points - (left, top)).reshape(1, -1).tolist()
     mask = mask_util.decode(mask_util.frPyObjects(flat, height, width))[:, :, 0]
+    return Patch(top, left, mask.astype(bool))
+
+
+def _with_outline(points: np.ndarray) -> Patch:
+    pixels = np.floor(points).astype(np.int32)
+    left, top = pixels.min(axis=0).tolist()
+    width, height = (pixels.max(axis=0) - (left, top) + 1).tolist()
+    mask = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask, [pixels - np.array([left, top], np.int32)], 1)
     return Patch(top, left, mask.astype(bool))
 
 

@@ -39,13 +39,13 @@ class Drawing:
         classes: (H, W) int32, the index of a class in `Source.classes`, UNLABELLED or IGNORED.
         shapes: number of shapes of each class, by index. Empty for masks.
         covered: number of pixels of each class that another class covers, by index.
-        left_out: number of shapes that were not drawn, by reason.
+        left_out: number of shapes that were not drawn, by reason and class name.
     """
 
     classes: np.ndarray
     shapes: Counter[int] = field(default_factory=Counter)
     covered: Counter[int] = field(default_factory=Counter)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class Options:
         ignore: names, ids or colours (r,g,b) of classes whose pixels are ignored.
         renamed: old and new names of classes; an old name may be an id or a colour.
         on_top: "later" or "smaller" shapes cover others; None: as the format says.
+        fill: "centre" or "outline", as in `shapes.Style`.
     """
 
     images: Path | None = None
@@ -106,3 +107,4 @@ class Options:
     ignore: Sequence[str] = ()
     renamed: Sequence[tuple[str, str]] = ()
     on_top: str | None = None
+    fill: str = "centre"

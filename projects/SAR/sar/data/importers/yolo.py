@@ -18,7 +18,7 @@ import yaml
 from sar.data.datasets.class_file import read_class_file
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, role_of, split_of_folders
-from sar.data.importers.shapes import Shape, draw_shapes
+from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
 from sar.errors import InputError, listed
@@ -60,7 +60,7 @@ def read(tree: Tree, options: Options) -> Source:
             label = by_name[name][0]
         used.add(label)
         without += [image] if label is None else []
-        draw = _Drawer(label, names, small_on_top=options.on_top != "later")
+        draw = _Drawer(label, names, Style.of(options, small_on_top=True))
         items.append(Item(image, name, splits.of(relative) or split, draw))
     if not used - {None}:
         raise InputError(
@@ -84,12 +84,12 @@ class _Drawer:
         names: the name of each class, by its id.
     """
 
-    def __init__(self, path: Path | None, names: dict[int, str], *, small_on_top: bool) -> None:
-        self._path, self._names, self._small_on_top = path, names, small_on_top
+    def __init__(self, path: Path | None, names: dict[int, str], style: Style) -> None:
+        self._path, self._names, self._style = path, names, style
 
     def __call__(self, size: tuple[int, int]) -> Drawing:
         shapes = [] if self._path is None else self._read(size)
-        return draw_shapes(size, size, shapes, self._path, small_on_top=self._small_on_top)
+        return draw_shapes(size, size, shapes, self._path, self._style)
 
     def _read(self, size: tuple[int, int]) -> list[Shape]:
         try:
