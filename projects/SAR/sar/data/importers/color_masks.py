@@ -12,7 +12,6 @@ from sar.data.importers.source import IGNORED, Color
 from sar.data.label_files import read_color_mask
 from sar.errors import InputError
 
-_UNKNOWN = -3  # a colour without a class
 _NUM_NAMED = 5  # unknown colours that an error message names
 
 
@@ -26,9 +25,10 @@ class ColorMaskReader:
 
     def __init__(self, names: Sequence[str], colors: Sequence[Color]) -> None:
         self._names, self._colors = names, np.array(colors, np.int64).reshape(-1, 3)
-        # Indexed by packed colour. The lookup of 2^24 colours takes 64 MiB, once per source.
-        self._classes = np.full(2**24, _UNKNOWN, np.int32)
-        self._classes[_packed(self._colors)] = np.arange(len(names))
+        # Class k has the code k + 1, by packed colour; 0 is a colour without a class. The 2^24 zeros
+        # take no memory until a page is written.
+        self._codes = np.zeros(2**24, np.int32)
+        self._codes[_packed(self._colors)] = np.arange(len(names)) + 1
 
     def read(self, path: str | os.PathLike) -> np.ndarray:
         """Return (H, W) int32, the index of each pixel's class; IGNORED if fully transparent.
@@ -37,9 +37,10 @@ class ColorMaskReader:
             InputError: as in `read_color_mask`, or the mask has a colour without a class.
         """
         rgba = read_color_mask(path)
-        classes = self._classes[rgba.view("<u4")[:, :, 0] & 0xFFFFFF]
-        classes[rgba[:, :, 3] == 0] = IGNORED
-        unknown = classes == _UNKNOWN
+        classes = self._codes[rgba.view("<u4")[:, :, 0] & 0xFFFFFF] - 1
+        is_transparent = rgba[:, :, 3] == 0
+        unknown = (classes < 0) & ~is_transparent
+        classes[is_transparent] = IGNORED
         if unknown.any():
             raise InputError(self._describe_unknown(path, rgba[unknown]))
         return classes
