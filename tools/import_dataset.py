@@ -28,7 +28,7 @@ EXAMPLES = """examples:
   python tools/import_dataset.py cvat_export --output mine --split 70:15:15
   python tools/import_dataset.py coco/annotations/instances.json --images photos --output mine \\
       --map truck=vehicle car=vehicle --ignore reflection --group "video_[0-9]+"
-  python tools/import_dataset.py scans --images scans/photos --labels scans/truth \\
+  python tools/import_dataset.py scans --images scans/photos --labels scans/gold \\
       --classes names.txt --output mine --link
 """
 

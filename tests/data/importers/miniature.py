@@ -43,7 +43,7 @@ class Scene:
         return np.vectorize(table.get)(self.truth).astype(np.uint8)
 
 
-def scene(name, seed=0, num_boxes=5, names=NAMES):
+def new_scene(name, seed=0, num_boxes=5, names=NAMES):
     rng = np.random.default_rng(seed)
     truth = np.full(SIZE, "", dtype="<U16")
     boxes = []
@@ -57,12 +57,12 @@ def scene(name, seed=0, num_boxes=5, names=NAMES):
 
 
 def scenes(number=3, prefix="a"):
-    return [scene(f"{prefix}{i}", seed=i) for i in range(number)]
+    return [new_scene(f"{prefix}{i}", seed=i) for i in range(number)]
 
 
 def full_scene(name, seed=0):
     """A scene in which each pixel has a class."""
-    found = scene(name, seed)
+    found = new_scene(name, seed)
     found.boxes.insert(0, (NAMES[0], 0, 0, SIZE[1], SIZE[0]))
     found.truth[found.truth == ""] = NAMES[0]
     return found

@@ -6,7 +6,7 @@ from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, run, save, scene, scenes, write_json
+from .miniature import NAMES, SIZE, assert_equal, new_scene, run, save, scenes, write_json
 
 IDS = {"gravel": 7, "kerb": 3, "bollard": 90}
 TOO_LONG = mask_util.encode(np.zeros((99, 99), np.uint8, order="F"))["counts"].decode()
@@ -85,7 +85,7 @@ def test_parts_of_a_shape_are_one_region(tmp_path):
         [8, 8, 20, 8, 20, 20, 8, 20],
         [30, 1, 33, 1, 33, 4, 30, 4],
     ]
-    found = scene("a0", num_boxes=1)
+    found = new_scene("a0", num_boxes=1)
     path = export(tmp_path / "coco", [found], lambda box: square)
     (label,) = run(path, tmp_path / "mine").values()
     expected = np.zeros(SIZE, bool)
@@ -157,18 +157,24 @@ def broken(annotation, **changes):
     [
         (broken(2, category_id=5), r"annotation 3 \(id 2\): the category 5 is not in"),
         (broken(1, image_id=77), "annotation 2: no image has the id 77"),
-        (broken(1, segmentation=[[1, 2, 3, 4, 5]]), r"annotation 2 \(id 1\) \(polygon of \"kerb\"\): Its points"),
-        (broken(1, segmentation=[[1, 2, 3, 4, 5, "x"]]), "annotation 2 .* are not a list of x and y"),
-        (broken(1, segmentation=[[0, 0, 900, 0, 5, 5]]), r"annotation 2 .* \(900, 0\) lies far outside"),
+        (broken(1, segmentation=[[1, 2, 3, 4, 5]]), r"2 \(id 1\) \(polygon of \"ke.*points"),
+        (broken(1, segmentation=[[1, 2, 3, 4, 5, "x"]]), "annotation 2 .* not a list of x and y"),
+        (broken(1, segmentation=[[0, 0, 900, 0, 5, 5]]), r"annotation 2 .* \(900, 0\) lies far"),
         (broken(1, segmentation=[[0, 0, float("nan"), 0, 5, 5]]), "annotation 2 .* far outside"),
         (broken(1, segmentation={"size": [3, 4], "counts": [12]}), "annotation 2 .* has the size"),
         (broken(1, segmentation={"size": list(SIZE), "counts": [5, 6]}), "cover 11 pixels, but"),
-        (broken(1, segmentation={"size": list(SIZE), "counts": TOO_LONG}), "annotation 2 .*cannot be decoded"),
-        (broken(1, segmentation={"size": list(SIZE), "counts": 5}), "annotation 2 .* cannot be decoded"),
-        (lambda found: found["images"][0].update(width=45), "is for 45 x 30 pixels, but the image has 44 x 30"),
+        (broken(1, segmentation={"size": list(SIZE), "counts": TOO_LONG}), "2 .*decoded"),
+        (broken(1, segmentation={"size": list(SIZE), "counts": 5}), "annotation 2 .* decoded"),
+        (
+            lambda found: found["images"][0].update(width=45),
+            "is for 45 x 30 pixels, but the image has 44 x 30",
+        ),
         (lambda found: found["images"][0].pop("height"), "has no valid height and width"),
         (lambda found: found["annotations"][0].pop("image_id"), "has no 'image_id'"),
-        (lambda found: [image.update(file_name="b.jpg") for image in found["images"]], "None of the 1 annotated images"),
+        (
+            lambda found: found["images"][0].update(file_name="b.jpg"),
+            "None of the 1 annotated images",
+        ),
     ],
 )  # fmt: skip
 def test_errors_name_the_file_and_the_annotation(tmp_path, change, message):

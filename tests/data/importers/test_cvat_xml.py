@@ -4,11 +4,13 @@ import pytest
 from sar.data.importers.run import Request, import_dataset
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, run, save, scene, scenes
+from .miniature import NAMES, SIZE, assert_equal, new_scene, run, save, scenes
 
-META = "<meta><task><labels>{}</labels></task></meta>".format(
-    "".join(f"<label><name>{n}</name><color>#{i}00000</color><attributes/></label>" for i, n in enumerate(NAMES))
-)  # fmt: skip
+LABELS = "".join(
+    f"<label><name>{name}</name><color>#{i}00000</color><attributes/></label>"
+    for i, name in enumerate(NAMES)
+)
+META = f"<meta><task><labels>{LABELS}</labels></task></meta>"
 
 
 def polygon(box, z_order=0):
@@ -26,7 +28,8 @@ def turned(box):
     """A box with swapped sides, turned by a right angle."""
     name, x0, y0, x1, y1 = box
     x, y, a, b = (x0 + x1) / 2, (y0 + y1) / 2, (y1 - y0) / 2, (x1 - x0) / 2
-    return f'<box label="{name}" xtl="{x - a}" ytl="{y - b}" xbr="{x + a}" ybr="{y + b}" rotation="90"/>'
+    corners = f'xtl="{x - a}" ytl="{y - b}" xbr="{x + a}" ybr="{y + b}"'
+    return f'<box label="{name}" {corners} rotation="90"/>'
 
 
 def mask(box):
@@ -68,7 +71,7 @@ def test_each_kind_of_shape(tmp_path, encode):
 
 
 def test_z_order_decides_before_the_place_in_the_file(tmp_path):
-    found = scene("a0")
+    found = new_scene("a0")
     shapes = [polygon(box, z_order=i) for i, box in enumerate(found.boxes)]
     root = export(tmp_path / "cvat", [image_of(found, reversed(shapes))])
     assert_equal(run(root, tmp_path / "mine"), [found])
@@ -85,7 +88,7 @@ def test_subsets_are_splits_and_classes_need_no_meta(tmp_path):
 
 def test_an_ellipse_has_the_pixels_whose_centres_are_inside(tmp_path):
     ellipse = '<ellipse label="kerb" cx="20" cy="14.5" rx="11.3" ry="6.2" rotation="30"/>'
-    root = export(tmp_path / "cvat", [image_of(scene("a0"), [ellipse])])
+    root = export(tmp_path / "cvat", [image_of(new_scene("a0"), [ellipse])])
     (label,) = run(root, tmp_path / "mine").values()
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     angle = np.deg2rad(30)
@@ -99,14 +102,18 @@ def test_an_ellipse_has_the_pixels_whose_centres_are_inside(tmp_path):
 
 
 def test_what_has_no_area_is_reported(tmp_path, capsys):
-    found = scene("a0")
+    found = new_scene("a0")
     lines = [
         '<polyline label="kerb" points="1,2;3,4"/>',
         '<points label="bollard" points="1,2"/>',
     ] * 2
     tag = '<tag label="gravel"/>'
     shapes = [*lines, *map(polygon, found.boxes), tag]
-    images = [image_of(found, shapes), image_of(scene("a1"), lines), image_of(scene("a9"), [])]
+    images = [
+        image_of(found, shapes),
+        image_of(new_scene("a1"), lines),
+        image_of(new_scene("a9"), []),
+    ]
     root = export(tmp_path / "cvat", images)
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
     out = capsys.readouterr().out
@@ -135,7 +142,7 @@ def test_what_has_no_area_is_reported(tmp_path, capsys):
     ],
 )
 def test_errors_name_the_file_and_the_line(tmp_path, shape, message):
-    root = export(tmp_path / "cvat", [image_of(scene("a0"), [shape])])
+    root = export(tmp_path / "cvat", [image_of(new_scene("a0"), [shape])])
     with pytest.raises(InputError, match=message) as error:
         run(root, tmp_path / "mine")
     assert str(root / "annotations.xml") in str(error.value)

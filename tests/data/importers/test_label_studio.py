@@ -5,7 +5,7 @@ from sar.data.importers.label_studio import decode_brush
 from sar.data.importers.run import Request, import_dataset
 from sar.errors import InputError
 
-from .miniature import SIZE, assert_equal, run, save, scene, scenes, write_json
+from .miniature import SIZE, assert_equal, new_scene, run, save, scenes, write_json
 
 
 def bits(value, number):
@@ -138,7 +138,7 @@ def test_names_of_images(tmp_path, url):
 def test_which_annotation_counts(tmp_path, capsys):
     found = scenes(3)
     tasks = [task(scene, polygon) for scene in found]
-    wrong = task(scene("x", seed=9), polygon)["annotations"][0]
+    wrong = task(new_scene("x", seed=9), polygon)["annotations"][0]
     true = [task["annotations"][0] for task in tasks]
     tasks[0]["annotations"] = [true[0] | {"ground_truth": True}, wrong]
     tasks[1]["annotations"] = [wrong, true[1]]
@@ -153,8 +153,8 @@ def test_which_annotation_counts(tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"value": {"points": [[1]], "polygonlabels": ["kerb"]}}, r"region 7 \(polygon of \"kerb\"\)"),
-        ({"value": {"points": [[1, 2]] * 3, "polygonlabels": ["a", "b"]}}, "region 7; it has the labels a, b"),
+        ({"value": {"points": [[1]], "polygonlabels": ["kerb"]}}, r"region 7 \(polygon of "),
+        ({"value": {"polygonlabels": ["a", "b"]}}, "region 7; it has the labels a, b"),
         ({"value": {"rle": [0, 0], "brushlabels": ["kerb"]}}, "region 7 .* end early"),
         ({"value": {"x": 3, "width": 3, "rectanglelabels": ["kerb"]}}, "region 7 .*no valid 'y'"),
         ({"image_rotation": 90}, "the image is rotated by 90 degrees"),
@@ -163,7 +163,7 @@ def test_which_annotation_counts(tmp_path, capsys):
 )  # fmt: skip
 def test_errors_name_the_file_the_task_and_the_region(tmp_path, change, message):
     root = export(tmp_path / "studio", scenes(1))
-    broken = task(scene("a0"), polygon)
+    broken = task(new_scene("a0"), polygon)
     broken["annotations"][0]["result"][1] |= {"id": "7"} | change
     write_json(root / "project.json", [broken])
     with pytest.raises(InputError, match=message.replace(";", ".*")) as error:

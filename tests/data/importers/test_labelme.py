@@ -9,7 +9,7 @@ from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, run, save, scene, scenes, write_json
+from .miniature import NAMES, SIZE, assert_equal, new_scene, run, save, scenes, write_json
 
 
 def in_base64(image, format="PNG"):
@@ -61,8 +61,8 @@ def test_each_kind_of_shape(tmp_path, encode):
 
 def test_a_circle(tmp_path):
     circle = polygon("kerb", [[20, 15], [20, 24]]) | {"shape_type": "circle"}
-    root = export(tmp_path / "labelme", [scene("a0")])
-    write_json(root / "a0.json", content(scene("a0"), shapes=[circle]))
+    root = export(tmp_path / "labelme", [new_scene("a0")])
+    write_json(root / "a0.json", content(new_scene("a0"), shapes=[circle]))
     (label,) = run(root, tmp_path / "mine").values()
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     radius = np.hypot(x - 20, y - 15)
@@ -91,7 +91,7 @@ def test_folders_and_splits_are_kept(tmp_path):
 
 
 def test_ignored_and_background_shapes_and_lines(tmp_path, capsys):
-    found = scene("a0", num_boxes=1)
+    found = new_scene("a0", num_boxes=1)
     shapes = [
         *content(found)["shapes"],
         polygon("__ignore__", [[0, 0], [5, 0], [5, 5], [0, 5]]),
@@ -115,32 +115,31 @@ def test_a_class_file_orders_the_classes_and_leaves_others_out(tmp_path, capsys)
     names.write_text("wall 9 9 9\nkerb 8 8 8\ngravel 7 7 7\n")
     options = Options(classes=names, renamed=[("gravel", "stone")])
     imported = run(root, tmp_path / "mine", options=options, shares=[1])
-    for scene_ in found:
-        expected = np.where(scene_.truth == "", "background", scene_.truth)
+    for scene in found:
+        expected = np.where(scene.truth == "", "background", scene.truth)
         expected[expected == "bollard"], expected[expected == "gravel"] = "ignored", "stone"
-        np.testing.assert_array_equal(imported[f"train/{scene_.name}"], expected)
-    assert (tmp_path / "mine/classes.txt").read_text().splitlines() == [
-        "background", "wall", "kerb", "stone",
-    ]  # fmt: skip
+        np.testing.assert_array_equal(imported[f"train/{scene.name}"], expected)
+    lines = (tmp_path / "mine/classes.txt").read_text().splitlines()
+    assert lines == ["background 0 0 0", "wall 9 9 9", "kerb 8 8 8", "stone 7 7 7"]
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"shapes": [{"points": []}]}, "shape 1, has no label"),
-        ({"shapes": [polygon("kerb", [[1, 2], [3]])]}, r"shape 1 \(polygon of \"kerb\"\): Its points"),
-        ({"shapes": [rectangle("kerb", [[1, 2]])]}, "shape 1: a rectangle needs two points"),
-        ({"shapes": [mask("kerb", [[1, 2], 0, [4, 5]]) | {"mask": "%%"}]}, "shape 1: the mask is not base64"),
-        ({"shapes": [mask("kerb", [[1, 2], 0, [4, 5]]) | {"mask": "aaaa"}]}, "shape 1: the mask is damaged"),
+        ({"shapes": [polygon("kerb", [[1, 2], [3]])]}, r"shape 1 \(polygon of \"kerb\"\): "),
+        ({"shapes": [rectangle("kerb", [[1, 2]])]}, "shape 1 .*: It needs two points"),
+        ({"shapes": [MASK | {"mask": "%%"}]}, "shape 1 .*: It is not in base64"),
+        ({"shapes": [MASK | {"mask": "aaaa"}]}, "shape 1 .*: The mask is damaged"),
         ({"imagePath": "gone.jpg"}, r"None of the 1 annotated images .* gone\.jpg"),
-        ({"imagePath": "gone.jpg", "imageData": "%%"}, "imageData, is not base64"),
+        ({"imagePath": "gone.jpg", "imageData": "%%"}, "imageData: It is not in base64"),
         ({"imagePath": "gone.jpg", "imageData": "aaaa"}, "cannot be read"),
         ({"imageHeight": 7}, "is for 44 x 7 pixels, but the image has 44 x 30"),
     ],
 )  # fmt: skip
 def test_errors_name_the_file_and_the_shape(tmp_path, change, message):
     root = export(tmp_path / "labelme", scenes(1))
-    write_json(root / "a0.json", content(scene("a0"), **change))
+    write_json(root / "a0.json", content(new_scene("a0"), **change))
     with pytest.raises(InputError, match=message) as error:
         run(root, tmp_path / "mine")
     assert "a0.json" in str(error.value) or "annotated images" in message
@@ -155,10 +154,10 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_names_that_differ_in_upper_case_are_reported(tmp_path, capsys):
     root = export(tmp_path / "labelme", scenes(1))
-    shapes = [polygon("Kerb", [[0, 0], [9, 0], [9, 9]]), *content(scene("a0"))["shapes"]]
-    write_json(root / "a0.json", content(scene("a0"), shapes=shapes))
+    shapes = [polygon("Kerb", [[0, 0], [9, 0], [9, 9]]), *content(new_scene("a0"))["shapes"]]
+    write_json(root / "a0.json", content(new_scene("a0"), shapes=shapes))
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
     assert 'Kerb and kerb differ in upper case only. To merge them: --map "kerb=Kerb".' in (
         capsys.readouterr().out
     )
-    assert set(NAMES) == {name for name, _ in scene("a0").polygons()}
+    assert set(NAMES) == {name for name, _ in new_scene("a0").polygons()}

@@ -82,7 +82,10 @@ def test_ids_and_colours_with_one_class_file(tmp_path, encode, suffix):
         ("train/{}.png", "trainannot/{}.png"),
         ("JPEGImages/{}.jpg", "Annotations/{}.png"),
         ("leftImg8bit/train/bonn/{}_leftImg8bit.png", "gtFine/train/bonn/{}_gtFine_labelIds.png"),
-        ("a/leftImg8bit_trainvaltest/train/{}_leftImg8bit.png", "a/gtFine_trainvaltest/train/{}_gtFine_labelIds.png"),
+        (
+            "a/leftImg8bit_trainvaltest/train/{}_leftImg8bit.png",
+            "a/gtFine_trainvaltest/train/{}_gtFine_labelIds.png",
+        ),
         ("left/images/{}_L.png", "left/labels/{}_L.png"),
     ],
 )  # fmt: skip
@@ -238,8 +241,11 @@ def test_other_values_are_errors_until_they_are_ignored_or_named(tmp_path):
     (root / "classes.txt").write_text(CLASSES.replace("0 255 1", "1 255 9"))
     with pytest.raises(InputError) as error:
         run(root, tmp_path / "mine")
-    assert re.search(r'a0\.png has \d+ pixels in colours without a class: \(0, 255, 1\) \(\d+ pixels, '
-                     r'nearest to "bollard" \(1, 255, 9\)\)', str(error.value))  # fmt: skip
+    message = (
+        r"a0\.png has \d+ pixels in colours without a class: \(0, 255, 1\) \(\d+ pixels, "
+        r'nearest to "bollard" \(1, 255, 9\)\)'
+    )
+    assert re.search(message, str(error.value))
     assert str(error.value).endswith("2 of 2 images cannot be imported. Nothing was written.")
     for scene in found:
         scene.truth[scene.truth == "bollard"] = "ignored"
@@ -337,7 +343,8 @@ def test_lossy_masks_and_damaged_files(tmp_path):
     first, second, last = str(error.value).split("\n")
     assert "a0.png is a JPEG file. Lossy" in first and "a1.png cannot be read" in second
     assert last == (
-        "2 of 3 images cannot be imported. Nothing was written. To leave them out, add --skip-errors."
+        "2 of 3 images cannot be imported. Nothing was written. To leave them out, add "
+        "--skip-errors."
     )
     assert not (tmp_path / "mine").exists()
     assert_equal(run(root, tmp_path / "mine", skip_errors=True), found[2:])

@@ -15,7 +15,17 @@ from sar.data.importers.source import Options
 from sar.data.label_files import read_label
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, full_scene, run, save, scene, scenes, write_json
+from .miniature import (
+    NAMES,
+    SIZE,
+    assert_equal,
+    full_scene,
+    new_scene,
+    run,
+    save,
+    scenes,
+    write_json,
+)
 from .test_labelme import content
 from .test_labelme import export as labelme
 from .test_masks import as_ids
@@ -65,7 +75,7 @@ def test_labels_fit_the_upright_image(tmp_path, orientation, suffix, capsys):
 
 
 def test_shapes_of_a_turned_image(tmp_path):
-    found = scene("a0")
+    found = new_scene("a0")
     oriented(tmp_path / "labelme/a0.jpg", found.image.transpose(Image.Transpose.ROTATE_90), 6)
     write_json(tmp_path / "labelme/a0.json", content(found))
     assert_equal(run(tmp_path / "labelme", tmp_path / "mine"), [found])
@@ -80,8 +90,8 @@ def test_sizes_that_differ(tmp_path):
 
 
 def test_rare_classes_are_in_every_split(tmp_path, capsys):
-    found = [scene(f"a{i}", i, names=("gravel", "kerb")) for i in range(20)]
-    found[7], found[12] = scene("a7", 7), scene("a12", 12)
+    found = [new_scene(f"a{i}", i, names=("gravel", "kerb")) for i in range(20)]
+    found[7], found[12] = new_scene("a7", 7), new_scene("a12", 12)
     root = labelme(tmp_path / "labelme", found)
     imported = run(root, tmp_path / "mine")
     for split, number in (("train", 16), ("val", 4)):
@@ -98,7 +108,7 @@ def test_rare_classes_are_in_every_split(tmp_path, capsys):
 
 
 def test_groups_stay_together(tmp_path, capsys):
-    found = [scene(f"video{i // 4}_{i}", i) for i in range(20)]
+    found = [new_scene(f"video{i // 4}_{i}", i) for i in range(20)]
     root = labelme(tmp_path / "labelme", found)
     for pattern in (r"video\d+", r"/(video\d+)_"):
         output = tmp_path / f"mine{len(pattern)}"
@@ -133,7 +143,9 @@ def test_splits_of_the_source(tmp_path):
 
 def test_names_that_collide_get_numbers(tmp_path, capsys):
     for folder, seed in (("train/images", 0), ("train/photos", 1), ("train/Images", 2)):
-        labelme(tmp_path / "labelme" / folder, [scene("a0", seed), scene("a0_2", seed + 10)])
+        labelme(
+            tmp_path / "labelme" / folder, [new_scene("a0", seed), new_scene("a0_2", seed + 10)]
+        )
     import_dataset(Request(tmp_path / "labelme", tmp_path / "mine"))
     names = sorted(path.stem for path in (tmp_path / "mine/labels/train").iterdir())
     assert names == ["a0", "a0_2", "a0_2_2", "a0_2_3", "a0_3", "a0_4"]
@@ -149,7 +161,8 @@ def test_names_that_collide_get_numbers(tmp_path, capsys):
         ({"renamed": [("kerb", "edge")]}, "background bollard gravel edge", {"kerb": "edge"}),
         ({"renamed": [("kerb", "stone"), ("gravel", "stone")]}, "background bollard stone",
          {"kerb": "stone", "gravel": "stone"}),
-        ({"renamed": [("kerb", "background")]}, "bollard gravel background", {"kerb": "background"}),
+        ({"renamed": [("kerb", "background")]}, "bollard gravel background",
+         {"kerb": "background"}),
         ({"ignore": ["kerb", "bollard"]}, "background gravel",
          {"kerb": "ignored", "bollard": "ignored"}),
     ],
@@ -159,9 +172,9 @@ def test_classes_are_renamed_merged_and_ignored(tmp_path, options, names, expect
     imported = run(
         labelme(tmp_path / "x", found), tmp_path / "mine", options=Options(**options), shares=[1]
     )
-    for scene_ in found:
+    for scene in found:
         for old, new in expected.items():
-            scene_.truth[scene_.truth == old] = new
+            scene.truth[scene.truth == old] = new
     assert_equal(imported, found)
     assert (tmp_path / "mine/classes.txt").read_text().split() == names.split()
 
@@ -316,8 +329,8 @@ def test_sources_that_are_none(tmp_path):
         InputError, match="in no format that is recognized. Expected one of coco, cvat"
     ):
         run(tmp_path / "x", tmp_path / "mine")
-    save(tmp_path / "x/a.jpg", scene("a").image)
-    write_json(tmp_path / "x/a.json", content(scene("a"), shapes=[]))
+    save(tmp_path / "x/a.jpg", new_scene("a").image)
+    write_json(tmp_path / "x/a.json", content(new_scene("a"), shapes=[]))
     with pytest.raises(InputError, match="No image has a shape that covers a pixel"):
         run(tmp_path / "x", tmp_path / "mine")
 
@@ -339,11 +352,11 @@ def test_the_data_set_can_be_trained_on(tmp_path):
 def test_other_image_formats_are_converted(tmp_path):
     found = scenes(2)
     root = labelme(tmp_path / "x", found)
-    for scene_, suffix, format in zip(found, (".webp", ".jfif"), ("WEBP", "JPEG"), strict=True):
-        (root / f"{scene_.name}.jpg").unlink()
-        save(root / f"{scene_.name}{suffix}", scene_.image, format=format)
-        changes = {"imagePath": f"{scene_.name}{suffix}"}
-        write_json(root / f"{scene_.name}.json", content(scene_, **changes))
+    for scene, suffix, format in zip(found, (".webp", ".jfif"), ("WEBP", "JPEG"), strict=True):
+        (root / f"{scene.name}.jpg").unlink()
+        save(root / f"{scene.name}{suffix}", scene.image, format=format)
+        changes = {"imagePath": f"{scene.name}{suffix}"}
+        write_json(root / f"{scene.name}.json", content(scene, **changes))
     assert_equal(run(root, tmp_path / "mine", shares=[1], link=True), found)
     png, jpg = tmp_path / "mine/images/train/a0.png", tmp_path / "mine/images/train/a1.jpg"
     with Image.open(png) as written, Image.open(root / "a0.webp") as read:

@@ -5,7 +5,7 @@ from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, run, save, scene, scenes
+from .miniature import NAMES, SIZE, assert_equal, new_scene, run, save, scenes
 
 
 def line(name, points):
@@ -118,21 +118,21 @@ def test_boxes_and_images_without_a_file(tmp_path, capsys):
     ],
 )
 def test_errors_name_the_file_and_the_line(tmp_path, content, message):
-    root = export(tmp_path / "yolo", [scene("a0")])
+    root = export(tmp_path / "yolo", [new_scene("a0")])
     (root / "labels/train/a0.txt").write_text(content)
     with pytest.raises(InputError, match=message):
         run(root, tmp_path / "mine")
 
 
 def test_class_files_that_are_wrong(tmp_path):
-    root = export(tmp_path / "yolo", [scene("a0")])
+    root = export(tmp_path / "yolo", [new_scene("a0")])
     (root / "other.yaml").write_text("names: [x]")
     with pytest.raises(InputError, match=r"Expected one data\.yaml .* found .*data.yaml, .*other"):
         run(root, tmp_path / "mine")
     (root / "other.yaml").unlink()
     for names in ("kerb", "{a: b}", "[]"):
         (root / "data.yaml").write_text(f"names: {names}")
-        with pytest.raises(InputError, match=r"data\.yaml: names is not"):
+        with pytest.raises(InputError, match=r"data\.yaml: names must be"):
             run(root, tmp_path / "mine", format="yolo")
     (root / "data.yaml").write_text("names: [\n")
     with pytest.raises(InputError, match=r"data\.yaml cannot be read as YAML"):

@@ -37,8 +37,9 @@ class IgnoredForeground:
         if not self._has_other_ids:
             finding = f"The labels have the ids 0 and {ignored} alone, and {ignored} is ignored"
             remedy = (
-                " (with a line in classes.txt for each of the two classes), for example with: python "
-                f"tools/import_dataset.py FOLDER --output NEW --map 0=background {ignored}=NAME"
+                " (with a line in classes.txt for each of the two classes), for example with: "
+                "python tools/import_dataset.py FOLDER --output NEW --map 0=background "
+                f"{ignored}=NAME"
             )
         else:
             finding = (

@@ -20,7 +20,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from sar.errors import InputError, listed
+from sar.errors import InputError
 
 Color = list[int]  # r, g, b
 

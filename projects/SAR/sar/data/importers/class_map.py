@@ -79,12 +79,14 @@ def map_classes(
     """
     wanted = None if classes is None else [name for name, _ in read_class_file(classes)]
     new_names: list[str | None] = [_clean(found.name) for found in source.classes]
+    chosen: set[int] = set()
     for old, new in renamed:
         for index in _find(source.classes, old, "--map"):
             new_names[index] = _clean(new)
+            chosen.add(index)
     for token in ignored:
         for index in _find(source.classes, token, "--ignore"):
-            if any(index in _find(source.classes, old, "--map") for old, _ in renamed):
+            if index in chosen:
                 raise InputError(
                     f'"{token}" is in --ignore and in --map: remove it from one of the two.'
                 )
@@ -94,8 +96,9 @@ def map_classes(
             new_names[index] = None
         elif name.lower() in _BACKGROUND_NAMES:
             new_names[index] = None if background == "ignore" else BACKGROUND
-        elif wanted is not None and _clean(source.classes[index].name) not in wanted:
-            new_names[index] = None
+        elif wanted is not None and index not in chosen:
+            if _clean(source.classes[index].name) not in wanted:
+                new_names[index] = None
 
     names: list[str] = []
     if has_unlabelled and background == "class" and BACKGROUND not in new_names:
@@ -161,12 +164,14 @@ def _colors(
 ) -> list[Color | None]:
     """Return the colour of the first class of the source that has the new name and a colour.
 
-    If not all classes have colours that differ, none has one.
+    The background is black by default. If not all classes have colours that differ, none has one.
     """
     colors: dict[str, Color] = {}
     for known, name in zip(classes, new_names, strict=True):
         if name is not None and known.color is not None:
             colors.setdefault(name, tuple(known.color))
+    if BACKGROUND in names:
+        colors.setdefault(BACKGROUND, (0, 0, 0))
     if len(set(colors.values())) < len(names):
         return [None] * len(names)
     return [colors[name] for name in names]
@@ -184,8 +189,8 @@ def _check_text(classes: ClassMap) -> None:
             read, problem = [], str(error).replace(f"{path}", "classes.txt")
     if read != list(classes.names):
         raise InputError(
-            "The names of the classes cannot be written to classes.txt, where they would be read "
-            f"in another way. {problem or listed(classes.names, 20)} Rename them with "
+            "The names of the classes cannot be written to classes.txt: they would be read in "
+            f"another way. {problem or listed(classes.names, 20)} Rename them with "
             '--map "OLD=NEW".'
         )
 

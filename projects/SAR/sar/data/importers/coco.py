@@ -121,9 +121,11 @@ class _Part:
             }
             for image in self.images:
                 self._check(image)
-        except (KeyError, TypeError, AttributeError) as error:
+        except KeyError as error:
+            raise InputError(f"{path}: an entry has no {error}: export it again.") from error
+        except (TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}: an entry has no {error} or another form than COCO's: export it again."
+                f"{path}: an entry has another form than in COCO ({error}): export it again."
             ) from error
         orphans = self._annotations.keys() - {image["id"] for image in self.images}
         if orphans:

@@ -25,8 +25,8 @@ class ColorMaskReader:
 
     def __init__(self, names: Sequence[str], colors: Sequence[Color]) -> None:
         self._names, self._colors = names, np.array(colors, np.int64).reshape(-1, 3)
-        # Class k has the code k + 1, by packed colour; 0 is a colour without a class. The 2^24 zeros
-        # take no memory until a page is written.
+        # By packed colour: k + 1 for class k, 0 without a class. The 2^24 zeros take no memory
+        # until a page is written.
         self._codes = np.zeros(2**24, np.int32)
         self._codes[_packed(self._colors)] = np.arange(len(names)) + 1
 

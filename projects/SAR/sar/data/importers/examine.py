@@ -25,7 +25,7 @@ NUM_THREADS = min(16, os.cpu_count() or 1)
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """What the label of an image shows.
+    """The counts of one label.
 
     Attributes:
         pixels: (K + 2,) pixels of each class; IGNORED and UNLABELLED are the last two.

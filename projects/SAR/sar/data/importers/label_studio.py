@@ -64,8 +64,10 @@ def read(tree: Tree, options: Options) -> Source:
                 missing.append(name)
                 continue
             true = [a for a in annotations if a.get("ground_truth")]
-            results = (true or annotations)[-1]["result"]
-            found.append((path, place, image, [_Region(entry, place) for entry in results]))
+            results = (true or annotations)[-1].get("result") or ()
+            # Relations between regions have no value.
+            entries = [_Region(entry, place) for entry in results if "value" in entry]
+            found.append((path, place, image, entries))
     image_tree.require_images(missing, len(found) + len(missing))
     names = dict.fromkeys(r.label for *_, results in found for r in results if r.label is not None)
     index_of = {name: i for i, name in enumerate(sorted(names))}
@@ -238,4 +240,5 @@ def _is_label_studio(content: object) -> bool:
         and bool(content)
         and all(isinstance(task, dict) for task in content)
         and all(isinstance(task.get("annotations"), list) and "data" in task for task in content)
+        and all(isinstance(found, dict) for task in content for found in task["annotations"])
     )

@@ -7,7 +7,6 @@ ones, `__ignore__` is ignored, and `_background_` is the background.
 """
 
 import base64
-import binascii
 import io
 import math
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from sar.errors import InputError, listed
 
 NAME = "labelme"
 
+_WITH_AREA = ("polygon", "rectangle", "circle", "mask")
 _NUM_TRIED = 20  # files that `recognize` reads
 
 
@@ -46,7 +46,7 @@ def read(tree: Tree, options: Options) -> Source:
     """Read a source.
 
     Raises:
-        InputError: a file is damaged, or an image is neither there nor in the file.
+        InputError: a file is damaged, or an image is missing in the folder and in the file.
     """
     image_tree = Tree(options.images) if options.images else tree
     # The files may be large, because they can contain images: keep only the shapes.
@@ -113,7 +113,7 @@ class _Record:
         for number, shape in enumerate(self.shapes, start=1):
             kind = shape.get("shape_type") or "polygon"
             place = f"shape {number}"
-            region = _region(shape, kind, f"{self.path}, {place}")
+            region = partial(_region, shape, kind) if kind in _WITH_AREA else None
             result.append(Shape(index_of[shape["label"]], shape["label"], place, region, kind))
         return result
 
@@ -124,45 +124,44 @@ class _Record:
             InputError: it is damaged.
         """
         data = read_json.__wrapped__(self.path)["imageData"]  # not kept in memory
-        return _decoded(data, f"{self.path}, imageData,")
+        try:
+            return _decoded(data)
+        except ValueError as error:
+            raise InputError(f"{self.path}, imageData: {error} Export it again.") from error
 
 
-def _region(shape: dict, kind: str, place: str):
+def _region(shape: dict, kind: str, size: tuple[int, int], outline: bool) -> regions.Patch:
+    """Return the pixels of a shape. A wrong or missing entry is a ValueError."""
     points = shape.get("points")
     if kind == "polygon":
-        return regions.polygon(points)
-    if kind not in ("rectangle", "circle", "mask"):
-        return None
+        return regions.polygon(points)(size, outline)
     try:
         (x0, y0), (x1, y1) = points
         x0, y0, x1, y1 = map(float, (x0, y0, x1, y1))
     except (TypeError, ValueError):
-        raise InputError(
-            f"{place}: a {kind} needs two points: correct it in labelme, and export again."
-        ) from None
+        raise ValueError("It needs two points.") from None
     if kind == "rectangle":
-        return regions.box(x0, y0, x1, y1)
+        return regions.box(x0, y0, x1, y1)(size, outline)
     if kind == "circle":  # centre, and a point of the outline
         radius = math.hypot(x1 - x0, y1 - y0)
-        return regions.ellipse(x0, y0, radius, radius)
-    decode = partial(_mask, shape.get("mask"), place)
-    return regions.bitmap(round(min(y0, y1)), round(min(x0, x1)), decode)
+        return regions.ellipse(x0, y0, radius, radius)(size, outline)
+    return regions.Patch(round(min(y0, y1)), round(min(x0, x1)), _mask(shape.get("mask")))
 
 
-def _mask(data: object, place: str) -> np.ndarray:
-    content = _decoded(data, f"{place}: the mask")
+def _mask(data: object) -> np.ndarray:
+    content = _decoded(data)
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("L")) > 0
     except Exception as error:  # a damaged file can make a decoder raise nearly any error
-        raise InputError(f"{place}: the mask is damaged ({error}): export it again.") from error
+        raise ValueError(f"The mask is damaged ({error}).") from error
 
 
-def _decoded(data: object, place: str) -> bytes:
+def _decoded(data: object) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
-    except (TypeError, binascii.Error, ValueError) as error:
-        raise InputError(f"{place} is not base64 ({error}): export it again.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"It is not in base64 ({error}).") from error
 
 
 def _is_labelme(content: object) -> bool:

@@ -31,7 +31,7 @@ _LABEL_ENDS = re.compile(
     r"[-_. ]((?:gtFine|gtCoarse)_(?:labelIds|labelTrainIds|color|instanceIds)"
     r"|labelIds|labelTrainIds|masks?|labels?|gt|seg|annot|L)$"
 )
-# Cityscapes has these next to the ids. Its instances are no classes.
+# Cityscapes has these next to the ids. Its instances are not classes.
 _SECONDARY_ENDS = re.compile(r"_(color|instanceIds)$")
 
 

@@ -116,7 +116,8 @@ class MaskValues:
             if (other := first.setdefault(known.color, known.name)) != known.name:
                 raise InputError(
                     f'The classes "{other}" and "{known.name}" have the same colour '
-                    f"{known.color}: give each class a colour of its own."
+                    f"{known.color}: give each class a colour of its own, or remove all colours "
+                    "to read ids."
                 )
         if not colored:
             return None

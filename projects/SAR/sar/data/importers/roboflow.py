@@ -13,7 +13,7 @@ from pathlib import Path
 from sar.data.importers.mask_values import MaskValues
 from sar.data.importers.names import split_of_folders, without_suffix
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
 from sar.errors import InputError, listed
 
 NAME = "roboflow"
@@ -81,10 +81,7 @@ def read_classes(path: Path) -> list[SourceClass]:
     Raises:
         InputError: the file cannot be read, a line is not `number, name`, or a number is repeated.
     """
-    try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): export it again.") from error
+    lines = csv.reader(read_text(path).splitlines())
     classes: dict[int, SourceClass] = {}
     for number, words in enumerate(lines, start=1):
         words = [word.strip() for word in words]

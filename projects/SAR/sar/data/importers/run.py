@@ -23,7 +23,7 @@ _NUM_ERRORS = 20  # that the message lists
 
 @dataclass(frozen=True)
 class Request:
-    """What to import, and how. The defaults are those of the command line.
+    """A source to import, and the options. The command line has the same defaults.
 
     Attributes:
         source: a folder, or an annotation file.
@@ -62,7 +62,13 @@ def import_dataset(request: Request) -> None:
     """
     options = request.options
     tree = Tree(request.source)
-    sources = [tree.root, *filter(None, (options.images, options.labels))]
+    folders = [folder for folder in (options.images, options.labels) if folder is not None]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(
+                f"Folder not found: {folder} (--images or --labels). Correct the path."
+            )
+    sources = [tree.root, *folders]
     check_output(request.output, sources)
     has_both = options.images and options.labels
     name = request.format or (mask_folders.NAME if has_both else None)
@@ -163,10 +169,11 @@ def _without_empty(found: Examination) -> Examination:
 
 def _new_classes_shown(found: Examination, ids: np.ndarray, num_classes: int) -> np.ndarray:
     """Return (N, L) bool: which of L classes of the new data set each of N images shows."""
+    of_source = shown(found)
     result = np.zeros((len(found.items), num_classes), bool)
     for index, new_id in enumerate(ids[:-2].tolist()):
         if new_id < num_classes:
-            result[:, new_id] |= shown(found)[:, index]
+            result[:, new_id] |= of_source[:, index]
     return result
 
 
@@ -180,7 +187,7 @@ def _describe_empty(number: int, request: Request) -> str:
 
 
 def _settings(request: Request) -> dict:
-    """Return the options as JSON can hold them, without those that do not change the result."""
+    """Return the options that change the result, as JSON can hold them."""
     settings = asdict(request.options) | {
         "background": request.background,
         "keep_empty": request.keep_empty,
@@ -190,4 +197,4 @@ def _settings(request: Request) -> dict:
         "link": request.link,
         "skip_errors": request.skip_errors,
     }
-    return {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in settings.items()}

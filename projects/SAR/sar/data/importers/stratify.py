@@ -78,12 +78,10 @@ def _divide(
 
     while (remaining > 0).any():
         rarest = int(np.where(remaining > 0, remaining, np.iinfo(np.int64).max).argmin())
-        for group in order:
-            if chosen[group] < 0 and shows[group, rarest]:
-                assign(group, wanted_of[rarest])
-    for group in order:  # images without a class
-        if chosen[group] < 0:
-            assign(group, wanted)
+        for group in order[(chosen[order] < 0) & shows[order, rarest]]:
+            assign(group, wanted_of[rarest])
+    for group in order[chosen[order] < 0]:  # images without a class
+        assign(group, wanted)
     return chosen
 
 

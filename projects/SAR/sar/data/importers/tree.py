@@ -119,12 +119,24 @@ class Tree:
             )
 
 
+def read_text(path: Path) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}): export it again.") from error
+
+
 @lru_cache(maxsize=8)  # the recognition of a format and its importer read the same files
 def read_json(path: Path) -> object:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: the file cannot be read, or is no JSON; the message names the line.
+        InputError: the file cannot be read, or is not JSON; the message names the line.
     """
     try:
         with open(path, encoding="utf-8-sig") as file:

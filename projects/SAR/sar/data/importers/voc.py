@@ -15,7 +15,7 @@ from sar.data.datasets.folder import LABEL_SUFFIXES
 from sar.data.importers.mask_values import MaskValues, classes_of_masks
 from sar.data.importers.names import split_of_word, without_suffix
 from sar.data.importers.source import Drawing, Item, Options, Source
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
 from sar.errors import InputError, listed
 
 NAME = "voc"
@@ -94,7 +94,7 @@ def _splits(tree: Tree) -> tuple[dict[str, str], list[Path]]:
         if "imagesets" not in parts or parts[-2] not in ("segmentation", "imagesets") or not split:
             continue
         lists.append(path)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             # CVAT quotes names with blanks.
             name = line.strip().strip("\"'")
             if name and found.setdefault(name, split) != split:

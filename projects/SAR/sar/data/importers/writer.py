@@ -109,8 +109,9 @@ def checksum(
     planned: Sequence[Planned], classes: ClassMap, annotations: Sequence[Path], options: object
 ) -> str:
     """Return a checksum of everything that the files of the data set depend on."""
-    places = [(str(found.item.image), found.split, found.name) for found in planned]
-    files = [str(path) for path in [*annotations, *(found.item.image for found in planned)]]
+    images = [os.path.abspath(found.item.image) for found in planned]
+    places = [(image, p.split, p.name) for image, p in zip(images, planned, strict=True)]
+    files = [*map(os.path.abspath, annotations), *images]
     parts = [places, classes.text(), classes.ids.tolist(), states_of(files), options]
     return hashlib.sha256(json.dumps(parts).encode(errors="surrogateescape")).hexdigest()
 

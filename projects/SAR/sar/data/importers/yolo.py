@@ -20,7 +20,7 @@ from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, role_of, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
 from sar.errors import InputError, listed
 
 NAME = "yolo"
@@ -31,7 +31,10 @@ def recognize(tree: Tree) -> str | None:
     labels = _label_files(tree)
     if not labels:
         return None
-    named = _yaml_files(tree) or tree.named("classes.txt")
+    try:
+        named = _yaml_files(tree) or tree.named("classes.txt")
+    except InputError:  # a YAML file of another program, or a damaged one, which `read` reports
+        named = tree.named("data.yaml", "classes.txt")
     return f"{named[0]} and {len(labels)} text files, such as {labels[0]}" if named else None
 
 
@@ -39,8 +42,8 @@ def read(tree: Tree, options: Options) -> Source:
     """Read a source.
 
     Raises:
-        InputError: there is no file of classes, or several; a class file or a line is wrong; or no
-            image has a text file.
+        InputError: the file of the classes is missing or wrong, there are several, or no image
+            has a text file.
     """
     class_file, names, settings = _read_classes(tree)
     image_tree = Tree(options.images) if options.images else tree
@@ -92,10 +95,7 @@ class _Drawer:
         return draw_shapes(size, size, shapes, self._path, self._style)
 
     def _read(self, size: tuple[int, int]) -> list[Shape]:
-        try:
-            lines = self._path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self._path} cannot be read ({error}): export it again.") from error
+        lines = read_text(self._path).splitlines()
         index_of = {id: index for index, id in enumerate(self._names)}
         shapes = []
         for number, line in enumerate(lines, start=1):
@@ -149,7 +149,7 @@ class _Splits:
                     continue
                 for path in (folder / str(settings.get("path", "")) / entry, folder / entry):
                     if path.is_file():
-                        lines = path.read_text(encoding="utf-8-sig").splitlines()
+                        lines = read_text(path).splitlines()
                         self._files |= {_tail(line): split for line in lines if line.strip()}
                         break
 
@@ -187,8 +187,8 @@ def _yaml_files(tree: Tree) -> list[Path]:
 
 def _load(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise InputError(f"{path} cannot be read as YAML ({error}): export it again.") from error
     return content if isinstance(content, dict) else {}
 
@@ -210,7 +210,7 @@ def _read_classes(tree: Tree) -> tuple[Path, dict[int, str], dict]:
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names or not all(isinstance(id, int) for id in names):
         raise InputError(
-            f"{path}: names is not a list of class names, nor a name for each number: correct it."
+            f"{path}: names must be a list of class names, or a name for each number: correct it."
         )
     return path, {id: str(names[id]) for id in sorted(names)}, settings
 
