@@ -123,6 +123,9 @@ def test_a_class_file_orders_the_classes_and_leaves_others_out(tmp_path, capsys)
     assert lines == ["background 0 0 0", "wall 9 9 9", "kerb 8 8 8", "stone 7 7 7"]
 
 
+MASK = mask("kerb", [[1, 2], 0, [4, 5]])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
