@@ -192,8 +192,17 @@ def test_errors_name_the_file_and_the_annotation(tmp_path, change, message):
 def test_one_image_in_two_files_is_an_error(tmp_path):
     export(tmp_path / "coco", scenes(1), json="instances_train.json")
     export(tmp_path / "coco", scenes(1), json="stuff_train.json")
-    with pytest.raises(InputError, match=r"a0\.jpg is annotated in .*instances_train.* and in"):
+    with pytest.raises(InputError, match=r"a0\.jpg is listed twice, in .*instances_train.* and"):
         run(tmp_path / "coco", tmp_path / "mine")
+
+
+def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
+    train, val = scenes(2), scenes(1)
+    export(tmp_path / "coco", train, json="train/a.json", images="train")
+    export(tmp_path / "coco", val, json="valid/a.json", images="valid")
+    (tmp_path / "coco/train/a0.jpg").unlink()
+    imported = run(tmp_path / "coco", tmp_path / "mine")
+    assert sorted(imported) == ["train/a1", "val/a0"]
 
 
 def test_boxes_and_images_elsewhere(tmp_path, capsys):

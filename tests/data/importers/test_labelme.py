@@ -90,6 +90,13 @@ def test_folders_and_splits_are_kept(tmp_path):
     assert sorted(imported) == [f"{s}/street/a{i}" for s in ("train", "val") for i in (0, 1)]
 
 
+def test_two_files_for_one_image(tmp_path):
+    root = export(tmp_path / "labelme", scenes(2))
+    write_json(root / "old/a0.json", content(new_scene("a0")))
+    with pytest.raises(InputError, match=r"a0\.json and .*old/a0\.json both annotate .*a0\.jpg"):
+        run(root, tmp_path / "mine")
+
+
 def test_ignored_and_background_shapes_and_lines(tmp_path, capsys):
     found = new_scene("a0", num_boxes=1)
     shapes = [

@@ -277,6 +277,25 @@ def test_ids_or_colours_that_cannot_be_told_apart(tmp_path):
     assert_equal(run(root, tmp_path / "equal"), found)
 
 
+def test_one_mask_does_not_decide_for_all(tmp_path):
+    """The first mask fits the ids only; the colours of the others tell that it is wrong."""
+    found = full_scenes(3)
+    root = export(tmp_path / "masks", found, with_other_indices)
+    wrong = with_other_indices(found[0])
+    wrong.putpalette(bytes(range(9)))
+    save(root / "labels/train/a0.png", wrong)
+    (root / "classes.txt").write_text(CLASSES)
+    with pytest.raises(InputError, match=r"a0\.png has \d+ pixels in colours without a class"):
+        run(root, tmp_path / "mine")
+
+
+def test_unknown_ids_next_to_classes_with_colours(tmp_path):
+    root = export(tmp_path / "masks", full_scenes(2), as_ids)
+    (root / "classes.txt").write_text("gravel 0 0 0\nkerb 255 0 0\n")
+    with pytest.raises(InputError, match=r"a0\.png has ids without a class: 2 .* the ids 0 to 1"):
+        run(root, tmp_path / "mine")
+
+
 def test_two_classes_of_one_colour(tmp_path):
     root = export(tmp_path / "masks", full_scenes(1), as_rgb)
     (root / "classes.txt").write_text(CLASSES + "wall 255 0 0\n")

@@ -62,7 +62,7 @@ def test_lists_and_folders_of_data_yaml_are_splits(tmp_path):
     found = scenes(4)
     root = export(tmp_path / "lists", found, "images", "labels", "train: a.txt\nval: b.txt")
     (root / "a.txt").write_text("./images/a0.jpg\n./images/a1.jpg\n./images/a2.jpg\n")
-    (root / "b.txt").write_text("./images/a3.jpg\n")
+    (root / "b.txt").write_text("data/images/a3.jpg\n")
     imported = run(root, tmp_path / "mine")
     assert_equal(imported, map_all(found[:3]), "train")
     assert_equal(imported, map_all(found[3:]), "val")
@@ -104,6 +104,14 @@ def test_boxes_and_images_without_a_file(tmp_path, capsys):
     imported = run(root, tmp_path / "kept", keep_empty=True)
     for empty in ("train/a1", "train/a2"):
         np.testing.assert_array_equal(imported[empty], np.full(SIZE, "background"))
+
+
+def test_a_text_file_of_another_split_is_not_taken(tmp_path):
+    for split in ("train", "valid"):
+        export(tmp_path / "yolo", scenes(2), f"{split}/images", f"{split}/labels")
+    (tmp_path / "yolo/train/labels/a0.txt").unlink()
+    imported = run(tmp_path / "yolo", tmp_path / "mine")
+    assert sorted(imported) == ["train/a1", "val/a0", "val/a1"]
 
 
 @pytest.mark.parametrize(

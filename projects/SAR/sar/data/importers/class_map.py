@@ -121,11 +121,6 @@ def map_classes(
     return result
 
 
-def ids_by_name(classes: Sequence[SourceClass]) -> dict[str, int]:
-    """Return the index of each class by its name; the first one if a name is repeated."""
-    return {found.name: index for index, found in reversed(list(enumerate(classes)))}
-
-
 def parse_color(word: str) -> Color | None:
     """Return the colour that a word such as "255,0,0" stands for, or None."""
     match = re.fullmatch(r"(\d{1,3}),(\d{1,3}),(\d{1,3})", word, re.ASCII)

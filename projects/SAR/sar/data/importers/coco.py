@@ -63,15 +63,18 @@ def read(tree: Tree, options: Options) -> Source:
     for part in parts:
         for image in part.images:
             name = image["file_name"]
-            path = image_tree.find_image(name, part.path, str(part.path), exclude=pngs)
+            path = image_tree.find_image(
+                name, part.path, str(part.path), split=part.split, exclude=pngs
+            )
             if path is None:
                 missing.append(name)
                 continue
-            if (other := owner.setdefault(path, part.path)) != part.path:
+            if path in owner:
                 raise InputError(
-                    f"{path} is annotated in {other} and in {part.path}: give one of the files "
-                    "instead of the folder, or move the other one out of the folder."
+                    f"{path} is listed twice, in {owner[path]} and in {part.path}. If these are "
+                    "two files, give one of them instead of the folder."
                 )
+            owner[path] = part.path
             draw = part.drawer(image, index_of, Style.of(options))
             items.append(Item(path, plain_name(image_tree.relative(path)), part.split, draw))
     image_tree.require_images(missing, len(items) + len(missing))
@@ -145,13 +148,13 @@ class _Part:
             return []
         for image_id, [(number, entry), *_] in self._annotations.items():
             # COCO's folder of the PNGs has the name of the JSON file.
-            name = f"{self.path.stem}/{entry['file_name']}"
+            name = f"{self.path.stem}/{entry.get('file_name')}"
             place = f"{self.path}, annotation {number}"
             found = tree.find_image(name, self.path, place)
             if found is None:
                 raise InputError(
-                    f"{place}: the PNG {entry['file_name']} is not below {tree.root}: unpack it "
-                    f"to {self.path.parent / self.path.stem}."
+                    f"{place}: the PNG {entry.get('file_name')} is not below {tree.root}: unpack "
+                    f"it to {self.path.parent / self.path.stem}."
                 )
             self._pngs[image_id] = found
         return list(self._pngs.values())
@@ -188,7 +191,7 @@ class _Part:
         classes = {0: UNLABELLED}
         for info in entry["segments_info"]:
             place = f"annotation {number}, segment {info.get('id')}"
-            classes[info["id"]] = index_of[self._category(info["category_id"], place)]
+            classes[info.get("id")] = index_of[self._category(info["category_id"], place)]
         unknown = [i for i in segments.tolist() if i not in classes]
         if unknown:
             raise InputError(
@@ -218,7 +221,7 @@ class _Part:
 
 def _decode(segmentation: dict, size: tuple[int, int]) -> np.ndarray:
     """Return the mask of run lengths, compressed (a string) or not (a list)."""
-    if list(segmentation.get("size", ())) != list(size):
+    if segmentation.get("size") != list(size):
         raise ValueError(
             f"The mask has the size {segmentation.get('size')}, but the image has {list(size)}."
         )

@@ -56,7 +56,8 @@ def read(tree: Tree, options: Options) -> Source:
     for path, part in zip(files, content, strict=True):
         for image in part.images:
             place = f"{path}, line {image.line}"
-            found = image_tree.find_image(image.name, path, place)
+            split = split_of_word(image.subset)
+            found = image_tree.find_image(image.name, path, place, split=split)
             if found is None:
                 missing.append(image.name)
                 continue
@@ -66,7 +67,7 @@ def read(tree: Tree, options: Options) -> Source:
             shapes = [element.as_shape(index_of) for element in image.in_order()]
             draw = partial(_draw, path, image.size, shapes, Style.of(options))
             name = plain_name(image_tree.relative(found))
-            items.append(Item(found, name, split_of_word(image.subset), draw))
+            items.append(Item(found, name, split, draw))
     image_tree.require_images(missing, len(items) + len(missing))
     notes = []
     if missing:
@@ -133,6 +134,10 @@ def _region(element: _Element, size: tuple[int, int], outline: bool) -> regions.
         shape = int(float(attributes["height"])), int(float(attributes["width"]))
     except KeyError as error:
         raise ValueError(f"The attribute {error} is missing.") from error
+    except OverflowError as error:
+        raise ValueError(f"A number is too large ({error}).") from error
+    if shape[0] > 2 * size[0] or shape[1] > 2 * size[1]:
+        raise ValueError(f"The mask of {shape[1]} x {shape[0]} pixels is larger than the image.")
     return regions.Patch(top, left, regions.runs(counts, shape))
 
 

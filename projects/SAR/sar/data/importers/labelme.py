@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from sar.data.importers import shapes as regions
-from sar.data.importers.class_map import ids_by_name
 from sar.data.importers.names import plain_name, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
@@ -54,8 +53,14 @@ def read(tree: Tree, options: Options) -> Source:
     for path in tree.with_suffix(".json"):
         content = read_json(path)
         if _is_labelme(content):
-            records.append(_Record(path, content))
+            records.append(_Record(path, content, split_of_folders(tree.relative(path))))
     missing = [record for record in records if not record.find(image_tree)]
+    owner: dict[Path, Path] = {}
+    for record in records:
+        if record.image and owner.setdefault(record.image, record.path) != record.path:
+            raise InputError(
+                f"{owner[record.image]} and {record.path} both annotate {record.image}: remove one."
+            )
     without_data = [record.image_path for record in missing if not record.has_data]
     image_tree.require_images(without_data, len(records))
     records = [record for record in records if record.image or record.has_data]
@@ -64,7 +69,7 @@ def read(tree: Tree, options: Options) -> Source:
         notes.append(f"{len(without_data)} images are not there: {listed(without_data, 3)}.")
     names = sorted({shape["label"] for record in records for shape in record.shapes})
     classes = [SourceClass(name) for name in names]
-    index_of = ids_by_name(classes)
+    index_of = {name: index for index, name in enumerate(names)}
     style = Style.of(options)
     items = []
     for record in records:
@@ -73,7 +78,7 @@ def read(tree: Tree, options: Options) -> Source:
             Item(
                 image=record.image or record.path,
                 name=plain_name(tree.relative(record.path)),
-                split=split_of_folders(tree.relative(record.path)),
+                split=record.split,
                 draw=partial(_draw, record, found, style),
                 embedded=None if record.image else record.embedded_image,
             )
@@ -91,8 +96,9 @@ def _draw(
 class _Record:
     """The content of a file, without the image."""
 
-    def __init__(self, path: Path, content: dict) -> None:
+    def __init__(self, path: Path, content: dict, split: str | None) -> None:
         self.path = path
+        self.split = split
         self.image: Path | None = None
         self.image_path = content["imagePath"]
         self.has_data = bool(content.get("imageData"))
@@ -105,7 +111,7 @@ class _Record:
 
     def find(self, tree: Tree) -> bool:
         """Set the image file if it is there, and return if it is."""
-        self.image = tree.find_image(self.image_path, self.path, str(self.path))
+        self.image = tree.find_image(self.image_path, self.path, str(self.path), split=self.split)
         return self.image is not None
 
     def as_shapes(self, index_of: dict[str, int]) -> list[Shape]:

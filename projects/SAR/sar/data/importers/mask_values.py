@@ -9,6 +9,7 @@ Shape shorthands: H, W: height and width in pixels; K: number of classes.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from sar.data.label_files import ColorMaskError, read_color_mask, read_label
 from sar.errors import InputError, listed
 
 IDS, COLORS = "ids", "colours"
-CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv", "labels.txt")
+_CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv", "labels.txt")
 # These ids stand for "no class" by convention, unless a class has the id.
 _IGNORED_IDS = (255, 65535)
 _UNKNOWN = -3
+_NUM_TRIED = 50  # masks, evenly spaced, that tell ids from colours
 _NUM_NAMED = 30  # values that a message lists
 
 
@@ -35,17 +37,17 @@ def classes_of_masks(tree: Tree, options: Options) -> list[SourceClass]:
     Raises:
         InputError: the class file is wrong, or the source has several.
     """
-    path = options.classes or find_class_file(tree)
-    return [] if path is None else number(read_class_file(path))
+    path = options.classes or _find_class_file(tree)
+    return [] if path is None else _numbered(read_class_file(path))
 
 
-def find_class_file(tree: Tree) -> Path | None:
+def _find_class_file(tree: Tree) -> Path | None:
     """Return the class file that is next to the root of a source.
 
     Raises:
         InputError: there are several.
     """
-    found = tree.named(*CLASS_FILES)
+    found = tree.named(*_CLASS_FILES)
     nearest = [path for path in found if len(path.parts) == min(len(p.parts) for p in found)]
     if len(nearest) > 1:
         raise InputError(
@@ -54,7 +56,7 @@ def find_class_file(tree: Tree) -> Path | None:
     return nearest[0] if nearest else None
 
 
-def number(classes: Sequence[tuple[str, Sequence[int] | None]]) -> list[SourceClass]:
+def _numbered(classes: Sequence[tuple[str, Sequence[int] | None]]) -> list[SourceClass]:
     """Return classes whose ids are their places."""
     return [
         SourceClass(name, id, None if color is None else tuple(color))
@@ -126,22 +128,22 @@ class MaskValues:
     def _choose(self, masks: Sequence[Path]) -> str:
         if self._reader is None or not any(known.id is not None for known in self.classes):
             return IDS if self._reader is None else COLORS
-        doubtful = None
-        for path in masks:
+        doubtful, has_ids = None, False
+        step = -(-len(masks) // _NUM_TRIED)
+        for path in masks[::step]:
             as_ids, as_colors = self._try(self._by_ids, path), self._try(self._by_colors, path)
-            if (as_ids is None) != (as_colors is None):
-                return COLORS if as_ids is None else IDS
-            if as_ids is not None and (as_ids != as_colors).any():
-                if not _is_grey(path):  # a palette with the colours of the classes
-                    return COLORS
+            if as_colors is not None and (as_ids is None or not _is_grey(path)):
+                return COLORS
+            if as_colors is None:
+                has_ids |= as_ids is not None or _has_one_channel(path)
+            elif (as_ids != as_colors).any():
                 doubtful = doubtful or path
-        if doubtful is not None:
+        if doubtful is not None and not has_ids:
             raise InputError(
                 f"The values of {doubtful} may be ids or colours of the classes. To read ids, "
                 "remove the colours from the class file, and give it with --classes."
             )
-        # No mask can be read, or all results are equal. The colours give the clearer messages.
-        return COLORS
+        return IDS if has_ids else COLORS
 
     @staticmethod
     def _try(read, path: Path) -> np.ndarray | None:
@@ -178,6 +180,17 @@ class MaskValues:
 def _is_grey(path: Path) -> bool:
     rgb = read_color_mask(path)[:, :, :3]
     return bool((rgb == rgb[:, :, :1]).all())
+
+
+def _has_one_channel(path: Path) -> bool:
+    """Return if a mask has one channel without a palette, so that it can only have ids."""
+    with suppress(InputError):
+        read_label(path)
+        try:
+            read_color_mask(path)
+        except InputError:
+            return True
+    return False
 
 
 def _table_of_ids(classes: Sequence[SourceClass]) -> np.ndarray:

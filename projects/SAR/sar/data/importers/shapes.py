@@ -205,7 +205,7 @@ def runs(counts: Sequence[int], shape: tuple[int, int], order: str = "C") -> np.
     lengths = np.asarray(counts)
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any():
         raise ValueError("The run lengths are not whole numbers of at least 0.")
-    if lengths.sum() != shape[0] * shape[1]:
+    if lengths.sum() != shape[0] * shape[1] or lengths.max() > lengths.sum():
         raise ValueError(
             f"The run lengths cover {lengths.sum()} pixels, but the mask has {shape[1]} x "
             f"{shape[0]}."

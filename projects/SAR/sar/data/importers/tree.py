@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
+from sar.data.importers.names import split_of_folders
 from sar.errors import InputError, listed, nearest
 
 # Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
@@ -63,7 +64,13 @@ class Tree:
         return found
 
     def find_image(
-        self, name: str, near: Path, place: str, exclude: Collection[Path] = ()
+        self,
+        name: str,
+        near: Path,
+        place: str,
+        *,
+        split: str | None = None,
+        exclude: Collection[Path] = (),
     ) -> Path | None:
         """Return the image that an annotation names, or None if it is not there.
 
@@ -74,14 +81,20 @@ class Tree:
             name: a file name, a path (of any operating system) or a URL.
             near: the annotation file.
             place: where the name is, for the error.
-            exclude: files that are not meant.
+            split: the split of the annotation. Images in folders of other splits are not meant.
+            exclude: other files that are not meant.
 
         Raises:
             InputError: several images could be meant.
         """
         parts = [_folded(part) for part in re.split(r"[/\\]+", name) if part]
         candidates = self._images.get(parts[-1], ()) if parts else ()
-        candidates = [path for path in candidates if path not in exclude]
+        candidates = [
+            path
+            for path in candidates
+            if path not in exclude
+            and (split is None or split_of_folders(self.relative(path)) in (None, split))
+        ]
         if not candidates:
             return None
 

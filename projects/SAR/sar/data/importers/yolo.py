@@ -58,8 +58,8 @@ def read(tree: Tree, options: Options) -> Source:
     for image in image_tree.with_suffix(*SOURCE_SUFFIXES):
         relative = image_tree.relative(image)
         split, name = split_of_folders(relative), plain_name(relative)
-        label = labels.get((split, name))
-        if label is None and len(by_name[name]) == 1:
+        label = labels.get((split, name)) or labels.get((None, name))
+        if label is None and split is None and len(by_name[name]) == 1:
             label = by_name[name][0]
         used.add(label)
         without += [image] if label is None else []
@@ -138,31 +138,40 @@ class _Splits:
 
     def __init__(self, folder: Path, settings: dict) -> None:
         self._folders: dict[str, str] = {}
-        self._files: dict[str, str] = {}
+        # By each end of the path of an image; None if images of several splits share the end.
+        self._files: dict[str, str | None] = {}
         for split in ("train", "val", "test"):
             entries = settings.get(split) or []
             for entry in [entries] if isinstance(entries, str) else entries:
                 if not isinstance(entry, str):
                     continue
                 if not entry.endswith(".txt"):
-                    self._folders[_tail(entry)] = split
+                    if (folder_of_images := _tail(entry)) != ".":
+                        self._folders[folder_of_images] = split
                     continue
                 for path in (folder / str(settings.get("path", "")) / entry, folder / entry):
                     if path.is_file():
-                        lines = read_text(path).splitlines()
-                        self._files |= {_tail(line): split for line in lines if line.strip()}
+                        self._add_list(path, split)
                         break
+
+    def _add_list(self, path: Path, split: str) -> None:
+        for line in filter(str.strip, read_text(path).splitlines()):
+            for end in _ends(PurePosixPath(_tail(line))):
+                if self._files.setdefault(end, split) != split:
+                    self._files[end] = None
 
     def of(self, image: PurePosixPath) -> str | None:
         """Return the split of an image, given its path below the source."""
-        for place in range(len(image.parts)):
-            tail = "/".join(image.parts[place:])
-            if tail in self._files:
-                return self._files[tail]
-        for folder in image.parents:
-            if folder.as_posix() in self._folders and folder.as_posix() != ".":
-                return self._folders[folder.as_posix()]
-        return None
+        for end in _ends(image):
+            if split := self._files.get(end):
+                return split
+        parents = (folder.as_posix() for folder in image.parents)
+        return next((self._folders[folder] for folder in parents if folder in self._folders), None)
+
+
+def _ends(path: PurePosixPath) -> list[str]:
+    """Return a path without its first 0, 1, 2, ... folders."""
+    return ["/".join(path.parts[place:]) for place in range(len(path.parts))]
 
 
 def _tail(path: str) -> str:
