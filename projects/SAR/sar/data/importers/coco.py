@@ -97,11 +97,11 @@ class _Part:
     def __init__(self, path: Path, content: dict, relative) -> None:
         self.path = path
         self.split = split_of(relative)
-        self.is_panoptic = any("segments_info" in entry for entry in content["annotations"][:1])
         self._annotations: dict[object, list[tuple[int, dict]]] = defaultdict(list)
         self._pngs: dict[object, Path | None] = {}
         used = set()
         try:
+            self.is_panoptic = any("segments_info" in found for found in content["annotations"][:1])
             for number, entry in enumerate(content["annotations"], start=1):
                 self._annotations[entry["image_id"]].append((number, entry))
                 used.update(
@@ -124,13 +124,13 @@ class _Part:
             }
             for image in self.images:
                 self._check(image)
+            orphans = self._annotations.keys() - {image["id"] for image in self.images}
         except KeyError as error:
             raise InputError(f"{path}: an entry has no {error}: export it again.") from error
         except (TypeError, AttributeError) as error:
             raise InputError(
                 f"{path}: an entry has another form than in COCO ({error}): export it again."
             ) from error
-        orphans = self._annotations.keys() - {image["id"] for image in self.images}
         if orphans:
             number = self._annotations[min(orphans, key=str)][0][0]
             raise InputError(
@@ -176,6 +176,10 @@ class _Part:
         if isinstance(segmentation, dict):
             region, kind = regions.bitmap(0, 0, partial(_decode, segmentation, size)), "mask"
         elif segmentation:
+            if not isinstance(segmentation, list):
+                raise InputError(
+                    f"{self.path}, {place}: the segmentation is neither list nor mask."
+                )
             kind = "polygon"
             region = regions.polygons([_pairs(ring) for ring in segmentation])
         return Shape(index_of[name], name, place, region, kind)

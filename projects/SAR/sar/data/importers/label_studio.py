@@ -64,7 +64,9 @@ def read(tree: Tree, options: Options) -> Source:
                 missing.append(name)
                 continue
             true = [a for a in annotations if a.get("ground_truth")]
-            results = (true or annotations)[-1].get("result") or ()
+            results = (true or annotations)[-1].get("result") or []
+            if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
+                raise InputError(f"{place}: the result is not a list of regions: export it again.")
             # Relations between regions have no value.
             entries = [_Region(entry, place) for entry in results if "value" in entry]
             found.append((path, place, image, entries))
@@ -150,12 +152,13 @@ class _Region:
     """
 
     def __init__(self, entry: dict, place: str) -> None:
-        try:
-            self._value, self._id, self._type = entry["value"], entry["id"], entry["type"]
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{place}: a region has no {error}: export it again.") from error
-        self._place = f"region {self._id}"
+        self._value, self._type = entry["value"], entry.get("type")
+        self._place = f"region {entry.get('id')}"
+        if not isinstance(self._value, dict) or not isinstance(self._type, str):
+            raise InputError(f"{place}, {self._place}: its value or type is damaged: export again.")
         labels = next((self._value[key] for key in _LABEL_KEYS if key in self._value), [])
+        if not isinstance(labels, list):
+            raise InputError(f"{place}, {self._place}: its labels are not a list: export again.")
         if len(labels) > 1:
             raise InputError(
                 f"{place}, {self._place}: it has the labels {listed(labels)}; a pixel can have one "
