@@ -155,6 +155,17 @@ def test_errors_name_the_file_and_the_shape(tmp_path, change, message):
     assert "a0.json" in str(error.value) or "annotated images" in message
 
 
+def test_polygons_that_were_traced_are_reported(tmp_path, capsys):
+    corners = [[2, 2], [9, 2], [12, 5], [12, 9], [9, 9], [9, 15], [3, 15], [2, 14]]
+    root = export(tmp_path / "labelme", scenes(1))
+    write_json(root / "a0.json", content(new_scene("a0"), shapes=[polygon("kerb", corners)]))
+    import_dataset(Request(root, tmp_path / "mine", dry_run=True))
+    assert "1 of 1 polygons with many points follow the pixels" in capsys.readouterr().out
+    options = Options(fill="outline")
+    import_dataset(Request(root, tmp_path / "mine", options=options, dry_run=True))
+    assert "follow the pixels" not in capsys.readouterr().out
+
+
 def test_a_damaged_file_is_named(tmp_path):
     root = export(tmp_path / "labelme", scenes(2))
     (root / "a1.json").write_text('{"shapes": [\n\n}')

@@ -61,7 +61,7 @@ def test_traced_polygons_with_their_outline_are_the_mask_again():
     mask = cv2.resize(rng.integers(0, 2, (10, 15)).astype(np.uint8), SIZE[::-1], interpolation=0)
     mask[5, :] = 0
     mask[5, 3:30] = 1  # a line of one pixel
-    contours, hierarchy = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outer = np.zeros_like(mask)
     cv2.drawContours(outer, contours, -1, 1, cv2.FILLED)
     outline = Style(small_on_top=False, outline=True)
@@ -70,7 +70,10 @@ def test_traced_polygons_with_their_outline_are_the_mask_again():
         shapes = [Shape(0, "a", "b", region, "polygon") for region in regions]
         found = draw_shapes(SIZE, SIZE, shapes, "file", outline).classes == 0
         np.testing.assert_array_equal(found, outer == 1)
-        assert (draw_shapes(SIZE, SIZE, shapes, "file", STYLE).classes == 0).sum() < outer.sum()
+        inside = draw_shapes(SIZE, SIZE, shapes, "file", STYLE)
+        assert (inside.classes == 0).sum() < outer.sum()
+        assert inside.traced[True] > 0 == inside.traced[False]
+    assert draw(polygon(star(0))).traced == {False: 1} and not draw(box(1, 1, 5, 5)).traced
 
 
 def test_rings_are_united_and_boxes_are_exact():

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ def examine(source: Source, *, quiet: bool) -> Examination:
             return error
         # IGNORED is -2 and UNLABELLED is -1: the last two counters.
         pixels = np.bincount(drawing.classes.ravel() + 2, minlength=num_classes + 2)
-        counters = Drawing(np.empty((0, 0)), drawing.shapes, drawing.covered, drawing.left_out)
+        counters = replace(drawing, classes=np.empty((0, 0)))
         return Counts(np.roll(pixels, -2), counters, is_doubtful)
 
     result = Examination()

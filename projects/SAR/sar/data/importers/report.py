@@ -83,6 +83,12 @@ def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> lis
         found.append(
             f"Left out: {sum(of_class.values())} x {reason} ({listed(names, _NUM_LISTED)})."
         )
+    traced = total([count.drawing.traced for count in counts])
+    if traced[True] > traced[False]:
+        found.append(
+            f"{traced[True]} of {traced.total()} polygons with many points follow the pixels of "
+            "masks, and lose a part of their outline. To restore the masks, add --fill outline."
+        )
     if all_pixels[UNLABELLED]:
         share = _percent(all_pixels[UNLABELLED], all_pixels.sum())
         if BACKGROUND in classes.names:

@@ -11,7 +11,7 @@ a patch.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from sar.data.importers.source import UNLABELLED, Drawing, Options
 from sar.errors import InputError
 
 _NUM_ELLIPSE_POINTS = 128
+_MIN_POINTS_OF_TRACE = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,11 +31,13 @@ class Patch:
     Attributes:
         top, left: the position of the upper left pixel. It may lie outside the image.
         mask: (h, w) bool.
+        is_traced: a polygon was traced along pixels; None for other shapes and few points.
     """
 
     top: int
     left: int
     mask: np.ndarray
+    is_traced: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ def draw_shapes(
                 f'{file}, {shape.place} ({shape.kind} of "{shape.class_name}"): {error} Correct '
                 "or delete the shape in the annotation tool, and export again."
             ) from error
+        if patch.is_traced is not None:
+            drawing.traced[patch.is_traced] += 1
         if patch.mask.any():
             patches.append((shape, patch))
         else:
@@ -143,7 +148,11 @@ def polygon(points: object) -> Region:
 
     def region(size: tuple[int, int], outline: bool) -> Patch:
         array = _as_points(points, size)
-        return _with_outline(array) if outline else _filled(array)
+        return (
+            _with_outline(array)
+            if outline
+            else replace(_filled(array), is_traced=_is_traced(array))
+        )
 
     return region
 
@@ -152,11 +161,12 @@ def polygons(rings: Sequence[object]) -> Region:
     """Return the region that at least one of several polygons covers."""
 
     def region(size: tuple[int, int], outline: bool) -> Patch:
-        whole = np.zeros(size, bool)
+        whole, traced = np.zeros(size, bool), []
         for ring in rings:
             patch = _clipped(polygon(ring)(size, outline), size)
             _view(whole, patch)[patch.mask] = True
-        return Patch(0, 0, whole)
+            traced.append(patch.is_traced)
+        return Patch(0, 0, whole, None if None in traced else all(traced))
 
     return polygon(rings[0]) if len(rings) == 1 else region
 
@@ -243,6 +253,15 @@ def _filled(points: np.ndarray) -> Patch:
     return Patch(top, left, mask.astype(bool))
 
 
+def _is_traced(points: np.ndarray) -> bool | None:
+    """Return if all edges go along rows, columns or diagonals of pixels; None for few points."""
+    if len(points) < _MIN_POINTS_OF_TRACE:
+        return None
+    dx, dy = np.abs(np.roll(points, -1, axis=0) - points).round(6).T
+    is_whole = not (np.concatenate([dx, dy]) % 1).any()
+    return bool(is_whole and ((dx == 0) | (dy == 0) | (dx == dy)).all())
+
+
 def _with_outline(points: np.ndarray) -> Patch:
     pixels = np.floor(points).astype(np.int32)
     left, top = pixels.min(axis=0).tolist()
@@ -267,10 +286,10 @@ def _clipped(patch: Patch, size: tuple[int, int]) -> Patch:
     bottom = min(patch.top + patch.mask.shape[0], size[0])
     right = min(patch.left + patch.mask.shape[1], size[1])
     if bottom <= top or right <= left:
-        return Patch(0, 0, np.zeros((0, 0), bool))
+        return Patch(0, 0, np.zeros((0, 0), bool), patch.is_traced)
     rows = slice(top - patch.top, bottom - patch.top)
     columns = slice(left - patch.left, right - patch.left)
-    return Patch(top, left, patch.mask[rows, columns])
+    return Patch(top, left, patch.mask[rows, columns], patch.is_traced)
 
 
 def _view(array: np.ndarray, patch: Patch) -> np.ndarray:

@@ -40,12 +40,15 @@ class Drawing:
         shapes: number of shapes of each class, by index. Empty for masks.
         covered: number of pixels of each class that another class covers, by index.
         left_out: number of shapes that were not drawn, by reason and class name.
+        traced: number of polygons that were traced along pixels (True) or not (False). Polygons
+            with few points do not count.
     """
 
     classes: np.ndarray
     shapes: Counter[int] = field(default_factory=Counter)
     covered: Counter[int] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    traced: Counter[bool] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
