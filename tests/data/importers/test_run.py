@@ -196,6 +196,14 @@ def test_options_that_fit_no_class(tmp_path, options, message):
     assert not (tmp_path / "mine").exists()
 
 
+def test_one_class_alone_is_reported(tmp_path, capsys):
+    root = labelme(tmp_path / "x", [new_scene("a0", names=["kerb"])])
+    import_dataset(Request(root, tmp_path / "mine", background="ignore", dry_run=True))
+    assert '"kerb" is the only class, and' in capsys.readouterr().out
+    import_dataset(Request(root, tmp_path / "mine", dry_run=True))
+    assert "is the only class" not in capsys.readouterr().out
+
+
 def test_the_source_never_changes_and_links_point_to_it(tmp_path):
     root = labelme(tmp_path / "x", scenes())
     before = contents(root)

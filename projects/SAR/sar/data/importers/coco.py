@@ -177,9 +177,7 @@ class _Part:
             region, kind = regions.bitmap(0, 0, partial(_decode, segmentation, size)), "mask"
         elif segmentation:
             if not isinstance(segmentation, list):
-                raise InputError(
-                    f"{self.path}, {place}: the segmentation is neither list nor mask."
-                )
+                raise InputError(f"{self.path}, {place}: the segmentation is not a list or a mask.")
             kind = "polygon"
             region = regions.polygons([_pairs(ring) for ring in segmentation])
         return Shape(index_of[name], name, place, region, kind)

@@ -103,6 +103,11 @@ def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> lis
             f"{doubtful} images have an EXIF orientation that keeps their size. Their labels are "
             "taken as drawn on the upright images. Look at some of them."
         )
+    if len(classes.names) == 1:
+        found.append(
+            f'"{classes.names[0]}" is the only class, and one class alone cannot be learned: '
+            "take the background as a class (--background class)."
+        )
     by_case: dict[str, list[str]] = {}
     for name in classes.names:
         by_case.setdefault(name.casefold(), []).append(name)

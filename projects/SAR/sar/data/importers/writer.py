@@ -58,10 +58,12 @@ def place_items(items: Sequence[Item], splits: Sequence[str]) -> tuple[list[Plan
     planned, renamed = [], []
     for item, split in zip(items, splits, strict=True):
         name, number = item.name, 1
-        while (split, _folded(name)) in (used if number == 1 else used | taken):
+        key = split, _folded(name)
+        while key in used or (number > 1 and key in taken):
             number += 1
             name = f"{item.name}_{number}"
-        used.add((split, _folded(name)))
+            key = split, _folded(name)
+        used.add(key)
         planned.append(Planned(item, split, name))
         if number > 1:
             renamed.append(f"{item.image} became {split}/{name}")
