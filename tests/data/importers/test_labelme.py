@@ -49,7 +49,11 @@ def export(root, found, encode=polygon):
     return root
 
 
-@pytest.mark.parametrize("encode", [polygon, rectangle, mask])
+def oriented(name, points):
+    return polygon(name, points) | {"shape_type": "oriented_rectangle"}
+
+
+@pytest.mark.parametrize("encode", [polygon, rectangle, oriented, mask])
 def test_each_kind_of_shape(tmp_path, encode):
     found = scenes()
     imported = run(export(tmp_path / "labelme", found, encode), tmp_path / "mine", shares=[1])

@@ -84,6 +84,17 @@ def test_which_image_is_meant(tree):
     assert tree.find_image("z.jpg", near, "", exclude=exclude) == tree.root / "train/z.jpg"
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.jpg").touch()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/images").symlink_to(tmp_path / "elsewhere")
+    assert Tree(tmp_path / "root").files == [tmp_path / "root/images/a.jpg"]
+    (tmp_path / "elsewhere/loop").symlink_to(tmp_path / "root")
+    with pytest.raises(InputError, match="leads back to"):
+        Tree(tmp_path / "root")
+
+
 def test_a_single_file_stands_for_its_folder(tmp_path):
     for name in ("annotations/a.json", "annotations/b.json", "images/x.jpg", "c.xml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

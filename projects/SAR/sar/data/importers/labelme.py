@@ -25,7 +25,8 @@ from sar.errors import InputError, listed
 
 NAME = "labelme"
 
-_WITH_AREA = ("polygon", "rectangle", "circle", "mask")
+_POLYGONS = ("polygon", "oriented_rectangle")
+_WITH_AREA = (*_POLYGONS, "rectangle", "circle", "mask")
 _NUM_TRIED = 20  # files that `recognize` reads
 
 
@@ -139,7 +140,7 @@ class _Record:
 def _region(shape: dict, kind: str, size: tuple[int, int], outline: bool) -> regions.Patch:
     """Return the pixels of a shape. A wrong or missing entry is a ValueError."""
     points = shape.get("points")
-    if kind == "polygon":
+    if kind in _POLYGONS:
         return regions.polygon(points)(size, outline)
     try:
         (x0, y0), (x1, y1) = points
@@ -151,7 +152,7 @@ def _region(shape: dict, kind: str, size: tuple[int, int], outline: bool) -> reg
     if kind == "circle":  # centre, and a point of the outline
         radius = math.hypot(x1 - x0, y1 - y0)
         return regions.ellipse(x0, y0, radius, radius)(size, outline)
-    return regions.Patch(round(min(y0, y1)), round(min(x0, x1)), _mask(shape.get("mask")))
+    return regions.Patch(int(min(y0, y1)), int(min(x0, x1)), _mask(shape.get("mask")))
 
 
 def _mask(data: object) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
-from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
+from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
 from sar.data.importers.names import split_of_folders
 from sar.errors import InputError, listed, nearest
 
@@ -162,8 +162,10 @@ def _walk(root: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"The folder {error.filename} cannot be read: {error}.") from error
 
-    for directory, subfolders, files in os.walk(root, onerror=refuse):
+    for directory, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
+        for subfolder in subfolders:
+            refuse_circle(directory, subfolder)
         for file in files:
             if not file.startswith("."):
                 yield Path(directory, file)
