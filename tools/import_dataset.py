@@ -96,6 +96,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     classes.add_argument(
         "--map",
+        action="extend",
         nargs="+",
         type=renaming,
         default=[],
@@ -104,6 +105,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     classes.add_argument(
         "--ignore",
+        action="extend",
         nargs="+",
         default=[],
         metavar="CLASS",

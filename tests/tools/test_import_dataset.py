@@ -51,7 +51,7 @@ def save(values, path):
 
 def test_options_reach_the_importer(tool, masks, capsys):
     masks()
-    words = "--split 1:1 --map kerb=edge bollard=edge --ignore gravel --link --seed 3".split()
+    words = "--split 1:1 --map kerb=edge --map bollard=edge --ignore gravel --link --seed 3".split()
     assert tool.main(["masks", "--output", "mine", *words]) == 0
     out, err = capsys.readouterr()
     assert "8 images were divided 1:1, with each class in each split." in out

@@ -117,7 +117,7 @@ def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> lis
                 f"The classes {' and '.join(names)} differ in upper case only. To merge them: "
                 f'--map "{names[1]}={names[0]}".'
             )
-    return [printable(sentence) for sentence in found]
+    return found
 
 
 def _by_row(counter: Counter[int], rows: np.ndarray, number: int) -> np.ndarray:

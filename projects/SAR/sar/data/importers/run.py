@@ -16,7 +16,7 @@ from sar.data.importers.source import UNLABELLED, Options, Source, SourceClass
 from sar.data.importers.splits import check_splits, choose_splits
 from sar.data.importers.tree import Tree
 from sar.data.importers.writer import check_output, checksum, place_items, write
-from sar.errors import InputError
+from sar.errors import InputError, printable
 
 _NUM_ERRORS = 20  # that the message lists
 
@@ -112,7 +112,7 @@ def import_dataset(request: Request) -> None:
             notes.append(_describe_empty(num_empty, request))
         notes += [f"Left out: {error}" for error in found.errors]
         for note in notes:
-            print(f"- {note}")
+            print(f"- {printable(note)}")
     settings = _settings(request)
     record = {
         "source": str(request.source.resolve()),
