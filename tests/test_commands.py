@@ -48,7 +48,7 @@ SMALL = {
     "report.py": "--images 2",
     "check_dataset.py": "",
     "analyze_model.py": "",
-    "convert_labels.py": "",
+    "import_dataset.py": "",
     "point_cloud.py": "--seeds 1 --steps 2",
     "classification.py": "--seeds 1 --steps 2",
     "figures.py": "--output figures",
@@ -58,7 +58,7 @@ LEFT_OUT = re.compile(
     r"benchmarks/|tools/study|tests/robustness|config_keys|prepare_NAME|\.\.\.|\$|--num-machines"
 )
 # Need a download, or masks of colours, that are not here; the error says so.
-REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|convert_labels")
+REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|import_dataset")
 
 pytestmark = pytest.mark.slow
 

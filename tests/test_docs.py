@@ -223,11 +223,12 @@ def test_colour_masks_are_converted_as_the_questions_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     colors = np.array([[[0, 0, 0], [255, 0, 0], [255, 0, 0]]], np.uint8)
     for split in ("train", "val"):
-        Path("mine/labels", split, "city").mkdir(parents=True)
-        Image.fromarray(colors).save(f"mine/labels/{split}/city/a.png")
+        for part in ("images", "labels"):
+            Path("mine", part, split, "city").mkdir(parents=True)
+            Image.fromarray(colors).save(f"mine/{part}/{split}/city/a.png")
     Path("mine/classes.txt").write_text("gravel 0 0 0\nkerb 255 0 0\n")
     ((_, program, *words),) = [
-        words for words in commands((DOCS / "faq.md").read_text()) if "--labels" in words
+        words for words in commands((DOCS / "faq.md").read_text()) if "import_dataset" in words[1]
     ]
     assert load_program(ROOT / program).main(words) == 0
     for split in ("train", "val"):

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 
-from sar.data.datasets.class_file import read_class_colors, read_class_file
+from sar.data.datasets.class_file import read_class_file
 from sar.errors import InputError
 
 
@@ -182,15 +182,3 @@ def test_long_lines_take_no_time(read, line):
     with suppress(InputError):
         read(line)
     assert time.process_time() - begin < 2
-
-
-def test_classes_with_colours_of_their_own(tmp_path):
-    path = tmp_path / "classes.txt"
-    path.write_text("# name colour\ngravel 0 0 0\nkerb #ff0000\n")
-    assert read_class_colors(path) == (["gravel", "kerb"], [[0, 0, 0], [255, 0, 0]])
-    path.write_text("gravel 0 0 0\n\nkerb\nbollard\n")
-    with pytest.raises(InputError, match="the classes on the lines 3, 4 are without a colour"):
-        read_class_colors(path)
-    path.write_text("gravel 0 0 0\n\nkerb #000000\n")
-    with pytest.raises(InputError, match='line 3: the class "kerb" has the colour .* of line 1:'):
-        read_class_colors(path)

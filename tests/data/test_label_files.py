@@ -86,7 +86,7 @@ def test_label_of_several_channels_is_an_error(tmp_path, mode, channels):
     image.save(tmp_path / "coloured.png")
     with pytest.raises(InputError, match=r"coloured\.png has the channels") as error:
         read_label(tmp_path / "coloured.png")
-    for part in (channels, "single-channel PNG", "tools/convert_labels.py"):
+    for part in (channels, "single-channel PNG", "tools/import_dataset.py"):
         assert part in str(error.value)
     if mode == "RGB":
         assert "Its colours are (0, 0, 0), (1, 1, 2)." in str(error.value)
@@ -94,17 +94,14 @@ def test_label_of_several_channels_is_an_error(tmp_path, mode, channels):
 
 def test_the_command_for_colours_has_the_paths_that_are_known(tmp_path):
     root = tmp_path / "my roads"
-    path = root / "labels" / "train" / "a.png"
-    command = how_to_convert(path).partition(" run: ")[2]
-    folder = str(path.parent)
-    options = ["--labels", folder, "--classes", "CLASSES", "--output", f"{folder}_ids"]
-    assert shlex.split(command) == ["python", "tools/convert_labels.py", *options]
+    command = ["python", "tools/import_dataset.py", str(root), "--output", f"{root}_ids"]
+    for mask in (root / "labels" / "train" / "a.png", root / "masks" / "a.png"):
+        words = shlex.split(how_to_convert(mask).partition(" run: ")[2])
+        assert words == [*command, "--classes", "CLASSES"]
     root.mkdir()
     (root / "classes.txt").write_text("gravel\n")
-    for mask, part in ((path, "/labels"), (root / "a.png", "")):
-        options = ["--labels", f"{root}{part}", "--classes", f"{root}/classes.txt"]
-        options += ["--output", f"{root}_ids{part}"]
-        assert shlex.split(how_to_convert(mask))[-6:] == options
+    for mask in (root / "labels" / "train" / "a.png", root / "a.png"):
+        assert shlex.split(how_to_convert(mask).partition(" run: ")[2]) == command
 
 
 def test_the_error_about_colours_passes_between_processes():

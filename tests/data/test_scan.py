@@ -131,7 +131,7 @@ def test_unreadable_and_coloured_labels(make):
         ("unreadable label", files[0]),
         ("label of colours", files[1]),
     ]
-    assert result.describe_problems().count("tools/convert_labels.py") == 1
+    assert result.describe_problems().count("tools/import_dataset.py") == 1
     result.raise_for_problems(max_skipped=2)
     assert "R+G+B" in result.problems[1].message
     assert result.frequency.num_images == 2

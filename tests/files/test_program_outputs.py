@@ -70,17 +70,17 @@ def test_a_file_that_the_user_changed_is_the_users(folder):
 
 def test_a_file_of_another_program_is_not_replaced(folder, monkeypatch):
     path = folder / "labels" / "a.png"
-    monkeypatch.setattr(sys, "argv", ["tools/convert_labels.py"])
+    monkeypatch.setattr(sys, "argv", ["tools/export.py"])
     write(Outputs(folder), path, "ground truth")
     monkeypatch.setattr(sys, "argv", ["tools/predict.py"])
     with pytest.raises(InputError, match="this program did not write them.*add --overwrite"):
         Outputs(folder).check([path])
     assert path.read_text() == "ground truth"
-    Outputs(folder, program="convert_labels.py").check([path])
+    Outputs(folder, program="export.py").check([path])
     write(Outputs(folder, overwrite=True), path, "predicted")
     write(Outputs(folder), path, "predicted again")
     with pytest.raises(InputError, match="add --overwrite"):
-        Outputs(folder, program="convert_labels.py").check([path])
+        Outputs(folder, program="export.py").check([path])
 
 
 def test_a_line_of_the_journal_without_a_program_is_of_another_program(folder):

@@ -36,7 +36,11 @@ class IgnoredForeground:
         ignored = self._ignore_label
         if not self._has_other_ids:
             finding = f"The labels have the ids 0 and {ignored} alone, and {ignored} is ignored"
-            remedy = " (with a line in classes.txt for each of the two classes)"
+            remedy = (
+                " (with a line in classes.txt for each of the two classes), for example with: "
+                "python tools/import_dataset.py FOLDER --output NEW --map 0=background "
+                f"{ignored}=NAME"
+            )
         else:
             finding = (
                 f"{len(self._suspects)} of {self._num_files} labels, such as {self._suspects[0]}, "

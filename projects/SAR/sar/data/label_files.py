@@ -1,7 +1,7 @@
 """Read label maps and colour masks.
 
 A label map holds class ids. A colour mask, which annotation tools export, holds the colour of the
-class at each pixel instead. tools/convert_labels.py converts colour masks to label maps.
+class at each pixel instead. tools/import_dataset.py converts colour masks to label maps.
 
 Shape shorthands: H, W: height and width in pixels, after the EXIF orientation is applied.
 """
@@ -143,27 +143,28 @@ def read_color_mask(path: str | os.PathLike) -> np.ndarray:
 
 
 def how_to_convert(path: str | os.PathLike) -> str:
-    """Return what labels need, and the command that converts colour masks to labels.
+    """Return what labels need, and the command that converts a data set with colour masks.
 
-    The command uses the nearest classes.txt in the folders above the mask. Without a classes.txt,
-    it converts the folder of the mask, and the word CLASSES stands for the class file.
+    The command reads the nearest folder above the mask that has a classes.txt. Without one, it
+    reads the folder above the folder of labels, and the word CLASSES stands for the class file.
 
     Args:
         path: a colour mask.
     """
     folder = Path(os.path.abspath(path)).parent
-    options = {"--labels": folder, "--classes": "CLASSES", "--output": f"{folder}_ids"}
-    for root in (folder, *folder.parents):
-        if (classes := root / "classes.txt").is_file():
-            part = folder.relative_to(root).parts[:1]  # such as labels/
-            output = Path(f"{root}_ids", *part)
-            options = {"--labels": root.joinpath(*part), "--classes": classes, "--output": output}
-            break
-    words = [str(word) for option in options.items() for word in option]
+    root = next(
+        (root for root in (folder, *folder.parents) if (root / "classes.txt").is_file()), None
+    )
+    options = []
+    if root is None:
+        parents = (found.parent for found in (folder, *folder.parents) if found.name == "labels")
+        root = next(parents, folder.parent)
+        options = ["--classes", "CLASSES"]
+    words = ["python", "tools/import_dataset.py", str(root), "--output", f"{root}_ids", *options]
     return (
         "Labels need class ids (0 to the number of classes - 1) as an 8- or 16-bit single-channel "
-        "PNG, not colours. To convert the colours of the class file to ids, run: "
-        f"{shlex.join(['python', 'tools/convert_labels.py', *words])}"
+        "PNG, not colours. Write the colour of each class into the class file (`kerb 255 0 0`), "
+        f"and run: {shlex.join(words)}"
     )
 
 

@@ -166,7 +166,8 @@ class PaletteComparison:
     def _disagreement(self, ids: Sequence[int], example: str) -> str:
         return (
             f"The palettes of label files disagree about {_ids(ids)}: {example}. An id may not be "
-            "the same class in all files; if so, write them again with one numbering."
+            "the same class in all files; if so, write the colours into classes.txt and run: "
+            "python tools/import_dataset.py FOLDER --output NEW"
         )
 
     def _new(self, kind: str, ids: Iterable[int]) -> list[int]:

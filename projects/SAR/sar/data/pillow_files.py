@@ -144,6 +144,12 @@ def upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
+def turned_upright(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Apply an EXIF orientation to (H, W) values."""
+    method = _TRANSPOSITIONS.get(orientation)
+    return values if method is None else np.array(Image.fromarray(values).transpose(method))
+
+
 def raw_mode(image: Image.Image) -> str:
     """Return Pillow's name for the pixel layout of the file, such as "RGB;16B".
 

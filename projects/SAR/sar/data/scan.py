@@ -124,7 +124,8 @@ class DatasetScan:
             f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
             f"{self.ignore_label} is ignored. Relabel these pixels; or complete the classes "
             "(classes.txt or the metadata's stuff_classes, and MODEL.SEM_SEG_HEAD.NUM_CLASSES); or "
-            "correct the metadata's ignore_label.",
+            "correct the metadata's ignore_label. To name, merge or ignore ids, import the folder: "
+            "python tools/import_dataset.py FOLDER --output NEW --map ID=NAME --ignore ID",
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:

@@ -20,7 +20,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from sar.errors import InputError, listed
+from sar.errors import InputError
 
 Color = list[int]  # r, g, b
 
@@ -89,44 +89,6 @@ def read_class_file(path: str | os.PathLike, remedy: str = "") -> list[tuple[str
         InputError: the file is missing, names no class or one class twice, has a line in another
             form, or has a wrong colour or id.
     """
-    return [(name, color) for _, name, color in _numbered_classes(path, remedy)]
-
-
-def read_class_colors(path: str | os.PathLike) -> tuple[list[str], list[Color]]:
-    """Read a class file that gives each class a colour of its own.
-
-    Returns:
-        the K names in the order of the ids, and K different colours [r, g, b].
-
-    Raises:
-        InputError: as in `read_class_file`; or a class has no colour, or two have the same colour.
-    """
-    classes = _numbered_classes(path)
-    if lines := [number for number, _, color in classes if color is None]:
-        raise InputError(
-            f"{path}: {_on_lines(lines)} without a colour: write a colour behind each name, such "
-            "as `kerb 255 0 0`."
-        )
-    line_of: dict[tuple[int, ...], int] = {}
-    for number, name, color in classes:
-        if (first := line_of.setdefault(tuple(color), number)) != number:
-            raise InputError(
-                f'{path}, line {number}: the class "{name}" has the colour {color} of line '
-                f"{first}: give each class a colour of its own."
-            )
-    return [name for _, name, _ in classes], [color for _, _, color in classes]
-
-
-def _on_lines(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"the class on line {numbers[0]} is"
-    return f"the classes on the lines {listed(numbers, 10)} are"
-
-
-def _numbered_classes(
-    path: str | os.PathLike, remedy: str = ""
-) -> list[tuple[int, str, Color | None]]:
-    """Return what `read_class_file` does, with the number of each class's line in front."""
     lines = _without_header(list(_lines(path, remedy)), path)
     without_colors = [_split_color(line) for _, line in lines]
     split = _split_ids([line for line, _ in without_colors])
@@ -151,7 +113,7 @@ def _numbered_classes(
                 "class a name of its own."
             )
         line_of[name] = number
-        classes.append((number, name, color))
+        classes.append((name, color))
     if not classes:
         raise InputError(f"{path} names no class: {_HOW_TO_WRITE}.")
     if len(classes) > 65535:

@@ -36,7 +36,8 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SPLITS = ("train", "val", "test")
 _TREE = (
     "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
-    "have images and labels of val and test; datasets/README.md shows it."
+    "have images and labels of val and test; datasets/README.md shows it. To convert an export of "
+    "an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
 )
 # Folders that operating systems and network storage create, besides names with a leading dot.
 _SYSTEM_FOLDERS = {
@@ -295,7 +296,7 @@ def files_by_stem(
     for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
         for subfolder in subfolders:
-            _refuse_circle(directory, subfolder)
+            refuse_circle(directory, subfolder)
         below = Path(os.path.relpath(directory, folder)).as_posix()
         prefix = "" if below == "." else f"{below}/"
         for file in files:
@@ -327,8 +328,12 @@ def is_system_folder(folder_name: str) -> bool:
     return folder_name.startswith(".") or folder_name.lower() in _SYSTEM_FOLDERS
 
 
-def _refuse_circle(directory: str, subfolder: str) -> None:
+def refuse_circle(directory: str, subfolder: str) -> None:
+    """Raise InputError if a folder is a link to a folder that contains it."""
     link = os.path.join(directory, subfolder)
+    if not os.path.islink(link):
+        return
     target = os.path.realpath(link)
-    if os.path.islink(link) and Path(os.path.realpath(directory)).is_relative_to(target):
+    folders = (os.path.realpath(folder) for folder in (directory, *Path(directory).parents))
+    if any(Path(folder).is_relative_to(target) for folder in folders):
         raise InputError(f"The link {link} leads back to {target}, which it is in: remove it.")

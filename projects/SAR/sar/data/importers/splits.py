@@ -1,0 +1,109 @@
+"""Choose the split of each image: as the source says, or by shares.
+
+Shape shorthands: N: number of images; K: number of classes; S: number of splits.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from sar.data.datasets.folder import SPLITS
+from sar.data.importers.source import Item
+from sar.data.importers.stratify import missing_classes, stratify
+from sar.errors import InputError, listed
+
+DEFAULT_SHARES = (80, 20)
+
+
+def check_splits(
+    items: Sequence[Item], shares: Sequence[int] | None, group: re.Pattern | None
+) -> None:
+    """Check that images can be divided, before their labels are read.
+
+    Args:
+        items, shares, group: as in `choose_splits`.
+
+    Raises:
+        InputError: only some images have a split, none is for training, or `group` is not found in
+            a path, or is given for splits of the source.
+    """
+    for item in items:
+        _key(item, group)
+    given = [item.split for item in items]
+    if shares is not None or not any(given):
+        return
+    remedy = f"--split {_text(DEFAULT_SHARES)}"
+    if None in given:
+        lacking = [item.image for item in items if item.split is None]
+        raise InputError(
+            f"{len(lacking)} of {len(items)} images have no split, but others have one: "
+            f"{listed(lacking, 3)}. Divide all images with {remedy}."
+        )
+    if "train" not in given:
+        raise InputError(
+            f"The source has no training images, only {listed(sorted(set(given)))}. Give the "
+            f"whole export, or divide its images with {remedy}."
+        )
+    if group is not None:
+        raise InputError(f"The source has splits. To divide by --group, add {remedy}.")
+
+
+def choose_splits(
+    items: Sequence[Item],
+    shows: np.ndarray,
+    names: Sequence[str],
+    *,
+    shares: Sequence[int] | None,
+    group: re.Pattern | None,
+    seed: int,
+) -> tuple[list[str], str]:
+    """Return the split of each item, and a sentence about the choice.
+
+    Args:
+        items: N images, for which `check_splits` passes.
+        shows: (N, K) bool, which classes each image shows.
+        names: K class names.
+        shares: shares of train, val and test; None: as the source says, or DEFAULT_SHARES if it
+            says nothing.
+        group: a pattern. Images for which it finds the same text in their path stay together. The
+            text is the first group of the pattern, or all that it matches.
+        seed: chooses among equally good divisions.
+    """
+    if shares is None and any(item.split for item in items):
+        return [item.split for item in items], "The splits are as the source says."
+    shares = shares or DEFAULT_SHARES
+    keys = [_key(item, group) for item in items]
+    order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    members = np.array([order[key] for key in keys])
+    counts = np.zeros((len(order), len(names)), np.int64)
+    np.add.at(counts, members, shows)
+    chosen = stratify(counts, np.bincount(members), shares, seed)
+    absent = []
+    for split, missing in zip(SPLITS, missing_classes(counts, chosen, len(shares)), strict=False):
+        if missing.any():
+            found = [names[k] for k in np.flatnonzero(missing)]
+            absent.append(f"{split} lacks {listed(found)}")
+    units = f"{len(order)} groups of images" if group is not None else f"{len(items)} images"
+    sentence = f"{units} were divided {_text(shares)}"
+    if absent:
+        sentence += f". Too few show some classes: {'; '.join(absent)}."
+    else:
+        sentence += ", with each class in each split."
+    return [SPLITS[split] for split in chosen[members]], sentence
+
+
+def _text(shares: Sequence[int]) -> str:
+    return ":".join(map(str, shares))
+
+
+def _key(item: Item, group: re.Pattern | None) -> object:
+    if group is None:
+        return item
+    match = group.search(item.image.as_posix())
+    if match is None:
+        raise InputError(
+            f'--group "{group.pattern}" is not found in the path {item.image.as_posix()}: correct '
+            "the pattern."
+        )
+    return match[1] if group.groups else match[0]

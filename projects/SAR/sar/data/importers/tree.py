@@ -1,0 +1,175 @@
+"""List the files of a source, and find the images that annotations name."""
+
+import json
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+
+from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
+from sar.data.importers.names import split_of_folders
+from sar.errors import InputError, listed, nearest
+
+# Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
+CONVERTED_SUFFIXES = (".webp", ".jfif")
+SOURCE_SUFFIXES = IMAGE_SUFFIXES + CONVERTED_SUFFIXES
+
+
+class Tree:
+    """The files below a folder, without hidden files and folders of operating systems.
+
+    Args:
+        path: the folder; or an annotation file. Then other files with its suffix do not count, and
+            images may be next to the file, or next to its folder if that is called annotations.
+
+    Raises:
+        InputError: the path is missing or cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z") and path.is_file():
+            raise InputError(f"{path} is an archive: unpack it, and give the folder.")
+        if path.is_file():
+            self.root = path.parent
+            if self.root.name.lower() == "annotations":
+                self.root = self.root.parent
+        elif path.is_dir():
+            self.root = path
+        else:
+            raise InputError(f"{path} does not exist: correct the path.")
+        self.files = sorted(_walk(self.root))
+        if path.is_file():
+            self.files = [p for p in self.files if p.suffix != path.suffix or p == path]
+
+    def relative(self, path: Path) -> PurePosixPath:
+        """Return the path of a file below the root."""
+        return PurePosixPath(path.relative_to(self.root).as_posix())
+
+    def with_suffix(self, *suffixes: str) -> list[Path]:
+        """Return the files with one of the suffixes (lower case), sorted."""
+        return [path for path in self.files if path.suffix.lower() in suffixes]
+
+    def named(self, *names: str) -> list[Path]:
+        """Return the files with one of the names, sorted. Case does not count."""
+        return [path for path in self.files if path.name.lower() in names]
+
+    @cached_property
+    def _images(self) -> dict[str, list[Path]]:
+        found = defaultdict(list)
+        for path in self.with_suffix(*SOURCE_SUFFIXES):
+            found[_folded(path.name)].append(path)
+        return found
+
+    def find_image(
+        self,
+        name: str,
+        near: Path,
+        place: str,
+        *,
+        split: str | None = None,
+        exclude: Collection[Path] = (),
+    ) -> Path | None:
+        """Return the image that an annotation names, or None if it is not there.
+
+        The longest common end of both paths decides, then the folder that is nearest to the
+        annotation file. Case does not count.
+
+        Args:
+            name: a file name, a path (of any operating system) or a URL.
+            near: the annotation file.
+            place: where the name is, for the error.
+            split: the split of the annotation. Images in folders of other splits are not meant.
+            exclude: other files that are not meant.
+
+        Raises:
+            InputError: several images could be meant.
+        """
+        parts = [_folded(part) for part in re.split(r"[/\\]+", name) if part]
+        candidates = self._images.get(parts[-1], ()) if parts else ()
+        candidates = [
+            path
+            for path in candidates
+            if path not in exclude
+            and (split is None or split_of_folders(self.relative(path)) in (None, split))
+        ]
+        if not candidates:
+            return None
+
+        def rank(path: Path) -> tuple[int, int]:
+            own = [_folded(part) for part in path.parts]
+            common = 0
+            while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
+                common += 1
+            shared = os.path.commonpath([path.parent, near.parent])
+            return common, len(Path(shared).parts)
+
+        best = max(map(rank, candidates))
+        found = [path for path in candidates if rank(path) == best]
+        if len(found) > 1:
+            raise InputError(
+                f'{place} names the image "{name}", which may be {listed(found, 3)}. Give the '
+                "folder of the images with --images."
+            )
+        return found[0]
+
+    def require_images(self, missing: list[str], annotations: int) -> None:
+        """Raise InputError if none of the images is there.
+
+        Args:
+            missing: the names of images that `find_image` did not find.
+            annotations: number of all images that are named.
+        """
+        if missing and len(missing) == annotations:
+            there = [path.name for names in self._images.values() for path in names]
+            found = f"{len(there)} other images are" if there else "no images are"
+            raise InputError(
+                f"None of the {annotations} annotated images is in {self.root}, where {found}: "
+                f"{listed(missing, 3)}.{nearest(missing[0], there)} Give the folder of the images "
+                "with --images. If the export was made without images, export it again with them."
+            )
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a text file in UTF-8.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as text ({error}): export it again.") from error
+
+
+@lru_cache(maxsize=8)  # the recognition of a format and its importer read the same files
+def read_json(path: Path) -> object:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON; the message names the line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}): export it again.") from error
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"The folder {error.filename} cannot be read: {error}.") from error
+
+    for directory, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
+        for subfolder in subfolders:
+            refuse_circle(directory, subfolder)
+        for file in files:
+            if not file.startswith("."):
+                yield Path(directory, file)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

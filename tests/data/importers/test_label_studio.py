@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+
+from sar.data.importers.label_studio import decode_brush
+from sar.data.importers.run import Request, import_dataset
+from sar.errors import InputError
+
+from .miniature import SIZE, assert_equal, new_scene, run, save, scenes, write_json
+
+
+def bits(value, number):
+    return format(value, f"0{number}b")
+
+
+def encode_brush(values, word=8, sizes=(3, 4, 8, 16)):
+    """Run lengths, and single values where runs are short; the greatest fitting size of each."""
+    stream = bits(len(values), 32) + bits(word - 1, 5) + "".join(bits(s - 1, 4) for s in sizes)
+    ends = [*np.flatnonzero(np.diff(values)) + 1, len(values)]
+    start = 0
+    for end in map(int, ends):
+        while start < end:
+            size = next((i for i, s in enumerate(sizes) if end - start <= 2**s), len(sizes) - 1)
+            length = min(end - start, 2 ** sizes[size])
+            single = length <= 2
+            stream += "0" if single else "1"
+            stream += bits(size, 2) + bits(length - 1, sizes[size])
+            stream += bits(int(values[start]), word) * (length if single else 1)
+            start += length
+    stream += "0" * (-len(stream) % 8)
+    return [int(stream[i : i + 8], 2) for i in range(0, len(stream), 8)]
+
+
+@pytest.mark.parametrize("word, sizes", [(8, (3, 4, 8, 16)), (8, (1, 2, 5, 9)), (3, (2, 3, 4, 5))])
+def test_brushes_are_decoded(word, sizes):
+    rng = np.random.default_rng(0)
+    values = np.repeat(rng.integers(0, 2**word, 60), rng.integers(1, 90, 60))
+    found = decode_brush(encode_brush(values, word, sizes), len(values))
+    np.testing.assert_array_equal(found, values)
+
+
+def test_damaged_brushes():
+    rle = encode_brush(np.zeros(400, int))
+    with pytest.raises(ValueError, match="has 400 values, but its image needs 404"):
+        decode_brush(rle, 404)
+    with pytest.raises(ValueError, match="end early"):
+        decode_brush(rle[:-2], 400)
+    with pytest.raises(ValueError, match="longer"):
+        decode_brush([*rle[:2], 0, 3, *rle[4:]], 3)
+
+
+def entry(box, **value):
+    return {
+        "id": str(box), "type": value.pop("type"), "value": value, "from_name": "x", "to_name": "y",
+        "original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0,
+    }  # fmt: skip
+
+
+def polygon(box):
+    name, x0, y0, x1, y1 = box
+    points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    points = [[100 * x / SIZE[1], 100 * y / SIZE[0]] for x, y in points]
+    return entry(box, type="polygonlabels", points=points, closed=True, polygonlabels=[name])
+
+
+def rectangle(box):
+    name, x0, y0, x1, y1 = box
+    return entry(
+        box, type="rectanglelabels", rectanglelabels=[name], rotation=0,
+        x=100 * x0 / SIZE[1], y=100 * y0 / SIZE[0],
+        width=100 * (x1 - x0) / SIZE[1], height=100 * (y1 - y0) / SIZE[0],
+    )  # fmt: skip
+
+
+def turned(box):
+    """A rectangle with swapped sides, turned clockwise around its corner."""
+    name, x0, y0, x1, y1 = box
+    return entry(
+        box, type="rectanglelabels", rectanglelabels=[name], rotation=90,
+        x=100 * x1 / SIZE[1], y=100 * y0 / SIZE[0],
+        width=100 * (y1 - y0) / SIZE[1], height=100 * (x1 - x0) / SIZE[0],
+    )  # fmt: skip
+
+
+def brush(box):
+    name, x0, y0, x1, y1 = box
+    rgba = np.zeros((*SIZE, 4), int)
+    rgba[y0:y1, x0:x1] = 9, 8, 7, 255
+    return entry(
+        box, type="brushlabels", format="rle", rle=encode_brush(rgba.ravel()), brushlabels=[name]
+    )
+
+
+def with_separate_labels(box):
+    """As <Labels> and <Polygon> of a labelling interface write it, as a pair."""
+    found = polygon(box)
+    (name,) = found["value"].pop("polygonlabels")
+    return [found | {"type": "polygon"},
+            found | {"type": "labels", "value": found["value"] | {"labels": [name]}}]  # fmt: skip
+
+
+def task(scene, encode, url="/data/upload/3/1a2b3c4d-{}.jpg", **changes):
+    results = []
+    for box in scene.boxes:
+        found = encode(box)
+        results += found if isinstance(found, list) else [found]
+    annotation = {"id": 1, "result": results, "was_cancelled": False, "ground_truth": False}
+    return {
+        "id": 5,
+        "annotations": [annotation],
+        "data": {"image": url.format(scene.name)},
+    } | changes
+
+
+def export(root, found, encode=polygon, **changes):
+    for scene in found:
+        save(root / "images" / f"{scene.name}.jpg", scene.image)
+    write_json(root / "project.json", [task(scene, encode, **changes) for scene in found])
+    return root
+
+
+@pytest.mark.parametrize("encode", [polygon, rectangle, turned, brush, with_separate_labels])
+def test_each_kind_of_region(tmp_path, encode):
+    found = scenes()
+    root = export(tmp_path / "studio", found, encode)
+    assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
+
+
+@pytest.mark.parametrize(
+    "url", ["{}.jpg", "https://host/x/{}.jpg?token=a", "/data/local-files/?d=images/{}.jpg",
+            "s3://bucket/x%20y/{}.jpg"],
+)  # fmt: skip
+def test_names_of_images(tmp_path, url):
+    found = scenes(2)
+    root = export(tmp_path / "studio", found, url=url)
+    assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
+
+
+def test_which_annotation_counts(tmp_path, capsys):
+    found = scenes(3)
+    tasks = [task(scene, polygon) for scene in found]
+    wrong = task(new_scene("x", seed=9), polygon)["annotations"][0]
+    true = [task["annotations"][0] for task in tasks]
+    tasks[0]["annotations"] = [true[0] | {"ground_truth": True}, wrong]
+    tasks[1]["annotations"] = [wrong, true[1]]
+    tasks[2]["annotations"] = [true[2], wrong | {"was_cancelled": True}]
+    root = export(tmp_path / "studio", found)
+    write_json(root / "project.json", tasks)
+    assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
+    import_dataset(Request(root, tmp_path / "mine", dry_run=True))
+    assert "2 tasks have several annotations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"value": {"points": [[1]], "polygonlabels": ["kerb"]}}, r"region 7 \(polygon of "),
+        ({"value": {"polygonlabels": ["a", "b"]}}, "region 7; it has the labels a, b"),
+        ({"value": {"rle": [0, 0], "brushlabels": ["kerb"]}}, "region 7 .* end early"),
+        ({"value": {"x": 3, "width": 3, "rectanglelabels": ["kerb"]}}, "region 7 .*no valid 'y'"),
+        ({"image_rotation": 90}, "the image is rotated by 90 degrees"),
+        ({"original_width": 99}, "regions name images of different sizes"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_file_the_task_and_the_region(tmp_path, change, message):
+    root = export(tmp_path / "studio", scenes(1))
+    broken = task(new_scene("a0"), polygon)
+    broken["annotations"][0]["result"][1] |= {"id": "7"} | change
+    write_json(root / "project.json", [broken])
+    with pytest.raises(InputError, match=message.replace(";", ".*")) as error:
+        run(root, tmp_path / "mine")
+    assert "project.json, task 1 (id 5)" in str(error.value)
+
+
+def test_a_task_without_an_image(tmp_path):
+    root = export(tmp_path / "studio", scenes(1), data={"text": "a0"})
+    with pytest.raises(InputError, match=r"task 1 \(id 5\): its data names no image file"):
+        run(root, tmp_path / "mine")
