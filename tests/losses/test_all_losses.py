@@ -163,7 +163,7 @@ def test_the_order_of_pixels_does_not_matter(name, seed, num_pixels, share_ignor
 @few
 @cases
 def test_ignored_pixels_may_be_left_out(name, seed, num_pixels, share_ignored, ignore_value):
-    assume("mining" not in name)  # an ignored pixel is one of those of which it takes a share
+    assume("mining" not in name)  # its share counts ignored pixels
     logits, labels, _ = samples(seed, num_pixels, share_ignored, ignore_value)
     is_valid = labels != ignore_value
     found = value(name, logits[is_valid], labels[is_valid], ignore_value)
@@ -190,16 +190,31 @@ def test_the_upsampled_logits_are_nowhere_in_memory(name):
     assert largest.numbers <= upsampled / 14 and sum(saved.values()) <= upsampled / 4
 
 
-def test_a_weighted_sum_has_an_entry_for_each_loss():
+@pytest.mark.parametrize("name", ["focal", "dice", "lovasz"])
+def test_a_classifier_learns_the_rarest_class(name):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.arange(K), torch.tensor([300, 100, 40, 10, 3]))
+    samples = F.one_hot(labels, K) + 0.2 * torch.randn(len(labels), K, generator=generator)
+    weight = torch.zeros(K, K, requires_grad=True)
+    optimizer, criterion = torch.optim.Adam([weight], lr=0.1), build(name)
+    for _ in range(60):
+        optimizer.zero_grad()
+        criterion(samples @ weight, labels).backward()
+        optimizer.step()
+    assert ((samples @ weight).argmax(1) == labels)[labels == K - 1].all()
+
+
+def test_a_weighted_sum_and_its_terms():
     logits, labels = logits_and_labels()
     criteria = {"a": CrossEntropy(IGNORE), "b": Focal(IGNORE)}
     criterion = WeightedSum({"a": (2.0, criteria["a"]), "b": (0.5, criteria["b"])})
     weights = torch.rand(labels.shape)
     for options in ({}, {"pixel_weights": weights}):
-        found = criterion(logits, labels, STRIDE, **options)
+        found = criterion.terms(logits, labels, STRIDE, **options)
         a, b = (each(logits, labels, STRIDE, **options) for each in criteria.values())
         assert list(found) == ["a", "b"]
         assert found["a"] == 2 * a and found["b"] == 0.5 * b
+        assert criterion(logits, labels, STRIDE, **options) == found["a"] + found["b"]
 
 
 def test_a_training_that_diverges_remains_visible(criterion):

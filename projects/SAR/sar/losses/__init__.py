@@ -1,9 +1,8 @@
 """Losses for long-tailed semantic segmentation, in plain PyTorch.
 
 Each criterion is a module. It is called with logits (N, K, h, w), labels (N, H, W) and the stride
-of the logits, and it returns a scalar; `WeightedSum` returns several. Logits (M, K) and labels (M,)
-of samples, such as points, work too. Half precision becomes float32. Without a valid pixel, a loss
-is 0 and its gradient is 0.
+of the logits, and it returns a scalar. Logits (M, K) and labels (M,) of samples, such as points,
+work too. Half precision becomes float32. Without a valid pixel, a loss is 0 and its gradient is 0.
 
 Losses are computed over the valid pixels of all processes. The exceptions are `HardPixelMining` and
 `Lovasz`, which need the order of the pixels: there, each process takes its own.

@@ -57,9 +57,10 @@ def effective_number_weights(
 ) -> torch.Tensor:
     """Return w_k proportional to (1 - beta) / (1 - beta^n_k), for n_k images with class k.
 
-    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, eq. 3. The
-    authors set beta to (N - 1) / N, where N is the number of samples that differ. As in the paper,
-    the weights of the classes that occur have a mean of 1. A class that never occurs gets weight 1.
+    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, Proposition
+    1. There, beta is (N - 1) / N, with N the number of different samples that a class can have. As
+    in the paper, the weights of the classes that occur have a mean of 1. A class that never occurs
+    gets weight 1.
 
     A sample is an image that shows the class. Pixels of an image resemble each other, and there are
     so many of them that the paper's values of beta would make all weights equal.

@@ -17,9 +17,8 @@ class Dice(nn.Module):
         L = mean over k of 1 - 2 sum_i p_ik g_ik / (sum_i p_ik + sum_i g_ik)
 
     The sums go over the valid pixels of all images of all processes. The mean goes over the
-    classes with ground truth in this batch. Without ground truth, the gradient of a class would say
-    nothing about where it is wrong. All processes return the same value. If no pixel is valid, it
-    is 0.
+    classes with ground truth in this batch; without ground truth, a class always has the loss 1.
+    All processes return the same value. If no pixel is valid, it is 0.
 
     Milletari et al., "V-Net", 3DV 2016, introduced the loss for two classes, with squared
     probabilities in the denominator. This form has no squares and no smoothing, as in Sudre et al.,

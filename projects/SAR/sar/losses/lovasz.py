@@ -13,8 +13,8 @@ class Lovasz(nn.Module):
     """Lovasz-softmax loss, over a batch, with the classes that are present in it.
 
     Berman et al., "The Lovasz-Softmax loss: A tractable surrogate for the optimization of the
-    intersection-over-union measure in neural networks", CVPR 2018, eqs. 8 to 11. For each class k
-    that the labels show, the error of a valid pixel is 1 - p_k if its label is k, else p_k. The
+    intersection-over-union measure in neural networks", CVPR 2018, eqs. 8, 9 and 11. For each class
+    k that the labels show, the error of a valid pixel is 1 - p_k if its label is k, else p_k. The
     errors are sorted, the largest first. The loss of the class is the sum of the errors, each times
     the step that its pixel adds to the Jaccard loss 1 - IoU. The loss is the mean over these
     classes.

@@ -7,7 +7,7 @@ from torch import nn
 
 
 class WeightedSum(nn.Module):
-    """Several losses of the same logits, each with a factor.
+    """Weighted sum of several losses of the same logits.
 
     Args:
         terms: (factor, criterion) of each loss, by its name.
@@ -17,8 +17,10 @@ class WeightedSum(nn.Module):
         >>> from sar.losses import CrossEntropy, Dice
         >>> criterion = WeightedSum({"ce": (1.0, CrossEntropy(255)), "dice": (0.5, Dice(255))})
         >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 32, 32, dtype=torch.int64)
-        >>> {name: round(loss.item(), 2) for name, loss in criterion(logits, labels, 4).items()}
-        {'ce': 1.39, 'dice': 0.3}
+        >>> round(criterion(logits, labels, stride=4).item(), 4)
+        1.6863
+        >>> round(criterion.terms(logits, labels, stride=4)["dice"].item(), 4)
+        0.3
     """
 
     def __init__(self, terms: Mapping[str, tuple[float, nn.Module]]):
@@ -28,12 +30,18 @@ class WeightedSum(nn.Module):
 
     def forward(
         self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1, **options
-    ) -> dict[str, torch.Tensor]:
-        """Return factor * loss of each criterion, by its name. Their sum is the loss to minimize.
+    ) -> torch.Tensor:
+        """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W).
 
         Args:
-            logits, targets, stride, options: arguments of each criterion.
+            options: further arguments of each criterion.
         """
+        return sum(self.terms(logits, targets, stride, **options).values())
+
+    def terms(
+        self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1, **options
+    ) -> dict[str, torch.Tensor]:
+        """Return the terms of the sum, factor * loss, by name."""
         return {
             name: self.factors[name] * criterion(logits, targets, stride, **options)
             for name, criterion in self.criteria.items()

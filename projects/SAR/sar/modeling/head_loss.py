@@ -30,8 +30,8 @@ class SegmentationLoss(nn.Module):
 
     Args:
         criterion: called with logits (N, K, h, w), labels (N, H, W) and the stride; returns a
-            scalar, or scalars by name. None if the class counts that it needs are unknown. The
-            model can then be evaluated, but not trained.
+            scalar. None if the class counts that it needs are unknown. The model can then be
+            evaluated, but not trained.
         stride: H / h rounded up, the head's `common_stride`.
         loss_weight: factor of the loss.
         size_divisibility: the backbone may pad images to multiples of this number; 0 for no
@@ -63,7 +63,7 @@ class SegmentationLoss(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and int64 labels (N, H, W).
 
-        For a sum of losses, return one entry for each term, such as "loss_sem_seg_dice".
+        For a `WeightedSum`, return an entry for each term instead, such as "loss_sem_seg_dice".
 
         Args:
             weights: of the pixels, (N, H, W), as the head of Panoptic-DeepLab has them.
@@ -79,10 +79,13 @@ class SegmentationLoss(nn.Module):
         if weights is not None:
             _require_pixel_weights(self.criterion)
             options["pixel_weights"] = weights
-        loss = self.criterion(predictions, targets, self.stride, **options)
-        if not isinstance(loss, dict):
-            return {"loss_sem_seg": loss * self.loss_weight}
-        return {f"loss_sem_seg_{name}": term * self.loss_weight for name, term in loss.items()}
+        arguments = (predictions, targets, self.stride)
+        if isinstance(self.criterion, WeightedSum):
+            terms = self.criterion.terms(*arguments, **options)
+            losses = {f"loss_sem_seg_{name}": loss for name, loss in terms.items()}
+        else:
+            losses = {"loss_sem_seg": self.criterion(*arguments, **options)}
+        return {name: loss * self.loss_weight for name, loss in losses.items()}
 
     def _check_stride(self, logit_size: tuple[int, int], label_size: tuple[int, int]) -> None:
         if self._fits(logit_size, label_size, self.stride):
