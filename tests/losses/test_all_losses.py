@@ -131,7 +131,7 @@ cases = given(
     share_ignored=st.sampled_from((0.0, 0.3, 0.9)),
     ignore_value=st.sampled_from((IGNORE, 0, -1)),
 )
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 def samples(seed, num_pixels, share_ignored, ignore_value):
@@ -172,8 +172,8 @@ def test_ignored_pixels_may_be_left_out(name, seed, num_pixels, share_ignored, i
 
 @pytest.mark.parametrize("name", ["fused focal", "dice", "lovasz"])
 def test_the_upsampled_logits_are_nowhere_in_memory(name):
-    logits = torch.randn(2, 64, 32, 32, requires_grad=True)
-    labels = torch.arange(5).repeat(2, 128, 26)[..., :128]
+    logits = torch.randn(1, 64, 32, 32, requires_grad=True)
+    labels = torch.arange(5).repeat(1, 128, 26)[..., :128]
     saved = {}
 
     def note(tensor):
@@ -196,8 +196,8 @@ def test_a_classifier_learns_the_rarest_class(name):
     labels = torch.repeat_interleave(torch.arange(K), torch.tensor([300, 100, 40, 10, 3]))
     samples = F.one_hot(labels, K) + 0.2 * torch.randn(len(labels), K, generator=generator)
     weight = torch.zeros(K, K, requires_grad=True)
-    optimizer, criterion = torch.optim.Adam([weight], lr=0.1), build(name)
-    for _ in range(60):
+    optimizer, criterion = torch.optim.Adam([weight], lr=0.2), build(name)
+    for _ in range(30):
         optimizer.zero_grad()
         criterion(samples @ weight, labels).backward()
         optimizer.step()
