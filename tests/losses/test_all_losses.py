@@ -217,6 +217,16 @@ def test_a_weighted_sum_and_its_terms():
         assert criterion(logits, labels, STRIDE, **options) == found["a"] + found["b"]
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if "weighted" in name])
+def test_pixels_with_a_weight_of_zero_do_not_count(name):
+    criterion = build(name)
+    criterion.weights = torch.tensor([0.0, 0.0, 1.0, 1.0, 1.0])
+    logits, labels = logits_and_labels()
+    value = criterion(logits, labels.clamp(max=1), STRIDE)  # no pixel of another class
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert value == 0 and (gradient == 0).all()
+
+
 def test_a_training_that_diverges_remains_visible(criterion):
     logits, labels = logits_and_labels()
     assert not criterion(logits * float("nan"), labels, STRIDE).isfinite()

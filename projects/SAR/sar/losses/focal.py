@@ -55,7 +55,6 @@ class Focal(CrossEntropy):
     ) -> torch.Tensor:
         """Return (1 - p_i)^gamma ce_i as (N, H, W), with 0 at ignored pixels."""
         losses = super().unweighted_losses(logits, targets, stride)
-        # 1 - exp(-ce) would lose all digits at confident pixels. Powers below 1 have no finite
-        # gradient at 0.
-        errors = -torch.expm1(-losses)
-        return errors.clamp(min=torch.finfo(errors.dtype).tiny) ** self.gamma * losses
+        # Powers below 1 have no finite gradient at 0.
+        errors = (1 - (-losses).exp()).clamp(min=torch.finfo(losses.dtype).tiny)
+        return errors**self.gamma * losses
