@@ -90,7 +90,7 @@ def check_loss(cfg: CfgNode) -> None:
             f'MODEL.LOSS.CLASS_WEIGHTS is "{name}", but MODEL.LOSS.OWN_CLASS_WEIGHTS also has '
             "weights: set one of them, and the other to its default"
         )
-    if (name or own) and not set(terms) & set(WEIGHTED_LOSSES):
+    if (name or own) and terms.keys().isdisjoint(WEIGHTED_LOSSES):
         key, value = ("CLASS_WEIGHTS", name) if name else ("OWN_CLASS_WEIGHTS", list(own))
         raise InputError(
             f"MODEL.LOSS.{key} {shortened(value)} has no effect with MODEL.LOSS.NAME "
