@@ -33,6 +33,9 @@ TAKEN = [
     ("DATASETS.TRAIN", "[a, b]", ("a", "b")),
     ("OUTPUT_DIR", "runs/a,b", "runs/a,b"),
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64]]", [[32], [64]]),
+    ("MODEL.LOSS.OWN_CLASS_WEIGHTS", "[0.5, 1e-1, 4]", (0.5, 0.1, 4)),
+    ("MODEL.LOSS.OWN_CLASS_WEIGHTS", "[]", ()),
+    ("MODEL.LOSS.NAME", "cross_entropy + 0.5 * dice", "cross_entropy + 0.5 * dice"),
 ]
 # These are texts in YAML.
 TAKEN_ON_THE_COMMAND_LINE = [
@@ -81,6 +84,9 @@ def test_what_yaml_takes(key, word, meaning, tmp_path):
         ("MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", "6", r"expected 3 numbers, such as \[6, 12, 18\]"),
         ("SOLVER.STEPS", "often", r"is 'often', expected numbers, such as \[30000\]"),
         ("SOLVER.STEPS", "[3, x]", "expected numbers"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "large", r"expected numbers, such as \[\[32, 64"),
+        ("MODEL.LOSS.OWN_CLASS_WEIGHTS", "enet", r"expected numbers, such as \[0.5, 2.0\]"),
+        ("MODEL.LOSS.OWN_CLASS_WEIGHTS", "[1, road]", r"expected numbers, such as \[0.5, 2.0\]"),
         ("SOLVER.AMP.ENABLED", "1", "is '?1'?, expected True or False"),
         ("SOLVER.AMP.ENABLED", "maybe", "is 'maybe', expected True or False"),
         ("SOLVER.MAX_ITER", "1.5", "is '?1.5'?, expected a whole number"),

@@ -100,6 +100,7 @@ from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
+from sar.modeling.loss_terms import check_loss
 from sar.training.duration import measure_duration
 from sar.visualization import class_colors
 from sar.visualization.dataset import (
@@ -128,6 +129,7 @@ def check_all(args: argparse.Namespace) -> None:
     if args.config_file is None:
         args.config_file = RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
     cfg = load_config(find_config(args.config_file), args.opts)
+    check_loss(cfg)  # the advice is about it
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)

@@ -123,6 +123,8 @@ def test_only_the_keys_that_a_config_lacks(frequency, expected):
     ("loss", "expected", "words"),
     [
         ("hard_pixel_mining", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}, "Class weights."),
+        ("focal + dice", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}, "Class weights."),
+        ("dice", {}, "The loss dice."),
         ("seesaw", {}, "The loss seesaw."),
         ("logit_adjustment", {}, "The loss logit_adjustment."),
     ],
@@ -133,10 +135,11 @@ def test_the_loss_of_a_config_stays(loss, expected, words):
 
 
 def test_weights_of_the_users_own_stay():
-    cfg = load_config("", ["MODEL.LOSS.NAME", "cross_entropy"])
-    cfg.MODEL.LOSS.CLASS_WEIGHTS = [1.0, 2.0, 3.0]
+    own = ("MODEL.LOSS.NAME", "focal", "MODEL.LOSS.OWN_CLASS_WEIGHTS", "[1, 2, 3]")
     for frequency in (BY_PIXEL, BY_IMAGE):
-        assert "MODEL.LOSS.CLASS_WEIGHTS" not in advise_on_balance(frequency, cfg)[-1].recipe
+        recipe = advice(frequency, *own)["recipe"]
+        assert "MODEL.LOSS.CLASS_WEIGHTS" not in recipe.recipe
+        assert "lass weights." in recipe.text
 
 
 @pytest.mark.parametrize("present", [{}, WEIGHTS])

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sar.losses import CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.losses import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixelMining,
+    LogitAdjustment,
+    Lovasz,
+    Seesaw,
+)
 from sar.modeling.head_loss import use_all_processes
 
 from ..distributed import run_processes
@@ -52,7 +60,11 @@ CRITERIA = {
         IGNORE, torch.tensor([0.1, 3.0, 1.0, 7.0]), fused=True
     ),
     "logit_adjustment": lambda: LogitAdjustment(torch.tensor([500, 30, 2, 0]), IGNORE),
+    "fused weighted focal": lambda: Focal(
+        IGNORE, 2.0, torch.tensor([0.1, 3.0, 1.0, 7.0]), fused=True
+    ),
     "seesaw": lambda: Seesaw(K, IGNORE),
+    "dice": lambda: Dice(IGNORE),
     "a head's own": lambda: Corrected(OwnCrossEntropy()),
     "a head's own masked mean": lambda: Corrected(OwnMaskedMean()),
 }
@@ -88,9 +100,13 @@ def batches():
     }
 
 
-def losses_and_gradients(part, wrap=lambda network: network):
+# Each process takes its own images.
+OWN_IMAGES = {"lovasz": lambda: Lovasz(IGNORE)}
+
+
+def losses_and_gradients(part, criteria, wrap=lambda network: network):
     results = {}
-    for criterion, build in CRITERIA.items():
+    for criterion, build in criteria.items():
         network = wrap(Network(build()))
         for batch, (images, labels) in batches().items():
             network.zero_grad()
@@ -104,24 +120,50 @@ def losses_and_gradients(part, wrap=lambda network: network):
     return results
 
 
+def part_of(rank, num_processes):
+    size = IMAGES // num_processes
+    return slice(rank * size, (rank + 1) * size)
+
+
 def train_on_part(rank, folder):
-    size = IMAGES // dist.get_world_size()
-    part = slice(rank * size, (rank + 1) * size)
-    torch.save(losses_and_gradients(part, DistributedDataParallel), folder / f"{rank}.pth")
+    part = part_of(rank, dist.get_world_size())
+    results = losses_and_gradients(part, CRITERIA | OWN_IMAGES, DistributedDataParallel)
+    torch.save(results, folder / f"{rank}.pth")
+
+
+def means_over_processes_with_a_valid_pixel(num_processes):
+    """Losses and gradients of OWN_IMAGES, from the images of each process alone."""
+    parts = [part_of(rank, num_processes) for rank in range(num_processes)]
+    results = [losses_and_gradients(part, OWN_IMAGES) for part in parts]
+    means = {}
+    for case in results[0]:
+        _, labels = batches()[case[1]]
+        weights = torch.tensor([(labels[part] != IGNORE).any().double() for part in parts])
+        weights /= weights.sum().clamp(min=1)
+        loss = sum(w * result[case][0] for w, result in zip(weights, results, strict=True))
+        gradients = [
+            sum(w * gradient for w, gradient in zip(weights, of_parts, strict=True))
+            for of_parts in zip(*(result[case][1] for result in results), strict=True)
+        ]
+        means[case] = (loss, gradients)
+    return means
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_losses_of_several_processes_are_those_of_one(tmp_path, num_processes):
     run_processes(train_on_part, num_processes, tmp_path)
     results = [torch.load(tmp_path / f"{rank}.pth") for rank in range(num_processes)]
-    wanted = losses_and_gradients(slice(None))
+    wanted = losses_and_gradients(slice(None), CRITERIA)
     seen = wanted.pop("seen")
+    wanted |= means_over_processes_with_a_valid_pixel(num_processes)
     assert all(torch.equal(result.pop("seen"), seen) for result in results)
     for case, (loss, gradients) in wanted.items():
         assert (loss == 0) == (case[1] == "no valid pixel at all")
         mean_loss = torch.stack([result[case][0] for result in results]).mean()
         torch.testing.assert_close(mean_loss, loss, rtol=1e-6, atol=0, msg=str(case))
         for result in results:
+            if case[0] == "dice":  # every process has the loss of the whole batch
+                torch.testing.assert_close(result[case][0], loss, msg=str(case))
             for found, gradient in zip(result[case][1], gradients, strict=True):
                 torch.testing.assert_close(found, gradient, rtol=1e-6, atol=1e-12, msg=str(case))
 

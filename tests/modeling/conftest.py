@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
 
 SMALL = [
     "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5",
@@ -31,3 +32,12 @@ def batch():
         image = torch.randint(256, (3, 64, 64), generator=generator, dtype=torch.uint8)
         samples.append({"image": image, "sem_seg": labels, "height": 50, "width": 70})
     return samples
+
+
+@pytest.fixture
+def frequency_file(tmp_path):
+    """Counts of five classes, of which one never occurs."""
+    path = tmp_path / "frequency.json"
+    images, pixels = (10, 3, 9, 0, 1), (70_000, 900, 29_000, 0, 100)
+    ClassFrequency(tuple("abcde"), 10, images, pixels, 500).save(path)
+    return str(path)

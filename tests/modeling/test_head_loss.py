@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from sar.config import load_config
-from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
-from sar.losses import CLASS_WEIGHTS, CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
-from sar.modeling.head_loss import LOSSES, SegmentationLoss, build_loss
+from sar.losses import CrossEntropy, Dice, Focal, HardPixelMining, WeightedSum
+from sar.modeling.head_loss import SegmentationLoss, build_loss
+from sar.modeling.loss_terms import LOSSES
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
@@ -24,14 +24,6 @@ HEADS = {
     "DeepLabV3PlusHead": ("configs/CamVid/baseline_deeplab_v3_plus_R_50.yaml",),
 }
 K, IGNORE = 5, 255
-PIXELS, IMAGES = (70_000, 900, 29_000, 0, 100), (10, 3, 9, 0, 1)
-
-
-@pytest.fixture
-def frequency_file(tmp_path):
-    path = tmp_path / "frequency.json"
-    ClassFrequency(tuple("abcde"), 10, IMAGES, PIXELS, 500).save(path)
-    return str(path)
 
 
 @pytest.fixture(params=LOSSES)
@@ -48,36 +40,37 @@ def plain_head():
     return head
 
 
+def test_a_sum_has_an_entry_for_each_term():
+    terms = {"cross_entropy": (1.0, CrossEntropy(IGNORE)), "dice": (0.5, Dice(IGNORE))}
+    predictions, targets = torch.randn(2, K, 4, 6), torch.randint(K, (2, 16, 24))
+    loss = SegmentationLoss(WeightedSum(terms), stride=4, loss_weight=3.0)
+    found = loss(predictions, targets)
+    assert list(found) == ["loss_sem_seg_cross_entropy", "loss_sem_seg_dice"]
+    for name, (factor, criterion) in terms.items():
+        expected = 3 * factor * criterion(predictions, targets, 4)
+        torch.testing.assert_close(found[f"loss_sem_seg_{name}"], expected)
+
+
+def test_pixel_weights_reach_the_losses_that_take_them():
+    predictions, targets = torch.randn(2, K, 4, 6), torch.randint(K, (2, 16, 24))
+    weights = torch.rand(targets.shape)
+    terms = {"focal": (1.0, Focal(IGNORE)), "hard": (1.0, HardPixelMining(IGNORE, 0.2))}
+    found = SegmentationLoss(WeightedSum(terms), stride=4)(predictions, targets, weights)
+    for name, (_, criterion) in terms.items():
+        expected = criterion(predictions, targets, 4, pixel_weights=weights)
+        assert found[f"loss_sem_seg_{name}"] == expected != criterion(predictions, targets, 4)
+    terms["dice"] = (1.0, Dice(IGNORE))
+    for criterion in (Dice(IGNORE), WeightedSum(terms)):
+        with pytest.raises(InputError, match="weights its pixels, which Dice cannot do. Set it to"):
+            SegmentationLoss(criterion, stride=4)(predictions, targets, weights)
+
+
 def test_half_precision_ends_before_the_upsampling():
     criterion = CrossEntropy(IGNORE)
     predictions, targets = torch.randn(2, K, 4, 6).bfloat16(), torch.randint(K, (2, 16, 24))
     found = SegmentationLoss(criterion, stride=4, loss_weight=0.5)(predictions, targets)
     expected = 0.5 * criterion(predictions.float(), targets, 4)
     assert torch.equal(found["loss_sem_seg"], expected)
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "hard_pixel_mining"])
-@pytest.mark.parametrize("weights", CLASS_WEIGHTS)
-def test_class_weights_follow_the_counts(name, weights, small_config, frequency_file):
-    cfg = small_config(
-        BASELINE, "MODEL.LOSS.NAME", name, "MODEL.LOSS.CLASS_WEIGHTS", weights,
-        "MODEL.LOSS.TOP_K", "0.25", "DATASETS.CLASS_FREQUENCY", frequency_file,
-    )  # fmt: skip
-    criterion = build_loss(cfg, plain_head()).criterion
-    expected = CLASS_WEIGHTS[weights](PIXELS, IMAGES).float()
-    assert torch.equal(criterion.weights, expected)
-    assert getattr(criterion, "top_k", 0.25) == 0.25
-
-
-def test_logit_adjustment_and_seesaw_follow_the_config(small_config, frequency_file):
-    keys = ["TAU", "0.5", "SEESAW_P", "0.3", "SEESAW_Q", "1.5"]
-    words = [f"MODEL.LOSS.{word}" if word.isupper() else word for word in keys]
-    words += ["DATASETS.CLASS_FREQUENCY", frequency_file, "MODEL.LOSS.NAME"]
-    adjusted = build_loss(small_config(BASELINE, *words, "logit_adjustment"), plain_head())
-    expected = LogitAdjustment(torch.tensor(PIXELS), IGNORE, 0.5).adjustment
-    assert torch.equal(adjusted.criterion.adjustment, expected)
-    seesaw = build_loss(small_config(BASELINE, *words, "seesaw"), plain_head()).criterion
-    assert isinstance(seesaw, Seesaw) and (seesaw.p, seesaw.q) == (0.3, 1.5)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -254,6 +247,27 @@ def test_every_loss_trains(named_config, batch):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
+def test_a_sum_trains_and_keeps_what_its_losses_count(small_config, batch):
+    text = "0.5 * seesaw + lovasz"
+    cfg = small_config(
+        BASELINE, "MODEL.LOSS.NAME", text, "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "2.0"
+    )  # fmt: skip
+    model = build_model(cfg)
+    losses = model(batch)
+    assert list(losses) == ["loss_sem_seg_seesaw", "loss_sem_seg_lovasz"]
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    counted = model.state_dict()["loss.criterion.criteria.seesaw.pixels_seen"]
+    assert counted.sum() == sum((sample["sem_seg"] != IGNORE).sum() for sample in batch)
+
+
+def test_the_factor_of_a_single_loss(small_config):
+    cfg = small_config(BASELINE, "MODEL.LOSS.NAME", "0.5 * dice")
+    loss = build_loss(cfg, plain_head())
+    assert isinstance(loss.criterion, Dice) and loss.loss_weight == 0.25  # 0.5 of the head
+    assert build_loss(small_config(BASELINE), plain_head()) is None
+
+
 def test_the_checkpoint_holds_the_counts_of_seesaw_and_no_class_weights(named_config, batch):
     model = build_model(named_config)
     model(batch)
@@ -286,38 +300,6 @@ def test_inference_needs_no_class_frequencies_and_training_says_so(small_config,
         assert model.eval()(batch)[0]["sem_seg"].shape == (K, 50, 70)
     with pytest.raises(InputError, match="pixels of each class .* set DATASETS.CLASS_FREQ"):
         model.train()(batch)
-
-
-@pytest.mark.parametrize(
-    "path, message",
-    [("nowhere.json", "nowhere.json"), (None, r"expected 3 classes .*NUM_CLASSES\), found 5")],
-)
-def test_class_frequencies_that_do_not_fit_the_model(path, message, small_config, frequency_file):
-    cfg = small_config(
-        BASELINE, "MODEL.LOSS.NAME", "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS", "enet",
-        "DATASETS.CLASS_FREQUENCY", path or frequency_file, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
-    )  # fmt: skip
-    with pytest.raises(InputError, match=message):
-        build_loss(cfg, plain_head())
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"NAME": "seasaw"}, 'unknown MODEL.LOSS.NAME "seasaw". Did you mean "seesaw"'),
-        ({"NAME": "cross_entropy", "CLASS_WEIGHTS": "e-net"}, 'CLASS_WEIGHTS.*mean "enet"'),
-        ({"CLASS_WEIGHTS": "enet"}, "set MODEL.LOSS.NAME to cross_entropy or hard_pixel_mining"),
-        ({"NAME": "seesaw", "CLASS_WEIGHTS": "enet"}, 'no effect with MODEL.LOSS.NAME "seesaw"'),
-        ({"NAME": "logit_adjustment", "TAU": "-1.0"}, "TAU is -1.0, expected 0 or more"),
-        ({"NAME": "hard_pixel_mining", "TOP_K": "20.0"}, "TOP_K is 20.0, expected above 0"),
-        ({"NAME": "seesaw", "SEESAW_P": "1e999"}, "SEESAW_P is inf"),
-        ({"NAME": "seesaw", "SEESAW_Q": "-2.0"}, "SEESAW_Q is -2.0"),
-    ],
-)
-def test_settings_that_are_refused(settings, message, small_config):
-    words = [word for key, value in settings.items() for word in (f"MODEL.LOSS.{key}", value)]
-    with pytest.raises(InputError, match=message):
-        build_loss(small_config(BASELINE, *words), plain_head())
 
 
 def test_a_head_that_has_no_loss_to_replace(small_config):

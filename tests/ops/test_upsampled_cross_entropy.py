@@ -8,12 +8,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sar.ops import upsampled_cross_entropy as module
 from sar.ops import upsampled_cross_entropy_pytorch as pytorch
 from sar.ops.backend import choose_backend
 from sar.ops.upsampled_cross_entropy import upsampled_cross_entropy
+
+from ..autograd import LargestTensor
 
 IGNORE = 255
 # (N, K, h, w), stride, (H, W)
@@ -124,18 +125,6 @@ def test_a_label_that_is_no_class_is_an_error():
 def test_labels_that_do_not_go_with_the_logits(size):
     with pytest.raises(ValueError, match="labels of shape .* at stride 4"):
         upsampled_cross_entropy(torch.zeros(1, 3, 4, 4), torch.zeros(size).long(), 4, IGNORE)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Numbers in the largest tensor that anything gives."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        if isinstance(output, torch.Tensor):
-            self.numbers = max(self.numbers, output.untyped_storage().nbytes() // 4)
-        return output
 
 
 def test_the_upsampled_logits_are_nowhere_in_memory():

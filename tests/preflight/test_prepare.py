@@ -401,6 +401,10 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
         (["OUTPUT_DIR", "run.log"], "log file"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
+        (
+            ["MODEL.LOSS.NAME", "focal", "MODEL.LOSS.OWN_CLASS_WEIGHTS", "[1, 2]"],
+            "OWN_CLASS_WEIGHTS has 2 numbers, expected 3: give one for each class",
+        ),
         (["DATALOADER.SAMPLER_TRAIN", "RepeatFactorSampler"], 'mean "RepeatFactorTrainingSampler"'),
         (["MODEL.REGULARIZERS", "('SemanticAnchor',)"], 'mean "SemanticAnchorRegularizer"'),
         (["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('camvid_tran',)"], 'mean "camvid_train"'),

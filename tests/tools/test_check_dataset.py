@@ -360,6 +360,7 @@ def test_registered_data_set(tool, folder, tmp_path, capsys, monkeypatch):
     [
         (["--dataset", "camvid_trian"], 'Did you mean "camvid_train"?'),
         (["--folder", "no/such/folder"], "Folder not found: "),
+        (["--folder", ".", "MODEL.LOSS.NAME", "dise"], 'Did you mean "dice"?'),
     ],
 )
 def test_unknown_names(tool, capsys, args, expected):

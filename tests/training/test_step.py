@@ -112,7 +112,7 @@ class HostReads(TorchDispatchMode):
     [
         [],
         ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"],
-        ["MODEL.LOSS.NAME", "hard_pixel_mining"],
+        ["MODEL.LOSS.NAME", "hard_pixel_mining + focal + dice"],
         ["MODEL.LOSS.NAME", "seesaw", "MODEL.AUXILIARY_HEAD.IN_FEATURE", "p4"],
     ],
 )

@@ -104,16 +104,27 @@ def add_sar_config(cfg: CfgNode) -> None:
 
     # -- The head's loss
     cfg.MODEL.LOSS = CfgNode()
-    # Replaces the loss of the head: cross_entropy, hard_pixel_mining, logit_adjustment (Menon et
-    # al., ICLR 2021) or seesaw (Wang et al., CVPR 2021). "" keeps the loss of the head.
+    # Replaces the loss of the head: cross_entropy, hard_pixel_mining, focal (Lin et al., ICCV
+    # 2017), logit_adjustment (Menon et al., ICLR 2021), seesaw (Wang et al., CVPR 2021), dice
+    # (Milletari et al., 3DV 2016) or lovasz (Berman et al., CVPR 2018). "cross_entropy + 0.5 *
+    # dice" is a weighted sum. "" keeps the loss of the head.
     cfg.MODEL.LOSS.NAME = ""
     # Upsample logits and compute the cross-entropy in one step, with less memory and time. The loss
     # is equal up to rounding; with False, it equals detectron2's bit for bit. This key has no
-    # effect on seesaw and on losses of third-party heads.
+    # effect on seesaw, dice, lovasz and losses of third-party heads.
     cfg.MODEL.LOSS.FUSED = True
-    # Class weights for cross_entropy and hard_pixel_mining: inverse_frequency, enet,
-    # median_frequency, or "" for none. They follow the class counts of the training set.
+    # Class weights for cross_entropy, hard_pixel_mining and focal: inverse_frequency, enet,
+    # median_frequency, effective_number (Cui et al., CVPR 2019), or "" for none. They follow the
+    # class counts of the training set.
     cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
+    # Class weights of your own for the same losses: one number for each class, 0 or more, in the
+    # order of the class ids; () for none.
+    cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS = ()
+    # effective_number: in [0, 1). 0 gives equal weights. Near 1, a weight is inverse to the number
+    # of images that show the class.
+    cfg.MODEL.LOSS.BETA = 0.999
+    # focal: 0 is cross-entropy. The larger it is, the less do easy pixels count.
+    cfg.MODEL.LOSS.GAMMA = 2.0
     # logit_adjustment: factor of the log-priors that are added to the logits.
     cfg.MODEL.LOSS.TAU = 1.0
     # hard_pixel_mining: share of the pixels that count, from the highest loss down.

@@ -5,7 +5,7 @@ import math
 
 from sar.errors import InputError
 
-# Empty by default, so that the default does not show what they hold.
+# Empty by default, so that the default does not show what lists hold.
 _LISTS_OF_NAMES = (
     "MODEL.REGULARIZERS",
     "MODEL.FPN.IN_FEATURES",
@@ -14,6 +14,8 @@ _LISTS_OF_NAMES = (
     "DATASETS.PROPOSAL_FILES_TRAIN",
     "DATASETS.PROPOSAL_FILES_TEST",
 )
+_NUMBER = (int, float)
+_LISTS_OF_NUMBERS = ("MODEL.LOSS.OWN_CLASS_WEIGHTS",)
 # (height, width): one number is both.
 _PAIRS = ("INPUT.CROP.SIZE", "TEST.CROP_SIZE", "TEST.CROP_STRIDE")
 # Lists of any length whose default has several numbers.
@@ -107,11 +109,14 @@ def _is_number(value: object) -> bool:
 
 def _typed_list(key: str, value: object, default: tuple | list, place: str) -> tuple | list:
     holds_names = key in _LISTS_OF_NAMES or bool(default) and isinstance(default[0], str)
-    example = "'a', 'b'" if holds_names and not default else _shown(default)[1:-1].rstrip(",")
+    holds_numbers = key in _LISTS_OF_NUMBERS or bool(default) and isinstance(default[0], _NUMBER)
+    example = _shown(default)[1:-1].rstrip(",")
+    if not default:
+        example = "'a', 'b'" if holds_names else "0.5, 2.0" if holds_numbers else ""
     expected = f"{'names' if holds_names else 'numbers'}, such as [{example}]"
     error = InputError(f"{place}: {key} is {_shown(value)}, expected {expected}")
     if isinstance(value, str):
-        items = _names(value) if holds_names or not default else None
+        items = _names(value) if holds_names or not (default or holds_numbers) else None
         if items is None:
             raise error
     elif isinstance(value, (tuple, list)):
@@ -127,10 +132,10 @@ def _typed_list(key: str, value: object, default: tuple | list, place: str) -> t
     if holds_names:
         if not all(isinstance(item, str) for item in items):
             raise error
-    elif default and isinstance(default[0], (int, float)):
+    elif holds_numbers:
         # YAML takes 1e-4 for a text.
         items = [_literal(item) for item in items]
-        if not all(isinstance(item, (int, float)) for item in items):
+        if not all(isinstance(item, _NUMBER) for item in items):
             raise error
     return type(default)(items)
 

@@ -17,6 +17,7 @@ from sar.data.tail import (
 )
 from sar.errors import listed, printable
 from sar.losses.class_weights import CLASS_WEIGHTS
+from sar.modeling.loss_terms import WEIGHTED_LOSSES, loss_terms
 
 from detectron2.config import CfgNode
 
@@ -29,7 +30,6 @@ _LEAST_FACTOR = 1.1
 # Class weights, the first choice first. Weights that differ more than this many times do harm.
 _CHOICES = ("median_frequency", "enet")
 _MOST_DIFFERENT = 100
-_WEIGHTED_LOSSES = ("cross_entropy", "hard_pixel_mining")
 _WEIGHTS_KEY = "MODEL.LOSS.CLASS_WEIGHTS"
 # Largest weight of SAR's pull over classes, next to one re-weighting and next to two.
 _PULL_WEIGHTS = ("0.1", "0.03")
@@ -152,8 +152,8 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    keys |= _weight_keys(frequency, loss, is_needed=needs_weights)
-    has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS))
+    keys |= _weight_keys(frequency, cfg, is_needed=needs_weights)
+    has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS) or loss.OWN_CLASS_WEIGHTS)
     pulls_classes = anchor.PULL_OVER == "classes"
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and pulls_classes:
         most = _PULL_WEIGHTS[repeats + has_weights - 1]
@@ -172,19 +172,19 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     return Advice("recipe", text, recipe=keys)
 
 
-def _weight_keys(frequency: ClassFrequency, loss: CfgNode, *, is_needed: bool) -> dict[str, str]:
+def _weight_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> dict[str, str]:
     """Return the keys of MODEL.LOSS for class weights that do not differ too much.
 
     Weights of the user's own, and losses that treat rare classes in another way, stay.
     """
-    present = loss.CLASS_WEIGHTS
-    if not present:
-        if not is_needed or loss.NAME not in ("", *_WEIGHTED_LOSSES):
-            return {}
-        name = {} if loss.NAME else {"MODEL.LOSS.NAME": _WEIGHTED_LOSSES[0]}
-        return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
-    if not (isinstance(present, str) and present in CLASS_WEIGHTS):
+    present, terms = cfg.MODEL.LOSS.CLASS_WEIGHTS, loss_terms(cfg)
+    if cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS:
         return {}
+    if not present:
+        if not is_needed or terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
+            return {}
+        name = {} if terms else {"MODEL.LOSS.NAME": WEIGHTED_LOSSES[0]}
+        return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
     fitting = _fitting_weights(frequency, (present, *_CHOICES))
     return {} if fitting == present else {_WEIGHTS_KEY: fitting}
 

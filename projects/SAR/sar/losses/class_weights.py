@@ -52,8 +52,37 @@ def median_frequency_weights(pixels: Sequence[int], images: Sequence[int]) -> to
     return torch.where(occurs, median * images / pixels, 1.0)
 
 
+def effective_number_weights(
+    pixels: Sequence[int], images: Sequence[int], beta: float = 0.999
+) -> torch.Tensor:
+    """Return w_k proportional to (1 - beta) / (1 - beta^n_k), for n_k images with class k.
+
+    Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019, Proposition
+    1. There, beta is (N - 1) / N, with N the number of different samples that a class can have. As
+    in the paper, the weights of the classes that occur have a mean of 1. A class that never occurs
+    gets weight 1.
+
+    A sample is an image that shows the class. Pixels of an image resemble each other, and there are
+    so many of them that the paper's values of beta would make all weights equal.
+
+    Args:
+        beta: in [0, 1). 0 gives equal weights. Near 1, the weights are inverse to the images. The
+            paper has 0.999 for its large data sets, and up to 0.9999.
+
+    Example::
+
+        >>> effective_number_weights([9000, 800, 200], images=[1000, 100, 10])
+        tensor([0.0422, 0.2800, 2.6778], dtype=torch.float64)
+    """
+    images = torch.tensor(images, dtype=torch.float64)
+    occurs = images > 0
+    weights = (1 - beta) / (1 - beta**images)
+    return torch.where(occurs, weights / weights[occurs].mean(), 1.0)
+
+
 CLASS_WEIGHTS = {
     "inverse_frequency": inverse_frequency_weights,
     "enet": enet_weights,
     "median_frequency": median_frequency_weights,
+    "effective_number": effective_number_weights,
 }

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sar.losses.maps import as_maps, upsample
 from sar.ops.over_processes import mean_over_processes
 from sar.ops.upsampled_cross_entropy import upsampled_cross_entropy
 
@@ -49,18 +50,37 @@ class CrossEntropy(nn.Module):
         """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W).
 
         Args:
+            logits, targets: (M, K) and (M,) for samples such as points.
             pixel_weights: (N, H, W) factors of the weights w_(y_i), as Panoptic-DeepLab has them.
         """
+        if self.fused or pixel_weights is not None:
+            return self.weighted_mean(logits, targets, stride, pixel_weights)
+        logits, targets = as_maps(logits, targets)
+        weights = self.pixel_weights(targets)
+        mean = F.cross_entropy(
+            upsample(logits, stride, targets),
+            # If all weights are 0, F.cross_entropy has a gradient of 0 / 0.
+            targets.where(weights > 0, self.ignore_value),
+            self.weights,
+            ignore_index=self.ignore_value,
+        )
+        return mean_over_processes(mean, weights.sum())
+
+    def weighted_mean(
+        self,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        stride: int,
+        pixel_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the sum of `pixel_losses` over all processes, divided by the sum of weights."""
+        logits, targets = as_maps(logits, targets)
         weights = self.pixel_weights(targets)
         if pixel_weights is not None:
             weights = weights * pixel_weights
+        total = self.pixel_losses(logits, targets, stride, pixel_weights).sum()
         weight = weights.sum()
-        if self.fused or pixel_weights is not None:
-            total = self.pixel_losses(logits, targets, stride, pixel_weights).sum()
-            mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
-        else:
-            logits = upsample(logits, stride, targets)
-            mean = F.cross_entropy(logits, targets, self.weights, ignore_index=self.ignore_value)
+        mean = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
         return mean_over_processes(mean, weight)
 
     def pixel_losses(
@@ -71,32 +91,25 @@ class CrossEntropy(nn.Module):
         pixel_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return w_(y_i) ce_i as (N, H, W), with 0 at ignored pixels, times `pixel_weights`."""
-        if self.fused:
-            losses = upsampled_cross_entropy(logits, targets, stride, self.ignore_value)
-            if self.weights is not None:
-                losses = losses * self.pixel_weights(targets)
-        else:
-            losses = F.cross_entropy(
-                upsample(logits, stride, targets),
-                targets,
-                self.weights,
-                ignore_index=self.ignore_value,
-                reduction="none",
-            )
+        losses = self.unweighted_losses(logits, targets, stride)
+        if self.weights is not None:
+            losses = losses * self.pixel_weights(targets)
         return losses if pixel_weights is None else losses * pixel_weights
+
+    def unweighted_losses(
+        self, logits: torch.Tensor, targets: torch.Tensor, stride: int
+    ) -> torch.Tensor:
+        """Return ce_i as (N, H, W), with 0 at ignored pixels."""
+        if self.fused:
+            return upsampled_cross_entropy(logits, targets, stride, self.ignore_value)
+        return F.cross_entropy(
+            upsample(logits, stride, targets),
+            targets,
+            ignore_index=self.ignore_value,
+            reduction="none",
+        )
 
     def pixel_weights(self, targets: torch.Tensor) -> torch.Tensor:
         """Return w_(y_i) as (N, H, W), with 0 at ignored pixels."""
         valid = targets != self.ignore_value
         return valid if self.weights is None else valid * self.weights[targets.where(valid, 0)]
-
-
-def upsample(logits: torch.Tensor, stride: int, targets: torch.Tensor) -> torch.Tensor:
-    """Return logits (N, K, H, W) for labels (N, H, W), from logits (N, K, h, w) at a stride.
-
-    The interpolation is bilinear. Logits beyond the labels' right and bottom edges are cropped.
-    """
-    if stride > 1:
-        logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
-    height, width = targets.shape[-2:]
-    return logits[..., :height, :width]

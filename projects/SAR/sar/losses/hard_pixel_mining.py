@@ -3,14 +3,15 @@
 import torch
 
 from sar.losses.cross_entropy import CrossEntropy
+from sar.losses.maps import as_maps
 
 
 class HardPixelMining(CrossEntropy):
     """Mean cross-entropy of the pixels with the highest loss, as in detectron2's DeepLabCE.
 
-    A share `top_k` of all pixels is taken, by the weighted loss w_(y_i) ce_i. An ignored pixel
-    counts as a pixel with a loss of 0. As in detectron2, each process takes the hardest pixels of
-    its own images, so the loss depends on how a batch is split over processes.
+    A share `top_k` of all pixels is taken, at least one, by the weighted loss w_(y_i) ce_i. An
+    ignored pixel counts as a pixel with a loss of 0. As in detectron2, each process takes the
+    hardest pixels of its own images, so the loss depends on how a batch is split over processes.
 
     Args:
         ignore_value: label of pixels that do not count.
@@ -44,7 +45,8 @@ class HardPixelMining(CrossEntropy):
         pixel_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """As `CrossEntropy`. The factors `pixel_weights` decide with which pixels are hardest."""
+        logits, targets = as_maps(logits, targets)
         losses = self.pixel_losses(logits, targets, stride, pixel_weights).flatten()
         if self.top_k < 1:
-            losses = losses.topk(int(self.top_k * losses.numel())).values
+            losses = losses.topk(max(1, int(self.top_k * losses.numel()))).values
         return losses.mean()

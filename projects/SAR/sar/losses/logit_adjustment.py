@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from sar.losses.cross_entropy import CrossEntropy
+from sar.losses.maps import as_maps
 
 
 class LogitAdjustment(nn.Module):
@@ -38,5 +39,6 @@ class LogitAdjustment(nn.Module):
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W)."""
+        logits, targets = as_maps(logits, targets)
         # Interpolation weights sum to 1, so a constant may be added before the upsampling.
         return self.cross_entropy(logits + self.adjustment[:, None, None], targets, stride)

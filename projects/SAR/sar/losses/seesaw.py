@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sar.losses.cross_entropy import CrossEntropy, upsample
+from sar.losses.cross_entropy import CrossEntropy
+from sar.losses.maps import as_maps, upsample
 from sar.ops.class_sums import class_counts
 from sar.ops.over_processes import sum_over_processes
 
@@ -51,6 +52,7 @@ class Seesaw(nn.Module):
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """Return the scalar loss of logits (N, K, h, w) at a stride and labels (N, H, W)."""
+        logits, targets = as_maps(logits, targets)
         logits = upsample(logits, stride, targets)
         ignore_value = self.cross_entropy.ignore_value
         counts = class_counts(targets, len(self.pixels_seen), ignore_value)

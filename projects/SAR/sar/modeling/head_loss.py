@@ -9,18 +9,16 @@ import math
 import torch
 from torch import nn
 
-from sar.data.class_frequency import class_frequency_of
-from sar.errors import InputError, dimensions, nearest
-from sar.losses import CLASS_WEIGHTS, CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.errors import InputError, dimensions
+from sar.losses import CrossEntropy, HardPixelMining, WeightedSum
 from sar.modeling.extension import Extension, extend
+from sar.modeling.loss_terms import build_criterion, check_loss, loss_terms
 from sar.ops.over_processes import mean_over_processes
 
 from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from detectron2.projects.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from detectron2.projects.deeplab.loss import DeepLabCE
-
-LOSSES = ("cross_entropy", "hard_pixel_mining", "logit_adjustment", "seesaw")
 
 
 class SegmentationLoss(nn.Module):
@@ -65,6 +63,8 @@ class SegmentationLoss(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return {"loss_sem_seg": scalar} for logits (N, K, h, w) and int64 labels (N, H, W).
 
+        For a `WeightedSum`, return an entry for each term instead, such as "loss_sem_seg_dice".
+
         Args:
             weights: of the pixels, (N, H, W), as the head of Panoptic-DeepLab has them.
         """
@@ -77,15 +77,15 @@ class SegmentationLoss(nn.Module):
         self._check_stride(predictions.shape[-2:], targets.shape[-2:])
         options = {}
         if weights is not None:
-            if not isinstance(self.criterion, CrossEntropy):
-                raise InputError(
-                    "MODEL.LOSS.NAME: the head weights its pixels, which "
-                    f"{type(self.criterion).__name__} cannot do. Set it to cross_entropy or "
-                    "hard_pixel_mining"
-                )
+            _require_pixel_weights(self.criterion)
             options["pixel_weights"] = weights
-        loss = self.criterion(predictions.float(), targets, self.stride, **options)
-        return {"loss_sem_seg": loss * self.loss_weight}
+        arguments = (predictions, targets, self.stride)
+        if isinstance(self.criterion, WeightedSum):
+            terms = self.criterion.terms(*arguments, **options)
+            losses = {f"loss_sem_seg_{name}": loss for name, loss in terms.items()}
+        else:
+            losses = {"loss_sem_seg": self.criterion(*arguments, **options)}
+        return {name: loss * self.loss_weight for name, loss in losses.items()}
 
     def _check_stride(self, logit_size: tuple[int, int], label_size: tuple[int, int]) -> None:
         if self._fits(logit_size, label_size, self.stride):
@@ -111,6 +111,18 @@ class SegmentationLoss(nn.Module):
             or stride * logit == multiple * math.ceil(label / multiple)
             for logit, label in zip(logit_size, label_size, strict=True)
         )
+
+
+def _require_pixel_weights(criterion: nn.Module) -> None:
+    """Raise InputError if a criterion, or a term of it, is not a mean over weighted pixels."""
+    is_sum = isinstance(criterion, WeightedSum)
+    for term in criterion.criteria.values() if is_sum else (criterion,):
+        if not isinstance(term, CrossEntropy):
+            raise InputError(
+                "MODEL.LOSS.NAME: the head weights its pixels, which "
+                f"{type(term).__name__} cannot do. Set it to cross_entropy, hard_pixel_mining or "
+                "focal"
+            )
 
 
 class _HeadWithLoss(Extension):
@@ -171,39 +183,6 @@ def _with_a_valid_pixel(targets: torch.Tensor, num_valid: torch.Tensor) -> torch
     return targets
 
 
-def check_loss(cfg: CfgNode) -> None:
-    """Check the keys of MODEL.LOSS.
-
-    Raises:
-        InputError: a name is unknown, the loss does not use the class weights, or a number is out
-            of range.
-    """
-    loss = cfg.MODEL.LOSS
-    for key, name, known in (
-        ("NAME", loss.NAME, LOSSES),
-        ("CLASS_WEIGHTS", loss.CLASS_WEIGHTS, tuple(CLASS_WEIGHTS)),
-    ):
-        if name and name not in known:
-            raise InputError(
-                f'unknown MODEL.LOSS.{key} "{name}".{nearest(name, known)} '
-                f'Known are {", ".join(known)}, and "" for none'
-            )
-    weighted = ("cross_entropy", "hard_pixel_mining")
-    if loss.CLASS_WEIGHTS and loss.NAME not in weighted:
-        raise InputError(
-            f'MODEL.LOSS.CLASS_WEIGHTS "{loss.CLASS_WEIGHTS}" has no effect with MODEL.LOSS.NAME '
-            f'"{loss.NAME}": set MODEL.LOSS.NAME to {" or ".join(weighted)}'
-        )
-    for key, is_possible, expected in (
-        ("TAU", 0 <= loss.TAU < math.inf, "0 or more"),
-        ("TOP_K", 0 < loss.TOP_K <= 1, "above 0, up to 1"),
-        ("SEESAW_P", 0 <= loss.SEESAW_P < math.inf, "0 or more"),
-        ("SEESAW_Q", 0 <= loss.SEESAW_Q < math.inf, "0 or more"),
-    ):
-        if not is_possible:
-            raise InputError(f"MODEL.LOSS.{key} is {loss[key]}, expected {expected}")
-
-
 def build_loss(
     cfg: CfgNode, head: nn.Module, size_divisibility: int = 0
 ) -> SegmentationLoss | None:
@@ -224,17 +203,18 @@ def build_loss(
             the head has no loss to replace.
     """
     check_loss(cfg)
-    if cfg.MODEL.LOSS.NAME:
+    if terms := loss_terms(cfg):
         _require_replaceable_loss(cfg, head)
-        criterion = _named_criterion(cfg, head.ignore_value)
+        criterion = build_criterion(cfg, head.ignore_value)
     else:
         criterion = _own_criterion(head, fused=cfg.MODEL.LOSS.FUSED)
         if criterion is None:
             return None
+    (factor,) = terms.values() if len(terms) == 1 else (1.0,)  # a sum has the factors of its terms
     return SegmentationLoss(
         criterion,
         stride=head.common_stride,
-        loss_weight=head.loss_weight,
+        loss_weight=head.loss_weight * factor,
         size_divisibility=size_divisibility,
     )
 
@@ -249,29 +229,6 @@ def _require_replaceable_loss(cfg: CfgNode, head: nn.Module) -> None:
             f'lacks {", ".join(lacking)}: set MODEL.LOSS.NAME to "" for its own loss, or choose a '
             "head with these attributes, such as SemSegFPNHead"
         )
-
-
-def _named_criterion(cfg: CfgNode, ignore_value: int) -> nn.Module | None:
-    """Return the criterion of MODEL.LOSS.NAME, or None if its class counts are unknown."""
-    loss = cfg.MODEL.LOSS
-    if loss.NAME == "seesaw":
-        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        return Seesaw(num_classes, ignore_value, p=loss.SEESAW_P, q=loss.SEESAW_Q)
-    counts = None
-    if loss.CLASS_WEIGHTS or loss.NAME == "logit_adjustment":
-        counts = class_frequency_of(cfg)
-        if counts is None:
-            return None
-    if loss.NAME == "logit_adjustment":
-        return LogitAdjustment(
-            torch.tensor(counts.pixels), ignore_value, loss.TAU, fused=loss.FUSED
-        )
-    weights = None
-    if loss.CLASS_WEIGHTS:
-        weights = CLASS_WEIGHTS[loss.CLASS_WEIGHTS](counts.pixels, counts.images).float()
-    if loss.NAME == "cross_entropy":
-        return CrossEntropy(ignore_value, weights, fused=loss.FUSED)
-    return HardPixelMining(ignore_value, loss.TOP_K, weights, fused=loss.FUSED)
 
 
 def _own_criterion(head: nn.Module, fused: bool) -> nn.Module | None:

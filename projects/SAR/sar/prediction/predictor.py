@@ -233,6 +233,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     choose_device(cfg)
     cfg.MODEL.REGULARIZERS = ()
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
+    cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS = ()
     cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
     cfg.TEST.GEOMETRY = False
     check_config(cfg)

@@ -16,9 +16,9 @@ from sar.errors import InputError, nearest
 from sar.files import lock
 from sar.files.run_folder import check_is_free
 from sar.modeling.backbones.timm_backbone import check_timm
-from sar.modeling.head_loss import check_loss
 from sar.modeling.heads import UPerNetHead
 from sar.modeling.inference import check_inference, is_meta_architecture
+from sar.modeling.loss_terms import check_loss, check_number_of_weights
 from sar.modeling.regularizer_registry import check_regularizer
 
 from detectron2.config import CfgNode, get_cfg
@@ -193,7 +193,8 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
     Raises:
         InputError: no data set is named, or one is unknown, missing, not for semantic segmentation,
             or without the instances that MASK_ON needs; data sets have different classes, or a
-            training has one; NUM_CLASSES or IGNORE_VALUE differ from the data sets.
+            training has one; NUM_CLASSES, IGNORE_VALUE or the number of class weights differ from
+            the data sets.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     needed = "TRAIN" if trains else "TEST"
@@ -211,6 +212,7 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
             f'MODEL.SEM_SEG_HEAD.NUM_CLASSES is {head.NUM_CLASSES}, but data set "{names[0]}" has '
             f"{len(classes)} classes: set it to {len(classes)} (or to 0, to take it from the data)"
         )
+    check_number_of_weights(cfg)
     if head.IGNORE_VALUE == get_cfg().MODEL.SEM_SEG_HEAD.IGNORE_VALUE:
         head.IGNORE_VALUE = metadata.ignore_label
     for name in names:

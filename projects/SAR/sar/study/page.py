@@ -260,7 +260,7 @@ class _Section:
                 # inf if the gate is closed at the end.
                 opened.append(math.inf if gate[-1] < 1 else closed[-1] if closed else 0)
                 shares.append(statistics.fmean(gate))
-                pairs = zip(curve["loss_sar_pull"], curve["loss_sem_seg"], strict=True)
+                pairs = zip(curve["loss_sar_pull"], _loss_of_head(curve), strict=True)
                 ratio = [pull / loss for pull, loss in pairs]
                 ratios.append([ratio[0], ratio[len(ratio) // 2], ratio[-1]])
             means = [statistics.fmean(column) for column in zip(*ratios, strict=True)]
@@ -355,6 +355,13 @@ class _Section:
 
 def _values(rows: Sequence[dict], metric: str) -> list[float]:
     return [row["metrics"][metric] for row in rows]
+
+
+def _loss_of_head(curve: dict[str, list[float]]) -> list[float]:
+    """Return the curve of the head's loss. A sum of losses has a curve for each of its terms."""
+    others = ("loss_sem_seg_aux", "loss_sem_seg_regions")
+    names = [name for name in curve if name.startswith("loss_sem_seg") and name not in others]
+    return [sum(values) for values in zip(*(curve[name] for name in names), strict=True)]
 
 
 def _grid(table: list[list[str]], headers: Sequence[str]) -> str:
