@@ -23,7 +23,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 .PHONY: demo
-demo: $(READY) ## train a plain and a regularized model on generated images, and compare them in output/demo
+demo: $(READY) ## train a plain and a recommended model on generated images, and compare them in output/demo
 	$(BIN)/python train_net.py --config-file $(DEMO_CONFIGS)/baseline_$(DEMO_MODEL) \
 		OUTPUT_DIR $(DEMO)/plain $(DEMO_KEYS)
 	$(BIN)/python train_net.py --config-file $(DEMO_CONFIGS)/recommended_$(DEMO_MODEL) \

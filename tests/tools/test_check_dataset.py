@@ -126,7 +126,8 @@ def test_recommended_configs_are_there(monkeypatch, tmp_path):
     for config in program.RECOMMENDED.values():
         plain = config.replace("recommended_", "baseline_")
         recommended, plain = (load_config(program.find_config(each)) for each in (config, plain))
-        assert recommended.MODEL.REGULARIZERS and not plain.MODEL.REGULARIZERS
+        samplers = [cfg.DATALOADER.SAMPLER_TRAIN for cfg in (recommended, plain)]
+        assert samplers == ["RepeatFactorTrainingSampler", "TrainingSampler"]
 
 
 def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys):
