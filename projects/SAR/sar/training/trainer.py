@@ -20,7 +20,7 @@ from sar.data.image_files import read_image_size
 from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
-from sar.evaluation.evaluator import evaluation_folder
+from sar.evaluation.results_file import evaluation_folder
 from sar.files.atomic import remove_leftovers
 from sar.files.disk import require_folder, writing_to
 from sar.files.run_folder import (
