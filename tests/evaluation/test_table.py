@@ -67,7 +67,7 @@ def test_ties_that_decide_the_groups_are_told():
 @pytest.mark.parametrize("with_frequency", [False, True])
 def test_a_name_cannot_write_to_the_terminal(with_frequency):
     name = "\x1b[2J\u202esky\n"
-    metrics = {"mIoU": 1.0, f"IoU-{name}": 1.0, f"ACC-{name}": 1.0}
+    metrics = {"mIoU": 1.0, f"IoU-{name}": 1.0}
     frequency = ClassFrequency((name,), 1, (1,), (1,), 0) if with_frequency else None
     text = format_table(metrics, [name], frequency)
     assert r"| \x1b[2J\u202esky\n " in text and "\x1b" not in text
@@ -86,6 +86,18 @@ def test_without_class_frequency():
 def test_footnote_only_where_a_class_is_absent(absent):
     metrics = METRICS if absent else METRICS | {"IoU-pole": 1.0, "ACC-pole": 1.0}
     assert ("no ground truth" in format_table(metrics, NAMES)) == absent
+
+
+def test_precision_and_f1_of_a_class_that_is_never_predicted():
+    more = {"mPrecision": 80.0, "mF1": 70.0}
+    more |= {"Precision-sky": 80.0, "Precision-1e3": math.nan, "Precision-pole": math.nan}
+    more |= {"F1-sky": 70.0, "F1-1e3": 0.0, "F1-pole": math.nan}
+    text = format_table(METRICS | more, NAMES)
+    rows = rows_of(text)
+    assert rows[0][-2:] == ["mPrecision", "mF1"] and rows[2][-2:] == ["80.00", "70.00"]
+    assert rows[3] == ["class", "IoU", "ACC", "Precision", "F1"]
+    assert rows[6] == ["1e3", "20.00", "25.00", "-", "0.00"]
+    assert "for precision: or no prediction" in text
 
 
 def test_geometry():

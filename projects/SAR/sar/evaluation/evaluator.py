@@ -16,7 +16,7 @@ from sar.data.datasets import metadata_of
 from sar.errors import InputError, nearest, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.class_groups import groups_of_dataset
-from sar.evaluation.confusion import iou_metrics, update_confusion
+from sar.evaluation.confusion import confusion_metrics, update_confusion
 from sar.evaluation.embeddings import EvaluationTap
 from sar.evaluation.geometry import FeatureGeometry, sum_on_cpu
 from sar.evaluation.ground_truth import GroundTruth
@@ -37,9 +37,10 @@ class LongTailEvaluator(DatasetEvaluator):
     """Metrics of semantic segmentation, also for frequent, common and rare classes.
 
     The metrics include all of detectron2's `SemSegEvaluator`: `mIoU`, `fwIoU`, `mACC`, `pACC`,
-    `IoU-<class>` and `ACC-<class>`. `class_frequency` adds the mean IoU of frequent, common and
-    rare classes: by training images (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels
-    (`mIoU@f_pixel`, ...). `tap` adds the geometry of the feature space (`sar.evaluation.geometry`).
+    `IoU-<class>` and `ACC-<class>`. Precision and F1 are added (`confusion_metrics`).
+    `class_frequency` adds the mean IoU of frequent, common and rare classes: by training images
+    (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`, ...). `tap` adds the
+    geometry of the feature space (`sar.evaluation.geometry`).
 
     The device of the predictions holds a confusion matrix and sums of embeddings, but no images.
     Each process may evaluate any share of the data set, even an empty one.
@@ -191,7 +192,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if not is_main:
             return None
 
-        results = OrderedDict(sem_seg=iou_metrics(confusion, self._class_names, self._groups))
+        results = OrderedDict(sem_seg=confusion_metrics(confusion, self._class_names, self._groups))
         if geometry:
             results["geometry"] = geometry.compute(self._tap.classifier.weight)
             self._log_absent_from(geometry)

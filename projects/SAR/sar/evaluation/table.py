@@ -8,8 +8,20 @@ from tabulate import tabulate
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import printable
 from sar.evaluation.class_groups import class_groups, describe_ties
+from sar.evaluation.class_metrics import CLASS_METRICS
 
-HEADLINE = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "fwIoU", "mACC", "pACC")
+# Means that tables show, if they were measured.
+HEADLINE = (
+    "mIoU",
+    "mIoU@f",
+    "mIoU@c",
+    "mIoU@r",
+    "fwIoU",
+    "mACC",
+    "pACC",
+    "mPrecision",
+    "mF1",
+)
 GROUP_NAMES = {"f": "frequent", "c": "common", "r": "rare"}
 
 
@@ -26,7 +38,7 @@ def format_table(
     order of their ids.
 
     Args:
-        metrics: from `sar.evaluation.confusion.iou_metrics`, in percent.
+        metrics: from `sar.evaluation.confusion.confusion_metrics`, in percent.
         class_names: K names.
         class_frequency: counts of the training set, for the same K classes.
         geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.
@@ -34,12 +46,13 @@ def format_table(
     headline = [name for name in HEADLINE if name in metrics]
     means = _grid([[_percent(metrics[name]) for name in headline]], headline, num_texts=0)
 
+    measured = [name for name in CLASS_METRICS if f"m{name}" in metrics]
     if class_frequency is None:
-        headers = ["class", "IoU", "ACC"]
+        headers = ["class", *measured]
         rows = [[name] for name in class_names]
     else:
         images, pixels = class_frequency.images, class_frequency.pixels
-        headers = ["class", "group", "train pixels %", "train images %", "IoU", "ACC"]
+        headers = ["class", "group", "train pixels %", "train images %", *measured]
         rows = [
             [
                 class_names[i],
@@ -51,7 +64,7 @@ def format_table(
             for i in ids
         ]
     for row in rows:
-        row += [_percent(metrics[f"{metric}-{row[0]}"]) for metric in ("IoU", "ACC")]
+        row += [_percent(metrics[f"{metric}-{row[0]}"]) for metric in measured]
         row[0] = printable(row[0])
     parts = [means, _grid(rows, headers, num_texts=1 if class_frequency is None else 2)]
 
@@ -59,8 +72,11 @@ def format_table(
         row = ["-" if math.isnan(value) else f"{value:.4g}" for value in geometry.values()]
         parts.append(_grid([row], list(geometry), num_texts=0))
         parts.append("NC1 to NC3: 0 is full neural collapse.")
-    if any(math.isnan(metrics[f"IoU-{name}"]) for name in class_names):
-        parts.append("-: no ground truth in this data set, so left out of the means.")
+    if any(math.isnan(metrics[f"{m}-{name}"]) for m in measured for name in class_names):
+        parts.append(
+            "-: no ground truth in this data set (for precision: or no prediction), so left out of "
+            "the means."
+        )
     if class_frequency is not None:
         ties = describe_ties(images, pixels, class_names)
         if ties:

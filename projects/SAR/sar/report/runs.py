@@ -16,6 +16,7 @@ import numpy as np
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
+from sar.evaluation.class_metrics import CLASS_METRICS
 from sar.evaluation.table import GROUP_NAMES
 from sar.files.atomic import sha256
 from sar.files.run_folder import (
@@ -125,7 +126,7 @@ class Run:
         curves: dict[str, Curve] = {}
         for iteration, scalars in _read_metrics(self.folder):
             for name, value in scalars.items():
-                is_of_a_class = "/IoU-" in name or "/ACC-" in name
+                is_of_a_class = any(f"/{metric}-" in name for metric in CLASS_METRICS)
                 if name in _NO_CURVES or is_of_a_class or not _is_finite(value):
                     continue
                 curve = curves.setdefault(name, [])
