@@ -100,6 +100,37 @@ def test_precision_and_f1_of_a_class_that_is_never_predicted():
     assert "for precision: or no prediction" in text
 
 
+def test_objects_boundaries_and_the_loss():
+    more = {"mBoundaryIoU": 40.0, "Loss": 0.12345, "mObjectRecall": 25.0, "mObjectRecall@r": 0.0}
+    more |= {"mObjectPrecision": 10.0, "mObjectPrecision@r": math.nan}
+    for metric, values in {
+        "BoundaryIoU": (70, 10, math.nan),
+        "ObjectRecall": (50, 0, math.nan),
+        "ObjectPrecision": (10, math.nan, math.nan),
+    }.items():
+        more |= {f"{metric}-{name}": value for name, value in zip(NAMES, values, strict=True)}
+    objects = {
+        "objects": (4, 2, 0),
+        "found": (2, 0, 0),
+        "predicted": (20, 0, 7),
+        "correct": (2, 0, 0),
+    }
+    frequency = ClassFrequency(tuple(NAMES), 9, (3, 1, 2), (3, 1, 2), 0)
+    rows = rows_of(format_table(METRICS | more, NAMES, frequency, objects=objects))
+    assert rows[0][-2:] == ["mBoundaryIoU", "Loss"] and rows[2][-2:] == ["40.00", "0.1235"]
+    assert rows[3][4:] == ["IoU", "ACC", "BoundaryIoU"]
+    assert rows[8:] == [
+        ["mObjectRecall", "mObjectRecall@r", "mObjectPrecision", "mObjectPrecision@r"],
+        rows[9],
+        ["25.00", "0.00", "10.00", "-"],
+        ["class", "objects", "found", "predicted", "correct", "ObjectRecall", "ObjectPrecision"],
+        rows[12],
+        ["sky", "4", "2", "20", "2", "50.00", "10.00"],
+        ["pole", "0", "0", "7", "0", "-", "-"],
+        ["1e3", "2", "0", "0", "0", "0.00", "-"],
+    ]
+
+
 def test_geometry():
     numbers = {"NC1": 12.34567, "NC2_equinorm": 0.000123456, "NC3": math.nan}
     text = format_table(METRICS, NAMES, geometry=numbers)

@@ -5,15 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 # Prefixes of the metrics of single classes, as in "IoU-<class>".
-CLASS_METRICS = (
-    "IoU",
-    "ACC",
-    "Precision",
-    "F1",
-    "BoundaryIoU",
-    "ObjectRecall",
-    "ObjectPrecision",
-)
+PIXEL_METRICS = ("IoU", "ACC", "Precision", "F1", "BoundaryIoU")
+OBJECT_METRICS = ("ObjectRecall", "ObjectPrecision")
+CLASS_METRICS = (*PIXEL_METRICS, *OBJECT_METRICS)
 
 
 def class_metrics(

@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,14 +16,18 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import metadata_of
 from sar.errors import InputError, nearest, printable
 from sar.evaluation.argmax import argmax_over_classes
+from sar.evaluation.boundaries import boundary_metrics, update_boundary_counts
 from sar.evaluation.class_groups import groups_of_dataset
 from sar.evaluation.confusion import confusion_metrics, update_confusion
 from sar.evaluation.embeddings import EvaluationTap
 from sar.evaluation.geometry import FeatureGeometry, sum_on_cpu
 from sar.evaluation.ground_truth import GroundTruth
+from sar.evaluation.objects import OBJECT_COUNTS, object_metrics, update_object_counts
 from sar.evaluation.predictions_file import PredictionsFile
 from sar.evaluation.results_file import describe_run, evaluation_folder, without_nan, write_results
 from sar.evaluation.table import format_table
+from sar.evaluation.validation_loss import ValidationLoss
+from sar.modeling.head_loss import SegmentationLoss
 from sar.modeling.taps import embedding_channels
 
 from detectron2.config import CfgNode
@@ -40,7 +45,8 @@ class LongTailEvaluator(DatasetEvaluator):
     `IoU-<class>` and `ACC-<class>`. Precision and F1 are added (`confusion_metrics`).
     `class_frequency` adds the mean IoU of frequent, common and rare classes: by training images
     (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`, ...). `tap` adds the
-    geometry of the feature space (`sar.evaluation.geometry`).
+    geometry of the feature space (`sar.evaluation.geometry`). Boundary IoU, objects and the loss
+    are optional (`boundary_metrics`, `object_metrics`, `ValidationLoss`).
 
     The device of the predictions holds a confusion matrix and sums of embeddings, but no images.
     Each process may evaluate any share of the data set, even an empty one.
@@ -53,7 +59,10 @@ class LongTailEvaluator(DatasetEvaluator):
         class_frequency: ClassFrequency | None = None,
         output_dir: str | None = None,
         save_json: bool = False,
+        boundary_iou: bool = False,
+        object_iou: float | None = None,
         tap: EvaluationTap | None = None,
+        loss: SegmentationLoss | None = None,
     ):
         """
         Args:
@@ -63,8 +72,11 @@ class LongTailEvaluator(DatasetEvaluator):
             save_json: also write every prediction to `output_dir`, run-length encoded, as
                 detectron2's `sem_seg_predictions.json`. If the processes run on several machines,
                 `output_dir` has to be on storage that they share.
+            boundary_iou: also measure the boundary IoU.
+            object_iou: also count objects. One is found if a predicted object has this IoU or more.
             tap: embeddings of the evaluated model (`tap_evaluation`), to measure the geometry of
                 its feature space.
+            loss: the loss of the evaluated model (`loss_of`), to measure it on the data set.
 
         Raises:
             InputError: the data set is unknown, its metadata are incomplete, or the class
@@ -73,7 +85,10 @@ class LongTailEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._class_frequency = class_frequency
         self._output_dir = Path(output_dir) if output_dir else None
+        self._boundary_iou = boundary_iou
+        self._object_iou = object_iou
         self._tap = tap
+        self._loss = loss
         self._run: tuple[CfgNode, str] | None = None
 
         if dataset_name not in DatasetCatalog.list():
@@ -108,12 +123,18 @@ class LongTailEvaluator(DatasetEvaluator):
                 self._predictions_file.output_dir = self._output_dir
 
     def reset(self) -> None:
+        num_classes = len(self._class_names)
         self._confusion: Tensor | None = None  # created on the device of the first prediction
         self._num_images = 0
+        self._boundary_counts = torch.zeros(3, num_classes, dtype=torch.int64)
+        self._object_counts = torch.zeros(len(OBJECT_COUNTS), num_classes, dtype=torch.int64)
+        self._validation_loss: ValidationLoss | None = None
+        if self._loss:
+            self._validation_loss = ValidationLoss(self._loss, self._ignore_label)
         self._geometry: FeatureGeometry | None = None
         if self._tap:
             self._geometry = FeatureGeometry(
-                len(self._class_names),
+                num_classes,
                 embedding_channels(self._tap.classifier),
                 ignore_value=self._ignore_label,
             )
@@ -128,6 +149,7 @@ class LongTailEvaluator(DatasetEvaluator):
                 label file is looked up in the catalog. With a tap, "image" (3, h, w) is also
                 needed, as the model read it.
             outputs: dicts with "sem_seg": logits or scores (K, H, W), with the size of the label.
+                With a loss, they have to be logits.
 
         Raises:
             InputError: the model predicts another number of classes; a label file is missing,
@@ -148,19 +170,34 @@ class LongTailEvaluator(DatasetEvaluator):
             if self._confusion is None:
                 self._confusion = self._empty_confusion(prediction.device)
             device = self._confusion.device
+            truth_on_device = torch.from_numpy(truth).to(device, non_blocking=True)
             update_confusion(
-                self._confusion,
-                prediction.to(device),
-                torch.from_numpy(truth).to(device, non_blocking=True),
-                self._ignore_label,
+                self._confusion, prediction.to(device), truth_on_device, self._ignore_label
             )
             self._num_images += 1
-            if self._predictions_file:
-                self._predictions_file.append(prediction.cpu().numpy(), input["file_name"])
+            if self._validation_loss:
+                self._validation_loss.update(logits, truth_on_device.to(logits.device))
+            self._process_on_cpu(prediction, truth, input)
             truths.append(truth)
         if self._geometry:
             sizes = [tuple(input["image"].shape[-2:]) for input in inputs]
             self._geometry.update(*self._tap.take(truths, sizes, self._ignore_label))
+
+    def _process_on_cpu(self, prediction: Tensor, truth: np.ndarray, input: dict) -> None:
+        """Do the parts of `process` that NumPy and OpenCV do."""
+        if not (self._predictions_file or self._boundary_iou or self._object_iou):
+            return  # do not wait for the device
+        fits_8_bits = len(self._class_names) <= 256
+        labels = prediction.to(torch.uint8 if fits_8_bits else torch.int32).cpu().numpy()
+        ignore = self._ignore_label
+        if self._boundary_iou:
+            update_boundary_counts(self._boundary_counts, labels, truth, ignore)
+        if self._object_iou:
+            update_object_counts(
+                self._object_counts, labels, truth, ignore, min_iou=self._object_iou
+            )
+        if self._predictions_file:
+            self._predictions_file.append(labels, input["file_name"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the metrics over all images, in percent: {"sem_seg": {name: value}}.
@@ -175,9 +212,10 @@ class LongTailEvaluator(DatasetEvaluator):
             InputError: no image was evaluated.
         """
         confusion, num_images = self._sum_over_processes()
-        geometry = self._geometry
-        if geometry:
-            geometry = geometry.reduce()
+        boundary_counts = sum_on_cpu(self._boundary_counts)
+        object_counts = sum_on_cpu(self._object_counts)
+        loss = self._validation_loss and self._validation_loss.reduce()
+        geometry = self._geometry and self._geometry.reduce()
         if num_images == 0:
             raise InputError(
                 f'No image of data set "{self._dataset_name}" was evaluated, since the data set is '
@@ -192,13 +230,23 @@ class LongTailEvaluator(DatasetEvaluator):
         if not is_main:
             return None
 
-        results = OrderedDict(sem_seg=confusion_metrics(confusion, self._class_names, self._groups))
+        classes = self._class_names, self._groups
+        metrics = confusion_metrics(confusion, *classes)
+        if loss is not None:
+            metrics["Loss"] = loss
+        if self._boundary_iou:
+            metrics |= boundary_metrics(boundary_counts, *classes)
+        objects = None
+        if self._object_iou:
+            metrics |= object_metrics(object_counts, *classes)
+            objects = dict(zip(OBJECT_COUNTS, object_counts.tolist(), strict=True))
+        results = OrderedDict(sem_seg=metrics)
         if geometry:
             results["geometry"] = geometry.compute(self._tap.classifier.weight)
             self._log_absent_from(geometry)
-        self._log(results, num_images)
+        self._log(results, objects, num_images)
         if self._output_dir:
-            self._write_metrics(results, confusion, num_images)
+            self._write_metrics(results, confusion, objects, num_images)
         return results
 
     def _empty_confusion(self, device: torch.device) -> Tensor:
@@ -224,7 +272,12 @@ class LongTailEvaluator(DatasetEvaluator):
                 ", ".join(map(printable, absent)),
             )
 
-    def _log(self, results: dict[str, dict[str, float]], num_images: int) -> None:
+    def _log(
+        self,
+        results: dict[str, dict[str, float]],
+        objects: dict[str, list[int]] | None,
+        num_images: int,
+    ) -> None:
         metrics = results["sem_seg"]
         absent = [name for name in self._class_names if math.isnan(metrics[f"IoU-{name}"])]
         if absent:
@@ -234,12 +287,20 @@ class LongTailEvaluator(DatasetEvaluator):
                 ", ".join(map(printable, absent)),
             )
         table = format_table(
-            metrics, self._class_names, self._class_frequency, results.get("geometry")
+            metrics,
+            self._class_names,
+            self._class_frequency,
+            geometry=results.get("geometry"),
+            objects=objects,
         )
         logger.info('Evaluation of "%s", %d images:\n%s', self._dataset_name, num_images, table)
 
     def _write_metrics(
-        self, results: dict[str, dict[str, float]], confusion: Tensor, num_images: int
+        self,
+        results: dict[str, dict[str, float]],
+        confusion: Tensor,
+        objects: dict[str, list[int]] | None,
+        num_images: int,
     ) -> None:
         run = describe_run(*self._run, self._dataset_name) if self._run else {}
         content = {
@@ -253,6 +314,8 @@ class LongTailEvaluator(DatasetEvaluator):
         }
         if "geometry" in results:
             content["geometry"] = without_nan(results["geometry"])
+        if objects:
+            content["objects"] = objects | {"min_iou": self._object_iou}
         write_results(self._output_dir, content)
 
     def _json_category_ids(self, metadata: Metadata) -> list[int]:
