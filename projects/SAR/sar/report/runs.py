@@ -144,10 +144,18 @@ class Run:
         evaluated = _evaluated_after(self.evaluations[dataset])
         return _iterations_done(self.folder) if evaluated is None else evaluated
 
+    def confusion(self, dataset: str) -> np.ndarray | None:
+        """Return the confusion matrix (K, K) of an evaluation; None if it is not recorded.
+
+        Row: true class; column: predicted class.
+        """
+        confusion = self.evaluations[dataset].get(_CONFUSION)
+        return None if confusion is None else np.array(confusion)
+
     def ground_truth(self, dataset: str) -> list[int] | None:
         """Return the pixels of each class in the labels of an evaluation; None if not recorded."""
-        confusion = self.evaluations[dataset].get(_CONFUSION)
-        return None if confusion is None else np.sum(confusion, axis=1).tolist()
+        confusion = self.confusion(dataset)
+        return None if confusion is None else confusion.sum(axis=1).tolist()
 
 
 def find_runs(words: Sequence[str]) -> list[Run]:
