@@ -79,7 +79,7 @@ def _band(labels: np.ndarray, ignored: np.ndarray, distance: int) -> np.ndarray:
     erosion of the label map, finds only the boundaries to lower labels.)
     """
     window = np.ones((2 * distance + 1,) * 2, np.uint8)
-    # Ignored pixels change neither the smallest nor the largest label.
+    # Ignored pixels get values that do not change the smallest or the largest label.
     largest = cv2.dilate(np.where(ignored, 0, labels), window)
     smallest = cv2.erode(np.where(ignored, np.iinfo(labels.dtype).max, labels), window)
     band = (smallest != labels) | (largest != labels)

@@ -101,7 +101,7 @@ def format_table(
 
 
 def _means(metrics: Mapping[str, float], names: Sequence[str]) -> str:
-    """Return a table of one row: those of the means that were measured."""
+    """Return a table of one row, with the means that were measured."""
     found = [name for name in names if name in metrics]
     row = [_percent(metrics[name], 4 if name == "Loss" else 2) for name in found]
     return _grid([row], found, num_texts=0)

@@ -21,9 +21,9 @@ class ValidationLoss:
 
     It is computed from the logits at the resolution of the label files. For cross-entropy and
     similar losses, it is exactly the mean over all valid pixels of the data set, with the class
-    weights of the training. Losses that are no mean over pixels (such as Dice, or the hardest
-    pixels of `HardPixelMining`) are computed for each image. Then the images are averaged, weighted
-    by their number of valid pixels. Regularizers and auxiliary heads are not included.
+    weights of the training. Other losses, such as `HardPixelMining`, are computed for each image.
+    Then the images are averaged, weighted by their number of valid pixels. Regularizers and
+    auxiliary heads are not included.
 
     Args:
         loss: of the model, see `loss_of`. It is copied as it is now.
@@ -32,6 +32,9 @@ class ValidationLoss:
 
     def __init__(self, loss: SegmentationLoss, ignore_label: int):
         self._criterion = copy.deepcopy(loss.criterion).eval()
+        for module in self._criterion.modules():
+            if isinstance(module, CrossEntropy):
+                module.fused = False  # there is nothing to upsample
         self._factor = loss.loss_weight
         self._ignore_label = ignore_label
         # Sum of the losses, each times its weight; sum of the weights.
