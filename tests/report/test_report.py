@@ -464,6 +464,12 @@ metric.dispatchEvent(new Event("change"));
 seen.marks.push(document.querySelectorAll("#classes .scroll > svg > path").length);
 seen.precision = document.querySelector("#classes tbody").rows[0].cells[1].textContent;
 seen.lines = document.querySelectorAll("#training path[fill=none]").length;
+seen.curve = document.getElementById("curve").value;
+const curve = document.getElementById("curve");
+curve.value = "loss_sem_seg";
+curve.dispatchEvent(new Event("change"));
+seen.losses = [...document.querySelectorAll("#training path[fill=none]")].map((path) =>
+  [path.getAttribute("stroke-dasharray"), path.textContent]);
 seen.reasons = document.querySelectorAll(".reason").length;
 // Numbers at the left of a plot.
 const labels = (low, high) => [...linePlot(
@@ -471,7 +477,6 @@ const labels = (low, high) => [...linePlot(
 ).querySelectorAll("text[text-anchor=end]")].map((node) => node.textContent);
 seen.ticks = ranges.map(([low, high]) => labels(low, high));
 seen.curves = [...document.querySelectorAll("#curve option")].map((node) => node.textContent);
-seen.curve = document.getElementById("curve").value;
 seen.first = document.querySelector("main > section").textContent;
 seen.runs = document.querySelector("#runs li").textContent;
 seen.warning = document.querySelector(".warning").textContent;
@@ -504,6 +509,9 @@ TICKS = [
 ]
 
 
+LOSSES = ("loss_sem_seg", "sem_seg/Loss")
+
+
 def test_the_page_in_a_browser(content, tmp_path):
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -529,7 +537,7 @@ def test_the_page_in_a_browser(content, tmp_path):
             {"key": "SOLVER.MAX_ITER", "kind": "length", "is_unfair": True, "values": ["9", "99"]}
         ],
     }
-    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f"):
+    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", *LOSSES):
         content["runs"][0]["curves"][name] = [(0, 1.0), (9, 2.0)]
     page = tmp_path / "page.html"
     listener = LISTENER.replace("RANGES", json.dumps([bounds for *bounds, _ in TICKS]))
@@ -575,8 +583,9 @@ def test_the_page_in_a_browser(content, tmp_path):
     assert seen["reasons"] == 3 + 1 + 1 + 1
     assert seen["ticks"] == [labels for *_, labels in TICKS]
     assert seen["curves"] == [
-        "sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", "total_loss"
+        "sem_seg/mIoU", "other_val/sem_seg/mIoU", *LOSSES, "sem_seg/mIoU@f", "total_loss"
     ]  # fmt: skip
+    assert seen["losses"] == [["none", "plain (1)"], ["1 3", "plain (1), validation loss"]]
     assert seen["curve"] == "sem_seg/mIoU"
     for text in ("Not fair: <length>.", "SOLVER.MAX_ITER", "99", "length", "plain (1) are not kn"):
         assert text in seen["first"]

@@ -200,10 +200,11 @@ class LongTailEvaluator(DatasetEvaluator):
             self._predictions_file.append(labels, input["file_name"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Return the metrics over all images, in percent: {"sem_seg": {name: value}}.
+        """Return the metrics over all images: {"sem_seg": {name: value}}.
 
-        With a tap, {"geometry": {name: value}} holds the numbers of `FeatureGeometry.compute`. The
-        metrics are logged as a table, and the requested files are written.
+        They are in percent, except for the loss. With a tap, {"geometry": {name: value}} holds the
+        numbers of `FeatureGeometry.compute`. The metrics are logged as a table, and the requested
+        files are written.
 
         Every process must call this method. Only the main process gets the metrics; the others get
         None.

@@ -42,7 +42,7 @@ class ValidationLoss:
 
     @torch.no_grad()
     def update(self, logits: Tensor, truth: Tensor) -> None:
-        """Add an image, on its device and without host synchronisation.
+        """Add an image, on its device.
 
         Args:
             logits: (K, H, W) of any floating type.

@@ -80,7 +80,7 @@ function classPlot(classes, methods, metric) {
   ...grid(ticks(0, 100), y, left, right), ...marks);
 }
 
-// Values over iterations, a line a run; [{name, color, dashed, points: [[iteration, value], ...]}].
+// Values over iterations, a line a run; [{name, color, dashes, points: [[iteration, value], ...]}].
 function linePlot(lines, label, width) {
   const points = lines.flatMap((line) => line.points);
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
@@ -97,7 +97,7 @@ function linePlot(lines, label, width) {
     const [lastX, lastY] = line.points[line.points.length - 1];
     return [
       element("path", { d: path.join(""), fill: "none", stroke: line.color, "stroke-width": 1.8,
-        "stroke-dasharray": line.dashed ? "5 3" : "none" }, element("title", {}, line.name)),
+        "stroke-dasharray": line.dashes }, element("title", {}, line.name)),
       element("circle", { cx: x(lastX), cy: y(lastY), r: 3, fill: line.color },
         element("title", {}, `${line.name}: ${lastY} at iteration ${lastX}`)),
     ];

@@ -206,11 +206,18 @@ function fillTraining() {
     ...names.map((name) => element("option", {}, name)));
   select.value = !rank(names[0]) && names.includes("total_loss") ? "total_loss" : names[0];
   const place = element("div");
+  // With several data sets, the names of their metrics start with the data set.
+  const validation = ["sem_seg/Loss", `${data.dataset}/sem_seg/Loss`]
+    .find((name) => names.includes(name));
+  const linesOf = (name, suffix, dashesOf) => data.runs.filter((run) => name in run.curves)
+    .map((run) => ({ name: run.name + suffix, color: methodColor(run.method),
+      points: run.curves[name], dashes: dashesOf(run) }));
   const draw = () => {
-    const lines = data.runs.filter((run) => select.value in run.curves).map((run) => ({
-      name: run.name, color: methodColor(run.method), points: run.curves[select.value],
-      dashed: data.runs.find((other) => other.method === run.method) !== run,
-    }));
+    const lines = linesOf(select.value, "", (run) =>
+      (data.runs.find((other) => other.method === run.method) === run ? "none" : "5 3"));
+    if (select.value === "loss_sem_seg" && validation) {
+      lines.push(...linesOf(validation, ", validation loss", () => "1 3"));
+    }
     const width = Math.min(section("training").clientWidth, 720);
     place.replaceChildren(linePlot(lines, select.value, width));
   };
@@ -221,6 +228,7 @@ function fillTraining() {
   section("training").append(
     element("label", { for: "curve" }, "Curve: "), select, methodKey(), place,
     say("Full lines: the first run of a method; dashed: its others."
+      + (validation ? " Dotted, with loss_sem_seg: the validation loss." : "")
       + (without.length ? ` Without metrics.json: ${without.join(", ")}.` : ""), "faint"));
 }
 
