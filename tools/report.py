@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare runs in one HTML page: metrics, classes, curves, features and images.
+"""Compare runs in one HTML page: metrics, classes, confusions, curves, features and images.
 
 The page loads nothing from other files or the network. A table of the methods goes to the console.
 

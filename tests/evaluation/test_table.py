@@ -67,7 +67,7 @@ def test_ties_that_decide_the_groups_are_told():
 @pytest.mark.parametrize("with_frequency", [False, True])
 def test_a_name_cannot_write_to_the_terminal(with_frequency):
     name = "\x1b[2J\u202esky\n"
-    metrics = {"mIoU": 1.0, f"IoU-{name}": 1.0, f"ACC-{name}": 1.0}
+    metrics = {"mIoU": 1.0, f"IoU-{name}": 1.0}
     frequency = ClassFrequency((name,), 1, (1,), (1,), 0) if with_frequency else None
     text = format_table(metrics, [name], frequency)
     assert r"| \x1b[2J\u202esky\n " in text and "\x1b" not in text
@@ -86,6 +86,49 @@ def test_without_class_frequency():
 def test_footnote_only_where_a_class_is_absent(absent):
     metrics = METRICS if absent else METRICS | {"IoU-pole": 1.0, "ACC-pole": 1.0}
     assert ("no ground truth" in format_table(metrics, NAMES)) == absent
+
+
+def test_precision_and_f1_of_a_class_that_is_never_predicted():
+    more = {"mPrecision": 80.0, "mF1": 70.0}
+    more |= {"Precision-sky": 80.0, "Precision-1e3": math.nan, "Precision-pole": math.nan}
+    more |= {"F1-sky": 70.0, "F1-1e3": 0.0, "F1-pole": math.nan}
+    text = format_table(METRICS | more, NAMES)
+    rows = rows_of(text)
+    assert rows[0][-2:] == ["mPrecision", "mF1"] and rows[2][-2:] == ["80.00", "70.00"]
+    assert rows[3] == ["class", "IoU", "ACC", "Precision", "F1"]
+    assert rows[6] == ["1e3", "20.00", "25.00", "-", "0.00"]
+    assert "for precision: or no prediction" in text
+
+
+def test_objects_boundaries_and_the_loss():
+    more = {"mBoundaryIoU": 40.0, "Loss": 0.12345, "mObjectRecall": 25.0, "mObjectRecall@r": 0.0}
+    more |= {"mObjectPrecision": 10.0, "mObjectPrecision@r": math.nan}
+    for metric, values in {
+        "BoundaryIoU": (70, 10, math.nan),
+        "ObjectRecall": (50, 0, math.nan),
+        "ObjectPrecision": (10, math.nan, math.nan),
+    }.items():
+        more |= {f"{metric}-{name}": value for name, value in zip(NAMES, values, strict=True)}
+    objects = {
+        "objects": (4, 2, 0),
+        "found": (2, 0, 0),
+        "predicted": (20, 0, 7),
+        "correct": (2, 0, 0),
+    }
+    frequency = ClassFrequency(tuple(NAMES), 9, (3, 1, 2), (3, 1, 2), 0)
+    rows = rows_of(format_table(METRICS | more, NAMES, frequency, objects=objects))
+    assert rows[0][-2:] == ["mBoundaryIoU", "Loss"] and rows[2][-2:] == ["40.00", "0.1235"]
+    assert rows[3][4:] == ["IoU", "ACC", "BoundaryIoU"]
+    assert rows[8:] == [
+        ["mObjectRecall", "mObjectRecall@r", "mObjectPrecision", "mObjectPrecision@r"],
+        rows[9],
+        ["25.00", "0.00", "10.00", "-"],
+        ["class", "objects", "found", "predicted", "correct", "ObjectRecall", "ObjectPrecision"],
+        rows[12],
+        ["sky", "4", "2", "20", "2", "50.00", "10.00"],
+        ["pole", "0", "0", "7", "0", "-", "-"],
+        ["1e3", "2", "0", "0", "0", "0.00", "-"],
+    ]
 
 
 def test_geometry():

@@ -456,6 +456,7 @@ def test_of_a_distributed_model_the_module_is_taken(monkeypatch):
         ([*FLIP, "TEST.AUG.MAX_SIZE", "0"], "TEST.AUG.MAX_SIZE is"),
         (["TEST.GEOMETRY", "True"], "TEST.MODE slide: TEST.GEOMETRY needs"),
         ([*FLIP, "TEST.MODE", "whole", "TEST.GEOMETRY", "True"], "TEST.AUG.ENABLED: TEST.GEOMETRY"),
+        ([*FLIP, "TEST.LOSS", "True"], "TEST.AUG.ENABLED: .*TEST.LOSS needs logits"),
         (["MODEL.META_ARCHITECTURE", "PanopticFPN"], "TEST.MODE slide: .*PanopticFPN is no"),
         (
             [*FLIP, "TEST.MODE", "whole", "MODEL.META_ARCHITECTURE", "RegularizedPanopticFPN"],

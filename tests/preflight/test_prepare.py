@@ -398,6 +398,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
             ],
             "from SOLVER.CLIP_GRADIENTS: .*full_model.*SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
         ),
+        (["TEST.OBJECT_IOU", "0"], "^TEST.OBJECT_IOU is 0.0, expected above 0, up to 1"),
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
         (["OUTPUT_DIR", "run.log"], "log file"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),

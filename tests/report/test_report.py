@@ -49,8 +49,8 @@ def words(tmp_path):
     lines = ['{"iteration": 500, "total_loss": 9}', '{"iteration": 2000, "total_loss": 9}', *lines]
     lines += [
         '{"iteration": Infinity, "total_loss": 7.0}',
-        '{"iteration": 999, "total_loss": 5.0, "nan": NaN, "huge": 1%s, "sem_seg/IoU-dot": 1.0}'
-        % ("0" * 400),
+        '{"iteration": 999, "total_loss": 5.0, "nan": NaN, "huge": 1%s, "sem_seg/IoU-dot": 1.0, '
+        '"sem_seg/Precision-dot": 1.0, "sem_seg/ObjectRecall-dot": 1.0}' % ("0" * 400),
         '{"iter',
     ]
     make_run(tmp_path / "plain_0", (60, 40, None), lines=lines)
@@ -280,6 +280,28 @@ def test_mean_spread_and_difference(content):
     assert content["metrics"] == ["mIoU", "mIoU@f", "pACC"]
 
 
+def test_confusions_and_other_metrics_of_classes(tmp_path):
+    counts = [[[6, 2, 0], [0, 5, 5], [0, 0, 0]], [[1, 0, 1], [0, 10, 0], [0, 0, 0]]]
+    metrics = {"mIoU": 1.0} | {f"{m}-{c}": 5.0 for m in ("IoU", "F1") for c in CLASSES}
+    metrics |= {"Loss": 0.5, "mF1": 5.0, "mObjectRecall": 40.0, "mObjectRecall@r": None}
+    words = []
+    for seed, confusion in enumerate(counts):
+        folder = tmp_path / f"plain_{seed}"
+        changes = {"metrics": metrics, "confusion_truth_by_prediction": confusion}
+        words.append("plain=" + make_run(folder, (1, 2, 3), **changes))
+    other = make_run(tmp_path / "other", (1, 2, 3), metrics=metrics | {"Loss": 0.1, "mF1": 6.0})
+    content = compare(find_runs([*words, other]), num_images=0)
+    assert content["confusions"] == [
+        {"pixels": [10, 20, 0], "shares": [[0.7, 0.2, 0.1], [0.0, 0.75, 0.25], None]},
+        None,
+    ]
+    assert content["class_metrics"] == ["IoU", "F1"]
+    assert content["metrics"] == ["mIoU", "mF1", "Loss", "mObjectRecall", "mObjectRecall@r"]
+    summary = content["methods"][1]["summary"]
+    assert summary["mF1"]["difference"] == 1 and summary["F1-dot"]["mean"] == 5
+    assert summary["Loss"] == {"mean": 0.1, "spread": None, "difference": None}
+
+
 def test_one_run_has_no_spread(words):
     (method,) = compare(find_runs([words[0].replace("?", "0")]), num_images=0)["methods"]
     assert method["summary"]["mIoU"] == {"mean": 50, "spread": None, "difference": 0}
@@ -409,9 +431,9 @@ document.getElementById("theme").click();
 seen.theme.push(document.documentElement.dataset.theme);
 const press = (target, key) =>
   target.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
-const canvas = document.querySelector("canvas");
+const canvas = document.querySelector("#cosines canvas");
 canvas.focus();
-const output = document.querySelector("output");
+const output = document.querySelector("#cosines output");
 press(canvas, "ArrowUp");
 press(canvas, "ArrowRight");
 seen.cells = [output.textContent];
@@ -424,8 +446,30 @@ toggle.click();
 seen.highlight = [toggle.textContent, toggle.ariaPressed, away()];
 toggle.click();
 seen.highlight.push(toggle.ariaPressed, away());
-seen.marks = document.querySelectorAll("#classes > .scroll > svg > path").length;
+const confused = document.querySelector("#confusions canvas");
+const numbers = document.querySelector("#confusions .numbers");
+seen.confusions = [[...numbers.children].map((node) => node.textContent).join(" ")];
+confused.focus();
+for (const key of ["ArrowRight", "ArrowDown", "ArrowDown"]) {
+  press(confused, key);
+  seen.confusions.push(document.querySelector("#confusions output").textContent);
+}
+seen.confused = [...document.querySelector("#confusions tbody").rows].map((row) =>
+  [...row.cells].map((cell) => cell.textContent));
+seen.marks = [document.querySelectorAll("#classes .scroll > svg > path").length];
+const metric = document.getElementById("class-metric");
+seen.metrics = [...metric.options].map((option) => option.textContent);
+metric.value = "Precision";
+metric.dispatchEvent(new Event("change"));
+seen.marks.push(document.querySelectorAll("#classes .scroll > svg > path").length);
+seen.precision = document.querySelector("#classes tbody").rows[0].cells[1].textContent;
 seen.lines = document.querySelectorAll("#training path[fill=none]").length;
+seen.curve = document.getElementById("curve").value;
+const curve = document.getElementById("curve");
+curve.value = "loss_sem_seg";
+curve.dispatchEvent(new Event("change"));
+seen.losses = [...document.querySelectorAll("#training path[fill=none]")].map((path) =>
+  [path.getAttribute("stroke-dasharray"), path.textContent]);
 seen.reasons = document.querySelectorAll(".reason").length;
 // Numbers at the left of a plot.
 const labels = (low, high) => [...linePlot(
@@ -433,7 +477,6 @@ const labels = (low, high) => [...linePlot(
 ).querySelectorAll("text[text-anchor=end]")].map((node) => node.textContent);
 seen.ticks = ranges.map(([low, high]) => labels(low, high));
 seen.curves = [...document.querySelectorAll("#curve option")].map((node) => node.textContent);
-seen.curve = document.getElementById("curve").value;
 seen.first = document.querySelector("main > section").textContent;
 seen.runs = document.querySelector("#runs li").textContent;
 seen.warning = document.querySelector(".warning").textContent;
@@ -466,6 +509,9 @@ TICKS = [
 ]
 
 
+LOSSES = ("loss_sem_seg", "sem_seg/Loss")
+
+
 def test_the_page_in_a_browser(content, tmp_path):
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -474,6 +520,16 @@ def test_the_page_in_a_browser(content, tmp_path):
         "centres": [[1, 0.5, None], [0.5, 1, -0.25], [None, -0.25, 1]],
         "projections": [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 0, 2], [0.5, 1, 2]]}],
     }
+    content["confusions"][0] = {
+        "pixels": [1000, 2000, 0],
+        "shares": [[0.9, 0.096, 0.004], [1, 0, 0], None],
+    }
+    content["class_metrics"] = ["IoU", "Precision"]
+    for k, name in enumerate(CLASSES):
+        precision = {"mean": 10.0 * k, "spread": None, "difference": None}
+        content["methods"][0]["summary"][f"Precision-{name}"] = precision
+        unknown = dict.fromkeys(precision)
+        content["methods"][1]["summary"][f"Precision-{name}"] = unknown
     content["warning"] = "Not the <same>."
     content["settings"] |= {
         "unfair": "Not fair: <length>.",
@@ -481,7 +537,7 @@ def test_the_page_in_a_browser(content, tmp_path):
             {"key": "SOLVER.MAX_ITER", "kind": "length", "is_unfair": True, "values": ["9", "99"]}
         ],
     }
-    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f"):
+    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", *LOSSES):
         content["runs"][0]["curves"][name] = [(0, 1.0), (9, 2.0)]
     page = tmp_path / "page.html"
     listener = LISTENER.replace("RANGES", json.dumps([bounds for *bounds, _ in TICKS]))
@@ -504,16 +560,32 @@ def test_the_page_in_a_browser(content, tmp_path):
     assert seen["sorts"] == [None, "ascending"] + [None] * 4
     assert seen["difference"] == "43.33 ± 0.00 (-11.67)"
     assert sorted(seen["theme"]) == ["dark", "light"]
-    assert seen["marks"] == 5  # three classes, two methods, one of them without the dot's IoU
+    # Three classes, two methods, one of them without the dot's IoU. One has no precision.
+    assert seen["marks"] == [5, 3]
+    assert seen["metrics"] == ["IoU", "Precision"] and seen["precision"] == "10.00"
+    # By training frequency: bold, ground, dot.
+    assert seen["confusions"] == [
+        " 100  10 90 <1   ",
+        f"{bold}, predicted as ground: 100.00% of 2,000 pixels",
+        "ground, correct: 90.00% of 1,000 pixels",
+        "dot: no ground truth",
+    ]
+    assert seen["confused"] == [
+        [bold, "ground", "100.00", "–"],
+        ["ground", bold, "9.60", "–"],
+        ["ground", "dot", "0.40", "–"],
+    ]
     assert seen["lines"] == 1
     # By training frequency: bold, ground, dot.
     assert seen["cells"] == [f"{bold} and ground: 0.500", "ground and dot: not known"]
     assert seen["highlight"] == ["dot", "true", 1, "false", 0]
-    assert seen["reasons"] == 3 + 1 + 1  # cosines of two kinds, two methods; embeddings; pictures
+    # Cosines of two kinds, two methods; confusions; embeddings; pictures.
+    assert seen["reasons"] == 3 + 1 + 1 + 1
     assert seen["ticks"] == [labels for *_, labels in TICKS]
     assert seen["curves"] == [
-        "sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", "total_loss"
+        "sem_seg/mIoU", "other_val/sem_seg/mIoU", *LOSSES, "sem_seg/mIoU@f", "total_loss"
     ]  # fmt: skip
+    assert seen["losses"] == [["none", "plain (1)"], ["1 3", "plain (1), validation loss"]]
     assert seen["curve"] == "sem_seg/mIoU"
     for text in ("Not fair: <length>.", "SOLVER.MAX_ITER", "99", "length", "plain (1) are not kn"):
         assert text in seen["first"]

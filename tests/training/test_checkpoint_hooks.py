@@ -10,6 +10,8 @@ from sar.training.checkpoint_hooks import CheckpointHook
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
 
+NAMES = ("mIoU", "Loss")
+
 
 class Trainer(TrainerBase):
     """Counts its steps, and evaluates to the values it is given."""
@@ -21,7 +23,7 @@ class Trainer(TrainerBase):
         self.values = iter(values)
         self.register_hooks(
             [
-                EvalHook(eval_period, lambda: {"sem_seg": {"mIoU": next(self.values)}}),
+                EvalHook(eval_period, lambda: {"sem_seg": dict.fromkeys(NAMES, next(self.values))}),
                 CheckpointHook(
                     self.checkpointer, period, eval_period=eval_period, best_metric=metric
                 ),
@@ -58,6 +60,12 @@ def test_the_last_evaluation_can_be_the_best(tmp_path):
     Trainer(tmp_path, [30, 40, 50], period=3, eval_period=2).train(0, 6)
     assert saved(tmp_path)["model_best"] == 5
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_the_lowest_loss_is_the_best(tmp_path):
+    values = [0.7, math.nan, 0.3, 0.5]
+    Trainer(tmp_path, values, period=99, eval_period=2, metric="sem_seg/Loss").train(0, 8)
+    assert saved(tmp_path) == {"model_final": 7, "model_best": 5}
 
 
 def test_evaluation_at_the_end_only(tmp_path):

@@ -8,12 +8,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from sar.data.label_files import read_label
 from sar.errors import InputError
+from sar.evaluation.class_metrics import CLASS_METRICS
 from sar.preflight.prepare import prepare
 from sar.training.log import set_up_process
 from sar.training.trainer import Trainer
 
+from detectron2.data import DatasetCatalog
 from detectron2.engine.train_loop import HookBase
 
 from ..programs import load_program
@@ -194,6 +198,44 @@ def test_geometry_reaches_the_metrics_and_leaves_the_rest_alone(overrides, tmp_p
     cfg = prepared([*overrides, *weights], eval_only=True)
     plain = Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     assert list(plain) == ["sem_seg"] and repr(plain["sem_seg"]) == repr(results["sem_seg"])
+
+
+def test_validation_loss_boundaries_and_objects_reach_the_metrics(overrides, tmp_path):
+    words = ["MODEL.REGULARIZERS", "[]", "MODEL.LOSS.NAME", "cross_entropy"]
+    words += ["MODEL.LOSS.CLASS_WEIGHTS", "inverse_frequency", "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT"]
+    words += ["0.5", "TEST.LOSS", "True", "TEST.BOUNDARY_IOU", "True", "TEST.OBJECTS", "True"]
+    trainer = train(
+        [*overrides, *words, "TEST.EVAL_PERIOD", "2", "TEST.BEST_METRIC", "sem_seg/Loss"]
+    )
+    cfg, output = trainer.cfg, tmp_path / "output"
+    lines = [line for line in read_metrics(output) if "sem_seg/Loss" in line]
+    assert [line["iteration"] for line in lines] == [1, 4] and "loss_sem_seg" in lines[0]
+    assert all(f"sem_seg/{name}-dot" in lines[0] for name in CLASS_METRICS)
+    assert b"sem_seg/Loss" in next(output.glob("events.out.tfevents.*")).read_bytes()
+    best = torch.load(output / "model_best.pth")["best"]
+    assert best == {
+        "metric": "sem_seg/Loss",
+        "value": min(line["sem_seg/Loss"] for line in lines),
+    }
+
+    # The same with the model's own loss, all images in one batch, in float64.
+    model = trainer.model.eval()
+    scores, labels = [], []
+    for record in DatasetCatalog.get(cfg.DATASETS.TEST[0]):
+        sample = Trainer.build_test_mapper(cfg)(record)
+        with torch.no_grad():
+            scores.append(model([sample])[0]["sem_seg"].double())
+        labels.append(torch.from_numpy(read_label(record["sem_seg_file_name"])).long())
+    weights = model.loss.criterion.weights.double()
+    loss = F.cross_entropy(torch.stack(scores), torch.stack(labels), weights, ignore_index=255)
+    assert lines[-1]["sem_seg/Loss"] == pytest.approx(0.5 * loss.item(), rel=1e-5)
+    assert len(set(weights.tolist())) == 3
+
+
+def test_a_loss_that_evaluation_cannot_repeat_is_said_before_the_training(overrides):
+    words = ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.REGULARIZERS", "[]"]
+    with pytest.raises(InputError, match="TEST.LOSS: SemSegFPNHead has a loss of its own"):
+        Trainer(prepared([*overrides, *words, "TEST.LOSS", "True"]))
 
 
 def test_geometry_without_a_classifier_is_said_before_the_training(overrides):

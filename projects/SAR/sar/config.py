@@ -210,8 +210,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "float16"
 
     # -- Evaluation
-    # Metric that selects model_best.pth (higher is better). With several data sets in
-    # DATASETS.TEST: "DATA_SET/sem_seg/mIoU". "" for no model_best.pth.
+    # Metric that selects model_best.pth (higher is better; lower for sem_seg/Loss). With several
+    # data sets in DATASETS.TEST: "DATA_SET/sem_seg/mIoU". "" for no model_best.pth.
     cfg.TEST.BEST_METRIC = "sem_seg/mIoU"
     # "whole" evaluates whole images. "slide" evaluates overlapping windows and averages their
     # logits: the device then holds one batch of windows, and the sums of an image (classes x height
@@ -230,6 +230,17 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Number of images of the first test set that TensorBoard shows after each evaluation, with
     # ground truth, prediction and the cosines between class vectors; 0 for none.
     cfg.TEST.PICTURES = 4
+    # Also measure the validation loss, sem_seg/Loss: the loss of the semantic head on the evaluated
+    # data, without regularizers and auxiliary heads.
+    cfg.TEST.LOSS = False
+    # Also measure the IoU of the bands along class boundaries (boundary IoU), 2% of the image
+    # diagonal wide.
+    cfg.TEST.BOUNDARY_IOU = False
+    # Also count objects (connected components): recall and precision of each class. An object is
+    # found if a predicted object has an IoU of OBJECT_IOU or more with it. Lower this number for
+    # small objects, or if any overlap counts as a hit.
+    cfg.TEST.OBJECTS = False
+    cfg.TEST.OBJECT_IOU = 0.5
     # Also write predictions as run-length JSON (COCO's format), as detectron2 does.
     cfg.TEST.SAVE_JSON = False
     # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3). The names of

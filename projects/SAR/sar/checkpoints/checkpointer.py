@@ -169,12 +169,17 @@ class Checkpointer(DetectionCheckpointer):
             numbers[number].unlink(missing_ok=True)
 
     def save_best(self, metric: str, value: float, iteration: int) -> None:
-        """Save model_best.pth if this value of the metric is the highest so far; never for NaN."""
+        """Save model_best.pth if this value of the metric is the best so far; never for NaN.
+
+        The highest value is the best. For "sem_seg/Loss", it is the lowest.
+        """
         best = self._best
         if not math.isfinite(value):
             return
-        if best and best["metric"] == metric and best["value"] >= value:
-            return
+        if best and best["metric"] == metric:
+            is_loss = metric.rpartition("/")[2] == "Loss"
+            if best["value"] <= value if is_loss else best["value"] >= value:
+                return
         best = {"metric": metric, "value": float(value)}
         self.save("model_best", is_last=False, iteration=iteration, best=best)
         self._best = best

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, listed, printable
 
 
@@ -49,6 +50,41 @@ def class_groups(counts: Sequence[float], ties_by: Sequence[float]) -> dict[str,
         "f": by_frequency[:common_start],
         "c": by_frequency[common_start:rare_start],
         "r": by_frequency[rare_start:],
+    }
+
+
+def groups_of_dataset(
+    frequency: ClassFrequency, dataset_name: str, class_names: Sequence[str]
+) -> dict[str, list[int]]:
+    """Return the class ids of the groups by image (f, c, r) and by pixel (f_pixel, ...).
+
+    Args:
+        frequency: counts of the training set.
+        dataset_name: the evaluated data set, for messages.
+        class_names: K names of the classes in this data set.
+
+    Raises:
+        InputError: the counts are of other classes, or `class_groups` refuses them.
+    """
+    remedy = (
+        "write the file of DATASETS.CLASS_FREQUENCY again with tools/check_dataset.py, "
+        "from the training set that belongs to this data set."
+    )
+    if len(frequency.class_names) != len(class_names):
+        raise InputError(
+            f"The class-frequency file has {len(frequency.class_names)} classes, but data set "
+            f'"{dataset_name}" has {len(class_names)}: {remedy}'
+        )
+    for i, (found, expected) in enumerate(zip(frequency.class_names, class_names, strict=True)):
+        if found != expected:
+            raise InputError(
+                f'Class {i} is "{found}" in the class-frequency file, but "{expected}" in data '
+                f'set "{dataset_name}": {remedy}'
+            )
+    images, pixels = frequency.images, frequency.pixels
+    by_pixels = class_groups(pixels, ties_by=images)
+    return class_groups(images, ties_by=pixels) | {
+        f"{name}_pixel": ids for name, ids in by_pixels.items()
     }
 
 

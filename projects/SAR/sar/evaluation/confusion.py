@@ -1,4 +1,4 @@
-"""Count one confusion matrix over a whole data set, and compute metrics from it.
+"""Count one confusion matrix over a whole data set, and compute metrics of pixels from it.
 
 Shape shorthands: K classes, H x W pixels of an image.
 """
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from sar.evaluation.class_metrics import class_metrics
 
 
 def update_confusion(confusion: Tensor, prediction: Tensor, truth: Tensor, ignore: int) -> None:
@@ -30,17 +32,27 @@ def update_confusion(confusion: Tensor, prediction: Tensor, truth: Tensor, ignor
     confusion.view(-1).index_add_(0, bins.view(-1), valid.long().view(-1))
 
 
-def iou_metrics(
+def confusion_metrics(
     confusion: Tensor,
     class_names: Sequence[str],
     groups: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, float]:
-    """Return metrics in percent, named, ordered and defined as in detectron2's SemSegEvaluator.
+    """Return metrics in percent. TP, FP and FN are the pixels of a class.
 
-    IoU = TP / (TP + FP + FN), ACC = TP / (TP + FN). mIoU and mACC are means over the classes
-    that have ground truth. fwIoU weights IoU by the ground-truth pixels of the class. pACC is the
-    share of correct pixels (http://cocodataset.org/#stuff-eval). A class, group or data set without
-    ground truth has NaN.
+    These have the name and the definition of detectron2's SemSegEvaluator
+    (http://cocodataset.org/#stuff-eval):
+
+    - IoU = TP / (TP + FP + FN); ACC = TP / (TP + FN), the recall. mIoU and mACC are their means.
+    - fwIoU is the mean IoU, weighted by the ground-truth pixels of the class.
+    - pACC is the share of correct pixels.
+
+    These are added, with their means mPrecision and mF1:
+
+    - Precision = TP / (TP + FP). NaN for a class that is never predicted.
+    - F1 = 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall.
+
+    A class without ground truth has NaN in all metrics. Means leave out classes with NaN. Therefore
+    mPrecision covers only the classes that have ground truth and are predicted.
 
     detectron2 0.6 divides the sum for mIoU by the number of classes in the ground truth *or* in the
     prediction. Here, as in later versions, the prediction does not change the divisor.
@@ -50,20 +62,25 @@ def iou_metrics(
         class_names: K names.
         groups: class ids of each group, by its name. Each group adds mIoU@<name>, the mean IoU of
             its classes that have ground truth.
-
-    Returns:
-        mIoU, fwIoU, IoU-<class>..., mACC, pACC, ACC-<class>..., mIoU@<group>...
     """
     confusion = confusion.cpu().double()
     hits, in_truth, in_prediction = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     has_truth = in_truth > 0
-    nan = torch.full_like(hits, torch.nan)
-    iou = torch.where(has_truth, 100 * hits / (in_truth + in_prediction - hits), nan)
-    acc = torch.where(has_truth, 100 * hits / in_truth, nan)
-
-    metrics = {"mIoU": iou.nanmean(), "fwIoU": (iou * in_truth).nansum() / in_truth.sum()}
-    metrics |= {f"IoU-{name}": iou[i] for i, name in enumerate(class_names)}
-    metrics |= {"mACC": acc.nanmean(), "pACC": 100 * hits.sum() / in_truth.sum()}
-    metrics |= {f"ACC-{name}": acc[i] for i, name in enumerate(class_names)}
-    metrics |= {f"mIoU@{name}": iou[list(ids)].nanmean() for name, ids in (groups or {}).items()}
-    return {name: value.item() for name, value in metrics.items()}
+    iou, acc, precision, f1 = (
+        (100 * share).where(has_truth, torch.nan)
+        for share in (
+            hits / (in_truth + in_prediction - hits),
+            hits / in_truth,
+            hits / in_prediction,
+            2 * hits / (in_truth + in_prediction),
+        )
+    )
+    fw_iou = (iou * in_truth).nansum() / in_truth.sum()
+    return {
+        **class_metrics("IoU", iou, class_names, groups),
+        "fwIoU": fw_iou.item(),
+        **class_metrics("ACC", acc, class_names),
+        "pACC": (100 * hits.sum() / in_truth.sum()).item(),
+        **class_metrics("Precision", precision, class_names),
+        **class_metrics("F1", f1, class_names),
+    }

@@ -27,6 +27,7 @@ class Seesaw(nn.Module):
     The loss is the mean over the valid pixels of all processes. M and C have no gradient. As in the
     authors' code, s_i is at least 0.01 in C. N_k is the number of pixels of class k that training
     has shown up to and including this step, and at least 1. It counts the pixels of all processes.
+    In evaluation mode, it stays as it is.
     The buffer `pixels_seen` holds N in the checkpoint, so a resumed run continues with it. The
     paper's normalised linear layer is not included: the head's classifier stays as it is.
 
@@ -55,8 +56,9 @@ class Seesaw(nn.Module):
         logits, targets = as_maps(logits, targets)
         logits = upsample(logits, stride, targets)
         ignore_value = self.cross_entropy.ignore_value
-        counts = class_counts(targets, len(self.pixels_seen), ignore_value)
-        self.pixels_seen += sum_over_processes(counts)
+        if self.training:
+            counts = class_counts(targets, len(self.pixels_seen), ignore_value)
+            self.pixels_seen += sum_over_processes(counts)
         classes = targets.where(targets != ignore_value, 0)
         log_factors = self._log_factors(logits.detach(), classes)
         return self.cross_entropy(logits + log_factors, targets)

@@ -39,7 +39,7 @@ def is_meta_architecture(cfg: CfgNode, kind: type) -> bool:
 def check_inference(cfg: CfgNode) -> None:
     """Raise InputError if the keys of TEST describe no possible inference mode.
 
-    This includes modes that do not work with the model or with TEST.GEOMETRY.
+    This includes modes that do not work with the model, with TEST.GEOMETRY or with TEST.LOSS.
     """
     test = cfg.TEST
     if test.MODE not in MODES:
@@ -59,6 +59,11 @@ def check_inference(cfg: CfgNode) -> None:
         raise InputError(
             f"{key}: TEST.GEOMETRY needs one embedding of the whole image: set TEST.MODE "
             '"whole" and TEST.AUG.ENABLED False, or turn TEST.GEOMETRY off'
+        )
+    if test.LOSS and augments:
+        raise InputError(
+            "TEST.AUG.ENABLED: it averages probabilities, but TEST.LOSS needs logits: turn one of "
+            "them off"
         )
     if slides:
         _check_numbers("TEST.CROP_SIZE", test.CROP_SIZE, minimum=1, length=2)

@@ -1,10 +1,14 @@
 """Sums and means over the processes of a distributed training, with their gradients."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
 _TINY = torch.finfo(torch.float32).tiny
+_is_alone = False
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -52,5 +56,17 @@ def mean_over_processes(loss: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
 
 
 def num_processes() -> int:
-    """Return the number of processes of a distributed training, or 1 without one."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Return the number of processes that sums go over: 1 without a distributed training."""
+    is_distributed = dist.is_available() and dist.is_initialized() and not _is_alone
+    return dist.get_world_size() if is_distributed else 1
+
+
+@contextmanager
+def in_one_process() -> Iterator[None]:
+    """Compute sums and means over this process only, inside the `with`."""
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before

@@ -235,7 +235,7 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
     cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS = ()
     cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
-    cfg.TEST.GEOMETRY = False
+    cfg.TEST.GEOMETRY = cfg.TEST.LOSS = False
     check_config(cfg)
     names, colors = find_classes(cfg)
     head = cfg.MODEL.SEM_SEG_HEAD

@@ -141,6 +141,7 @@ def _check_values(cfg: CfgNode) -> None:
         ("MODEL.PIXEL_MEAN", len(model.PIXEL_MEAN) == 3, "three numbers"),
         ("MODEL.PIXEL_STD", len(model.PIXEL_STD) == 3 and 0 not in model.PIXEL_STD, "three, not 0"),
         ("TEST.PICTURES", cfg.TEST.PICTURES >= 0, "0 or more"),
+        ("TEST.OBJECT_IOU", 0 < cfg.TEST.OBJECT_IOU <= 1, "above 0, up to 1"),
         ("SEED", cfg.SEED < 2**32, "less than 2^32"),
         (
             "TEST.EXPECTED_RESULTS",

@@ -49,8 +49,8 @@ function grid(marks, y, left, right) {
     element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, label)));
 }
 
-// IoU of each class, the methods beside each other, with a line of one spread up and down.
-function classPlot(classes, methods) {
+// A metric of each class, the methods next to each other, with a line of one spread up and down.
+function classPlot(classes, methods, metric) {
   const wide = Math.max(18, 9 * methods.length + 8, 600 / classes.length);
   const [left, top, bottom] = [40, 10, 210];
   const right = left + wide * classes.length;
@@ -62,7 +62,7 @@ function classPlot(classes, methods) {
     const label = element("text", { transform: `translate(${centre},${bottom + 12})rotate(60)` },
       one.name.length > 22 ? one.name.slice(0, 21) + "…" : one.name);
     return [label, ...methods.flatMap((method, index) => {
-      const { mean, spread } = method.summary[`IoU-${one.name}`];
+      const { mean, spread } = method.summary[`${metric}-${one.name}`];
       if (mean === null) return [];
       const x = centre + 9 * (index - (methods.length - 1) / 2);
       const color = methodColor(index);
@@ -76,11 +76,11 @@ function classPlot(classes, methods) {
     })];
   });
   return element("svg", { width: right + 70, height, role: "img",
-    "aria-label": "IoU of each class; the numbers are in the table below" },
+    "aria-label": `${metric} of each class; the numbers are in the table below` },
   ...grid(ticks(0, 100), y, left, right), ...marks);
 }
 
-// Values over iterations, a line a run; [{name, color, dashed, points: [[iteration, value], ...]}].
+// Values over iterations, a line a run; [{name, color, dashes, points: [[iteration, value], ...]}].
 function linePlot(lines, label, width) {
   const points = lines.flatMap((line) => line.points);
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
@@ -97,7 +97,7 @@ function linePlot(lines, label, width) {
     const [lastX, lastY] = line.points[line.points.length - 1];
     return [
       element("path", { d: path.join(""), fill: "none", stroke: line.color, "stroke-width": 1.8,
-        "stroke-dasharray": line.dashed ? "5 3" : "none" }, element("title", {}, line.name)),
+        "stroke-dasharray": line.dashes }, element("title", {}, line.name)),
       element("circle", { cx: x(lastX), cy: y(lastY), r: 3, fill: line.color },
         element("title", {}, `${line.name}: ${lastY} at iteration ${lastX}`)),
     ];
@@ -112,25 +112,25 @@ function linePlot(lines, label, width) {
   ...drawn);
 }
 
-// Cosines of classes in the order given: blue below 0, red above, clear at 0, in any theme.
-function heatmap(matrix, names, label) {
+const RED = "203, 59, 38";
+const BLUE = "33, 102, 196";
+
+// A matrix of classes, in the order given. A cell with null is grey. Options:
+//   shade(value, i, j): colour of a cell, transparent where there is nothing to see, in any theme
+//   describe(i, j): the text for the cell under the pointer, or at the arrow keys
+//   cellText(value): the text in a cell, if the classes are few; without it, cells have none
+function heatmap(matrix, names, label, { shade, describe, cellText }) {
   const size = names.length;
   const canvas = element("canvas", { width: size, height: size, tabindex: 0, role: "img",
     "aria-label": `${label}: arrow keys read the cells` });
   const context = canvas.getContext("2d");
   matrix.forEach((row, i) => row.forEach((value, j) => {
-    const color = value > 0 ? "203, 59, 38" : "33, 102, 196";
-    context.fillStyle = value === null
-      ? "rgba(128, 128, 128, .25)" : `rgba(${color}, ${Math.abs(value)})`;
+    context.fillStyle = value === null ? "rgba(128, 128, 128, .25)" : shade(value, i, j);
     context.fillRect(j, i, 1, 1);
   }));
   const output = element("output");
-  const name = (value) => (value === null ? "not known" : format(value, 3));
   const cell = [0, 0];
-  const show = () => {
-    const [i, j] = cell;
-    output.textContent = `${names[i]} and ${names[j]}: ${name(matrix[i][j])}`;
-  };
+  const show = () => { output.textContent = describe(...cell); };
   canvas.addEventListener("pointermove", (event) => {
     const box = canvas.getBoundingClientRect();
     const at = (share) => Math.min(size - 1, Math.max(0, Math.floor(size * share)));
@@ -148,9 +148,19 @@ function heatmap(matrix, names, label) {
     show();
   });
   canvas.addEventListener("focus", show);
-  const rows = size > 30 ? [] : names.map((name) => element("li", {}, name));
-  const rowNames = element("ol", { "aria-hidden": "true" }, ...rows);
-  return [element("div", { class: "heatmap" }, rowNames, canvas), output];
+  const hasRoom = size <= 12; // for names of two lines, and numbers in the cells
+  const cut = (name) => (hasRoom || name.length <= 16 ? name : `${name.slice(0, 15)}…`);
+  const listOf = (kind) => element("ol", { class: kind, "aria-hidden": "true" },
+    ...(size > 30 ? [] : names.map((name) => element("li", {}, cut(name)))));
+  const parts = [listOf("rows"), canvas];
+  if (cellText) {
+    const texts = !hasRoom ? [] : matrix.flat().map((value) => element("span", {},
+      value === null ? "" : cellText(value)));
+    const numbers = element("div", { class: "numbers", "aria-hidden": "true" }, ...texts);
+    numbers.style.gridTemplateColumns = `repeat(${size}, 1fr)`;
+    parts.push(numbers, listOf("columns"));
+  }
+  return [element("div", { class: hasRoom ? "heatmap roomy" : "heatmap" }, ...parts), output];
 }
 
 // Points in the unit square, coloured by class.

@@ -15,14 +15,18 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors
 from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
+from sar.evaluation.class_metrics import CLASS_METRICS
 from sar.evaluation.geometry import GEOMETRY_METRICS
-from sar.evaluation.table import GROUP_NAMES, HEADLINE
+from sar.evaluation.table import GROUP_NAMES, HEADLINE, OBJECT_HEADLINE
+from sar.report.confusions import describe_confusions
 from sar.report.runs import Run
 from sar.report.settings import compare_settings
 from sar.report.views import Images, View, look_at
 from sar.visualization import colorize
 from sar.visualization.cosines import centred_cosines
 
+# Means in the table of metrics.
+_MEANS = (*HEADLINE, *OBJECT_HEADLINE, *GEOMETRY_METRICS)
 # Images of the test set that the page shows.
 _NUM_PICTURES = 8
 
@@ -69,6 +73,12 @@ def compare(
             images = images or found
         views[names[run.folder]] = view
 
+    means = [name for name in _MEANS if _is_measured(name, evaluations)]
+    class_metrics = [
+        metric
+        for metric in CLASS_METRICS
+        if _is_measured(f"{metric}-{class_names[0]}", evaluations)
+    ]
     colors = next((view.colors for view in views.values() if view.colors is not None), None)
     if colors is None:
         colors = np.array(default_colors(len(class_names)), dtype=np.uint8)
@@ -80,12 +90,18 @@ def compare(
         "classes": _describe_classes(class_names, colors, frequency, groups),
         "order": _order(groups, len(class_names)),
         "is_ordered": bool(groups),
-        "metrics": [
-            name
-            for name in (*HEADLINE, *GEOMETRY_METRICS)
-            if any(name in _metrics(evaluation) for evaluation in evaluations)
+        "metrics": means,
+        "class_metrics": class_metrics,
+        "methods": _summaries(
+            runs,
+            evaluations,
+            methods,
+            [*means, *(f"{metric}-{name}" for metric in class_metrics for name in class_names)],
+        ),
+        "confusions": [
+            describe_confusions([run.confusion(dataset) for run in runs if run.method == method])
+            for method in methods
         ],
-        "methods": _summaries(runs, evaluations, methods),
         "runs": [
             {
                 "name": names[run.folder],
@@ -152,6 +168,11 @@ def _metrics(evaluation: dict) -> dict[str, float | None]:
     return evaluation["metrics"] | evaluation.get("geometry", {})
 
 
+def _is_measured(name: str, evaluations: Sequence[dict]) -> bool:
+    """Return True if at least one evaluation has a metric, even without a value."""
+    return any(name in _metrics(evaluation) for evaluation in evaluations)
+
+
 def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:
     """Return the class ids, the most frequent in training first."""
     ids = [class_id for name in GROUP_NAMES for class_id in groups.get(name, [])]
@@ -172,20 +193,19 @@ def _describe_classes(class_names, colors, frequency, groups) -> list[dict]:
     ]
 
 
-def _summaries(runs, evaluations, methods) -> list[dict]:
-    """Return mean and spread of each metric over the runs of each method.
+def _summaries(runs, evaluations, methods, names) -> list[dict]:
+    """Return mean and spread of each named metric over the runs of each method.
 
-    Each metric also has the difference between its mean and the mean of the first method.
+    Each metric also has the difference between its mean and the mean of the first method. Losses
+    have none, since methods have different losses.
     """
-    class_names = evaluations[0]["class_names"]
-    wanted = [*HEADLINE, *GEOMETRY_METRICS, *(f"IoU-{name}" for name in class_names)]
     summaries = []
     for method in methods:
         found = [_metrics(e) for r, e in zip(runs, evaluations, strict=True) if r.method == method]
-        summary = {name: _mean_and_spread([one.get(name) for one in found]) for name in wanted}
+        summary = {name: _mean_and_spread([one.get(name) for one in found]) for name in names}
         for name, numbers in summary.items():
             first = (summaries[0]["summary"] if summaries else summary)[name]["mean"]
-            is_known = first is not None and numbers["mean"] is not None
+            is_known = first is not None and numbers["mean"] is not None and name != "Loss"
             numbers["difference"] = numbers["mean"] - first if is_known else None
         summaries.append({"name": method, "num_runs": len(found), "summary": summary})
     return summaries

@@ -37,8 +37,9 @@ function sortableTable(caption, headers, rows) {
 }
 
 // A mean with its spread, and its difference to the first method.
-function metricCell({ mean, spread, difference }, index, isGeometry) {
-  const digits = isGeometry ? 4 : 2;
+function metricCell({ mean, spread, difference }, index, name) {
+  const isGeometry = name.startsWith("NC");
+  const digits = isGeometry || name === "Loss" ? 4 : 2;
   const parts = [format(mean, digits) + (spread === null ? "" : ` ± ${format(spread, digits)}`)];
   if (index && difference !== null) {
     const isBetter = isGeometry ? difference < 0 : difference > 0;
@@ -84,7 +85,7 @@ function fillSettings() {
 function fillMetrics() {
   const rows = data.methods.map((method, index) => [
     textCell(method.name), { text: String(method.num_runs), value: method.num_runs },
-    ...data.metrics.map((name) => metricCell(method.summary[name], index, name.startsWith("NC"))),
+    ...data.metrics.map((name) => metricCell(method.summary[name], index, name)),
   ]);
   const compared = data.methods.length > 1
     ? ` In brackets: the difference to ${data.methods[0].name}.` : "";
@@ -94,7 +95,9 @@ function fillMetrics() {
       + compared + (data.is_ordered ? " @f, @c, @r: frequent, common and rare classes, by training images"
         + " (60, 20 and 20% of the classes)." : "")
       + (data.metrics.includes("NC1")
-        ? " NC1 to NC3, no percentages: 0 is full neural collapse." : ""), "faint"));
+        ? " NC1 to NC3, no percentages: 0 is full neural collapse." : "")
+      + (data.metrics.includes("Loss") ? " Loss, no percentage: the validation loss. Compare it"
+        + " only between runs with the same loss function." : ""), "faint"));
 }
 
 function fillClasses() {
@@ -102,20 +105,91 @@ function fillClasses() {
     "class", ...data.methods.map((method) => method.name),
     "group", "train images %", "train pixels %",
   ];
-  const rows = classesInOrder.map((one) => [
-    textCell(one.name),
-    ...data.methods.map((method, index) =>
-      metricCell(method.summary[`IoU-${one.name}`], index, false)),
-    textCell(one.group), numberCell(one.images), numberCell(one.pixels),
-  ]);
+  const select = element("select", { id: "class-metric" },
+    ...data.class_metrics.map((name) => element("option", {}, name)));
+  const place = element("div");
+  const draw = () => {
+    const metric = select.value;
+    const rows = classesInOrder.map((one) => [
+      textCell(one.name),
+      ...data.methods.map((method, index) =>
+        metricCell(method.summary[`${metric}-${one.name}`], index, metric)),
+      textCell(one.group), numberCell(one.images), numberCell(one.pixels),
+    ]);
+    place.replaceChildren(
+      element("div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": `${metric} by class, plot` },
+        classPlot(classesInOrder, data.methods, metric)),
+      sortableTable(`${metric} of each class, in percent`, headers, rows));
+  };
+  select.addEventListener("change", draw);
+  draw();
   section("classes").append(
-    say("IoU in percent, " + (data.is_ordered ? "the most frequent class in training first."
+    say("In percent, " + (data.is_ordered ? "the most frequent class in training first."
       : "in the order of ids: no run has left class_frequency.json."), "faint"),
-    methodKey(),
-    element("div",
-      { class: "scroll", tabindex: 0, role: "region", "aria-label": "IoU by class, plot" },
-      classPlot(classesInOrder, data.methods)),
-    sortableTable("IoU of each class, in percent", headers, rows));
+    element("label", { for: "class-metric" }, "Metric: "), select, methodKey(), place);
+}
+
+// For each method, the share of the pixels of each class that is predicted as each class.
+function fillConfusions() {
+  const matrices = data.confusions.map((confusion) => confusion && data.order.map((i) =>
+    data.order.map((j) => (confusion.shares[i] ? confusion.shares[i][j] : null))));
+  if (!matrices.some((matrix) => matrix)) {
+    section("confusions").append(
+      say("Left out: the evaluations have no confusion matrix.", "reason"));
+    return;
+  }
+  const names = classesInOrder.map((one) => one.name);
+  const percent = (share) => `${format(100 * share, 2)}%`;
+  const panels = data.methods.map((method, index) => {
+    const matrix = matrices[index];
+    const figure = element("figure", {}, element("h3", {}, method.name));
+    if (!matrix) {
+      figure.append(say("Left out: an evaluation has no confusion matrix.", "reason"));
+      return figure;
+    }
+    const describe = (i, j) => {
+      const pixels = data.confusions[index].pixels[data.order[i]].toLocaleString("en");
+      if (matrix[i][j] === null) return `${names[i]}: no ground truth`;
+      const verb = i === j ? "correct" : `predicted as ${names[j]}`;
+      return `${names[i]}, ${verb}: ${percent(matrix[i][j])} of ${pixels} pixels`;
+    };
+    figure.append(...heatmap(matrix, names, `${method.name}: confusion matrix`, {
+      // Paler behind numbers.
+      shade: (share, i, j) =>
+        `rgba(${i === j ? BLUE : RED}, ${(names.length > 12 ? 1 : 0.75) * Math.sqrt(share)})`,
+      describe,
+      cellText: (share) => (share && (share < 0.01 ? "<1" : format(100 * share, 0))) || "",
+    }));
+    return figure;
+  });
+  section("confusions").append(
+    say("Each row is a class of the ground truth, the most frequent in training first. Its cells"
+      + " show, in percent, as which classes its pixels are predicted. Blue is correct, red is"
+      + " wrong, and grey has no ground truth. The shade grows with the square root of the share, so"
+      + " that small shares are visible. Runs of a method are added up.", "faint"),
+    element("div", { class: names.length > 30 ? "panels wide" : "panels" }, ...panels),
+    confusionTable(matrices, names));
+}
+
+// The largest confusions of each method.
+function confusionTable(matrices, names) {
+  const pairs = new Map();
+  for (const matrix of matrices.filter(Boolean)) {
+    const wrong = matrix.flatMap((row, i) => row.map((share, j) => [share, i, j]))
+      .filter(([share, i, j]) => share && i !== j);
+    wrong.sort((a, b) => b[0] - a[0]);
+    for (const [, i, j] of wrong.slice(0, 10)) pairs.set(`${i} ${j}`, [i, j]);
+  }
+  const largest = ([i, j]) => Math.max(...matrices.map((matrix) => matrix?.[i][j] ?? 0));
+  const rows = [...pairs.values()].sort((a, b) => largest(b) - largest(a)).map(([i, j]) => [
+    textCell(names[i]), textCell(names[j]),
+    ...matrices.map((matrix) => numberCell(matrix && 100 * matrix[i][j])),
+  ]);
+  if (!rows.length) return say("No class is confused with another.", "faint");
+  return sortableTable(
+    "The ten largest confusions of each method, in percent",
+    ["class", "predicted as", ...data.methods.map((method) => method.name)], rows);
 }
 
 function fillTraining() {
@@ -132,11 +206,18 @@ function fillTraining() {
     ...names.map((name) => element("option", {}, name)));
   select.value = !rank(names[0]) && names.includes("total_loss") ? "total_loss" : names[0];
   const place = element("div");
+  // With several data sets, the names of their metrics start with the data set.
+  const validation = ["sem_seg/Loss", `${data.dataset}/sem_seg/Loss`]
+    .find((name) => names.includes(name));
+  const linesOf = (name, suffix, dashesOf) => data.runs.filter((run) => name in run.curves)
+    .map((run) => ({ name: run.name + suffix, color: methodColor(run.method),
+      points: run.curves[name], dashes: dashesOf(run) }));
   const draw = () => {
-    const lines = data.runs.filter((run) => select.value in run.curves).map((run) => ({
-      name: run.name, color: methodColor(run.method), points: run.curves[select.value],
-      dashed: data.runs.find((other) => other.method === run.method) !== run,
-    }));
+    const lines = linesOf(select.value, "", (run) =>
+      (data.runs.find((other) => other.method === run.method) === run ? "none" : "5 3"));
+    if (select.value === "loss_sem_seg" && validation) {
+      lines.push(...linesOf(validation, ", validation loss", () => "1 3"));
+    }
     const width = Math.min(section("training").clientWidth, 720);
     place.replaceChildren(linePlot(lines, select.value, width));
   };
@@ -147,6 +228,7 @@ function fillTraining() {
   section("training").append(
     element("label", { for: "curve" }, "Curve: "), select, methodKey(), place,
     say("Full lines: the first run of a method; dashed: its others."
+      + (validation ? " Dotted, with loss_sem_seg: the validation loss." : "")
       + (without.length ? ` Without metrics.json: ${without.join(", ")}.` : ""), "faint"));
 }
 
@@ -162,7 +244,11 @@ function fillCosines() {
       const matrix = view[kind];
       if (matrix) {
         const sorted = data.order.map((i) => data.order.map((j) => matrix[i][j]));
-        figure.append(...heatmap(sorted, names, `${view.name}: cosines of ${title}`));
+        figure.append(...heatmap(sorted, names, `${view.name}: cosines of ${title}`, {
+          shade: (value) => `rgba(${value > 0 ? RED : BLUE}, ${Math.abs(value)})`,
+          describe: (i, j) => `${names[i]} and ${names[j]}: `
+            + (sorted[i][j] === null ? "not known" : format(sorted[i][j], 3)),
+        }));
       } else {
         figure.append(say(`Left out. ${reasonFor(view, kind)}`, "reason"));
       }
@@ -269,6 +355,7 @@ document.querySelector("nav").append(...[...document.querySelectorAll("section")
 fillSettings();
 fillMetrics();
 fillClasses();
+fillConfusions();
 fillTraining();
 fillCosines();
 fillEmbeddings();

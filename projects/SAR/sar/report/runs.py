@@ -16,6 +16,7 @@ import numpy as np
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, shortened
+from sar.evaluation.class_metrics import CLASS_METRICS
 from sar.evaluation.table import GROUP_NAMES
 from sar.files.atomic import sha256
 from sar.files.run_folder import (
@@ -125,7 +126,7 @@ class Run:
         curves: dict[str, Curve] = {}
         for iteration, scalars in _read_metrics(self.folder):
             for name, value in scalars.items():
-                is_of_a_class = "/IoU-" in name or "/ACC-" in name
+                is_of_a_class = any(f"/{metric}-" in name for metric in CLASS_METRICS)
                 if name in _NO_CURVES or is_of_a_class or not _is_finite(value):
                     continue
                 curve = curves.setdefault(name, [])
@@ -143,10 +144,18 @@ class Run:
         evaluated = _evaluated_after(self.evaluations[dataset])
         return _iterations_done(self.folder) if evaluated is None else evaluated
 
+    def confusion(self, dataset: str) -> np.ndarray | None:
+        """Return the confusion matrix (K, K) of an evaluation; None if it is not recorded.
+
+        Row: true class; column: predicted class.
+        """
+        confusion = self.evaluations[dataset].get(_CONFUSION)
+        return None if confusion is None else np.array(confusion)
+
     def ground_truth(self, dataset: str) -> list[int] | None:
         """Return the pixels of each class in the labels of an evaluation; None if not recorded."""
-        confusion = self.evaluations[dataset].get(_CONFUSION)
-        return None if confusion is None else np.sum(confusion, axis=1).tolist()
+        confusion = self.confusion(dataset)
+        return None if confusion is None else confusion.sum(axis=1).tolist()
 
 
 def find_runs(words: Sequence[str]) -> list[Run]:

@@ -27,6 +27,7 @@ _OF_EVALUATION = (
     "TEST.MODE",
     "TEST.AUG",
     "TEST.CROP",
+    "TEST.OBJECT_IOU",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
 )
@@ -70,6 +71,7 @@ _KINDS = {
     "TEST.MODE": "evaluation",
     "TEST.AUG": "evaluation",
     "TEST.CROP": "evaluation",
+    "TEST.OBJECT_IOU": "evaluation",
     "TEST.PRECISE_BN": "evaluation",
     CHECKPOINT: "evaluation",
     EVALUATION: "evaluation",

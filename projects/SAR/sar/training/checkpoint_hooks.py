@@ -21,8 +21,8 @@ class CheckpointHook(HookBase):
     Args:
         period: in iterations.
         eval_period: as in EvalHook; 0 for an evaluation at the end only.
-        best_metric: name of a scalar of the evaluation, such as "sem_seg/mIoU" (higher is
-            better); "" for no best checkpoint.
+        best_metric: name of a scalar of the evaluation, such as "sem_seg/mIoU", see
+            `Checkpointer.save_best`; "" for no best checkpoint.
     """
 
     def __init__(

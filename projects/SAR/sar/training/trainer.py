@@ -20,7 +20,8 @@ from sar.data.image_files import read_image_size
 from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
 from sar.errors import InputError
 from sar.evaluation import LongTailEvaluator, tap_evaluation
-from sar.evaluation.evaluator import evaluation_folder
+from sar.evaluation.results_file import evaluation_folder
+from sar.evaluation.validation_loss import loss_of
 from sar.files.atomic import remove_leftovers
 from sar.files.disk import require_folder, writing_to
 from sar.files.run_folder import (
@@ -128,7 +129,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             InputError: the model cannot be built; TEST.GEOMETRY is True, but MODEL.CLASSIFIER does
-                not name a classifier.
+                not name a classifier; TEST.LOSS is True, but the loss of the head is not known.
         """
         model = build_model(cfg)
         logger.debug(f"Model:\n{model}")
@@ -136,6 +137,8 @@ class Trainer(DefaultTrainer):
             model.to(memory_format=torch.channels_last)
         if cfg.TEST.GEOMETRY:  # report a wrong path now, not in an evaluation
             find_classifier(model, cfg.MODEL.CLASSIFIER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        if cfg.TEST.LOSS:
+            loss_of(model, cfg.MODEL.TAP.HEAD)
         return model
 
     @classmethod
@@ -165,21 +168,25 @@ class Trainer(DefaultTrainer):
         return SemanticSegmentationMapper(cfg, False)
 
     @classmethod
-    def build_evaluator(cls, cfg, dataset_name, tap=None):
+    def build_evaluator(cls, cfg, dataset_name, tap=None, loss=None):
         return LongTailEvaluator(
             dataset_name,
             class_frequency=class_frequency_of(cfg),
             output_dir=os.path.join(cfg.OUTPUT_DIR, INFERENCE, dataset_name),
             save_json=cfg.TEST.SAVE_JSON,
+            boundary_iou=cfg.TEST.BOUNDARY_IOU,
+            object_iou=cfg.TEST.OBJECT_IOU if cfg.TEST.OBJECTS else None,
             tap=tap,
+            loss=loss,
         )
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
         """As DefaultTrainer, in the inference mode of TEST.MODE and TEST.AUG.
 
-        With TEST.GEOMETRY, the evaluators also read the embeddings. The results of a model of
-        `load_for_evaluation` are written to a folder of its checkpoint, with a log.
+        With TEST.GEOMETRY, the evaluators also read the embeddings; with TEST.LOSS, they compute
+        the loss. The results of a model of `load_for_evaluation` are written to a folder of its
+        checkpoint, with a log.
         """
         with ExitStack() as stack:
             stack.enter_context(writing_to(cfg.OUTPUT_DIR))
@@ -191,6 +198,8 @@ class Trainer(DefaultTrainer):
                 options["tap"] = stack.enter_context(
                     tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes)
                 )
+            if cfg.TEST.LOSS:
+                options["loss"] = loss_of(model, cfg.MODEL.TAP.HEAD)
             evaluators = [cls.build_evaluator(cfg, name, **options) for name in cfg.DATASETS.TEST]
             if weights := getattr(model, "weights_file", ""):
                 check_test_images(cfg, model)
