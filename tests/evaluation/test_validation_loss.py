@@ -7,7 +7,15 @@ from torch import nn
 
 from sar.errors import InputError
 from sar.evaluation.validation_loss import ValidationLoss, loss_of
-from sar.losses import CrossEntropy, HardPixelMining, LogitAdjustment, Seesaw
+from sar.losses import (
+    CrossEntropy,
+    Dice,
+    Focal,
+    HardPixelMining,
+    LogitAdjustment,
+    Seesaw,
+    WeightedSum,
+)
 from sar.modeling.head_loss import SegmentationLoss
 
 K, IGNORE = 4, 255
@@ -58,6 +66,30 @@ def test_cross_entropy_is_the_weighted_mean_over_all_valid_pixels(fused, weights
     of_images = [measured(CrossEntropy(IGNORE, weights), 0.5, [pair]) for pair in images()]
     assert math.isnan(of_images[2])  # no valid pixel
     assert np.nanmean(of_images) != pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_focal_loss_is_the_weighted_mean_over_all_valid_pixels(weights):
+    log_p, labels = pixels()
+    factors = np.ones(len(labels)) if weights is None else weights.double().numpy()[labels]
+    focal = -((1 - np.exp(log_p)) ** 2) * log_p
+    found = measured(Focal(IGNORE, 2.0, weights))
+    assert found == pytest.approx((factors * focal).sum() / factors.sum(), rel=1e-6)
+
+
+def test_a_sum_is_the_sum_of_its_terms():
+    criteria = {
+        "ce": CrossEntropy(IGNORE, WEIGHTS),
+        "dice": Dice(IGNORE),
+        "focal": Focal(IGNORE, 2),
+    }
+    factors = (1.0, 0.5, 2.0)
+    expected = sum(
+        factor * measured(criterion, 0.4)
+        for factor, criterion in zip(factors, criteria.values(), strict=True)
+    )
+    terms = zip(criteria, zip(factors, criteria.values(), strict=True), strict=True)
+    assert measured(WeightedSum(dict(terms)), 0.4) == pytest.approx(expected, rel=1e-12)
 
 
 def test_logit_adjustment_is_the_mean_over_all_valid_pixels():

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.errors import InputError
 from sar.evaluation.geometry import sum_on_cpu
-from sar.losses import CrossEntropy, HardPixelMining
+from sar.losses import CrossEntropy, HardPixelMining, WeightedSum
 from sar.modeling.head_loss import SegmentationLoss
 from sar.ops.over_processes import in_one_process
 
@@ -22,8 +22,8 @@ class ValidationLoss:
     It is computed from the logits at the resolution of the label files. For cross-entropy and
     similar losses, it is exactly the mean over all valid pixels of the data set, with the class
     weights of the training. Other losses, such as `HardPixelMining`, are computed for each image.
-    Then the images are averaged, weighted by their number of valid pixels. Regularizers and
-    auxiliary heads are not included.
+    Then the images are averaged, weighted by their number of valid pixels. Each term of a sum is
+    measured on its own. Regularizers and auxiliary heads are not included.
 
     Args:
         loss: of the model, see `loss_of`. It is copied as it is now.
@@ -31,14 +31,17 @@ class ValidationLoss:
     """
 
     def __init__(self, loss: SegmentationLoss, ignore_label: int):
-        self._criterion = copy.deepcopy(loss.criterion).eval()
-        for module in self._criterion.modules():
+        criterion = copy.deepcopy(loss.criterion).eval()
+        for module in criterion.modules():
             if isinstance(module, CrossEntropy):
                 module.fused = False  # there is nothing to upsample
-        self._factor = loss.loss_weight
+        is_sum = isinstance(criterion, WeightedSum)
+        self._criteria = list(criterion.criteria.values()) if is_sum else [criterion]
+        factors = list(criterion.factors.values()) if is_sum else [1.0]
+        self._factors = [loss.loss_weight * factor for factor in factors]
         self._ignore_label = ignore_label
-        # Sum of the losses, each times its weight; sum of the weights.
-        self._totals = torch.zeros(2, dtype=torch.float64)
+        # For each term: sum of the losses, each times its weight; sum of the weights.
+        self._totals = torch.zeros(len(factors), 2, dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, logits: Tensor, truth: Tensor) -> None:
@@ -49,17 +52,19 @@ class ValidationLoss:
             truth: (H, W) integers in [0, K), or the ignore label.
         """
         labels = truth.long()[None]
-        criterion = self._criterion.to(logits.device)
-        with in_one_process():  # the others may have no image left
-            loss = criterion(logits[None].float(), labels, 1)
-        weight = self._weight(criterion, labels)
         self._totals = self._totals.to(logits.device)
-        self._totals += torch.stack([loss.double() * weight, weight])
+        for total, criterion in zip(self._totals, self._criteria, strict=True):
+            criterion = criterion.to(logits.device)
+            with in_one_process():  # the others may have no image left
+                loss = criterion(logits[None].float(), labels, 1)
+            weight = self._weight(criterion, labels)
+            total += torch.stack([loss.double() * weight, weight])
 
     def reduce(self) -> float:
         """Return the loss over all processes; NaN without a valid pixel. All must call it."""
-        total, weight = sum_on_cpu(self._totals).tolist()
-        return self._factor * total / weight if weight else float("nan")
+        totals = sum_on_cpu(self._totals)
+        means = (totals[:, 0] / totals[:, 1]).tolist()  # 0 / 0 is NaN
+        return sum(factor * mean for factor, mean in zip(self._factors, means, strict=True))
 
     def _weight(self, criterion: nn.Module, labels: Tensor) -> Tensor:
         is_mean = isinstance(criterion, CrossEntropy) and not isinstance(criterion, HardPixelMining)
