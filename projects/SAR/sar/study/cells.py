@@ -34,7 +34,7 @@ CONSOLE = "console.txt"
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_TAIL = 4096  # bytes of a log that hold its last lines
+_TAIL = 2**18  # bytes of a log that hold its last lines; a line has all metrics of all classes
 
 
 class Training:
