@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 """
 CONFIG = "configs/Folder/baseline_sem_fpn_R_18.yaml"
 METHODS = "configs/compare.yaml"
-TRAIN = Path(__file__).parents[1] / "train_net.py"
+TRAIN = [str(Path(__file__).parents[1] / "train_net.py")]
 RESULT = "result.json"  # in the folder of a finished training
 
 
@@ -184,7 +184,7 @@ def run_missing(
     gpus = [] if cpu else visible_gpus()
     jobs = min(args.jobs or len(gpus) or 1, len(missing))
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    command = [sys.executable, str(TRAIN)]
+    command = [sys.executable, *TRAIN]
     command += [word for module in args.imports for word in ("--import", module)]
     if not args.quiet:
         place = f"on {len(gpus)} GPU(s)" if gpus else f"on the CPU, {threads} thread(s) each"

@@ -1,6 +1,7 @@
 """Stands for train_net.py in tests: writes what a training writes, within milliseconds.
 
-The first word is the mIoU of the plain model. FAKE_FAILS makes trainings of this seed fail.
+The first word is the mIoU of the plain model. FAKE_FAILS is the seed of trainings that fail,
+FAKE_STOPS the iteration in which they wait for a signal, FAKE_COUNTS changes the class counts.
 """
 
 import json
@@ -27,7 +28,8 @@ print(f"from iteration {start}")
 (folder / "pid").write_text(str(os.getpid()))
 names = ["ground", "block", "dot"]
 counts = {"class_names": names, "num_images": 5, "images": [5, 5, 5], "pixels": [900, 90, 9]}
-(folder / "class_frequency.json").write_text(json.dumps(counts | {"ignored_pixels": 0}))
+counts |= {"ignored_pixels": 0} | json.loads(os.environ.get("FAKE_COUNTS", "{}"))
+(folder / "class_frequency.json").write_text(json.dumps(counts))
 with open(folder / "metrics.json", "a") as file:
     for iteration in range(start, iterations):
         line = {"iteration": iteration, "total_loss": 1.0, "loss_sem_seg": 1.0, "time": 0.5}

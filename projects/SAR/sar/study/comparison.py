@@ -20,8 +20,6 @@ from sar.preflight.class_counts import count_classes
 from sar.preflight.prepare import complete_config
 from sar.study.matrix import ITERATIONS, Cell, Settings, Study
 
-from detectron2.config import CfgNode
-
 EPOCHS = 30
 LEAST_ITERATIONS = 1000
 METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
@@ -94,7 +92,7 @@ def plan_comparison(
     folder = os.path.abspath(os.path.expanduser(folder)) if folder else ""
     words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]
     reference, *others = methods
-    cfg = _load(config, words, reference, methods[reference])
+    cfg = load_config(config, [*words, *_words(methods[reference])])
     if cfg.MODEL.REGULARIZERS and not methods[reference]:
         raise InputError(
             f"{config} has MODEL.REGULARIZERS {listed(cfg.MODEL.REGULARIZERS)}, but the config of "
@@ -109,7 +107,10 @@ def plan_comparison(
             f"labels from {folder}/*/train to {folder}/*/val"
         )
     for name in others:
-        check_config(_load(config, words, name, methods[name]))
+        try:
+            check_config(load_config(config, [*words, *_words(methods[name])]))
+        except InputError as error:
+            raise InputError(f"method {name}: {error}") from error
     num_images = sum(len(load_dataset(name)) for name in cfg.DATASETS.TRAIN)
     iterations = iterations or default_iterations(
         num_images, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
@@ -176,13 +177,6 @@ def trainings(study: Study) -> list[tuple[str, Cell]]:
 def folder_name(name: str, cell: Cell) -> str:
     """Return the name of the folder of a cell. It has a part of its key, so that it is unique."""
     return f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{cell.key[:6]}"
-
-
-def _load(config: str, words: Sequence[str], name: str, settings: Settings) -> CfgNode:
-    try:
-        return load_config(config, [*words, *_words(settings)])
-    except InputError as error:
-        raise InputError(f"method {name}: {error}") from error
 
 
 def _words(settings: Settings) -> list[str]:

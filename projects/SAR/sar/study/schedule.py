@@ -17,6 +17,8 @@ from sar.study.cells import Training, iterations_done
 from sar.study.matrix import Cell
 
 _PERIOD = 0.5  # seconds between two looks at the trainings
+# Seconds between two states of the progress bar, on a console and in a file.
+_BAR_PERIODS = (1, 60)
 
 
 def visible_gpus() -> list[str]:
@@ -66,7 +68,13 @@ def run_cells(
     total = sum(cell.iterations for cell in cells.values())
     # The mean rate since the start: trainings begin and end with steps that take longer.
     with tqdm(
-        desc=title, total=total, initial=sum(done.values()), unit="it", smoothing=0, disable=quiet
+        desc=title,
+        total=total,
+        initial=sum(done.values()),
+        unit="it",
+        smoothing=0,
+        mininterval=_BAR_PERIODS[not sys.stderr.isatty()],
+        disable=quiet,
     ) as bar:
 
         def fail(name: str, error: InputError) -> None:

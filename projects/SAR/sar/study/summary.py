@@ -10,7 +10,7 @@ from tabulate import tabulate
 from sar.errors import listed, printable
 from sar.study.comparison import METRICS
 from sar.study.differences import paired_difference
-from sar.study.matrix import Study
+from sar.study.matrix import ITERATIONS, Settings, Study
 from sar.study.recommendation import LEAST_SEEDS, Scores, recommend
 
 # The metrics whose differences are shown with intervals.
@@ -34,7 +34,7 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
     num_rows = sum(map(len, found.values()))
     parts = [
         f"# Comparison on {printable(study.title)}",
-        f"Config: `{study.config}`. Iterations: {study.settings['SOLVER.MAX_ITER']}. Seeds: "
+        f"Config: `{study.config}`. Iterations: {study.settings[ITERATIONS]}. Seeds: "
         f"{len(study.seeds)}. Each number is a mean over seeds. IoU is in percent.",
     ]
     if num_rows < len(chosen) * len(study.seeds):
@@ -54,7 +54,7 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
             "No choice above uses these numbers.",
             *_tables(found, "held_out_metrics", study.reference),
         ]
-    parts += ["## Train a method", _commands(study)]
+    parts += ["## Methods", *_methods(study)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,17 +130,25 @@ def _scores(found: Mapping[str, Mapping[int, dict]], key: str, metric: str) -> S
     return scores if is_known else {}
 
 
-def _commands(study: Study) -> str:
-    """Return a table with the command line that trains each method."""
-    settings = {
-        key: value for key, value in study.settings.items() if not key.startswith(_NOT_REPEATED)
-    }
-    lines = []
-    for name, chosen in study.chosen({}).items():
-        words = ["python", "train_net.py", "--config-file", study.config]
-        words += [str(word) for pair in (settings | chosen).items() for word in pair]
-        lines.append(f"{name}:\n\n    {shlex.join(words)}")
-    return "\n\n".join(lines)
+def _methods(study: Study) -> list[str]:
+    """Return the command line that trains the first method, and the keys of each method."""
+    settings = {k: v for k, v in study.settings.items() if not k.startswith(_NOT_REPEATED)}
+    command = shlex.join(["python", "train_net.py", "--config-file", study.config])
+    keys = [[name, f"`{_words(of) or 'none'}`"] for name, of in study.chosen({}).items()]
+    return [
+        "The trained models are in `runs/`. To train a method again, add its keys to this command:",
+        f"    {command} {_words(settings)}",
+        tabulate(keys, ["method", "keys"], tablefmt="pipe"),
+    ]
+
+
+def _words(settings: Settings) -> str:
+    """Return settings as a shell reads them."""
+    words = []
+    for key, value in settings.items():
+        is_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+        words += [key, ",".join(value) if is_names else str(value)]
+    return shlex.join(words)
 
 
 def _grid(table: list[list[str]], headers: list[str]) -> str:
