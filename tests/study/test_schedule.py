@@ -45,7 +45,7 @@ def without_waiting(monkeypatch):
 
 
 def run(tmp_path, start=FakeTraining, *, gpus=(), jobs=1, number=5):
-    """Return the rows, the most trainings at a time, and the names of those that failed."""
+    """Return the rows, the most trainings at a time, and the failed trainings."""
     cells = {
         f"run {seed}": Cell("mine", "c.yaml", {"SOLVER.MAX_ITER": 10}, "mine_val", seed)
         for seed in range(number)

@@ -82,8 +82,8 @@ def plan_comparison(
             most SOLVER.MAX_ITER of the config.
 
     Raises:
-        InputError: a problem in a config, a method or the data set; there is no validation split;
-            the plain model has regularizers.
+        InputError: a problem in a config, a method or the data set; the validation split is
+            missing; the plain model has regularizers.
     """
     for key in overrides[::2]:
         if key in _INSTEAD:
