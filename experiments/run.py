@@ -16,7 +16,6 @@ To compare methods on your own data, use tools/compare.py.
 
 import argparse
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ from sar.files.program_outputs import Outputs
 from sar.study.cells import Training
 from sar.study.matrix import Cell, read_study
 from sar.study.page import write_page
-from sar.study.schedule import run_cells, visible_gpus
+from sar.study.schedule import num_cores, run_cells, visible_gpus
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +120,7 @@ def run_missing(
     """Run the cells without a row, and add their rows. Return the cells that failed."""
     gpus = visible_gpus()
     device = "cuda" if gpus else "cpu"
-    jobs = args.jobs or len(gpus) or os.cpu_count() or 1
+    jobs = args.jobs or len(gpus) or num_cores()
 
     def folder_of(cell: Cell) -> Path:
         return args.output / cell.study / cell.key

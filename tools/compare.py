@@ -16,7 +16,6 @@ In --output:
 
 import argparse
 import json
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -99,7 +98,7 @@ from sar.report import Run, compare, render
 from sar.study.cells import Training, iterations_done
 from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
 from sar.study.matrix import Cell, Study
-from sar.study.schedule import run_cells, visible_gpus
+from sar.study.schedule import num_cores, run_cells, visible_gpus
 from sar.study.summary import summarize
 
 
@@ -183,7 +182,7 @@ def run_missing(
     cpu = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.DEVICE") == "cpu"
     gpus = [] if cpu else visible_gpus()
     jobs = min(args.jobs or len(gpus) or 1, len(missing))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = max(1, num_cores() // jobs)
     command = [sys.executable, *TRAIN]
     command += [word for module in args.imports for word in ("--import", module)]
     if not args.quiet:

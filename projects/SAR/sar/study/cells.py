@@ -132,6 +132,7 @@ class Training:
             raise InputError(f"{_reason(self.folder, self._exit_code)} (log: {self._log})")
         cell, folder = self.cell, self.folder
         lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        times = [line["time"] for line in lines if "time" in line]
         row = {
             "study": cell.study,
             "key": cell.key,
@@ -143,9 +144,8 @@ class Training:
             "groups": _groups(folder),
             "curves": curves(lines),
             "seconds": round(self._seconds, 1),
-            "seconds_per_iteration": statistics.median(
-                line["time"] for line in lines if "time" in line
-            ),
+            # The timer of detectron2 leaves out the first iterations.
+            "seconds_per_iteration": statistics.median(times) if times else float("nan"),
             "cpu_seconds": round(self._usage.ru_utime + self._usage.ru_stime, 1),
             "resident_mib": round(self._usage.ru_maxrss / 2**10, 1),
             "gpu_mib": _gpu_memory(self._log),

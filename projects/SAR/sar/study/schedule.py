@@ -29,6 +29,13 @@ def visible_gpus() -> list[str]:
     return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
 
 
+def num_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_cells(
     cells: Mapping[str, Cell],
     folder_of: Callable[[Cell], Path],
@@ -119,6 +126,8 @@ def _stopping(running: dict[str, tuple[Training, str]]) -> Iterator[None]:
         yield
     finally:
         trainings = [training for training, _ in running.values()]
+        if trainings:
+            print("Stopping: the trainings write a checkpoint first.", file=sys.stderr)
         for training in trainings:
             training.terminate()
         for training in trainings:

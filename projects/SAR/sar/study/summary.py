@@ -78,6 +78,7 @@ def _tables(found: Mapping[str, Mapping[int, dict]], key: str, reference: str) -
                 pair = ([scores[method][seed] for seed in seeds] for method in (name, reference))
                 compared.append(_shown(*pair) if seeds else "-")
         times = [row["seconds_per_iteration"] for row in by_seed.values()]
+        times = list(filter(math.isfinite, times))
         means.append([*line, f"{statistics.fmean(times):.2f}" if times else "-"])
         if name != reference:
             differences.append(compared)
