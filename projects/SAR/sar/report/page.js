@@ -193,8 +193,9 @@ function confusionTable(matrices, names) {
 }
 
 function fillTraining() {
-  // The mIoU first, with several data sets that of the one which is compared.
-  const rank = (name) => name.endsWith("/mIoU")
+  // First the mIoU on the compared data set, unless it was only evaluated once.
+  const isCurve = (name) => data.runs.some((run) => run.curves[name]?.length > 1);
+  const rank = (name) => name.endsWith("/mIoU") && isCurve(name)
     ? 1 + (name === "sem_seg/mIoU" || name.startsWith(`${data.dataset}/`)) : 0;
   const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))]
     .sort((a, b) => rank(b) - rank(a) || a.localeCompare(b));
