@@ -90,6 +90,7 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
+from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, printable
 from sar.files.atomic import write_atomically
@@ -180,8 +181,8 @@ def run_missing(
     missing: dict[str, Cell], folders: dict[str, Path], rows: dict[str, dict], args: Namespace
 ) -> list[str]:
     """Run trainings, and add their rows. Return the names of the trainings that failed."""
-    cpu = dict(zip(args.opts[::2], args.opts[1::2], strict=True)).get("MODEL.DEVICE") == "cpu"
-    gpus = [] if cpu else visible_gpus()
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    gpus = visible_gpus() if device.startswith("cuda") else []
     jobs = min(args.jobs or len(gpus) or 1, len(missing))
     threads = max(1, num_cores() // jobs)
     command = [sys.executable, *TRAIN]

@@ -262,7 +262,12 @@ def test_one_metric_and_a_gate_that_closes_again(results, tmp_path):
 
 
 def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
+    """Interrupted trainings are left out, too: their cost is not known."""
     study, rows = results
+    for seed, is_resumed in ((0, True), (1, False), (2, True)):
+        key = study.cell(study.chosen(rows)["both"], seed).key
+        cost = 200.0 if is_resumed else 30.0
+        rows[key] |= {"cpu_seconds": cost, "is_resumed": is_resumed, "commit": "1a"}
     chosen = study.chosen(rows)
     for name, commit, seconds in (("weights", "1a", 20.0), ("SAR", "2b", 300.0)):
         for seed in study.seeds:
@@ -274,7 +279,7 @@ def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
     costs = text.split("### Cost of training")[1].split("###")[0]
     lines = [line.split("|") for line in costs.splitlines() if line.startswith("|")]
     found = {line[1].strip(): line[2].strip() for line in lines}
-    assert found["weights"] == "2.00" and found["SAR"] == "-"
+    assert found["weights"] == "2.00" and found["SAR"] == "-" and found["both"] == "3.00"
 
 
 def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):

@@ -92,9 +92,9 @@ class _Section:
             "### Cost of training",
             f"For each seed, the cost of a training is divided by the cost of {study.reference}. "
             "The table shows the median of these ratios. Only trainings of the same commit are "
-            "compared, because other commits may have run on another machine. *-*: the two "
-            "trainings have different commits for all seeds. [Benchmarks](benchmarks.md) compares "
-            "the time of a step with other implementations.",
+            "compared, because other commits may have run on another machine. Trainings that were "
+            "interrupted are left out. *-*: no seed has two such trainings. "
+            "[Benchmarks](benchmarks.md) compares the time of a step with other implementations.",
             self._cost(),
         ]
         if self._with_pull():

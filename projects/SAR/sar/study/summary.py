@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from tabulate import tabulate
 
 from sar.errors import listed, printable
-from sar.study.comparison import METRICS
 from sar.study.differences import paired_difference
 from sar.study.matrix import ITERATIONS, Settings, Study
 from sar.study.recommendation import LEAST_SEEDS, Scores, recommend
@@ -46,27 +45,27 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
         parts.append(f"**Missing trainings:** {', '.join(lacking)}.")
     if not num_rows:
         return "\n\n".join(parts) + "\n"
-    parts += [f"## Validation split, `{study.test}`", *_tables(found, "metrics", study.reference)]
+    parts += [f"## Validation split, `{study.test}`", *_tables(study, found, "metrics")]
     parts += ["## Recommendation", *_recommendations(study, found)]
     if study.held_out:
         parts += [
             f"## Test split, `{study.held_out}`",
             "No choice above uses these numbers.",
-            *_tables(found, "held_out_metrics", study.reference),
+            *_tables(study, found, "held_out_metrics"),
         ]
     parts += ["## Methods", *_methods(study)]
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(found: Mapping[str, Mapping[int, dict]], key: str, reference: str) -> list[str]:
+def _tables(study: Study, found: Mapping[str, Mapping[int, dict]], key: str) -> list[str]:
     """Return a table of means and a table of differences.
 
     Args:
         found: rows by method and seed.
         key: the metrics of a row.
-        reference: the method that the others are compared with.
     """
-    metrics = [metric for metric in METRICS if _scores(found, key, metric)]
+    reference = study.reference
+    metrics = [metric for metric in study.metrics if _scores(found, key, metric)]
     means, differences = [], []
     for name, by_seed in found.items():
         line, compared = [name, str(len(by_seed))], [name]
@@ -124,7 +123,7 @@ def _recommendations(study: Study, found: Mapping[str, Mapping[int, dict]]) -> l
 def _scores(found: Mapping[str, Mapping[int, dict]], key: str, metric: str) -> Scores:
     """Return a metric by method and seed; {} if a class group has no ground truth."""
     scores = {
-        name: {seed: row[key][f"sem_seg/{metric}"] for seed, row in by_seed.items()}
+        name: {seed: row[key].get(f"sem_seg/{metric}", math.nan) for seed, row in by_seed.items()}
         for name, by_seed in found.items()
     }
     is_known = all(math.isfinite(value) for values in scores.values() for value in values.values())
