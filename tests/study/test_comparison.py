@@ -129,6 +129,7 @@ def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
     assert "method odd: " in found and "nothing" in found
     assert "the plain model" in message(folder, config=CONFIG.replace("baseline", "sar"))
     assert "Folder not found" in message(tmp_path / "nowhere")
+    assert "no data set: give --folder" in message("")
     assert "missing.pth" in message(folder, "MODEL.WEIGHTS", "missing.pth")
     for kind in ("images", "labels"):
         (folder / kind / "val").rename(folder / kind / "other")

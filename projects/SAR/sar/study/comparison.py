@@ -98,6 +98,8 @@ def plan_comparison(
             f"{config} has MODEL.REGULARIZERS {listed(cfg.MODEL.REGULARIZERS)}, but the config of "
             "a comparison is the plain model: give a config without them, such as baseline_..."
         )
+    if not (cfg.DATASETS.FOLDER or cfg.DATASETS.TRAIN):
+        raise InputError(f"no data set: give --folder, or add DATASETS.TRAIN and TEST to {config}")
     complete_config(cfg, trains=True)
     Checkpointer(nn.Module()).find(cfg.MODEL.WEIGHTS, resume=False)  # a missing file
     check_batch(cfg, num_processes=1)
