@@ -56,7 +56,8 @@ const numberCell = (value) => ({ text: format(value), value: value ?? null });
 function methodKey() {
   return element("ul", { class: "key" }, ...data.methods.map((method, index) => element("li", {},
     element("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" },
-      element("path", { d: SHAPES[index % 6], fill: methodColor(index) })), method.name)));
+      element("path", { d: SHAPES[index % SHAPES.length], fill: methodColor(index) })),
+    method.name)));
 }
 
 function swatch(color) {
