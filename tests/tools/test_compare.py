@@ -152,7 +152,7 @@ def test_a_comparison_that_is_interrupted_goes_on(words, tmp_path):
     ]  # fmt: skip
     environment = os.environ | {"FVCORE_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
-    while not list((tmp_path / "output").glob("runs/plain_seed_0_*/model_0000003.pth")):
+    while not list((tmp_path / "output").glob("runs/plain_seed_0_*/last_checkpoint")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     process.terminate()
