@@ -46,6 +46,8 @@ SMALL = {
     "predict.py": "DATALOADER.NUM_WORKERS 0",
     "export.py": "",
     "report.py": "--images 2",
+    "compare.py": "--seeds 1 --iterations 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 "
+    "INPUT.CROP.SIZE 64,64 INPUT.MIN_SIZE_TRAIN 64,64",
     "check_dataset.py": "",
     "analyze_model.py": "",
     "import_dataset.py": "",
@@ -55,7 +57,7 @@ SMALL = {
 }
 # Placeholders, several machines, and programs that are run elsewhere.
 LEFT_OUT = re.compile(
-    r"benchmarks/|tools/study|tests/robustness|config_keys|prepare_NAME|\.\.\.|\$|--num-machines"
+    r"benchmarks/|experiments/run|tests/robustness|config_keys|prepare_NAME|\.\.\.|\$|--num-machines"
 )
 # Need a download, or masks of colours, that are not here; the error says so.
 REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|import_dataset")

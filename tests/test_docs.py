@@ -159,7 +159,8 @@ def test_files_that_are_named_exist():
     found = [(page, name) for page in PAGES for name in names.findall(page.read_text())]
     assert len(found) >= 5
     for page, name in found:
-        if name.startswith("configs/") and name.endswith(".yaml"):
+        is_config = name.startswith("configs/") and name.endswith(".yaml")
+        if is_config and name != "configs/compare.yaml":  # methods
             load_config(str(ROOT / name))  # it need not be a file
         else:
             assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: {name}"

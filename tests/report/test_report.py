@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.files import run_folder
-from sar.report import compare, find_runs, render
+from sar.report import Run, compare, find_runs, render
 from sar.report.compare import _projections, cosines, principal_components
 from sar.report.views import PICTURE_SIZE, _Samples, subsampled
 
@@ -105,6 +105,17 @@ def test_what_is_no_run_is_an_error(tmp_path):
     for broken in ("{", "[]", '{"class_names": ["x"], "metrics": {"mIoU": 1}}'):
         path.write_text(broken)
         assert f"{path}" in message(folder)
+
+
+def test_the_data_set_of_the_evaluations_can_be_chosen(tmp_path):
+    for dataset, ious in (("roads_test", (1, 2, 3)), ("roads_val", (4, 5, 6))):
+        make_run(tmp_path, ious, dataset)
+    runs = [Run.read("plain", tmp_path)]
+    for dataset, mean in (("", 2), ("roads_test", 2), ("roads_val", 5)):
+        content = compare(runs, num_images=0, dataset=dataset)
+        assert content["methods"][0]["summary"]["mIoU"]["mean"] == mean
+    with pytest.raises(InputError, match="not evaluated on the same data set"):
+        compare(runs, num_images=0, dataset="fields_val")
 
 
 ALL = {"mIoU": 1.0} | {f"IoU-{name}": 1.0 for name in CLASSES}

@@ -1,14 +1,11 @@
 import json
-import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from scipy import stats
 
 from sar.config import load_config
 from sar.errors import InputError
@@ -17,9 +14,10 @@ from sar.files.program_outputs import Outputs
 from ..programs import load_program
 
 pytest.importorskip("matplotlib", reason="needs pip install -e .[examples]")
-from sar.study.cells import curves, run_cell
+from sar.study import schedule
+from sar.study.cells import Training, curves
 from sar.study.matrix import Cell, read_study
-from sar.study.page import paired_difference, write_page
+from sar.study.page import write_page
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -30,8 +28,8 @@ GROUPS = {"f": ["road", "tree"], "c": ["sign"], "r": ["pole"]}
 
 @pytest.fixture
 def program():
-    """Return tools/study.py as a module."""
-    return load_program(ROOT / "tools" / "study.py")
+    """Return experiments/run.py as a module."""
+    return load_program(ROOT / "experiments" / "run.py")
 
 
 def content():
@@ -156,6 +154,7 @@ def test_a_key_is_of_all_that_a_result_depends_on():
         ({"ablations": {"of": "SAR", "seeds": [7], "variants": {}}}, "must be among seeds"),
         ({"choice": None}, "weights has several candidates, but choice is missing"),
         ({"seed": 1}, "expected .*found .*seed"),
+        ({"settings": {}}, "settings lack the number of iterations"),
         ({"test": "roads_val", "seeds": [7]}, "choice and seeds share a seed"),
     ],
 )
@@ -219,24 +218,16 @@ def test_the_longer_study_differs_in_its_schedule_alone(program):
     assert (long.config, long.test) == (shapes.config, shapes.test)
 
 
-def test_each_training_has_one_of_the_gpus_that_are_visible(program, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert program._visible_gpus() == ["0", "1"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
-    assert program._visible_gpus() == ["4", "5"]
-
-
-def test_differences_are_those_of_a_paired_t_test():
-    generator = np.random.default_rng(0)
-    reference = generator.normal(40, 5, 6)
-    values = reference + generator.normal(2, 1, 6)
-    found = paired_difference(list(values), list(reference))
-    wanted = stats.ttest_rel(values, reference).confidence_interval(0.95)
-    np.testing.assert_allclose(found, [(values - reference).mean(), wanted.low, wanted.high])
-    assert found.is_clear and str(found).startswith("**+")
-    one = paired_difference([3.0], [1.0])
-    assert one.mean == 2 and math.isinf(one.low) and not one.is_clear and str(one) == "+2.00"
+def test_the_page_of_the_project_is_what_the_program_writes(program, tmp_path, monkeypatch):
+    # The text is compared, so the figures may be empty.
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.touch())
+    monkeypatch.setattr("matplotlib.figure.Figure.tight_layout", lambda figure: None)
+    assert program.main(["--no-run", "--docs", str(tmp_path)]) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert text == (ROOT / "docs" / "results.md").read_text()
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        path.name for path in (ROOT / "docs").glob("results-*.png")
+    }
 
 
 def test_the_page_has_the_numbers_of_the_results(results, tmp_path):
@@ -271,7 +262,12 @@ def test_one_metric_and_a_gate_that_closes_again(results, tmp_path):
 
 
 def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
+    """Interrupted trainings are left out, too: their cost is not known."""
     study, rows = results
+    for seed, is_resumed in ((0, True), (1, False), (2, True)):
+        key = study.cell(study.chosen(rows)["both"], seed).key
+        cost = 200.0 if is_resumed else 30.0
+        rows[key] |= {"cpu_seconds": cost, "is_resumed": is_resumed, "commit": "1a"}
     chosen = study.chosen(rows)
     for name, commit, seconds in (("weights", "1a", 20.0), ("SAR", "2b", 300.0)):
         for seed in study.seeds:
@@ -283,7 +279,7 @@ def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
     costs = text.split("### Cost of training")[1].split("###")[0]
     lines = [line.split("|") for line in costs.splitlines() if line.startswith("|")]
     found = {line[1].strip(): line[2].strip() for line in lines}
-    assert found["weights"] == "2.00" and found["SAR"] == "-"
+    assert found["weights"] == "2.00" and found["SAR"] == "-" and found["both"] == "3.00"
 
 
 def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
@@ -302,15 +298,24 @@ def test_finished_trainings_are_kept_and_failed_ones_are_said(
 ):
     calls = []
 
-    def run_cell(cell, folder, **options):
-        calls.append(cell.key)
-        if cell.settings.get("S") and cell.seed == 8 and len(calls) < 13:
-            raise InputError("console.txt: no space left")
-        return row(cell, score(cell))
+    class FakeTraining:
+        def __init__(self, cell, folder, **options):
+            self.cell, self.folder = cell, folder
+            calls.append(cell.key)
+            self.fails = cell.settings.get("S") and cell.seed == 8 and len(calls) < 13
 
-    monkeypatch.setattr(program, "run_cell", run_cell)
+        def is_done(self):
+            return True
+
+        def result(self):
+            if self.fails:
+                raise InputError("no space left")
+            return row(self.cell, score(self.cell))
+
+    monkeypatch.setattr(program, "Training", FakeTraining)
+    monkeypatch.setattr(schedule, "_PERIOD", 0)
     monkeypatch.setattr(program, "STUDIES", [])
-    words = [str(write()), "--parallel", "2", "--output", str(tmp_path / "output")]
+    words = [str(write()), "--jobs", "2", "--output", str(tmp_path / "output")]
     words += ["--results", str(tmp_path / "results.jsonl"), "--docs", str(tmp_path)]
     assert program.main(words) == 1
     # What is reported waits until everything is there to choose by.
@@ -361,10 +366,8 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
     (tmp_path / "trial.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     command = [
         sys.executable,
-        ROOT / "tools" / "study.py",
+        ROOT / "experiments" / "run.py",
         tmp_path / "trial.yaml",
-        "--device",
-        "cpu",
     ]
     command += ["--results", tmp_path / "results.jsonl", "--output", tmp_path / "output"]
     command += ["--docs", tmp_path]
@@ -385,14 +388,14 @@ def test_a_study_from_its_file_to_its_page(tmp_path):
 def test_a_folder_of_the_user_is_not_replaced_by_a_training(results, tmp_path):
     study, _ = results
     (tmp_path / "notes.txt").write_text("the user's")
-    with pytest.raises(InputError, match="does not hold a training of a study"):
-        run_cell(study.choice_cells()[0], tmp_path, project=ROOT, threads=1, device="cpu")
+    with pytest.raises(InputError, match="does not hold this training of a study"):
+        Training(study.choice_cells()[0], tmp_path, command=["true"], threads=1, device="cpu")
     assert (tmp_path / "notes.txt").read_text() == "the user's"
 
 
 def test_a_page_of_the_user_is_refused_first(program, write, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(program, "STUDIES", [])
-    monkeypatch.setattr(program, "run_cell", lambda *args, **options: pytest.fail("it trained"))
+    monkeypatch.setattr(program, "Training", lambda *args, **options: pytest.fail("it trained"))
     (tmp_path / "results.md").write_text("the user's")
     words = [str(write()), "--output", str(tmp_path / "output"), "--docs", str(tmp_path)]
     assert program.main([*words, "--results", str(tmp_path / "results.jsonl")]) == 1

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAMS = [
     path
-    for folder in (".", "tools", "benchmarks", "examples")
+    for folder in (".", "tools", "benchmarks", "examples", "experiments")
     for path in sorted((ROOT / folder).glob("*.py"))
     if re.search(r'^if __name__ == "__main__":$', path.read_text(), re.MULTILINE)
 ]
@@ -47,7 +47,7 @@ def run(monkeypatch, capsys):
 
 def test_all_are_found():
     assert {ROOT / "train_net.py", *TOOLS} <= set(PROGRAMS)
-    assert {path.parent.name for path in PROGRAMS} >= {"benchmarks", "examples"}
+    assert {path.parent.name for path in PROGRAMS} >= {"benchmarks", "examples", "experiments"}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -55,10 +55,21 @@ def epilog(examples: str, exit_codes: str = "") -> str:
     return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
 
 
-def add_config(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    """Add --config-file (`nargs` "+": several files) and, at the end of the line, overrides."""
+def add_config(
+    parser: argparse.ArgumentParser, nargs: str | None = None, default: str | None = None
+) -> None:
+    """Add --config-file (`nargs` "+": several files) and, at the end of the line, overrides.
+
+    Args:
+        default: used without --config-file, which is required if there is no default.
+    """
     parser.add_argument(
-        "--config-file", required=True, nargs=nargs, metavar="FILE", help="a config of train_net.py"
+        "--config-file",
+        required=default is None,
+        nargs=nargs,
+        default=default,
+        metavar="FILE",
+        help="a config of train_net.py" + (" (default: %(default)s)" if default else ""),
     )
     add_import(parser)
     parser.add_argument(

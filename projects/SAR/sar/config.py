@@ -274,7 +274,7 @@ def load_config(
         add_keys(cfg)
     defaults = cfg.clone()
     if config_file:
-        values = list(_values(read_config_file(config_file)))
+        values = list(flattened(read_config_file(config_file)))
         _set(cfg, defaults, values, f"config {config_file}")
     for word in overrides:
         if word.startswith("--"):
@@ -341,11 +341,11 @@ def lookup(cfg: CfgNode, key: str):
     return cfg
 
 
-def _values(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flattened(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield the dotted keys of a tree and their values. A group without keys counts as a value."""
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from _values(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -3,7 +3,8 @@
 const SVG = "http://www.w3.org/2000/svg";
 const SHAPES = [ // within a circle of radius 5, so that methods are told apart without colour
   "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-4,-4h8v8h-8z", "M0,-5L5,4H-5z", "M0,-5L5,0L0,5L-5,0z",
-  "M0,5L5,-4H-5z", "M-5,-1.5h3.5v-3.5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5z",
+  "M0,5L5,-4H-5z", "M-5,-1.5h3.5v-3.5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5z", "M5,0L-4,5V-5z",
+  "M-4.5,-2.5l2,-2l2.5,2.5l2.5,-2.5l2,2l-2.5,2.5l2.5,2.5l-2,2l-2.5,-2.5l-2.5,2.5l-2,-2l2.5,-2.5z",
 ];
 
 function element(name, attributes = {}, ...children) {
@@ -14,7 +15,7 @@ function element(name, attributes = {}, ...children) {
   return node;
 }
 
-const methodColor = (index) => `var(--method-${index % 6})`;
+const methodColor = (index) => `var(--method-${index % SHAPES.length})`;
 
 function format(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits);
@@ -70,7 +71,7 @@ function classPlot(classes, methods, metric) {
       return [
         element("line", { x1: x, x2: x, y1: y(low), y2: y(high), stroke: color }),
         element("path",
-          { d: SHAPES[index % 6], fill: color, transform: `translate(${x},${y(mean)})` },
+          { d: SHAPES[index % SHAPES.length], fill: color, transform: `translate(${x},${y(mean)})` },
           element("title", {}, `${one.name}, ${method.name}: ${format(mean)}`)),
       ];
     })];

@@ -35,6 +35,7 @@ def compare(
     runs: Sequence[Run],
     *,
     num_images: int = 32,
+    dataset: str = "",
     show_progress: Callable[..., Sequence] = lambda batches, run: batches,
 ) -> dict:
     """Return the content of the page.
@@ -46,13 +47,14 @@ def compare(
         runs: at least one, all evaluated on the same data set. Other methods are compared with the
             method of the first run.
         num_images: number of images that the models predict; 0 for none.
+        dataset: the data set of the evaluations; "" for the first that all runs share.
         show_progress: called with an iterable and a run; returns the iterable.
 
     Raises:
         InputError: the runs have different data sets or classes, or a class_frequency.json is
             malformed.
     """
-    dataset, class_names = _common_ground(runs)
+    dataset, class_names = _common_ground(runs, dataset)
     evaluations = [run.evaluations[dataset] for run in runs]
     frequency = next(filter(None, (_frequency(run, class_names) for run in runs)), None)
     groups = next(filter(None, (evaluation.get("groups") for evaluation in evaluations)), {})
@@ -117,9 +119,10 @@ def compare(
     }
 
 
-def _common_ground(runs: Sequence[Run]) -> tuple[str, list[str]]:
+def _common_ground(runs: Sequence[Run], wanted: str) -> tuple[str, list[str]]:
     """Return the data set that all runs were evaluated on, and its classes."""
     shared = [name for name in runs[0].evaluations if all(name in r.evaluations for r in runs)]
+    shared = [name for name in shared if not wanted or name == wanted]
     if not shared:
         found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
         raise InputError(

@@ -56,7 +56,8 @@ const numberCell = (value) => ({ text: format(value), value: value ?? null });
 function methodKey() {
   return element("ul", { class: "key" }, ...data.methods.map((method, index) => element("li", {},
     element("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" },
-      element("path", { d: SHAPES[index % 6], fill: methodColor(index) })), method.name)));
+      element("path", { d: SHAPES[index % SHAPES.length], fill: methodColor(index) })),
+    method.name)));
 }
 
 function swatch(color) {
@@ -193,8 +194,9 @@ function confusionTable(matrices, names) {
 }
 
 function fillTraining() {
-  // The mIoU first, with several data sets that of the one which is compared.
-  const rank = (name) => name.endsWith("/mIoU")
+  // First the mIoU on the compared data set, unless it was only evaluated once.
+  const isCurve = (name) => data.runs.some((run) => run.curves[name]?.length > 1);
+  const rank = (name) => name.endsWith("/mIoU") && isCurve(name)
     ? 1 + (name === "sem_seg/mIoU" || name.startsWith(`${data.dataset}/`)) : 0;
   const names = [...new Set(data.runs.flatMap((run) => Object.keys(run.curves)))]
     .sort((a, b) => rank(b) - rank(a) || a.localeCompare(b));

@@ -65,6 +65,15 @@ class Run:
     evaluated: dict[str, str]
     notes: tuple[str, ...] = ()
 
+    @classmethod
+    def read(cls, method: str, folder: Path) -> "Run":
+        """Return the run in a folder.
+
+        Raises:
+            InputError: the folder has no evaluation, or a broken one.
+        """
+        return cls(method, folder, *_evaluations(folder))
+
     def source(self, dataset: str) -> str:
         """Return a text that names the checkpoint evaluated on a data set."""
         file = _evaluated_weights(self.evaluations[dataset]).get("file")
@@ -183,7 +192,7 @@ def find_runs(words: Sequence[str]) -> list[Run]:
             resolved = folder.resolve()
             if resolved in runs:
                 raise InputError(f"run {folder} is given twice: remove one")
-            runs[resolved] = Run(name or resolved.name, folder, *_evaluations(folder))
+            runs[resolved] = Run.read(name or resolved.name, folder)
     return list(runs.values())
 
 

@@ -1,99 +1,180 @@
-"""Run one training of a study in its own process, and return the result."""
+"""Train and evaluate one cell of a study in its own process."""
 
+import ctypes
 import json
 import os
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.evaluation.class_groups import class_groups
+from sar.files.atomic import write_atomically
+from sar.files.run_folder import (
+    CHECKPOINT,
+    CLASS_FREQUENCY,
+    EVALUATION,
+    INFERENCE,
+    LAST_CHECKPOINT,
+    METRICS,
+)
 from sar.study.environment import environment
 from sar.study.matrix import Cell
 
 NUM_POINTS = 20  # points of each training curve
 
+# Files of a cell in its OUTPUT_DIR, next to the files of the training.
+CELL = "cell.json"
+CONSOLE = "console.txt"
 
-def run_cell(
-    cell: Cell, folder: Path, *, project: Path, threads: int, device: str, gpu: str = ""
-) -> dict:
-    """Train and evaluate a cell, and return its row of the results file.
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_TAIL = 2**18  # bytes of a log that hold its last lines; a line has all metrics of all classes
+
+
+class Training:
+    """A training of a cell in its own process, which starts at once.
+
+    If the folder holds an interrupted training of the same cell, it continues from its last
+    checkpoint. When this process ends, even by SIGKILL, the system sends SIGTERM to the training
+    (on Linux), which then writes a checkpoint and ends.
 
     Args:
         cell: the training to run.
-        folder: OUTPUT_DIR. If it holds an earlier training, its content is deleted first.
-        project: the folder with train_net.py and configs/.
+        folder: OUTPUT_DIR.
+        command: the words that start train_net.py.
         threads: number of torch's CPU threads.
         device: MODEL.DEVICE.
         gpu: CUDA_VISIBLE_DEVICES; "" keeps its value.
+        cwd: the folder that relative paths in the config start from; None for the current one.
 
     Raises:
-        InputError: `folder` holds other files, or the training failed. If it failed, the message
-            names the log.
+        InputError: `folder` holds other files.
     """
-    settings = {
-        **cell.settings,
-        "DATASETS.TEST": f"('{cell.test}',)",
-        "SEED": cell.seed,
-        "OUTPUT_DIR": folder.resolve(),
-        "MODEL.DEVICE": device,
-        # Report the last evaluation, not the best one.
-        "TEST.BEST_METRIC": "",
-        "TEST.GEOMETRY": True,
-    }
-    command = [sys.executable, "train_net.py", "--config-file", cell.config]
-    command += [str(word) for pair in settings.items() for word in pair]
-    environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    if gpu:
-        environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
-    log = folder / "console.txt"
-    if folder.exists() and any(folder.iterdir()) and not log.is_file():
-        raise InputError(f"{folder} does not hold a training of a study. Move the folder away")
-    # Do not resume a stopped training: the row reports the cost of the whole training.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    commit = _commit(project)  # before the training, because the user may commit during it
-    start = time.perf_counter()
-    with open(log, "wb") as console:
-        process = subprocess.Popen(
-            command, cwd=project, env=environment_variables, stdout=console, stderr=console
-        )
-        _, status, usage = os.wait4(process.pid, 0)  # Ctrl-C also ends the child
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        raise InputError(f"{log}: {lines[-1] if lines else 'the log is empty'}")
-    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-    return {
-        "study": cell.study,
-        "key": cell.key,
-        "config": cell.config,
-        "settings": cell.settings,
-        "test": cell.test,
-        "seed": cell.seed,
-        "metrics": {
-            name: value
-            for name, value in lines[-1].items()
-            if name.startswith(("sem_seg/", "geometry/"))
-        },
-        "groups": _groups(folder),
-        "curves": curves(lines),
-        "seconds": round(time.perf_counter() - start, 1),
-        "seconds_per_iteration": statistics.median(
-            line["time"] for line in lines if "time" in line
-        ),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "resident_mib": round(usage.ru_maxrss / 2**10, 1),
-        "gpu_mib": _gpu_memory(log),
-        "commit": commit,
-        **environment(device),
-        "threads": threads,
-    }
+
+    def __init__(
+        self,
+        cell: Cell,
+        folder: Path,
+        *,
+        command: Sequence[str],
+        threads: int,
+        device: str,
+        gpu: str = "",
+        cwd: Path | None = None,
+    ) -> None:
+        self.cell, self.folder = cell, folder
+        self._threads, self._device = threads, device
+        self._exit_code: int | None = None
+        _claim(folder, cell)
+        self._is_resumed = (folder / LAST_CHECKPOINT).is_file()
+        environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if gpu:
+            environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
+        names = [name for name in (cell.test, cell.held_out) if name]
+        settings = {
+            # Evaluate the final weights, so that no checkpoint has to be chosen.
+            "TEST.BEST_METRIC": "",
+            "TEST.GEOMETRY": True,
+            **cell.settings,
+            "DATASETS.TEST": tuple(names),
+            "SEED": cell.seed,
+            "OUTPUT_DIR": folder.resolve(),
+            "MODEL.DEVICE": device,
+        }
+        words = [str(word) for pair in settings.items() for word in pair]
+        self._commit = _commit()  # before the training, because the user may commit during it
+        self._start = time.perf_counter()
+        with open(folder / CONSOLE, "ab") as console:
+            self._process = subprocess.Popen(
+                [*command, "--config-file", cell.config, "--resume", *words],
+                cwd=cwd,
+                env=environment_variables,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,  # Ctrl-C must not reach it: SIGTERM saves a checkpoint
+                preexec_fn=_end_with_parent,
+            )
+
+    def is_done(self) -> bool:
+        """Return True if the process has ended."""
+        if self._exit_code is None:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            if pid == 0:
+                return False
+            self._seconds = time.perf_counter() - self._start
+            self._usage = usage
+            self._exit_code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        return True
+
+    def terminate(self) -> None:
+        """Send SIGTERM: the training writes a checkpoint and ends."""
+        if not self.is_done():
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        while not self.is_done():
+            time.sleep(0.1)
+
+    def result(self) -> dict:
+        """Return the row of the results file, and delete the checkpoints before the final one.
+
+        Raises:
+            InputError: the training failed. The message has its last line and names the log.
+        """
+        if self._exit_code != 0:
+            raise InputError(f"{_reason(self.folder, self._exit_code)} (log: {self._log})")
+        cell, folder = self.cell, self.folder
+        lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        times = [line["time"] for line in lines if "time" in line]
+        row = {
+            "study": cell.study,
+            "key": cell.key,
+            "config": cell.config,
+            "settings": cell.settings,
+            "test": cell.test,
+            "seed": cell.seed,
+            "metrics": _metrics(folder, cell.test),
+            "groups": _groups(folder),
+            "curves": curves(lines),
+            "seconds": round(self._seconds, 1),
+            # The timer of detectron2 leaves out the first iterations.
+            "seconds_per_iteration": statistics.median(times) if times else float("nan"),
+            "cpu_seconds": round(self._usage.ru_utime + self._usage.ru_stime, 1),
+            "resident_mib": round(self._usage.ru_maxrss / 2**10, 1),
+            "gpu_mib": _gpu_memory(self._log),
+            "is_resumed": self._is_resumed,
+            "commit": self._commit,
+            **environment(self._device),
+            "threads": self._threads,
+        }
+        if cell.held_out:
+            row |= {"held_out": cell.held_out, "held_out_metrics": _metrics(folder, cell.held_out)}
+        for path in folder.glob("model_*.pth"):
+            found = CHECKPOINT.fullmatch(path.name)
+            if found and found["iteration"].isdecimal():
+                path.unlink()
+        return row
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / CONSOLE
+
+
+def iterations_done(folder: Path) -> int:
+    """Return how many iterations the training in a folder has logged."""
+    for line in reversed(_last_lines(folder / METRICS)):
+        try:
+            return int(json.loads(line)["iteration"]) + 1
+        except (ValueError, KeyError, TypeError):
+            continue  # the first line of the part, or one that is being written
+    return 0
 
 
 def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -117,9 +198,59 @@ def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
 
 def _groups(folder: Path) -> dict[str, list[str]]:
     """Return the names of the frequent, common and rare classes, the most frequent first."""
-    frequency = ClassFrequency.load(folder / "class_frequency.json")
+    frequency = ClassFrequency.load(folder / CLASS_FREQUENCY)
     groups = class_groups(frequency.images, ties_by=frequency.pixels)
     return {group: [frequency.class_names[i] for i in ids] for group, ids in groups.items()}
+
+
+def _metrics(folder: Path, dataset: str) -> dict[str, float]:
+    """Return the metrics of the final weights on a data set; NaN for classes without pixels."""
+    content = json.loads((folder / INFERENCE / dataset / EVALUATION).read_text(encoding="utf-8"))
+    found = {f"sem_seg/{name}": value for name, value in content["metrics"].items()}
+    found |= {f"geometry/{name}": value for name, value in content.get("geometry", {}).items()}
+    return {name: float("nan") if value is None else value for name, value in found.items()}
+
+
+def _claim(folder: Path, cell: Cell) -> None:
+    """Create the folder of a cell, or check that it is one."""
+    path = folder / CELL
+    content = {"key": cell.key, "config": cell.config, "settings": cell.settings}
+    content |= {"test": cell.test, "seed": cell.seed}
+    if path.is_file():
+        try:
+            key = json.loads(path.read_text(encoding="utf-8"))["key"]
+        except (ValueError, KeyError, TypeError):
+            key = None
+        if key == cell.key:
+            return
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} does not hold this training of a study. Move the folder away")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def _end_with_parent() -> None:
+    """Ask the system for a SIGTERM when the parent ends. The new process calls this."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _reason(folder: Path, exit_code: int) -> str:
+    """Return why a training failed: a signal, or the last line of its log."""
+    if exit_code < 0:
+        number = -exit_code
+        hint = " (often: out of memory)" if number == signal.SIGKILL else ""
+        return f"the training was ended by {signal.Signals(number).name}{hint}"
+    lines = [line for line in _last_lines(folder / CONSOLE) if line.strip()]
+    return lines[-1].strip().removeprefix("error: ") if lines else "the log is empty"
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+            return file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _gpu_memory(log: Path) -> int | None:
@@ -128,8 +259,13 @@ def _gpu_memory(log: Path) -> int | None:
     return int(found[-1].split("M")[0]) if found else None
 
 
-def _commit(project: Path) -> str:
-    result = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=project, capture_output=True, text=True
-    )
+def _commit() -> str:
+    """Return the commit of this project; "" outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True
+        )
+    except OSError:  # git is not installed
+        return ""
     return result.stdout.strip()

@@ -3,7 +3,7 @@
     title: LongTailShapes
     description: text about the set-up, for the page
     config: configs/...                 the config of all trainings
-    settings: {KEY: value}              overrides for all trainings
+    settings: {KEY: value}              overrides for all trainings, with SOLVER.MAX_ITER
     test: longtail_shapes_test          the data set of the reported results
     metrics: [mIoU, mIoU@r]             the metrics to compare
     seeds: [0, 1, 2]
@@ -39,6 +39,7 @@ Settings = dict[str, object]
 
 _KEYS = {"title", "description", "config", "settings", "test", "metrics", "seeds", "methods"}
 _OPTIONAL = {"choice", "ablations"}
+ITERATIONS = "SOLVER.MAX_ITER"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class Cell:
         settings: overrides of the config.
         test: the data set of the evaluation.
         seed: SEED.
+        held_out: a data set that is also evaluated, but chooses nothing; "" for none.
     """
 
     study: str
@@ -58,11 +60,19 @@ class Cell:
     settings: Settings
     test: str
     seed: int
+    held_out: str = ""
+
+    @property
+    def iterations(self) -> int:
+        """Return SOLVER.MAX_ITER."""
+        return int(self.settings[ITERATIONS])
 
     @property
     def key(self) -> str:
         """Return 12 hexadecimal digits that are equal for equal trainings and evaluations."""
         known = {name: value for name, value in vars(self).items() if name != "study"}
+        if not self.held_out:
+            del known["held_out"]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -83,6 +93,7 @@ class Study:
         candidates: methods with a list of candidate settings.
         combinations: methods that join the chosen settings of other methods.
         ablated: the method that `variants` change; "" without ablations.
+        held_out: a data set that the reported trainings also evaluate; "" for none.
     """
 
     title: str
@@ -94,11 +105,12 @@ class Study:
     seeds: Sequence[int]
     methods: Sequence[str]
     candidates: Mapping[str, Sequence[Settings]]
-    combinations: Mapping[str, Sequence[str]]
+    combinations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     choice: Choice | None = None
     ablated: str = ""
     ablation_seeds: Sequence[int] = ()
     variants: Mapping[str, Settings] = field(default_factory=dict)
+    held_out: str = ""
 
     @property
     def reference(self) -> str:
@@ -107,7 +119,8 @@ class Study:
 
     def cell(self, settings: Settings, seed: int) -> Cell:
         """Return the cell of a training that the page reports."""
-        return Cell(self.title, self.config, self.settings | settings, self.test, seed)
+        settings = self.settings | settings
+        return Cell(self.title, self.config, settings, self.test, seed, self.held_out)
 
     def choice_cell(self, settings: Settings, seed: int) -> Cell:
         """Return the cell of a training that chooses hyper-parameters."""
@@ -218,6 +231,8 @@ def read_study(path: str | Path) -> Study:
 
 
 def _check(study: Study, path: str | Path) -> None:
+    if not isinstance(study.settings.get(ITERATIONS), int):
+        raise InputError(f"{path}: settings lack the number of iterations. Add {ITERATIONS}")
     named = [study.ablated] if study.ablated else []
     for parts in study.combinations.values():
         named += parts

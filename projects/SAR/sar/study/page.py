@@ -8,13 +8,12 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import matplotlib
-from scipy.stats import t as student
 from tabulate import tabulate
 
 from sar.files.program_outputs import Outputs
+from sar.study.differences import paired_difference
 from sar.study.matrix import Settings, Study
 
 matplotlib.use("Agg")
@@ -24,7 +23,7 @@ Rows = Mapping[str, dict]
 
 INTRODUCTION = """# Results
 
-`python tools/study.py` writes this page from [results.jsonl](../experiments/results.jsonl).
+`python experiments/run.py` writes this page from [results.jsonl](../experiments/results.jsonl).
 
 - IoU is in percent. `mIoU@f`, `mIoU@c` and `mIoU@r` are means over the frequent, common and rare
   classes. The groups depend on the number of training images that show a class. With `_pixel`, they
@@ -37,35 +36,6 @@ INTRODUCTION = """# Results
 
 [Findings](findings.md) explains the results."""
 GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
-
-
-class Difference(NamedTuple):
-    """A mean difference and its interval. The interval of a single pair is infinite."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_clear(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        if not math.isfinite(self.low):
-            return f"{self.mean:+.2f}"
-        text = f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-        return f"**{text}**" if self.is_clear else text
-
-
-def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    """Return the mean of value - reference. Both must have the same seeds in the same order."""
-    differences = [a - b for a, b in zip(values, reference, strict=True)]
-    mean = statistics.fmean(differences)
-    if len(differences) < 2:
-        return Difference(mean, -math.inf, math.inf)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    half = float(student.ppf(0.975, len(differences) - 1)) * error
-    return Difference(mean, mean - half, mean + half)
 
 
 def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
@@ -122,9 +92,9 @@ class _Section:
             "### Cost of training",
             f"For each seed, the cost of a training is divided by the cost of {study.reference}. "
             "The table shows the median of these ratios. Only trainings of the same commit are "
-            "compared, because other commits may have run on another machine. *-*: the two "
-            "trainings have different commits for all seeds. [Benchmarks](benchmarks.md) compares "
-            "the time of a step with other implementations.",
+            "compared, because other commits may have run on another machine. Trainings that were "
+            "interrupted are left out. *-*: no seed has two such trainings. "
+            "[Benchmarks](benchmarks.md) compares the time of a step with other implementations.",
             self._cost(),
         ]
         if self._with_pull():
@@ -179,7 +149,8 @@ class _Section:
                 cell = f"{statistics.fmean(values):.2f}"
                 if name != reference:
                     others = _values(rows_of[reference], f"sem_seg/{metric}")
-                    cell += f"<br>{paired_difference(values, others)}"
+                    found = paired_difference(values, others)
+                    cell += f"<br>**{found}**" if found.is_clear else f"<br>{found}"
                 line.append(cell)
             table.append(line)
         return _grid(table, ["", *self.study.metrics])
@@ -239,6 +210,7 @@ class _Section:
                     row[cost] / other[cost]
                     for row, other in zip(rows, reference, strict=True)
                     if row["commit"] == other["commit"]
+                    and not (row.get("is_resumed") or other.get("is_resumed"))
                 ]
                 line.append(f"{statistics.median(ratios):.2f}" if ratios else "-")
             table.append(line)

@@ -1,33 +1,31 @@
 #!/usr/bin/env python
-"""Compare training methods over several seeds, and write docs/results.md from the results.
+"""Run the trainings behind docs/results.md, and write this page from their results.
 
 A study is a YAML file with methods, candidate settings, seeds and ablations. The file
 projects/SAR/sar/study/matrix.py describes its keys. The program first chooses the settings of each
 method, with seeds and data that the page does not report. It then trains the chosen settings with
 the reported seeds. Each result becomes a line of the results file. A second run only trains the
-missing settings and seeds.
+missing settings and seeds, and continues trainings that were interrupted.
 
     --output    one folder for each training
     --results   the results of all studies (default: experiments/results.jsonl)
     --docs      the page and its figures, made only from the results file (default: docs/)
+
+To compare methods on your own data, use tools/compare.py.
 """
 
 import argparse
 import json
-import os
-import queue
 import sys
-import threading
 from argparse import Namespace
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from sar import cli
 
 EXAMPLES = """examples:
-  python tools/study.py
-  python tools/study.py experiments/longtail_shapes.yaml --parallel 2
+  python experiments/run.py
+  python experiments/run.py experiments/longtail_shapes.yaml --jobs 2
 """
 PROJECT = Path(__file__).parents[1]
 STUDIES = sorted((PROJECT / "experiments").glob("*.yaml"))
@@ -40,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-run", action="store_true", help="only write the page")
     parser.add_argument(
-        "--parallel",
+        "--jobs",
         type=cli.positive,
         metavar="N",
         help="number of trainings at the same time (default: one per GPU, or per CPU core)",
@@ -52,7 +50,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="threads of each training (default: %(default)s)",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is a GPU)")
     cli.add_output(
         parser,
         "FOLDER",
@@ -70,21 +67,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # answer --help before the imports below, which take seconds
 
-import torch
-from tqdm import tqdm
-
 from sar.errors import InputError
 from sar.files.program_outputs import Outputs
-from sar.study.cells import run_cell
+from sar.study.cells import Training
 from sar.study.matrix import Cell, read_study
 from sar.study.page import write_page
+from sar.study.schedule import num_cores, run_cells, visible_gpus
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
-    args.parallel = args.parallel or torch.cuda.device_count() or os.cpu_count()
-    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return cli.run(run, args, "Run it again to continue: finished trainings are kept.")
+    return cli.run(run, parse_args(argv), "Run it again to continue: finished trainings are kept.")
 
 
 def run(args: Namespace) -> int:
@@ -99,15 +91,15 @@ def run(args: Namespace) -> int:
     docs.check([docs.folder / "results.md"])
     studies = [read_study(path) for path in args.studies or STUDIES]
     rows = read_results(args.results)
-    num_failed = 0
+    has_failed = False
     for study in () if args.no_run else studies:
         failed = run_missing(study.choice_cells(), rows, args, f"{study.title}, choice")
         if not failed:
             failed = run_missing(study.cells(rows), rows, args, study.title)
-        num_failed += failed
+        has_failed |= bool(failed)
     shown = dict.fromkeys(path.resolve() for path in [*STUDIES, *args.studies])
     write_page([read_study(path) for path in shown], rows, docs)
-    return 1 if num_failed else 0
+    return int(has_failed)
 
 
 def read_results(path: Path) -> dict[str, dict]:
@@ -122,61 +114,38 @@ def read_results(path: Path) -> dict[str, dict]:
     return rows
 
 
-def run_missing(cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, title: str) -> int:
-    """Run the cells without a row, and add their rows. Return the number of failures."""
-    unique = {cell.key: cell for cell in cells}
-    missing = [cell for key, cell in unique.items() if key not in rows]
-    # Each training waits for a free GPU.
-    found = _visible_gpus() if args.device == "cuda" else []
-    gpus = queue.SimpleQueue()
-    for i in range(args.parallel):
-        gpus.put(found[i % len(found)] if found else "")
-    lock = threading.Lock()
+def run_missing(
+    cells: Sequence[Cell], rows: dict[str, dict], args: Namespace, title: str
+) -> list[str]:
+    """Run the cells without a row, and add their rows. Return the cells that failed."""
+    gpus = visible_gpus()
+    device = "cuda" if gpus else "cpu"
+    jobs = args.jobs or len(gpus) or num_cores()
 
-    def run_one(cell: Cell) -> None:
-        gpu = gpus.get()
-        try:
-            folder = args.output / cell.study / cell.key
-            row = run_cell(
-                cell, folder, project=PROJECT, threads=args.threads, device=args.device, gpu=gpu
-            )
-            row["parallel"] = args.parallel
-        finally:
-            gpus.put(gpu)
-        with lock:  # one thread writes at a time
-            rows[cell.key] = row
-            with open(args.results, "a") as file:
-                file.write(json.dumps(row) + "\n")
+    def folder_of(cell: Cell) -> Path:
+        return args.output / cell.study / cell.key
 
-    num_failed = 0
-    with (
-        ThreadPoolExecutor(args.parallel) as pool,
-        tqdm(
-            total=len(unique),
-            initial=len(unique) - len(missing),
-            desc=title,
-            disable=args.quiet,
-        ) as bar,
-    ):
-        futures = [pool.submit(run_one, cell) for cell in missing]
-        try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except InputError as error:
-                    num_failed += 1
-                    bar.write(f"error: {error}", file=sys.stderr)
-                bar.update()
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return num_failed
+    def start(cell: Cell, gpu: str) -> Training:
+        command = [sys.executable, str(PROJECT / "train_net.py")]
+        return Training(
+            cell,
+            folder_of(cell),
+            command=command,
+            threads=args.threads,
+            device=device,
+            gpu=gpu,
+            cwd=PROJECT,
+        )
 
+    def save(cell: Cell, row: dict) -> None:
+        rows[cell.key] = row | {"parallel": jobs}
+        with open(args.results, "a") as file:
+            file.write(json.dumps(rows[cell.key]) + "\n")
 
-def _visible_gpus() -> list[str]:
-    """Return the names in CUDA_VISIBLE_DEVICES if it is set, else the numbers of all GPUs."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return named.split(",") if named else list(map(str, range(torch.cuda.device_count())))
+    missing = {f"{title} ({cell.key})": cell for cell in cells if cell.key not in rows}
+    return run_cells(
+        missing, folder_of, start, save, gpus=gpus, jobs=jobs, title=title, quiet=args.quiet
+    )
 
 
 if __name__ == "__main__":

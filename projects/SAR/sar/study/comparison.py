@@ -1,0 +1,185 @@
+"""Plan a comparison of methods on the user's data: a study that needs no file."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from sar.checkpoints.checkpointer import Checkpointer
+from sar.config import flattened, load_config
+from sar.config_file import BASE_KEY, read_config_file
+from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets import load_dataset
+from sar.data.datasets.folder import register_folder
+from sar.errors import InputError, listed
+from sar.preflight.checks import check_batch, check_config
+from sar.preflight.class_counts import count_classes
+from sar.preflight.prepare import complete_config
+from sar.study.matrix import ITERATIONS, Cell, Settings, Study
+
+EPOCHS = 30
+LEAST_ITERATIONS = 1000
+METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
+
+# Keys that the plan sets itself, and what to use instead.
+_INSTEAD = {
+    "SEED": "use --seeds",
+    "OUTPUT_DIR": "use --output",
+    "DATASETS.FOLDER": "use --folder",
+    "DATASETS.TEST": "methods are compared on the validation split",
+    ITERATIONS: "use --iterations",
+}
+
+
+def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
+    """Read methods from a YAML file: config keys by the name of the method.
+
+    `_BASE_` adds the keys of a config file. Its path starts from the folder of the YAML file.
+
+    Raises:
+        InputError: a file cannot be read; there are fewer than two methods; a method is not a group
+            of keys.
+    """
+    methods = {}
+    for name, tree in read_config_file(str(path)).items():
+        tree = tree or {}
+        if not isinstance(tree, dict):
+            raise InputError(f"{path}: expected config keys below the method {name}, found {tree}")
+        base = tree.pop(BASE_KEY, None)
+        settings = {}
+        if base is not None:
+            settings = dict(flattened(read_config_file(str(Path(path).parent / str(base)))))
+        methods[str(name)] = settings | dict(flattened(tree))
+    if len(methods) < 2:
+        raise InputError(f"{path}: expected two methods or more, found {len(methods)}")
+    return methods
+
+
+def plan_comparison(
+    methods: Mapping[str, Settings],
+    config: str,
+    overrides: Sequence[str] = (),
+    *,
+    folder: str | os.PathLike = "",
+    num_seeds: int = 3,
+    iterations: int = 0,
+) -> Study:
+    """Return the study that compares methods, after all checks that read no image and no label.
+
+    The methods are compared on the validation split, with their final weights. If a folder has a
+    test split, the final weights are also evaluated on it.
+
+    Args:
+        methods: from `read_methods`. The others are compared with the first.
+        config: the config of the plain model.
+        overrides: KEY VALUE pairs for all methods.
+        folder: DATASETS.FOLDER; "" if the config names data sets.
+        num_seeds: the seeds are 0, 1, ...
+        iterations: length of each training. 0: 30 epochs, but at least 1,000 iterations, and at
+            most SOLVER.MAX_ITER of the config.
+
+    Raises:
+        InputError: a problem in a config, a method or the data set; the validation split is
+            missing; the plain model has regularizers.
+    """
+    for key in overrides[::2]:
+        if key in _INSTEAD:
+            raise InputError(f"{key} cannot be set for a comparison: {_INSTEAD[key]}")
+    # Absolute, because it is part of what identifies a training.
+    folder = os.path.abspath(os.path.expanduser(folder)) if folder else ""
+    words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]
+    reference, *others = methods
+    cfg = load_config(config, [*words, *_words(methods[reference])])
+    if cfg.MODEL.REGULARIZERS and not methods[reference]:
+        raise InputError(
+            f"{config} has MODEL.REGULARIZERS {listed(cfg.MODEL.REGULARIZERS)}, but the config of "
+            "a comparison is the plain model: give a config without them, such as baseline_..."
+        )
+    if not (cfg.DATASETS.FOLDER or cfg.DATASETS.TRAIN):
+        raise InputError(f"no data set: give --folder, or add DATASETS.TRAIN and TEST to {config}")
+    complete_config(cfg, trains=True)
+    Checkpointer(nn.Module()).find(cfg.MODEL.WEIGHTS, resume=False)  # a missing file
+    check_batch(cfg, num_processes=1)
+    if not cfg.DATASETS.TEST:
+        raise InputError(
+            "a comparison needs a validation split, to evaluate the methods: move some images and "
+            f"labels from {folder}/*/train to {folder}/*/val"
+        )
+    for name in others:
+        try:
+            check_config(load_config(config, [*words, *_words(methods[name])]))
+        except InputError as error:
+            raise InputError(f"method {name}: {error}") from error
+    num_images = sum(len(load_dataset(name)) for name in cfg.DATASETS.TRAIN)
+    iterations = iterations or default_iterations(
+        num_images, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
+    )
+    splits = register_folder(folder) if folder else ()
+    return Study(
+        title=os.path.basename(folder) or cfg.DATASETS.TEST[0],
+        description="",
+        config=config,
+        settings={
+            ITERATIONS: iterations,
+            "SOLVER.CHECKPOINT_PERIOD": max(1, iterations // 10),
+            "SOLVER.CHECKPOINTS_KEPT": 2,
+            "TEST.EVAL_PERIOD": 0,
+            "TEST.PICTURES": 0,
+            "TEST.GEOMETRY": False,
+            **dict(zip(words[::2], words[1::2], strict=True)),
+        },
+        test=cfg.DATASETS.TEST[0],
+        metrics=METRICS,
+        seeds=range(num_seeds),
+        methods=list(methods),
+        candidates={name: [settings] for name, settings in methods.items()},
+        held_out=next((name for name in splits if name.endswith("_test")), ""),
+    )
+
+
+def default_iterations(num_images: int, batch_size: int, most: int) -> int:
+    """Return 30 epochs in iterations, at least 1,000 and at most `most`."""
+    return min(most, max(LEAST_ITERATIONS, math.ceil(EPOCHS * num_images / batch_size)))
+
+
+def read_files(study: Study, *, progress: bool = False) -> ClassFrequency:
+    """Read all images and labels of a comparison, and return the counts of the training set.
+
+    The trainings do not read them again, unless a file changes.
+
+    Args:
+        progress: show a progress bar.
+
+    Raises:
+        InputError: problems in the files.
+    """
+    cell = study.method_cells({})[0]
+    cfg = load_config(cell.config, _words(cell.settings))
+    complete_config(cfg, trains=True)
+    cfg.DATASETS.TEST = tuple(name for name in (cell.test, cell.held_out) if name)
+    return count_classes(cfg, trains=True, is_new=True, progress=progress)
+
+
+def trainings(study: Study) -> list[tuple[str, Cell]]:
+    """Return the method and the cell of each training: first all methods with the first seed.
+
+    Methods with the same settings share their trainings, which have the name of the first method.
+    """
+    found: dict[str, tuple[str, Cell]] = {}
+    for seed in study.seeds:
+        for method, settings in study.chosen({}).items():
+            cell = study.cell(settings, seed)
+            found.setdefault(cell.key, (method, cell))
+    return list(found.values())
+
+
+def folder_name(name: str, cell: Cell) -> str:
+    """Return the name of the folder of a cell. It has a part of its key, so that it is unique."""
+    return f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{cell.key[:6]}"
+
+
+def _words(settings: Settings) -> list[str]:
+    return [str(word) for pair in settings.items() for word in pair]

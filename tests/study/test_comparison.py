@@ -1,0 +1,145 @@
+import os
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError
+from sar.study.comparison import (
+    default_iterations,
+    folder_name,
+    plan_comparison,
+    read_files,
+    read_methods,
+    trainings,
+)
+
+CONFIG = "configs/Folder/baseline_sem_fpn_R_18.yaml"
+WEIGHTS = {"MODEL.LOSS.NAME": "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}
+METHODS = {"plain": {}, "class weights": WEIGHTS}
+
+
+def plan(folder, *overrides, methods=METHODS, config=CONFIG, **options):
+    return plan_comparison(methods, config, overrides, folder=folder, **options)
+
+
+def test_the_methods_of_the_project_are_what_their_names_say():
+    methods = read_methods("configs/compare.yaml")
+    assert list(methods)[0] == "plain" and methods["plain"] == {}
+    weights, repeat = methods["class weights"], methods["repeat-factor sampling"]
+    assert weights == WEIGHTS and methods["class weights + repeat-factor"] == weights | repeat
+    for name, settings in methods.items():
+        words = [str(word) for pair in settings.items() for word in pair]
+        cfg = load_config(CONFIG, words)
+        file = {"SAR": "sar", "CeCo": "ceco", "recommended": "recommended"}.get(name)
+        if file:
+            expected = load_config(CONFIG.replace("baseline", file))
+            expected.OUTPUT_DIR = cfg.OUTPUT_DIR
+            assert cfg == expected, name
+
+
+def test_methods_take_the_keys_of_their_base(tmp_path):
+    (tmp_path / "sar.yaml").write_text("MODEL: {REGULARIZERS: [A], MASK_ON: true}\n")
+    (tmp_path / "methods.yaml").write_text(
+        "plain:\n'1.5': {_BASE_: sar.yaml, MODEL: {MASK_ON: false}, SEED: 2}\n"
+    )
+    assert read_methods(tmp_path / "methods.yaml") == {
+        "plain": {},
+        "1.5": {"MODEL.REGULARIZERS": ["A"], "MODEL.MASK_ON": False, "SEED": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("plain: {}", "expected two methods or more, found 1"),
+        ("a: {}\nb: 3", "expected config keys below the method b, found 3"),
+        ("a: {}\nb: {_BASE_: nowhere.yaml}", "nowhere.yaml cannot be read"),
+    ],
+)
+def test_wrong_methods_are_refused(tmp_path, content, message):
+    (tmp_path / "methods.yaml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_methods(tmp_path / "methods.yaml")
+
+
+def test_a_comparison_trains_all_methods_with_each_seed(folder):
+    study = plan(folder, "SOLVER.BASE_LR", "0.1", num_seeds=2, iterations=50)
+    assert study.title == "mine" and (study.test, study.held_out) == ("folder_mine_val", "")
+    found = trainings(study)
+    assert [(method, cell.seed) for method, cell in found] == [
+        ("plain", 0), ("class weights", 0), ("plain", 1), ("class weights", 1),
+    ]  # fmt: skip
+    plain, weights = found[0][1], found[1][1]
+    assert plain.settings["DATASETS.FOLDER"] == str(folder)
+    assert plain.settings["SOLVER.BASE_LR"] == "0.1" and plain.iterations == 50
+    assert weights.settings == plain.settings | WEIGHTS
+    names = [folder_name(f"{method}, seed {cell.seed}", cell) for method, cell in found]
+    assert names[1] == f"class_weights_seed_0_{weights.key[:6]}" and len(set(names)) == 4
+    words = [str(word) for pair in weights.settings.items() for word in pair]
+    assert load_config(CONFIG, words).SOLVER.CHECKPOINT_PERIOD == 5
+
+
+def test_methods_with_the_same_settings_share_their_trainings(folder):
+    study = plan(folder, methods=METHODS | {"again": WEIGHTS}, num_seeds=1)
+    assert [method for method, _ in trainings(study)] == ["plain", "class weights"]
+
+
+def test_the_test_split_is_evaluated_but_not_compared(folder):
+    for kind in ("images", "labels"):
+        (folder / kind / "test").symlink_to(folder / kind / "val")
+    study = plan(folder)
+    assert (study.test, study.held_out) == ("folder_mine_val", "folder_mine_test")
+    cell = study.method_cells({})[0]
+    assert cell.held_out == "folder_mine_test" and cell.key != replace(cell, held_out="").key
+
+
+def test_the_data_sets_of_a_config_are_compared_without_a_folder(folder, tmp_path):
+    config = tmp_path / "config.yaml"
+    base = os.path.abspath(CONFIG)
+    config.write_text(yaml.safe_dump({"_BASE_": base, "DATASETS": {"FOLDER": str(folder)}}))
+    study = plan("", config=str(config))
+    assert study.title == "folder_mine_val" and "DATASETS.FOLDER" not in study.settings
+
+
+def test_default_length():
+    assert default_iterations(600, 8, 20000) == 2250  # 30 epochs
+    assert default_iterations(100, 8, 20000) == 1000
+    assert default_iterations(10000, 8, 20000) == 20000
+    assert default_iterations(100, 8, 300) == 300
+
+
+def test_a_comparison_has_the_default_length(folder):
+    assert plan(folder).settings["SOLVER.MAX_ITER"] == 1000
+
+
+def message(folder, *overrides, **options):
+    with pytest.raises(InputError) as error:
+        plan(folder, *overrides, **options)
+    return str(error.value)
+
+
+def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
+    assert "SEED cannot be set for a comparison: use --seeds" in message(folder, "SEED", "3")
+    assert "unknown key MODEL.LOS.NAME" in message(folder, "MODEL.LOS.NAME", "x")
+    assert "overrides are pairs" in message(folder, "SOLVER.BASE_LR")
+    found = message(folder, methods=METHODS | {"odd": {"MODEL.LOSS.NAME": "nothing"}})
+    assert "method odd: " in found and "nothing" in found
+    assert "the plain model" in message(folder, config=CONFIG.replace("baseline", "sar"))
+    assert "Folder not found" in message(tmp_path / "nowhere")
+    assert "no data set: give --folder" in message("")
+    assert "missing.pth" in message(folder, "MODEL.WEIGHTS", "missing.pth")
+    for kind in ("images", "labels"):
+        (folder / kind / "val").rename(folder / kind / "other")
+    assert "needs a validation split" in message(folder)
+
+
+def test_all_files_are_read_before_the_first_training(folder):
+    study = plan(folder)
+    counts = read_files(study)
+    assert isinstance(counts, ClassFrequency) and counts.num_images == 5
+    (folder / "labels" / "val" / "3.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="3.png"):
+        read_files(study)

@@ -1,0 +1,169 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sar.study import schedule
+
+from ..programs import load_program
+
+ROOT = Path(__file__).parents[2]
+FAKE = ROOT / "tests" / "study" / "fake_train_net.py"
+METHODS = f"""
+plain: {{}}
+class weights: {{MODEL.LOSS.NAME: cross_entropy, MODEL.LOSS.CLASS_WEIGHTS: enet}}
+CeCo: {{_BASE_: {ROOT}/configs/methods/ceco.yaml}}
+"""
+
+
+@pytest.fixture
+def words(folder, tmp_path):
+    (tmp_path / "methods.yaml").write_text(METHODS)
+    return [
+        "--folder", str(folder), "--methods", str(tmp_path / "methods.yaml"), "--seeds", "3",
+        "--iterations", "3", "--output", str(tmp_path / "output"),
+        "--config-file", str(ROOT / "configs/Folder/baseline_sem_fpn_R_18.yaml"),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def program(monkeypatch, folder):
+    """Return tools/compare.py, whose trainings take milliseconds and have 40 mIoU."""
+    labels = [np.asarray(Image.open(path)) for path in (folder / "labels/train").iterdir()]
+    pixels = np.bincount(np.stack(labels).ravel(), minlength=256)
+    counts = {"pixels": pixels[:3].tolist(), "ignored_pixels": int(pixels[255])}
+    monkeypatch.setenv("FAKE_COUNTS", json.dumps(counts))
+    program = load_program(ROOT / "tools" / "compare.py")
+    monkeypatch.setattr(program, "TRAIN", [str(FAKE), "40"])
+    monkeypatch.setattr(program, "visible_gpus", lambda: [])
+    monkeypatch.setattr(schedule, "_PERIOD", 0.01)
+    return program
+
+
+def runs(tmp_path):
+    return sorted(path.name[:-7] for path in (tmp_path / "output" / "runs").iterdir())
+
+
+def test_from_a_folder_to_a_recommendation(program, words, folder, tmp_path, capsys):
+    for kind in ("images", "labels"):
+        shutil.copytree(folder / kind / "val", folder / kind / "test")
+    assert program.main(words) == 0
+    out, err = capsys.readouterr()
+    text = (tmp_path / "output" / "comparison.md").read_text()
+    assert text in out and "9 training(s) to run, 1 at a time on the CPU" in err
+    assert "Use **CeCo**: +4.00 [+4.00, +4.00] mIoU against plain, 3 seeds." in text
+    assert "## Validation split, `folder_mine_val`" in text
+    assert "## Test split, `folder_mine_test`" in text
+    assert runs(tmp_path) == [
+        f"{method}_seed_{seed}"
+        for method in ("ceco", "class_weights", "plain")
+        for seed in range(3)
+    ]
+    page = (tmp_path / "output" / "report.html").read_text()
+    assert "class weights" in page and '"dataset": "folder_mine_val"' in page
+    # The command line of the program, as each training had it.
+    cell = json.loads(
+        next((tmp_path / "output" / "runs").glob("ceco_seed_2_*/cell.json")).read_text()
+    )
+    assert cell["settings"]["MODEL.REGULARIZERS"] == ["CenterCollapseRegularizer"]
+    assert (cell["seed"], cell["test"]) == (2, "folder_mine_val")
+
+
+def test_a_failed_training_is_repeated_alone(program, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_FAILS", "1")
+    assert program.main(words) == 1
+    out, err = capsys.readouterr()
+    assert "error: plain, seed 1: images/train/a.png cannot be read" in err
+    assert "**Missing trainings:** plain (1), class weights (1), CeCo (1)." in out
+    monkeypatch.delenv("FAKE_FAILS")
+    assert program.main([*words, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    starts = [
+        path.read_text().count("starting")
+        for path in sorted((tmp_path / "output" / "runs").glob("*/console.txt"))
+    ]
+    assert starts == [1, 2, 1] * 3
+    text = (tmp_path / "output" / "comparison.md").read_text()
+    assert "Missing" not in text
+    assert program.main(words) == 0
+    assert "to run" not in capsys.readouterr().err
+
+
+def test_the_cells_of_a_list_run_one_by_one(program, words, tmp_path, capsys):
+    assert program.main([*words, "--list"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == list(map(str, range(9)))
+    assert lines[4] == ["4", "0 of 3 iterations", "class weights, seed 1"]
+    assert not (tmp_path / "output").exists()
+    assert program.main([*words, "--cell", "4"]) == 0
+    assert runs(tmp_path) == ["class_weights_seed_1"]
+    assert not (tmp_path / "output" / "comparison.md").exists()
+    assert program.main([*words, "--cell", "4"]) == 0  # finished
+    capsys.readouterr()
+    assert program.main([*words, "--list"]) == 0
+    assert "4\tfinished\tclass weights, seed 1" in capsys.readouterr().out
+    assert program.main([*words, "--cell", "9"]) == 1
+    assert "--cell 9: expected a number of --list, 0 to 8" in capsys.readouterr().err
+
+
+def test_results_of_other_labels_are_not_compared(program, words, folder, tmp_path, capsys):
+    assert program.main([*words, "--cell", "0"]) == 0
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "labels" / "train" / "0.png")
+    assert program.main(words) == 1
+    assert "the training labels have changed since" in capsys.readouterr().err
+
+
+def test_files_of_the_user_are_kept(program, words, tmp_path, capsys):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "report.html").write_text("the user's")
+    assert program.main(words) == 1
+    assert "add --overwrite" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["report.html"]
+
+
+def test_a_broken_result_is_trained_again(program, words, tmp_path):
+    assert program.main([*words, "--cell", "0"]) == 0
+    (result,) = (tmp_path / "output" / "runs").glob("*/result.json")
+    for content in ("", "[]", '{"key": "other"}'):
+        result.write_text(content)
+        assert program.main([*words, "--cell", "0"]) == 0
+        assert json.loads(result.read_text())["seed"] == 0
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_interrupted_goes_on(words, tmp_path):
+    """Real trainings: the first is told to end, and the second run finishes both."""
+    (tmp_path / "methods.yaml").write_text(re.sub("class weights.*\n", "", METHODS))
+    command = [sys.executable, str(ROOT / "tools" / "compare.py"), *words]
+    command[command.index("--seeds") + 1] = "1"
+    command[command.index("--iterations") + 1] = "30"
+    command += [
+        "INPUT.CROP.SIZE", "32,32", "INPUT.MIN_SIZE_TRAIN", "32,64", "SOLVER.IMS_PER_BATCH", "2",
+        "SOLVER.WARMUP_ITERS", "1", "DATALOADER.NUM_WORKERS", "0", "MODEL.DEVICE", "cpu",
+        "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    ]  # fmt: skip
+    environment = os.environ | {"FVCORE_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    while not list((tmp_path / "output").glob("runs/plain_seed_0_*/last_checkpoint")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 training(s) to run" in done.stderr and "Certainty: none." in done.stdout
+    (result,) = (tmp_path / "output" / "runs").glob("plain_seed_0_*/result.json")
+    row = json.loads(result.read_text())
+    assert row["is_resumed"] and 0 < row["metrics"]["sem_seg/mIoU"] < 100
+    assert (tmp_path / "output" / "report.html").stat().st_size > 20_000

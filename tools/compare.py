@@ -1,0 +1,252 @@
+#!/usr/bin/env python
+"""Compare training methods on your own data, over several seeds, and recommend one.
+
+The methods are in configs/compare.yaml: the plain model, re-weightings, the recommended recipe, SAR
+and CeCo. Copy this file to compare others (--methods). Every method is trained with every seed, one
+training per GPU. The validation split decides. If the folder has a test split, its results are
+reported too.
+
+A stopped program continues: finished trainings are kept, and interrupted ones go on from their last
+checkpoint. Failed trainings do not stop the others. Run the same command again to repeat them.
+
+In --output:
+  comparison.md    tables with differences and intervals, and the recommendation
+  report.html      the page of tools/report.py over all trainings
+  runs/            one OUTPUT_DIR for each training
+"""
+
+import argparse
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from sar import cli
+
+EXAMPLES = """examples:
+  python tools/compare.py --folder mine
+  python tools/compare.py --folder mine --seeds 5 \\
+      --config-file configs/Folder/baseline_sem_fpn_R_50.yaml SOLVER.IMS_PER_BATCH 16
+  python tools/compare.py --folder mine --list
+"""
+CONFIG = "configs/Folder/baseline_sem_fpn_efficientnet_lite0.yaml"
+METHODS = "configs/compare.yaml"
+TRAIN = [str(Path(__file__).parents[1] / "train_net.py")]
+RESULT = "result.json"  # in the folder of a finished training
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "--folder",
+        type=cli.path,
+        metavar="FOLDER",
+        help="your data set: classes.txt, images/, labels/ (default: the data sets of the config)",
+    )
+    parser.add_argument(
+        "--methods",
+        type=cli.path,
+        default=METHODS,
+        metavar="FILE",
+        help="YAML file with the methods (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds", type=cli.positive, default=3, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--iterations",
+        type=cli.positive,
+        default=0,
+        metavar="N",
+        help="length of each training (default: 30 epochs, but at least 1,000 iterations, and at "
+        "most SOLVER.MAX_ITER of the config)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=cli.positive,
+        metavar="N",
+        help="trainings at the same time (default: one per GPU; without a GPU, 1)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--list", action="store_true", help="only list the trainings, one per line")
+    which.add_argument(
+        "--cell",
+        type=cli.count,
+        metavar="N",
+        help="only run training N of --list, such as in an array job",
+    )
+    cli.add_output(
+        parser,
+        "FOLDER",
+        "default: output/compare/NAME of the data set",
+        required=False,
+    )
+    cli.add_config(parser, default=CONFIG)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # answer --help before the imports below, which take seconds
+
+from tqdm import tqdm
+
+from sar.config import load_config
+from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError, printable
+from sar.files.atomic import write_atomically
+from sar.files.program_outputs import Outputs
+from sar.files.run_folder import CLASS_FREQUENCY
+from sar.report import Run, compare, render
+from sar.study.cells import Training, iterations_done
+from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
+from sar.study.matrix import Cell, Study
+from sar.study.schedule import num_cores, run_cells, visible_gpus
+from sar.study.summary import summarize
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(run, parse_args(argv), "Run it again to continue: finished trainings are kept.")
+
+
+def run(args: Namespace) -> int:
+    """Run what is missing, and write the results. Return 1 if a training failed, else 0.
+
+    Raises:
+        InputError: a problem in a method, the config or the data; a file in --output would be
+            replaced that this program did not write.
+    """
+    study = plan_comparison(
+        read_methods(args.methods),
+        args.config_file,
+        args.opts,
+        folder=args.folder or "",
+        num_seeds=args.seeds,
+        iterations=args.iterations,
+    )
+    output = args.output or Path("output/compare", study.title)
+    cells = {f"{method}, seed {cell.seed}": cell for method, cell in trainings(study)}
+    folders = {cell.key: output / "runs" / folder_name(name, cell) for name, cell in cells.items()}
+    rows = {key: row for key, folder in folders.items() if (row := read_result(folder, key))}
+    if args.list:
+        for number, (name, cell) in enumerate(cells.items()):
+            print(f"{number}\t{describe_state(cell, folders[cell.key], rows)}\t{name}")
+        return 0
+    if args.cell is not None:
+        cells = dict([choose(list(cells.items()), args.cell)])
+    missing = {name: cell for name, cell in cells.items() if cell.key not in rows}
+    outputs = Outputs(output, overwrite=args.overwrite)
+    outputs.check([output / "comparison.md", output / "report.html"])
+    if args.cell is None:
+        frequency = read_files(study, progress=not args.quiet)
+        check_labels([folders[key] for key in rows], frequency, output)
+    failed = run_missing(missing, folders, rows, args) if missing else []
+    if args.cell is None:
+        write_results(study, rows, folders, outputs, args)
+    return int(bool(failed))
+
+
+def choose(cells: list[tuple[str, Cell]], number: int) -> tuple[str, Cell]:
+    """Return the name and the cell with a number of --list."""
+    if number >= len(cells):
+        raise InputError(f"--cell {number}: expected a number of --list, 0 to {len(cells) - 1}")
+    return cells[number]
+
+
+def describe_state(cell: Cell, folder: Path, rows: dict[str, dict]) -> str:
+    """Return "finished", or how far a training is."""
+    done = iterations_done(folder)
+    return "finished" if cell.key in rows else f"{done} of {cell.iterations} iterations"
+
+
+def read_result(folder: Path, key: str) -> dict | None:
+    """Return the row of a finished training; None if there is none."""
+    try:
+        row = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return row if row["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def check_labels(finished: list[Path], frequency: ClassFrequency, output: Path) -> None:
+    """Raise InputError if the training labels have changed since a finished training."""
+    for folder in finished:
+        if not ClassFrequency.load(folder / CLASS_FREQUENCY).counts_the_same(frequency):
+            raise InputError(
+                f"the training labels have changed since {folder} was trained, so its results "
+                f"cannot be compared with new ones: give another --output, or remove {output}/runs"
+            )
+
+
+def run_missing(
+    missing: dict[str, Cell], folders: dict[str, Path], rows: dict[str, dict], args: Namespace
+) -> list[str]:
+    """Run trainings, and add their rows. Return the names of the trainings that failed."""
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    gpus = visible_gpus() if device.startswith("cuda") else []
+    jobs = min(args.jobs or len(gpus) or 1, len(missing))
+    threads = max(1, num_cores() // jobs)
+    command = [sys.executable, *TRAIN]
+    command += [word for module in args.imports for word in ("--import", module)]
+    if not args.quiet:
+        place = f"on {len(gpus)} GPU(s)" if gpus else f"on the CPU, {threads} thread(s) each"
+        print(f"{len(missing)} training(s) to run, {jobs} at a time {place}", file=sys.stderr)
+
+    def start(cell: Cell, gpu: str) -> Training:
+        return Training(
+            cell,
+            folders[cell.key],
+            command=command,
+            threads=threads,
+            device="cuda" if gpu else "cpu",
+            gpu=gpu,
+        )
+
+    def save(cell: Cell, row: dict) -> None:
+        write_atomically(folders[cell.key] / RESULT, json.dumps(row) + "\n")
+        rows[cell.key] = row
+
+    return run_cells(
+        missing,
+        lambda cell: folders[cell.key],
+        start,
+        save,
+        gpus=gpus,
+        jobs=jobs,
+        title="Training",
+        quiet=args.quiet,
+    )
+
+
+def write_results(
+    study: Study,
+    rows: dict[str, dict],
+    folders: dict[str, Path],
+    outputs: Outputs,
+    args: Namespace,
+) -> None:
+    """Write comparison.md and report.html, and print the first."""
+
+    def show_progress(batches, run: Run):
+        return tqdm(batches, f"Looking at {printable(run.method)}", disable=args.quiet)
+
+    text = summarize(study, rows)
+    with outputs.writing(outputs.folder / "comparison.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    if not args.quiet:
+        print(text)
+    runs = [
+        Run.read(method, folders[cell.key])
+        for method, cell in sorted(trainings(study), key=lambda pair: study.methods.index(pair[0]))
+        if cell.key in rows
+    ]
+    if not runs:
+        return
+    page = render(compare(runs, dataset=study.test, show_progress=show_progress))
+    with outputs.writing(outputs.folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    if not args.quiet:
+        print(f"Tables: {outputs.folder}/comparison.md. Page: {outputs.folder}/report.html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
