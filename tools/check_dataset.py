@@ -333,9 +333,15 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
     plain = str(config.with_name(config.name.replace("recommended_", "baseline_")))
     if has_rare_classes(frequency) or plain == args.config_file:
         print(f"To train:\n{training_command(args.config_file, keys)}")
+    plain_keys = given | merged_keys(items, with_recipe=False)
     if plain != args.config_file:
-        plain_keys = given | merged_keys(items, with_recipe=False)
         print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
+    if args.folder is not None:
+        command = (
+            f"python tools/compare.py --folder {shlex.quote(args.folder)} --config-file {plain}"
+        )
+        plain_keys.pop("DATASETS.FOLDER")
+        print(f"To compare methods:\n{format_command(command, plain_keys)}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(find_config(args.config_file), pairs)

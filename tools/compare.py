@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Compare training methods on your own data, over several seeds, and recommend one.
 
-The methods are in configs/compare.yaml: the plain model, re-weightings, SAR and CeCo. Copy this file
-to compare others (--methods). Every method is trained with every seed, one training per GPU. The
-validation split decides. If the folder has a test split, its results are reported too.
+The methods are in configs/compare.yaml: the plain model, re-weightings, SAR and CeCo. To compare
+others, copy this file (--methods). Every method is trained with every seed, one training per GPU.
+The validation split decides. If the folder has a test split, its results are reported too.
 
 A stopped program continues: finished trainings are kept, and interrupted ones go on from their last
 checkpoint. Failed trainings do not stop the others. Run the same command again to repeat them.

@@ -80,7 +80,7 @@ def test_clean_folder(tool, folder, tmp_path, capsys):
 
 def advice_in(out):
     """The topics with their texts, and the commands."""
-    advice, *commands = out.split("\nAdvice for ")[1].split("\nTo train")
+    advice, *commands = re.split("\nTo (?:train|compare)", out.split("\nAdvice for ")[1])
     topics = re.split(r"\n  (?=\S)", advice)[1:]
     topics = dict(re.split(r"\s{2,}", topic, maxsplit=1) for topic in topics)
     return topics, [
@@ -93,7 +93,7 @@ def test_advice_on_a_training_set_comes_last(tool, folder, tmp_path, capsys):
     assert tool.main([*args, "INPUT.COLOR_JITTER", "0.1"]) == 0
     out = capsys.readouterr().out
     assert out.index("Advice for folder_roads_val_train") > out.rindex("No problems found")
-    topics, (plain,) = advice_in(out)
+    topics, (plain, _) = advice_in(out)
     assert plain[3] == PLAIN
     # The class car is on all images, with 7.8% of the pixels; an equal share is 50%.
     assert topics["rare classes"].startswith("None: ")
@@ -107,7 +107,7 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
         ids = np.zeros((10, 20), np.uint8)
         Image.fromarray(ids).save(file)  # the first label alone shows a car, of five pixels
     tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
-    topics, (command, plain) = advice_in(capsys.readouterr().out)
+    topics, (command, plain, compare) = advice_in(capsys.readouterr().out)
     assert topics["rare classes"].startswith("Rare by pixel only")
     assert topics["small objects"].startswith("Typical widths in pixels: car 1.")
     assert command[:4] == ["python", "train_net.py", "--config-file", CONFIG]
@@ -118,6 +118,9 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
     # The plain model is trained without the recipe.
     assert plain[3] == PLAIN and "INPUT.MIN_SIZE_TRAIN" in plain
     assert load_config(PLAIN, plain[4:]).MODEL.LOSS.CLASS_WEIGHTS == ""
+    # The comparison starts from the plain model, and has methods of its own.
+    expected = ["python", "tools/compare.py", "--folder", str(folder), "--config-file", PLAIN]
+    assert compare == [*expected, *plain[6:]]
 
 
 def test_recommended_configs_are_there(monkeypatch, tmp_path):
@@ -134,7 +137,7 @@ def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsy
     args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
     assert tool.main([*args, "--config-file", PLAIN]) == 0
     _, commands = advice_in(capsys.readouterr().out)
-    assert [command[3] for command in commands] == [PLAIN]
+    assert [PLAIN in command for command in commands] == [True, True]
 
 
 def test_no_advice_for_broken_or_other_sets_and_with_quiet(tool, folder, tmp_path, capsys):
