@@ -55,10 +55,8 @@ def epilog(examples: str, exit_codes: str = "") -> str:
     return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
 
 
-def add_config(
-    parser: argparse.ArgumentParser, nargs: str | None = None, default: str | None = None
-) -> None:
-    """Add --config-file (`nargs` "+": several files) and, at the end of the line, overrides.
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add --config-file and, at the end of the line, overrides.
 
     Args:
         default: used without --config-file, which is required if there is no default.
@@ -66,11 +64,37 @@ def add_config(
     parser.add_argument(
         "--config-file",
         required=default is None,
-        nargs=nargs,
         default=default,
         metavar="FILE",
         help="a config of train_net.py" + (" (default: %(default)s)" if default else ""),
     )
+    _add_overrides(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Add --config-file or --weights, both as `config_file`, and overrides as in `add_config`.
+
+    Args:
+        nargs: "+" for several files.
+    """
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "--weights",
+        dest="config_file",
+        nargs=nargs,
+        metavar="FILE",
+        help="model_inference.pth of a training, which holds config, classes and weights",
+    )
+    either.add_argument(
+        "--config-file",
+        nargs=nargs,
+        metavar="FILE",
+        help="a config of train_net.py; give MODEL.WEIGHTS at the end of the line",
+    )
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last"

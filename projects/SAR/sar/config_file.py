@@ -41,6 +41,22 @@ def read_config_file(path: str) -> dict:
     return _read_with_bases(path, f"config {path}", [], [])
 
 
+def parse_config(text: str, place: str) -> dict:
+    """Return the keys and values of a config that is not in a file of its own.
+
+    Args:
+        text: YAML, as in a file.
+        place: its name in error messages.
+
+    Raises:
+        InputError: as in `read_config_file`; or the config has a _BASE_.
+    """
+    tree = _parse(text.encode(errors="replace"), place)
+    if BASE_KEY in tree:
+        raise InputError(f"{place} has a _BASE_, but there is no folder to look for it")
+    return tree
+
+
 def _read_with_bases(path: str, place: str, readers: list[str], read: list[str]) -> dict:
     """Return the tree of a file and its bases.
 
@@ -60,8 +76,6 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
     read.append(identity)
     pair = _combination(path)
     tree = {BASE_KEY: pair} if pair else _parse(_read_bytes(path, place), place)
-    if not isinstance(tree, dict):
-        raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
     bases = tree.pop(BASE_KEY, [])
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
@@ -112,8 +126,6 @@ def _read_bytes(path: str, place: str) -> bytes:
         raise InputError(f"{place} cannot be read: {error.strerror}.{hint}") from error
     if not is_regular:
         raise InputError(f"{place} is not a regular file: give the path of a YAML file")
-    if len(content) > _MOST_BYTES:
-        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is not a config")
     return content
 
 
@@ -209,9 +221,11 @@ def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
         keys.add(key.value)
 
 
-def _parse(content: bytes, place: str) -> object:
+def _parse(content: bytes, place: str) -> dict:
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is not a config")
     try:
-        return yaml.load(content, Loader=_Loader)
+        tree = yaml.load(content, Loader=_Loader)
     except yaml.constructor.ConstructorError as error:
         raise InputError(
             f"{place} is refused, since it is not plain YAML: {_describe(error)}"
@@ -220,6 +234,9 @@ def _parse(content: bytes, place: str) -> object:
         raise InputError(f"{place} is not valid YAML: {_describe(error)}") from error
     except RecursionError as error:
         raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
+    return tree
 
 
 def _describe(error: yaml.YAMLError) -> str:
