@@ -58,6 +58,7 @@ from sar.training.restart import note_begun
 from sar.training.sigterm import Sigterm
 from sar.training.step import TrainingStep
 from sar.training.summary import describe_training
+from sar.user_code import writer_functions
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
@@ -438,6 +439,8 @@ class Trainer(DefaultTrainer):
         return [
             CommonMetricPrinter(self.max_iter),
             JSONWriter(os.path.join(output_dir, METRICS)),
+            *(writer for build in writer_functions for writer in build(self.cfg)),
+            # Last, because it clears the pictures.
             TensorboardWriter(output_dir, purge_step=self._first_logged() or None),
         ]
 
