@@ -20,6 +20,7 @@ ENV PATH=/opt/sar/.venv/bin:$PATH
 
 # `--user` of docker run may be a user without a name and a home folder.
 ENV HOME=/tmp LOGNAME=user
-# Mount the folder with your data here. Results are written here too.
+# Mount the folder with your data here. Results and downloaded weights are written here too.
 WORKDIR /work
+ENV FVCORE_CACHE=/work/.cache
 CMD ["sar-train", "--help"]

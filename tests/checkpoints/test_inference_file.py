@@ -1,6 +1,7 @@
 """model_inference.pth: written at the end of a run, and all that predictions need."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_run_killed_while_writing_it_is_completed_and_predictions_are_equal(
     folder.rename(tmp_path / "gone")
     images = sorted((tmp_path / "gone" / "images" / "val").iterdir())
     monkeypatch.chdir(alone.parent)
-    predictor = Predictor.load("it.pth")
+    predictor = Predictor.load(Path("it.pth"))
     assert predictor.class_names == ["ground", "block", "dot"]
     assert (predictor.colors == usual.colors).all()
     for image, wanted in zip(images, expected, strict=True):

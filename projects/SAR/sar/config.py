@@ -250,7 +250,7 @@ def add_sar_config(cfg: CfgNode) -> None:
 
 
 def load_config(
-    config_file: str = "",
+    config_file: str | os.PathLike = "",
     overrides: Sequence[str] = (),
     *,
     add_config: Callable[[CfgNode], None] | None = None,
@@ -301,14 +301,15 @@ def load_config(
 _PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
 
 
-def sets_key(key: str, config_file: str = "", overrides: Sequence[str] = ()) -> bool:
+def sets_key(key: str, config_file: str | os.PathLike = "", overrides: Sequence[str] = ()) -> bool:
     """Return True if a config file or the command line sets a key, even to its default."""
     values = _read(config_file) if config_file else []
     return key in dict(values) or key in overrides[::2]
 
 
-def _read(config_file: str) -> list[tuple[str, object]]:
+def _read(config_file: str | os.PathLike) -> list[tuple[str, object]]:
     """Return the dotted keys of a file and their values."""
+    config_file = os.fspath(config_file)
     if not config_file.endswith(inference_file.SUFFIX):
         return list(flattened(read_config_file(config_file)))
     tree = parse_config(inference_file.config_in(config_file), f"the config in {config_file}")
