@@ -8,7 +8,7 @@ RUN apt-get update \
 
 # The environment (6 GB) comes first, so that a change of the code does not build it again.
 WORKDIR /opt/sar
-COPY Makefile setup.cfg pyproject.toml requirements.lock requirements-sources.lock LICENSE ./
+COPY Makefile LICENSE pyproject.toml setup.cfg requirements*.lock ./
 COPY projects/SAR/sar/__init__.py projects/SAR/sar/
 RUN make setup && rm -rf /root/.cache
 
