@@ -148,7 +148,7 @@ def _read_bytes(path: str, place: str) -> bytes:
                 content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         folders = {os.path.dirname(path), os.path.dirname(_packaged(path) or path)}
-        names = [name for folder in folders for name in names_in(folder)]
+        names = [name for folder in sorted(folders) for name in names_in(folder)]
         hint = nearest(os.path.basename(path), names)
         raise InputError(f"{place} cannot be read: {error.strerror}.{hint}") from error
     if not is_regular:

@@ -1,7 +1,7 @@
 """The file that a program needs to predict: weights, classes and config of one model.
 
 A training writes it at its end, as model_inference.pth. It is a checkpoint without the state of the
-training (optimizer, regularizers, losses), so it has about a third of the size. It can be given
+training (optimizer, regularizers, losses), so it has a half to a third of the size. It can be given
 wherever a checkpoint or a config can.
 """
 
