@@ -89,10 +89,21 @@ def test_how_much_is_said(monkeypatch):
 
 def test_overrides_come_last():
     parser = cli.parser("Does it.", "")
-    cli.add_config(parser, nargs="+")
+    cli.add_model(parser, nargs="+")
     parser.add_argument("--output")
     args = parser.parse_args(["--config-file", "A", "B", "--output", "x", "SEED", "-1"])
     assert (args.config_file, args.output, args.opts) == (["A", "B"], "x", ["SEED", "-1"])
+
+
+def test_a_model_is_a_config_or_a_file_with_everything(capsys):
+    parser = cli.parser("Does it.", "")
+    cli.add_model(parser)
+    assert parser.parse_args(["--config-file", "C", "SEED", "1"]).config_file == "C"
+    assert parser.parse_args(["--weights", "W", "SEED", "1"]).config_file == "W"
+    for words in ([], ["--weights", "W", "--config-file", "C"]):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args(words)
+    assert "one of the arguments --weights --config-file is required" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["-1", "x", "1.5", "", "\u00b2"])

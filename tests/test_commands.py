@@ -57,7 +57,8 @@ SMALL = {
 }
 # Placeholders, several machines, and programs that are run elsewhere.
 LEFT_OUT = re.compile(
-    r"benchmarks/|experiments/run|tests/robustness|config_keys|prepare_NAME|\.\.\.|\$|--num-machines"
+    r"benchmarks/|experiments/run|tests/robustness|config_keys|prepare_NAME|\.\.\.|\$|--num-machines|"
+    r"my_wandb|my_mlflow"
 )
 # Need a download, or masks of colours, that are not here; the error says so.
 REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|import_dataset")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sar import config_file
-from sar.config_file import names_in, read_config_file
+from sar.config_file import locate, names_in, read_config_file
 from sar.errors import InputError
 
 LAUGHS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"] + [
@@ -184,3 +184,22 @@ def test_what_cannot_be_combined_is_missing(name, folders):
     assert names_in(folders / "Mine") == [
         "a_b_net_1.yaml", "a_net_1.yaml", "baseline_net_1.yaml", "c_net_1.yaml",
     ]  # fmt: skip
+
+
+def test_a_config_of_the_package_is_used_if_the_folder_has_none(tmp_path, monkeypatch):
+    name = "configs/Folder/sar_sem_fpn_R_18.yaml"
+    expected = read_config_file(name)
+    monkeypatch.chdir(tmp_path)
+    packaged = os.path.join(os.path.dirname(config_file.__file__), name)
+    assert locate(name) == locate(f"./{name}") == packaged and read_config_file(name) == expected
+    write(tmp_path, f"_BASE_: {name}\nSEED: 7", "mine.yaml")
+    assert read_config_file("mine.yaml") == {**expected, "SEED": 7}
+
+    (tmp_path / "configs" / "Folder").mkdir(parents=True)
+    write(tmp_path, "SEED: 5", name)
+    assert locate(name) == name and read_config_file(name) == {"SEED": 5}
+    for other in ("Folder/sar_sem_fpn_R_18.yaml", f"configs/../{name[8:]}", os.path.abspath("x")):
+        assert locate(other) == other
+    assert 'Did you mean "sar_sem_fpn_R_50.yaml"?' in refusal(
+        "configs/Folder/sar_sem_fpn_R_51.yaml"
+    )

@@ -10,7 +10,7 @@ table.
   memory       on a GPU, the largest memory that a training step allocates; on a CPU, the memory
                that the forward pass saves for the backward pass, without parameters
 
-Write another option, such as --size, between --config-file and the KEY VALUE pairs.
+Write another option, such as --size, between the files and the KEY VALUE pairs.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EXAMPLES = """example:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser, nargs="+")
+    cli.add_model(parser, nargs="+")
     parser.add_argument(
         "--size", nargs=2, type=cli.positive, metavar=("H", "W"), default=(512, 1024),
         help="size of the images (default: 512 1024)",

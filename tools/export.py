@@ -1,22 +1,23 @@
 #!/usr/bin/env python
-"""Export a trained model to a file that runs without this project and without detectron2.
+"""Export a trained model to a file that runs without this project, or to a small checkpoint.
 
 The suffix of --output chooses the format:
 
   .onnx    ONNX, for ONNX Runtime and other runtimes; does not need PyTorch
   .pt2     PyTorch's own format, read by torch.export.load
+  .pth     weights, classes and config, as in model_inference.pth: for --weights of other programs
 
-The graph takes "image", uint8 (1, 3, H, W), with any H and W. Its channels are in the order of
-INPUT.FORMAT. The graph returns "logits", float32 (1, K, H, W). It includes normalisation, padding
-to the strides of the network, and upsampling. It does not include resizing or the branch that only
-runs in training.
+A .onnx or .pt2 file needs no detectron2. Its graph takes "image", uint8 (1, 3, H, W), with any H
+and W. The channels are in the order of INPUT.FORMAT. The graph returns "logits", float32 (1, K, H,
+W). It includes normalisation, padding to the strides of the network, and upsampling. It does not
+include resizing or the branch that only runs in training.
 
-The file stores this metadata as JSON: class_names, colors, image_format, min_size and max_size.
+The file also stores metadata as JSON: class_names, colors, image_format, min_size and max_size.
 The sizes are the shorter and the longer edge of an image in evaluation; 0 means not resized.
 See examples/onnx_inference.py for how to read them.
 
-The program runs the exported file at several image sizes and compares the logits with the model.
-It does not export panoptic models, models with TEST.MODE slide or TEST.AUG, or heads that only
+The program runs the exported graph at several image sizes and compares the logits with the model.
+It makes no graph of panoptic models, models with TEST.MODE slide or TEST.AUG, or heads that only
 accept certain image sizes. The error message then says why.
 """
 
@@ -30,20 +31,21 @@ from pathlib import Path
 
 from sar import cli
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
+  python tools/export.py --weights output/run/model_inference.pth --output model.onnx
   python tools/export.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output camvid.onnx \\
-      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
+      MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_best.pth
   python examples/onnx_inference.py camvid.onnx street.jpg labels.png
 """
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
-    cli.add_output(parser, "FILE", "NAME.onnx or NAME.pt2")
+    cli.add_model(parser)
+    cli.add_output(parser, "FILE", "NAME.onnx, NAME.pt2 or NAME.pth")
     args = parser.parse_args(argv)
-    if args.output.suffix not in (".onnx", ".pt2"):
-        parser.error(f"--output {args.output} has to end in .onnx or .pt2")
+    if args.output.suffix not in (".onnx", ".pt2", ".pth"):
+        parser.error(f"--output {args.output} has to end in .onnx, .pt2 or .pth")
     return args
 
 
@@ -56,7 +58,10 @@ from tabulate import tabulate
 from torch import nn
 from torch.export import ExportedProgram
 
-from sar.config import load_config
+from sar.checkpoints.classes import Classes
+from sar.checkpoints.inference_file import inference_state
+from sar.checkpoints.tensor_file import save_tensors
+from sar.config import load_config, portable_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError
 from sar.files.program_outputs import Outputs
@@ -82,7 +87,8 @@ def export_and_report(args: argparse.Namespace) -> None:
     rows = export(args)
     if not args.quiet:
         size = args.output.stat().st_size / 2**20
-        print(tabulate(rows, "keys", tablefmt="pipe"))
+        if rows:
+            print(tabulate(rows, "keys", tablefmt="pipe"))
         print(f"Written: {args.output}, {size:.1f} MiB")
 
 
@@ -90,25 +96,34 @@ def export(args: argparse.Namespace) -> list[dict]:
     """Write the file, run it, and compare it with the model.
 
     Returns:
-        The result of the comparison at each size, as a row.
+        The result of the comparison at each size, as a row; no rows for a .pth.
 
     Raises:
         InputError: the config is wrong or cannot be exported, a package is missing, or the exported
             model gives other logits. The file is then not written. Also as `Outputs.check`.
     """
     cfg = load_config(args.config_file, args.opts)
+    trained = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    check_exportable(cfg)
+    makes_graph = args.output.suffix != ".pth"
+    if makes_graph:
+        check_exportable(cfg)
     outputs = Outputs.of_file(
         args.output,
         overwrite=args.overwrite,
         inputs=[args.config_file, cfg.MODEL.WEIGHTS],
         data=folders_of_config(cfg),
     )
+    model, class_names, colors = load_for_inference(cfg)
+    if not makes_graph:
+        trained.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(class_names)
+        classes = Classes(tuple(class_names), tuple(map(tuple, colors.tolist())))
+        with outputs.writing(args.output) as temporary:
+            save_tensors(inference_state(model, classes, portable_config(trained)), temporary)
+        return []
     write, load = (
         (write_onnx, load_onnx) if args.output.suffix == ".onnx" else (write_pt2, load_pt2)
     )
-    model, class_names, colors = load_for_inference(cfg)
     description = {
         "class_names": class_names,
         "colors": colors.tolist(),

@@ -21,7 +21,10 @@ and the others are predicted.
 TEST.MODE, TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. DATALOADER.NUM_WORKERS
 threads read files ahead, and the same number of threads write.
 
-The checkpoint stores the names and colours of the classes. If an older checkpoint has none, they
+--weights takes model_inference.pth, which a training writes at its end. It needs no config and no
+data set. With --config-file, any checkpoint can be MODEL.WEIGHTS.
+
+A checkpoint stores the names and colours of the classes. If an older checkpoint has none, they
 come from the data set of the config, or from class_frequency.json next to MODEL.WEIGHTS. For
 DATASETS.FOLDER, classes.txt is enough.
 """
@@ -36,6 +39,7 @@ from pathlib import Path
 from sar import cli
 
 EXAMPLES = """examples:
+  python tools/predict.py --weights model_inference.pth --input photos --output predictions
   python tools/predict.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --input photos \\
       --output predictions MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
   python tools/predict.py --config-file C --input 'drive/**/*.jpg' still.png --output predictions \\
@@ -46,7 +50,7 @@ EXAMPLES = """examples:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
+    cli.add_model(parser)
     parser.add_argument(
         "--input", required=True, nargs="+", metavar="PATH", help="files, folders or patterns"
     )

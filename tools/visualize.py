@@ -11,7 +11,8 @@ import sys
 
 from sar import cli
 
-EXAMPLES = """example:
+EXAMPLES = """examples:
+  python tools/visualize.py --weights model_inference.pth --output pictures DATASETS.FOLDER mine
   python tools/visualize.py --config-file configs/CamVid/sar_sem_fpn_R_18.yaml --output pictures \\
       MODEL.WEIGHTS output/CamVid/sar_sem_fpn_R_18/model_final.pth
 """
@@ -19,7 +20,7 @@ EXAMPLES = """example:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
-    cli.add_config(parser)
+    cli.add_model(parser)
     cli.add_output(parser, "FOLDER", "folder for the pictures")
     parser.add_argument(
         "--images", type=cli.positive, metavar="N", help="only draw the first N images (all)"

@@ -19,7 +19,8 @@ from sar.files.run_folder import (
 FILES = {
     "config.yaml": "a", "log.txt": "b", "log.txt.rank1": "c", "metrics.json": "d",
     "class_frequency.json": "e", "last_checkpoint": "f", "model_0000001.pth": "g",
-    "model_final.pth": "h", "model_best.pth": "i", "events.out.tfevents.1.host": "j",
+    "model_final.pth": "h", "model_best.pth": "i", "model_inference.pth": "r",
+    "events.out.tfevents.1.host": "j",
     "inference/roads_val/sem_seg_evaluation.json": "k",
     "inference/model_best/roads_val/sem_seg_evaluation.json": "l",
     "inference/model_best/roads_val/sem_seg_evaluation-2.json": "m",

@@ -128,6 +128,19 @@ def test_pt2(tool, weights, photo, tmp_path):
     assert (np.load(tmp_path / "labels.npy") == expected).all()
 
 
+def test_a_checkpoint_becomes_one_file_with_everything(tool, weights, photo, tmp_path, capsys):
+    path = tmp_path / "small.pth"
+    words = ["--config-file", CONFIG, "--output", str(path), *SMALL, "TEST.MODE", "slide"]
+    assert tool.main([*words, *weights]) == 0
+    assert capsys.readouterr().out.startswith(f"Written: {path}, ")
+    expected = Predictor.load(CONFIG, *SMALL, *weights, "TEST.MODE", "slide")(photo)
+    found = Predictor.load(str(path))(photo)
+    assert found.class_names == expected.class_names and len(found.class_names) == 11
+    assert (found.labels == expected.labels).all() and (found.colors == expected.colors).all()
+    assert tool.main(["--weights", str(path), "--output", str(path), "--overwrite"]) == 1
+    assert "is the input" in capsys.readouterr().err
+
+
 def test_a_file_that_is_not_the_model_is_never_left(tool, weights, tmp_path, capsys, monkeypatch):
     class Wrong(torch.nn.Module):
         def forward(self, image):
@@ -173,7 +186,7 @@ def test_packages_that_are_missing_are_named(tool, tmp_path, monkeypatch):
 def test_a_format_that_is_not_known_is_a_wrong_command_line(tool, capsys):
     with pytest.raises(SystemExit, match="2"):
         tool.main(["--config-file", "C", "--output", "model.pb"])
-    assert "model.pb has to end in .onnx or .pt2" in capsys.readouterr().err
+    assert "model.pb has to end in .onnx, .pt2 or .pth" in capsys.readouterr().err
 
 
 def test_neither_the_weights_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys):

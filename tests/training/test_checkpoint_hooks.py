@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sar.checkpoints.checkpointer import Checkpointer
-from sar.training.checkpoint_hooks import CheckpointHook
+from sar.training.checkpoint_hooks import CheckpointHook, InferenceFileHook
 
 from detectron2.engine.hooks import EvalHook
 from detectron2.engine.train_loop import TrainerBase
@@ -107,3 +107,35 @@ def test_a_mistyped_metric_is_said_once_at_the_first_evaluation(tmp_path, caplog
 def test_no_best_is_kept_where_none_is_asked_for(tmp_path, caplog):
     Trainer(tmp_path, [30, 50, 40], period=3, eval_period=2, metric="").train(0, 6)
     assert "model_best" not in saved(tmp_path) and not caplog.text
+
+
+def test_the_file_for_inference_is_written_at_the_end_also_by_a_resumed_run(tmp_path, monkeypatch):
+    def start(folder, fails_at=6):
+        trainer = Trainer(folder, [1, 1, 1], period=2, eval_period=3)
+        trainer.register_hooks([InferenceFileHook(trainer.checkpointer, "SEED: 1")])
+        resumes = trainer.checkpointer.start_run("", resume=True)
+        steps = iter(range(fails_at))
+
+        def run_step():
+            next(steps)
+            Trainer.run_step(trainer)
+
+        trainer.run_step = run_step
+        trainer.train(trainer.iter + 1 if resumes else 0, 6)
+        return trainer
+
+    with pytest.raises(StopIteration):
+        start(tmp_path, fails_at=5)
+    assert "model_inference" not in saved(tmp_path)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpointer, "save_for_inference", fail)
+        start(tmp_path)
+    assert "model_inference" not in saved(tmp_path)
+    start(tmp_path)
+    assert saved(tmp_path)["model_inference"] == 5
+    (tmp_path / "model_final.pth").unlink()
+    assert start(tmp_path).iter == 6  # never resumed from: iterations 4 and 5 are repeated

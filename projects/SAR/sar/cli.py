@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
+from sar.config_file import locate
 from sar.errors import InputError, printable
 from sar.files.dataset_root import root
 from sar.user_code import import_modules
@@ -21,6 +22,10 @@ from sar.user_code import import_modules
 _EXIT_CODES = """\
 exit codes:
   0 done, 1 an error or a problem that was found, 2 a wrong command line, 130 stopped by Ctrl-C"""
+
+# The console command that runs this program, such as sar-predict; "" if Python runs its file.
+command = ""
+_PROGRAM = re.compile(r"python (?:%\(prog\)s|tools/(\w+)\.py)")
 
 
 def parser(description: str, examples: str, *, talks: bool = True) -> argparse.ArgumentParser:
@@ -32,6 +37,7 @@ def parser(description: str, examples: str, *, talks: bool = True) -> argparse.A
         talks: add --quiet and --verbose, which `run` reads.
     """
     result = Parser(
+        prog=command or None,
         description=description,
         epilog=epilog(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,14 +57,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def epilog(examples: str, exit_codes: str = "") -> str:
-    """Return the end of the help: all programs' exit codes, then `exit_codes`, then examples."""
+    """Return the end of the help: all programs' exit codes, then `exit_codes`, then examples.
+
+    If a console command runs the program, the examples use console commands.
+    """
+    if command:
+        examples = _PROGRAM.sub(
+            lambda found: f"sar-{found[1].replace('_', '-')}" if found[1] else command, examples
+        )
     return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
 
 
-def add_config(
-    parser: argparse.ArgumentParser, nargs: str | None = None, default: str | None = None
-) -> None:
-    """Add --config-file (`nargs` "+": several files) and, at the end of the line, overrides.
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add --config-file and, at the end of the line, overrides.
 
     Args:
         default: used without --config-file, which is required if there is no default.
@@ -66,11 +77,37 @@ def add_config(
     parser.add_argument(
         "--config-file",
         required=default is None,
-        nargs=nargs,
         default=default,
         metavar="FILE",
         help="a config of train_net.py" + (" (default: %(default)s)" if default else ""),
     )
+    _add_overrides(parser)
+
+
+def add_model(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    """Add --config-file or --weights, both as `config_file`, and overrides as in `add_config`.
+
+    Args:
+        nargs: "+" for several files.
+    """
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "--weights",
+        dest="config_file",
+        nargs=nargs,
+        metavar="FILE",
+        help="model_inference.pth of a training, which holds config, classes and weights",
+    )
+    either.add_argument(
+        "--config-file",
+        nargs=nargs,
+        metavar="FILE",
+        help="a config of train_net.py; give MODEL.WEIGHTS at the end of the line",
+    )
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
     parser.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config, last"
@@ -176,6 +213,8 @@ def run(
     )
     for handler in logging.getLogger().handlers:
         handler.addFilter(printable_record)
+    if not args.quiet:
+        note_packaged_configs(args)
 
     def call() -> int | None:
         import_modules(getattr(args, "imports", ()))
@@ -209,6 +248,15 @@ class _PrintableStream:
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
+
+
+def note_packaged_configs(args: argparse.Namespace) -> None:
+    """Print which file is used for each --config-file that is not here but in the package."""
+    given = getattr(args, "config_file", None) or []
+    for path in [given] if isinstance(given, str) else given:
+        if (found := locate(path)) != path:
+            text = f"{path} is not in this folder. Using the config of the package: {found}"
+            print(printable(text), file=sys.stderr)
 
 
 def exit_code(

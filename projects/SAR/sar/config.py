@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 # Registers what the keys name: meta-architecture, heads, data sets.
 from sar import data, modeling  # noqa: F401
-from sar.config_file import read_config_file
+from sar.checkpoints import inference_file
+from sar.config_file import parse_config, read_config_file
 from sar.config_value import typed_value
 from sar.errors import InputError, describe_exception, listed, nearest, printable
 from sar.user_code import add_config_function, config_functions
@@ -249,7 +250,7 @@ def add_sar_config(cfg: CfgNode) -> None:
 
 
 def load_config(
-    config_file: str = "",
+    config_file: str | os.PathLike = "",
     overrides: Sequence[str] = (),
     *,
     add_config: Callable[[CfgNode], None] | None = None,
@@ -260,6 +261,8 @@ def load_config(
     `typed_value`).
 
     Args:
+        config_file: a YAML file; or model_inference.pth of a training, which holds a config and is
+            also its MODEL.WEIGHTS.
         add_config: adds keys of your own to the defaults, as detectron2's projects do. It is kept
             for later configs of this process. See also --import (`sar.user_code`).
 
@@ -274,8 +277,7 @@ def load_config(
         add_keys(cfg)
     defaults = cfg.clone()
     if config_file:
-        values = list(flattened(read_config_file(config_file)))
-        _set(cfg, defaults, values, f"config {config_file}")
+        _set(cfg, defaults, _read(config_file), f"config {config_file}")
     for word in overrides:
         if word.startswith("--"):
             raise InputError(
@@ -299,10 +301,45 @@ def load_config(
 _PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
 
 
-def sets_key(key: str, config_file: str = "", overrides: Sequence[str] = ()) -> bool:
+def sets_key(key: str, config_file: str | os.PathLike = "", overrides: Sequence[str] = ()) -> bool:
     """Return True if a config file or the command line sets a key, even to its default."""
-    tree = read_config_file(config_file) if config_file else {}
-    return key in leaves(tree) or key in overrides[::2]
+    values = _read(config_file) if config_file else []
+    return key in dict(values) or key in overrides[::2]
+
+
+def _read(config_file: str | os.PathLike) -> list[tuple[str, object]]:
+    """Return the dotted keys of a file and their values."""
+    config_file = os.fspath(config_file)
+    if not config_file.endswith(inference_file.SUFFIX):
+        return list(flattened(read_config_file(config_file)))
+    tree = parse_config(inference_file.config_in(config_file), f"the config in {config_file}")
+    return [*flattened(tree), ("MODEL.WEIGHTS", config_file)]
+
+
+# What a model does not need, and another machine may not have: paths, the device and the data.
+_LOCAL = (*_PATHS, "MODEL.DEVICE", "MODEL.TIMM.PRETRAINED", "DATASETS")
+
+
+def portable_config(cfg: CfgNode) -> str:
+    """Return the keys of a config that differ from the defaults, as YAML.
+
+    Keys of this machine and its data are left out, so that the text describes the model and its
+    training only: it goes into the file of `sar.checkpoints.inference_file`.
+    """
+    defaults = load_config()
+    known = set(leaves(defaults))
+    tree = CfgNode()
+    for key in leaves(cfg):
+        if key in known and lookup(cfg, key) == lookup(defaults, key):
+            continue
+        if any(f"{key}.".startswith(f"{local}.") for local in _LOCAL):
+            continue
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, CfgNode())
+        node[name] = lookup(cfg, key)
+    return tree.dump()
 
 
 @contextmanager

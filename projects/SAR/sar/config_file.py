@@ -3,6 +3,9 @@
 A method and a baseline together make a config that needs no file. If `configs/X/sar_Y.yaml` does
 not exist, it is read as `configs/X/baseline_Y.yaml` with the keys of `configs/methods/sar.yaml`.
 The last part of OUTPUT_DIR becomes `sar_Y`. The same holds for every file in `configs/methods`.
+
+The package holds the folder `configs`. If a path starts with `configs/` and there is no such file,
+it names the file of the package.
 """
 
 import os
@@ -22,13 +25,14 @@ _MOST_FILES = 32  # counts every _BASE_ each time it is read
 _MOST_VALUES = 20_000  # counts the values of an anchor again for each alias
 _MOST_LEVELS = 32
 _MOST_DIGITS = 100
+_PACKAGE = os.path.dirname(__file__)
 
 
 def read_config_file(path: str) -> dict:
     """Return the keys and values of a YAML file, merged over the files of its _BASE_.
 
     _BASE_ is a path or a list of paths. Relative paths start from the folder of the file that names
-    them. Later files in a list replace values of earlier files.
+    them (see `locate`). Later files in a list replace values of earlier files.
 
     The path may name a file that does not exist, if a method and a baseline make it (see the
     docstring of this module).
@@ -38,7 +42,44 @@ def read_config_file(path: str) -> dict:
             deeply; there are too many files; a file has Python tags, or a group of keys instead of
             a value of its _BASE_.
     """
-    return _read_with_bases(path, f"config {path}", [], [])
+    return _read_with_bases(locate(path), f"config {path}", [], [])
+
+
+def locate(path: str, folder: str = "") -> str:
+    """Return the path of a config in `folder`, or else of the same config in this package.
+
+    Args:
+        path: the package is used only if the path starts with "configs/".
+        folder: "" for the current folder.
+    """
+    own, packaged = os.path.join(folder, path), _packaged(path)
+    return packaged if _exists(packaged) and not _exists(own) else own
+
+
+def _packaged(path: str) -> str:
+    """Return the path of a file of the package; "" if the path does not start with "configs/"."""
+    path = os.path.normpath(path)
+    return os.path.join(_PACKAGE, path) if path.startswith(f"configs{os.sep}") else ""
+
+
+def _exists(path: str) -> bool:
+    return os.path.lexists(path) or bool(_combination(path))
+
+
+def parse_config(text: str, place: str) -> dict:
+    """Return the keys and values of a config that is not in a file of its own.
+
+    Args:
+        text: YAML, as in a file.
+        place: its name in error messages.
+
+    Raises:
+        InputError: as in `read_config_file`; or the config has a _BASE_.
+    """
+    tree = _parse(text.encode(errors="replace"), place)
+    if BASE_KEY in tree:
+        raise InputError(f"{place} has a _BASE_, but there is no folder to look for it")
+    return tree
 
 
 def _read_with_bases(path: str, place: str, readers: list[str], read: list[str]) -> dict:
@@ -60,15 +101,13 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
     read.append(identity)
     pair = _combination(path)
     tree = {BASE_KEY: pair} if pair else _parse(_read_bytes(path, place), place)
-    if not isinstance(tree, dict):
-        raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
     bases = tree.pop(BASE_KEY, [])
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
         raise InputError(f"{place}: its _BASE_ is not a file name or a list of file names")
     result: dict = {}
     for base in bases:
-        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        base = locate(os.path.expanduser(base), os.path.dirname(path))
         base_place = f"config {base} (_BASE_ of {path})"
         _merge(_read_with_bases(base, base_place, [*readers, identity], read), result, base_place)
     _merge(tree, result, place)
@@ -108,12 +147,12 @@ def _read_bytes(path: str, place: str) -> bytes:
             with open(path, "rb") as file:
                 content = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        hint = nearest(os.path.basename(path), names_in(os.path.dirname(path)))
+        folders = {os.path.dirname(path), os.path.dirname(_packaged(path) or path)}
+        names = [name for folder in sorted(folders) for name in names_in(folder)]
+        hint = nearest(os.path.basename(path), names)
         raise InputError(f"{place} cannot be read: {error.strerror}.{hint}") from error
     if not is_regular:
         raise InputError(f"{place} is not a regular file: give the path of a YAML file")
-    if len(content) > _MOST_BYTES:
-        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is not a config")
     return content
 
 
@@ -209,9 +248,11 @@ def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
         keys.add(key.value)
 
 
-def _parse(content: bytes, place: str) -> object:
+def _parse(content: bytes, place: str) -> dict:
+    if len(content) > _MOST_BYTES:
+        raise InputError(f"{place} has more than {_MOST_BYTES} bytes, so it is not a config")
     try:
-        return yaml.load(content, Loader=_Loader)
+        tree = yaml.load(content, Loader=_Loader)
     except yaml.constructor.ConstructorError as error:
         raise InputError(
             f"{place} is refused, since it is not plain YAML: {_describe(error)}"
@@ -220,6 +261,9 @@ def _parse(content: bytes, place: str) -> object:
         raise InputError(f"{place} is not valid YAML: {_describe(error)}") from error
     except RecursionError as error:
         raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
+    return tree
 
 
 def _describe(error: yaml.YAMLError) -> str:

@@ -1,6 +1,9 @@
 """Import a user's own modules, which register heads, data sets or regularizers (--import).
 
-An imported module may define `add_config(cfg)`: it adds the keys of the module to a config.
+An imported module may define two functions:
+
+- `add_config(cfg)` adds the keys of the module to a config.
+- `build_writers(cfg)` returns detectron2 `EventWriter`s. A training gives them its metrics.
 
 This module does not import PyTorch or detectron2.
 """
@@ -9,7 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -18,13 +21,16 @@ from sar.errors import InputError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+    from detectron2.utils.events import EventWriter
 
 # Functions that add keys to every config that is loaded in this process.
 config_functions: list[Callable[["CfgNode"], None]] = []
+# Functions that build more writers of metrics for every training in this process.
+writer_functions: list[Callable[["CfgNode"], Sequence["EventWriter"]]] = []
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Import modules, and use their `add_config` in every config that is loaded later.
+    """Import modules, and use their `add_config` and `build_writers` in this process from now on.
 
     Args:
         names: module names, or paths of .py files. A module is also looked for in the current
@@ -37,6 +43,8 @@ def import_modules(names: Iterable[str]) -> None:
         module = _import_file(name) if name.endswith(".py") else _import_module(name)
         if hasattr(module, "add_config"):
             add_config_function(module.add_config)
+        if hasattr(module, "build_writers") and module.build_writers not in writer_functions:
+            writer_functions.append(module.build_writers)
 
 
 def add_config_function(function: Callable[["CfgNode"], None]) -> None:

@@ -6,22 +6,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from sar.checkpoints.array_pickle import load_arrays
 from sar.checkpoints.classes import Classes
-from sar.checkpoints.tensor_file import first_sentence, load_tensors
+from sar.checkpoints.inference_file import TRAINING_ONLY, inference_state
+from sar.checkpoints.tensor_file import first_sentence, load_tensors, save_tensors
 from sar.errors import InputError, dimensions, listed
 from sar.files.atomic import atomic_path, write_atomically
 from sar.files.disk import disk_error
-from sar.files.run_folder import CHECKPOINT, LAST_CHECKPOINT, previous_runs
+from sar.files.run_folder import CHECKPOINT, INFERENCE_MODEL, LAST_CHECKPOINT, previous_runs
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import Detectron2Handler
-
-# First parts of the names of weights that inference does not use.
-TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -32,8 +28,9 @@ class Checkpointer(DetectionCheckpointer):
     - `model_0000499.pth`, ...: the latest states, named by the last finished iteration.
     - `model_final.pth`: the state at the end.
     - `model_best.pth`: the best state by a metric.
-    - `last_checkpoint`: the name of the latest checkpoint, except model_best.pth. After a crash at
-      any time, it names a complete file.
+    - `model_inference.pth`: the weights at the end, with classes and config, for predictions.
+    - `last_checkpoint`: the name of the latest checkpoint to resume. After a crash at any time, it
+      names a complete file.
 
     Args:
         model, save_dir, checkpointables: as in DetectionCheckpointer.
@@ -143,20 +140,30 @@ class Checkpointer(DetectionCheckpointer):
             state["classes"] = asdict(self.classes)
         state.update({key: item.state_dict() for key, item in self.checkpointables.items()})
         state.update(kwargs)
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        self._write(f"{name}.pth", state, is_last=is_last)
+
+    def save_for_inference(self, config: str, iteration: int) -> None:
+        """Save model_inference.pth, see `inference_state`. Errors as in `save`.
+
+        Args:
+            config: from `sar.config.portable_config`.
+            iteration: the last one that was trained.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = inference_state(self.model, self.classes, config)
+        self._write(INFERENCE_MODEL, {**state, "iteration": iteration}, is_last=False)
+
+    def _write(self, name: str, state: dict, *, is_last: bool) -> None:
+        path = os.path.join(self.save_dir, name)
         self.logger.info(f"Saving checkpoint to {path}")
         try:
-            # torch's own writer does not report a full disk, but a Python file does.
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                torch.save(state, file)
+            with atomic_path(path) as temporary:
+                save_tensors(state, temporary)
             if is_last:
-                self.tag_last_checkpoint(f"{name}.pth")
-        except (OSError, RuntimeError) as error:
-            # torch turns an OSError into a RuntimeError; other RuntimeErrors are not about disks
-            reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
-                raise
-            raise disk_error(path, reason) from error
+                self.tag_last_checkpoint(name)
+        except OSError as error:
+            raise disk_error(path, error) from error
 
     def save_iteration(self, iteration: int) -> None:
         """Save the state after an iteration, and delete the oldest checkpoints beyond `kept`."""

@@ -1,4 +1,4 @@
-"""Read a file of torch.save safely: no code in it is executed, and damage is detected."""
+"""Write files of torch.save, and read them safely: no code is executed, and damage is detected."""
 
 import os
 import pickle
@@ -29,6 +29,22 @@ def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
             "only. If you trust its source, save its tensors again"
         ) from error
     return content if "model" in content else {"model": content}
+
+
+def save_tensors(content: dict, filename: str | os.PathLike) -> None:
+    """Write a file of torch.save.
+
+    Raises:
+        OSError: the file cannot be written, as on a full disk.
+    """
+    try:
+        with open(filename, "wb") as file:  # torch's own writer does not report a full disk
+            torch.save(content, file)
+    except RuntimeError as error:
+        # torch turns an OSError into a RuntimeError; other RuntimeErrors are not about disks
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _verify(path: str | os.PathLike) -> None:

@@ -8,6 +8,7 @@ metrics.json                    a line of scalars every few iterations
 events.out.tfevents.*           the same, and pictures, for TensorBoard
 class_frequency.json            how frequent each class is in the training set
 model_*.pth                     checkpoints, see `sar.checkpoints.checkpointer`
+model_inference.pth             weights, classes and config for predictions, written at the end
 last_checkpoint                 the name of the checkpoint that --resume takes
 inference/DATA_SET/             evaluations by the training itself, of its latest weights:
     sem_seg_evaluation.json         metrics, confusion matrix, and what was evaluated
@@ -43,6 +44,7 @@ LOG = "log.txt"
 METRICS = "metrics.json"
 CLASS_FREQUENCY = "class_frequency.json"
 LAST_CHECKPOINT = "last_checkpoint"
+INFERENCE_MODEL = "model_inference.pth"
 INFERENCE = "inference"
 EVALUATION = "sem_seg_evaluation.json"
 LOCK = ".sar-run.lock"
@@ -50,7 +52,7 @@ LOCK = ".sar-run.lock"
 CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
 _PROJECT = "detectron2-sar"
-_FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT)
+_FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT, INFERENCE_MODEL)
 _MORE_FILES = re.compile(
     rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|config-until-[\d-]+\.yaml|"
     rf"{CHECKPOINT.pattern}"

@@ -80,7 +80,7 @@ class Predictor:
 
         from sar.prediction.predictor import Predictor
 
-        predictor = Predictor.load("config.yaml", "MODEL.WEIGHTS", "model_final.pth")
+        predictor = Predictor.load("model_inference.pth")
         predictor("street.jpg").overlay().show()
         predictions = predictor.predict_all(read_video("drive.mp4"))  # from sar.data.video
 
@@ -114,8 +114,10 @@ class Predictor:
         self.num_threads = num_threads
 
     @classmethod
-    def load(cls, config_file: str, *overrides: str) -> "Predictor":
-        """Build the predictor of a config, with KEY, VALUE pairs as on the command line.
+    def load(cls, config_file: str | os.PathLike, *overrides: str) -> "Predictor":
+        """Build the predictor of model_inference.pth, or of a config with MODEL.WEIGHTS.
+
+        The overrides are KEY, VALUE pairs, as on the command line.
 
         TEST.MODE and TEST.AUG set the inference mode, MODEL.DEVICE sets the device, and
         DATALOADER.NUM_WORKERS sets the number of threads that read ahead.

@@ -1,4 +1,4 @@
-"""Write the checkpoints of a training."""
+"""Write the checkpoints of a training, and the file for predictions."""
 
 import logging
 
@@ -59,3 +59,22 @@ class CheckpointHook(HookBase):
                 f"of this evaluation.{nearest(self.best_metric, scalars)}"
             )
             self.best_metric = ""
+
+
+class InferenceFileHook(HookBase):
+    """Write model_inference.pth after a training that reached its last iteration.
+
+    The weights equal the weights in model_final.pth. If a run is killed before or during the write,
+    the resumed run writes the file.
+
+    Args:
+        config: from `sar.config.portable_config`.
+    """
+
+    def __init__(self, checkpointer: Checkpointer, config: str) -> None:
+        self.checkpointer = checkpointer
+        self.config = config
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:  # and not ended by an error
+            self.checkpointer.save_for_inference(self.config, self.trainer.max_iter - 1)

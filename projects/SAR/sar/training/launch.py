@@ -30,6 +30,7 @@ def argument_parser() -> ArgumentParser:
     and `dist_url` is "auto" (a free port of this machine).
     """
     parser = cli.Parser(
+        prog=cli.command or None,
         description="Train and evaluate the model of a config.",
         epilog=cli.epilog(EXAMPLES, EXIT_CODES),
         formatter_class=RawDescriptionHelpFormatter,
@@ -78,6 +79,8 @@ def run(
     """
     args = argument_parser().parse_args()
     args.add_config = add_config
+    if not args.quiet and os.environ.get("RANK", "0") == "0":
+        cli.note_packaged_configs(args)
     from sar.training import processes
 
     if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys():

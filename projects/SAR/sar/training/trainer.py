@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.checkpoints.checkpointer import Checkpointer
 from sar.checkpoints.classes import Classes
+from sar.config import portable_config
 from sar.data import loader
 from sar.data.class_frequency import class_frequency_of
 from sar.data.datasets import load_dataset
@@ -38,7 +39,7 @@ from sar.modeling.build import build_model
 from sar.modeling.inference import check_pooling, inference_model
 from sar.modeling.taps import find_classifier
 from sar.solver import build_lr_scheduler, build_optimizer, follow_base_rates
-from sar.training.checkpoint_hooks import CheckpointHook
+from sar.training.checkpoint_hooks import CheckpointHook, InferenceFileHook
 from sar.training.history import TensorboardWriter, cut_metrics, restore_storage, storage_state
 from sar.training.hooks import (
     LOG_PERIOD,
@@ -57,6 +58,7 @@ from sar.training.restart import note_begun
 from sar.training.sigterm import Sigterm
 from sar.training.step import TrainingStep
 from sar.training.summary import describe_training
+from sar.user_code import writer_functions
 
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.engine import DefaultTrainer, hooks
@@ -427,6 +429,7 @@ class Trainer(DefaultTrainer):
                     eval_period=cfg.TEST.EVAL_PERIOD,
                     best_metric=cfg.TEST.BEST_METRIC if cfg.DATASETS.TEST else "",
                 ),
+                InferenceFileHook(self.checkpointer, portable_config(cfg)),
             ),
         ]
 
@@ -436,6 +439,8 @@ class Trainer(DefaultTrainer):
         return [
             CommonMetricPrinter(self.max_iter),
             JSONWriter(os.path.join(output_dir, METRICS)),
+            *(writer for build in writer_functions for writer in build(self.cfg)),
+            # Last, because it clears the pictures.
             TensorboardWriter(output_dir, purge_step=self._first_logged() or None),
         ]
 
