@@ -262,7 +262,7 @@ def test_your_data_can_be_followed(tmp_path):
 
     text = "\n".join(blocks("your-data.md", "sh"))
     lines = [line for line in re.sub(r" *\\\n\s*", " ", text).splitlines() if line]
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         if line.startswith("python train_net.py"):
             line += " SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0"
@@ -273,13 +273,15 @@ def test_your_data_can_be_followed(tmp_path):
     assert {
         "output/folder_example_data_train/folder_example_data_train_classes.png",
         "output/folder_example_data_train/folder_example_data_train_samples.jpg",
-        "output/Folder/sar_sem_fpn_R_18/model_final.pth",
-        "output/Folder/baseline_sem_fpn_R_18/model_final.pth",
-        "output/Folder/sar_sem_fpn_R_18/inference/model_best/folder_example_data_test/"
-        "sem_seg_evaluation.json",
+        "output/Folder/recommended_sem_fpn_efficientnet_lite0/model_final.pth",
+        "output/Folder/baseline_sem_fpn_efficientnet_lite0/model_final.pth",
+        "output/Folder/recommended_sem_fpn_efficientnet_lite0/inference/model_best/"
+        "folder_example_data_test/sem_seg_evaluation.json",
         "output/predictions/overlays/0000.jpg",
         "output/overlay.png",
         "output/report.html",
+        "output/rare_classes.png",
+        "output/model.onnx",
     } <= written
 
 

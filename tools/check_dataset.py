@@ -337,11 +337,10 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
     if plain != args.config_file:
         print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
     if args.folder is not None:
-        command = (
-            f"python tools/compare.py --folder {shlex.quote(args.folder)} --config-file {plain}"
-        )
         plain_keys.pop("DATASETS.FOLDER")
-        print(f"To compare methods:\n{format_command(command, plain_keys)}")
+        options = {"--folder": args.folder, "--config-file": plain}
+        command = format_command("python tools/compare.py", options | plain_keys)
+        print(f"To compare methods:\n{command}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(find_config(args.config_file), pairs)

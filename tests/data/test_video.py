@@ -1,5 +1,4 @@
 import struct
-import subprocess
 import sys
 
 import numpy as np
@@ -153,8 +152,3 @@ def test_without_opencv_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match="pip install opencv-python"):
             call()
-
-
-def test_images_are_predicted_without_opencv():
-    code = "import sys; sys.modules['cv2'] = None; import sar, sar.prediction.predictor"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

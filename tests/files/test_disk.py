@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sar.errors import InputError
-from sar.evaluation import evaluator
+from sar.evaluation import predictions_file, results_file
 from sar.files.disk import require_folder, writing_to
 from sar.training.trainer import Trainer
 
@@ -72,9 +72,15 @@ def test_events_on_a_full_disk_end_the_training(overrides, monkeypatch, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("writer", ["write_atomically", "atomic_path", "append"])
-def test_results_on_a_full_disk_end_the_evaluation(writer, overrides, monkeypatch):
-    owner = evaluator._JsonPredictions if writer == "append" else evaluator
+@pytest.mark.parametrize(
+    "owner, writer",
+    [
+        (results_file, "write_atomically"),
+        (predictions_file, "atomic_path"),
+        (predictions_file.PredictionsFile, "append"),
+    ],
+)
+def test_results_on_a_full_disk_end_the_evaluation(owner, writer, overrides, monkeypatch):
     monkeypatch.setattr(owner, writer, no_space)
     with pytest.raises(InputError, match="No space left on device.*Make room"):
         train([*overrides, "TEST.SAVE_JSON", "True", "TEST.EVAL_PERIOD", "1"])

@@ -105,8 +105,11 @@ def test_the_bar_counts_iterations_and_leaves_out_failed_trainings(tmp_path, cap
 
 
 @pytest.mark.parametrize("stopped, error", [("SIGTERM", SystemExit), ("SIGINT", KeyboardInterrupt)])
-def test_running_trainings_are_stopped_with_the_program(tmp_path, stopped, error):
+def test_running_trainings_are_stopped_with_the_program(tmp_path, stopped, error, request):
     before = signal.getsignal(signal.SIGTERM)
+    # A shell starts its background jobs with SIGINT ignored.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
 
     def start(cell, gpu):
         if cell.seed == 3:

@@ -108,6 +108,24 @@ def test_output_stride_dilates():
     assert [tuple(f.shape[2:]) for f in features.values()] == [(10, 12)] + 3 * [(5, 6)]
 
 
+@pytest.mark.parametrize("output_stride", [16, 32])
+def test_padding_of_tensorflow_is_fixed_and_equal(output_stride):
+    """Its sizes are multiples of the stride, so the padding does not depend on the image."""
+    name = "tf_efficientnet_lite0"
+    backbone = TimmBackbone(name=name, output_stride=output_stride).eval()
+    options = {} if output_stride == 32 else {"output_stride": output_stride}
+    published = timm.create_model(name, num_classes=0, **options).eval()
+    published.load_state_dict(backbone.body.state_dict(), strict=False)
+    assert not any(isinstance(m, timm.layers.Conv2dSame) for m in backbone.modules())
+    assert any(isinstance(m, timm.layers.Conv2dSame) for m in published.modules())
+    images = torch.randn(2, 3, 7 * output_stride, 3 * output_stride)
+    with torch.no_grad():
+        expected = published.forward_intermediates(images, intermediates_only=True)[1:]
+        features = backbone(images)
+    for feature, wanted in zip(features.values(), expected, strict=True):
+        assert torch.equal(feature, wanted)
+
+
 def test_images_of_other_channels():
     backbone = TimmBackbone(name="resnet18", in_channels=5)
     assert backbone(torch.randn(1, 5, 64, 64))["res5"].shape == (1, 512, 2, 2)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sar.errors import InputError, nearest
@@ -103,6 +104,7 @@ class TimmBackbone(Backbone):
             body.head = nn.Identity()  # earlier versions of timm leave a norm here
         if pretrained or checkpoint:
             require_all(body, missing, name, checkpoint)
+        _fix_padding(body)
         self.body = body
         self._freeze(freeze_at)
         _convert_batch_norms(body, norm)
@@ -314,6 +316,47 @@ def _levels(strides: Sequence[int]) -> list[str]:
         level = int(math.log2(stride))
         levels.append(max(level, levels[-1] + 1) if levels else level)
     return [f"res{level}" for level in levels]
+
+
+class _PaddedConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's "SAME" padding of images whose sides the stride divides.
+
+    The extra row and column are at the end. timm's `Conv2dSame` computes the padding from the size
+    of each image. torch.export then needs minutes for a model, because its sizes are symbols.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.sides = []
+        for kernel, stride, dilation in zip(
+            self.kernel_size[::-1], self.stride[::-1], self.dilation[::-1], strict=True
+        ):
+            total = max(dilation * (kernel - 1) + 1 - stride, 0)
+            self.sides += [total // 2, total - total // 2]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.pad(x, self.sides))
+
+
+def _fix_padding(module: nn.Module) -> None:
+    """Replace the convolutions below `module` whose padding depends on the size of the image."""
+    from timm.layers import Conv2dSame
+
+    for name, child in module.named_children():
+        if isinstance(child, Conv2dSame):
+            setattr(module, name, _PaddedConv2d(child))
+        else:
+            _fix_padding(child)
 
 
 def _convert_batch_norms(
