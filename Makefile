@@ -11,7 +11,7 @@ MARKER := $(VENV)/.made-by-detectron2-sar
 # The demo trains one network twice, with the same seed and number of steps.
 DEMO_CONFIGS := configs/LongTailShapes
 DEMO_MODEL := sem_fpn_efficientnet_lite0.yaml
-DEMO_KEYS := SOLVER.MAX_ITER 300 SEED 0
+DEMO_KEYS := SOLVER.MAX_ITER 260 SEED 0
 DEMO := output/demo
 DEMO_RUNS := plain=$(DEMO)/plain recommended=$(DEMO)/recommended
 
