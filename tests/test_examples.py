@@ -45,6 +45,7 @@ def read_table(path: Path) -> dict[str, dict[str, float]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "smaller", "steps", "floor", "columns"),
     [

@@ -8,7 +8,7 @@ from .runs import metrics, train
 @pytest.mark.parametrize(
     "kind, loss",
     [
-        ("baseline", ""),
+        pytest.param("baseline", "", marks=pytest.mark.slow),
         ("sar_ceco", ""),
         pytest.param("baseline", "focal + dice + lovasz", marks=pytest.mark.slow),
     ],

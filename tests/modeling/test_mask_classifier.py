@@ -98,6 +98,7 @@ def test_a_batch_without_a_label(batch):
     assert losses["loss_mask"] == losses["loss_dice"] == losses["loss_ceco"] == 0
 
 
+@pytest.mark.slow
 def test_it_learns(batch):
     """A few steps on two images reduce the loss and find the classes."""
     labels = torch.zeros(64, 64, dtype=torch.int64)

@@ -274,6 +274,7 @@ def test_the_options_are_detectron2s_and_three_more():
     assert vars(launch.argument_parser().parse_args(words)).items() >= theirs.items()
 
 
+@pytest.mark.slow
 def test_several_lines_of_an_error_pass_from_a_process_to_its_launcher(start):
     body = 'raise InputError("two problems:", "  a.png", f"  b{chr(10)}error: forged.png")'
     code, _, err = finish(start(body, "--num-gpus", "0", "--num-processes", "2"))
