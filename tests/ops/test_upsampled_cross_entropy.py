@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_on_a_gpu(shape, stride, size, triton, monkeypatch):
 INTERPRETED = """
 import torch
 from sar.ops import upsampled_cross_entropy_triton as kernels
-from test_upsampled_cross_entropy import IGNORE, draw, plain
+from tests.ops.test_upsampled_cross_entropy import IGNORE, draw, plain
 
 for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
     # Several blocks of pixels, classes and columns; then odd strides, crops and borders.
@@ -188,7 +189,7 @@ print("equal")
 @pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
 def test_the_kernels_in_tritons_interpreter():
     # It is chosen for a whole process, when Triton is imported.
-    paths = [os.path.dirname(__file__), *sys.path]
+    paths = [str(Path(__file__).parents[2]), *sys.path]
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(
         [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True
