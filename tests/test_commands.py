@@ -47,7 +47,7 @@ SMALL = {
     "export.py": "",
     "report.py": "--images 2",
     "rare_classes.py": "--classes 1",
-    "compare.py": "--seeds 1 --iterations 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 "
+    "compare.py": "--methods two.yaml --seeds 1 --iterations 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 "
     "INPUT.CROP.SIZE 64,64 INPUT.MIN_SIZE_TRAIN 64,64",
     "check_dataset.py": "",
     "analyze_model.py": "",
@@ -119,6 +119,7 @@ def prepare_folder(folder):
     for name in ("configs", "tools", "examples", "docs", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
     write_data_set(folder / "mine")
+    (folder / "two.yaml").write_text("plain: {}\nSAR: {_BASE_: configs/methods/sar.yaml}\n")
     page = (ROOT / "docs" / "your-head.md").read_text()  # its files begin with their names
     for name, content in re.findall(r"^```\w+\n# ([\w.]+).*?\n(.*?)^```$", page, re.S | re.M):
         (folder / name).write_text(content)
@@ -152,7 +153,7 @@ def run(words, folder):
     if any("*" in word for word in words):  # a shell expands it
         command = ["bash", "-c", " ".join(words)]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
