@@ -47,8 +47,8 @@ SMALL = {
     "export.py": "",
     "report.py": "--images 2",
     "rare_classes.py": "--classes 1",
-    "compare.py": "--methods two.yaml --seeds 1 --iterations 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 "
-    "INPUT.CROP.SIZE 64,64 INPUT.MIN_SIZE_TRAIN 64,64",
+    "compare.py": "--methods two.yaml --seeds 1 --iterations 2 SOLVER.IMS_PER_BATCH 2 "
+    "DATALOADER.NUM_WORKERS 0 INPUT.CROP.SIZE 64,64 INPUT.MIN_SIZE_TRAIN 64,64",
     "check_dataset.py": "",
     "analyze_model.py": "",
     "import_dataset.py": "",
