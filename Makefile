@@ -11,7 +11,7 @@ MARKER := $(VENV)/.made-by-detectron2-sar
 # The demo trains one network twice, with the same seed and number of steps.
 DEMO_CONFIGS := configs/LongTailShapes
 DEMO_MODEL := sem_fpn_efficientnet_lite0.yaml
-DEMO_KEYS := SOLVER.MAX_ITER 260 SEED 0
+DEMO_KEYS := SOLVER.MAX_ITER 300 SEED 0 TEST.PICTURES 0
 DEMO := output/demo
 DEMO_RUNS := plain=$(DEMO)/plain recommended=$(DEMO)/recommended
 
@@ -29,7 +29,7 @@ demo: $(READY) ## train a plain and a recommended model on generated images, and
 	$(BIN)/python train_net.py --config-file $(DEMO_CONFIGS)/recommended_$(DEMO_MODEL) \
 		OUTPUT_DIR $(DEMO)/recommended $(DEMO_KEYS)
 	$(BIN)/python tools/rare_classes.py $(DEMO_RUNS) --output $(DEMO)/rare_classes.png
-	$(BIN)/python tools/report.py $(DEMO_RUNS) --output $(DEMO)/report.html
+	$(BIN)/python tools/report.py $(DEMO_RUNS) --images 8 --output $(DEMO)/report.html
 
 .PHONY: test
 test: $(READY) ## run all tests except the slow ones

@@ -45,7 +45,7 @@ def test_yaml_is_of_known_keys(text, tmp_path):
 def test_commands_name_keys_that_are_there():
     known = load_config()
     keys = re.findall(r"\b(?:MODEL|DATALOADER|TEST|SOLVER|DATASETS)(?:\.[A-Z_]+)+\b", README)
-    assert len(keys) >= 4
+    assert keys
     for key in keys:
         node = known
         for part in key.split("."):
