@@ -10,7 +10,7 @@ RUN apt-get update \
 WORKDIR /opt/sar
 COPY Makefile LICENSE pyproject.toml setup.cfg requirements*.lock ./
 COPY projects/SAR/sar/__init__.py projects/SAR/sar/
-RUN make setup && rm -rf /root/.cache
+RUN PIP_NO_CACHE_DIR=1 make setup
 
 COPY README.md train_net.py ./
 COPY configs configs
@@ -21,6 +21,6 @@ ENV PATH=/opt/sar/.venv/bin:$PATH
 # `--user` of docker run may be a user without a name and a home folder.
 ENV HOME=/tmp LOGNAME=user
 # Mount the folder with your data here. Results and downloaded weights are written here too.
-WORKDIR /work
-ENV FVCORE_CACHE=/work/.cache
+WORKDIR /workspace
+ENV FVCORE_CACHE=/workspace/.cache
 CMD ["sar-train", "--help"]

@@ -54,7 +54,7 @@ def test_docker_sets_up_as_the_makefile_does():
     assert f"python{python}" in (ROOT / "Makefile").read_text()
     page = (ROOT / "docs" / "install.md").read_text()
     (run,) = re.findall(r"docker run .*", page)
-    assert "--shm-size 8g" in run and "/work" in run and "WORKDIR /work" in LINES
+    assert "--shm-size 8g" in run and ":/workspace" in run and "WORKDIR /workspace" in LINES
 
 
 @pytest.mark.skipif(
