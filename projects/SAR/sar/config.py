@@ -326,12 +326,8 @@ def portable_config(cfg: CfgNode) -> str:
     Keys of this machine and its data are left out, so that the text describes the model and its
     training only: it goes into the file of `sar.checkpoints.inference_file`.
     """
-    defaults = load_config()
-    known = set(leaves(defaults))
     tree = CfgNode()
-    for key in leaves(cfg):
-        if key in known and lookup(cfg, key) == lookup(defaults, key):
-            continue
+    for key in changed_keys(cfg):
         if any(f"{key}.".startswith(f"{local}.") for local in _LOCAL):
             continue
         *groups, name = key.split(".")
@@ -340,6 +336,15 @@ def portable_config(cfg: CfgNode) -> str:
             node = node.setdefault(group, CfgNode())
         node[name] = lookup(cfg, key)
     return tree.dump()
+
+
+def changed_keys(cfg: CfgNode) -> list[str]:
+    """Return the dotted keys of a config that differ from the defaults, or are not among them."""
+    defaults = load_config()
+    known = set(leaves(defaults))
+    return [
+        key for key in leaves(cfg) if key not in known or lookup(cfg, key) != lookup(defaults, key)
+    ]
 
 
 @contextmanager
@@ -362,9 +367,8 @@ def building(cfg: CfgNode, what: str, *groups: str, **parts: tuple[str, ...]) ->
     except Exception as error:  # detectron2 and torch assert and raise what they like
         called = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
         groups = next((keys for name, keys in parts.items() if name in called), groups)
-        defaults = load_config()
-        keys = [key for group in groups for key in leaves(lookup(defaults, group), f"{group}.")]
-        changed = [key for key in keys if lookup(cfg, key) != lookup(defaults, key)]
+        prefixes = tuple(f"{group}." for group in groups)
+        changed = [key for key in changed_keys(cfg) if key.startswith(prefixes)]
         raise InputError(
             f"no {what} can be built from {', '.join(groups)}: {describe_exception(error)}. Of "
             f"these keys, the config sets {listed(changed, 30) or 'none'}"

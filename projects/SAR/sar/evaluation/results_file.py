@@ -8,7 +8,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from sar.config import leaves, load_config, lookup
+from sar.config import changed_keys, lookup
 from sar.data.class_frequency import fingerprint_of
 from sar.data.datasets import load_dataset
 from sar.errors import InputError
@@ -100,13 +100,7 @@ def _last_iteration(cfg: CfgNode) -> int | None:
 
 def _settings(cfg: CfgNode) -> dict:
     """Return the keys of a config that differ from the defaults, with their values."""
-    defaults = load_config()
-    known = set(leaves(defaults))
-    return {
-        key: _plain(lookup(cfg, key))
-        for key in leaves(cfg)
-        if key not in known or lookup(cfg, key) != lookup(defaults, key)
-    }
+    return {key: _plain(lookup(cfg, key)) for key in changed_keys(cfg)}
 
 
 def _plain(value: object) -> object:
