@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -72,3 +73,19 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(lock.fcntl, "lockf", refuse)
     lock.hold(tmp_path)
     assert "cannot be locked (Operation not supported)" in caplog.text
+
+
+def test_the_folder_may_be_created_by_others_at_the_same_time(tmp_path):
+    folders = [tmp_path / "runs" / str(i) for i in range(500)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lock.create, [folder for folder in folders for _ in range(4)]):
+            pass
+    assert all(folder.is_dir() for folder in folders)
+    lock.release()
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "output").write_text("mine")
+    with pytest.raises(FileExistsError):
+        lock.create(tmp_path / "output")

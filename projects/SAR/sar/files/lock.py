@@ -30,9 +30,13 @@ def create(folder: str | os.PathLike) -> None:
         OSError: it cannot be created.
     """
     folder = Path(os.path.realpath(folder))
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
         _created.append(folder)
+    except FileExistsError:  # maybe just now, by the run's process on another machine
+        if not folder.is_dir():
+            raise
 
 
 def hold(folder: str | os.PathLike) -> None:
