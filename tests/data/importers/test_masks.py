@@ -2,13 +2,16 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sar.data.importers import mask_folders
 from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
+from sar.data.importers.tree import Tree
 from sar.errors import InputError
 
 from .miniature import COLORS, NAMES, SIZE, assert_equal, full_scene, labels, run, save, scenes
@@ -334,6 +337,20 @@ def test_more_than_255_classes_have_16_bits(tmp_path):
         root, tmp_path / "b", options=Options(renamed=[("class_255", "class_0")])
     ).values()
     assert (label == "class_0").sum() == (ids % 256 == 0).sum() + (ids % 256 == 255).sum()
+
+
+def test_a_folder_of_masks_inside_the_source(tmp_path, monkeypatch):
+    """The masks are no images, even if one path is absolute and the other is not."""
+    found = full_scenes(2)
+    root = export(tmp_path / "masks", found, as_ids, "{}.jpg", "gold/{}.png")
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    save(root / "gold/more.png", as_ids(found[0]))  # would be an image without a mask
+    monkeypatch.chdir(tmp_path)
+    for labels_folder in ("masks/gold", root / "gold"):
+        tree = Tree(Path("masks"))
+        source = mask_folders.read(tree, Options(labels=Path(labels_folder)))
+        assert [item.image.name for item in source.items] == ["a0.jpg", "a1.jpg"]
+        assert [note for note in source.notes if "without a mask" in note] == []
 
 
 def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):

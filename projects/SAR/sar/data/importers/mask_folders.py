@@ -12,6 +12,7 @@ removed from both paths. What remains must be equal. Other names of folders need
 --labels.
 """
 
+import os
 import re
 from collections import defaultdict
 from functools import partial
@@ -83,14 +84,16 @@ _Key = tuple[str | None, str]
 def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], dict[_Key, Path]]:
     """Return the image, with its name in the new data set, and the mask for each key."""
     image_tree = Tree(options.images) if options.images else tree
+    label_folder = os.path.abspath(options.labels) if options.labels else None
     label_tree = Tree(options.labels) if options.labels else tree
     images: dict[_Key, tuple[Path, str]] = {}
     for path in _images(image_tree):
         relative = image_tree.relative(path)
         if options.images is None and _is_label(relative, options.label_suffix):
             continue
-        if options.images is None and options.labels and path.is_relative_to(options.labels):
-            continue
+        if options.images is None and label_folder is not None:
+            if Path(os.path.abspath(path)).is_relative_to(label_folder):
+                continue
         key = _key(relative, _IMAGE_ENDS)
         if key in images:
             raise InputError(

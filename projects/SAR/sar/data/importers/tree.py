@@ -103,7 +103,8 @@ class Tree:
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
-            shared = os.path.commonpath([path.parent, near.parent])
+            # One of the two may be relative: the source and --images are as the user wrote them.
+            shared = os.path.commonpath([os.path.abspath(file.parent) for file in (path, near)])
             return common, len(Path(shared).parts)
 
         best = max(map(rank, candidates))
