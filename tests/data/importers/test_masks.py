@@ -339,6 +339,17 @@ def test_more_than_255_classes_have_16_bits(tmp_path):
     assert (label == "class_0").sum() == (ids % 256 == 0).sum() + (ids % 256 == 255).sum()
 
 
+def test_images_with_and_without_a_split(tmp_path):
+    root = export(tmp_path / "masks", full_scenes(2), as_ids)
+    export(root, full_scenes(2, "b"), as_ids, "images/{}.jpg", "labels/{}.png")
+    save(root / "images/train/alone.jpg", scenes(1)[0].image)
+    save(root / "images/alone.jpg", scenes(1)[0].image)
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    with pytest.raises(InputError, match="2 of 4 images have no split, but others have one"):
+        run(root, tmp_path / "mine")
+    assert len(run(root, tmp_path / "mine", shares=[1])) == 4
+
+
 def test_a_folder_of_masks_inside_the_source(tmp_path, monkeypatch):
     """The masks are no images, even if one path is absolute and the other is not."""
     found = full_scenes(2)

@@ -72,13 +72,15 @@ def read(tree: Tree, options: Options) -> Source:
         return values.draw(mask)
 
     items = [
-        Item(images[key][0], images[key][1], key[0], partial(draw, masks[key])) for key in keys
+        Item(images[key][0], images[key][1], key[0] or None, partial(draw, masks[key]))
+        for key in keys
     ]
     return Source(values.classes, items, [masks[key] for key in keys], notes)
 
 
-# The split, and what remains of a path without words for splits, images and masks.
-_Key = tuple[str | None, str]
+# The split ("" for none, so that keys can be sorted), and what remains of a path without words for
+# splits, images and masks.
+_Key = tuple[str, str]
 
 
 def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], dict[_Key, Path]]:
@@ -144,7 +146,7 @@ def _key(path: PurePosixPath, *ends: re.Pattern) -> _Key:
     name = plain_name(path)
     for end in ends:
         name = end.sub("", name)
-    return split_of_folders(path), name
+    return split_of_folders(path) or "", name
 
 
 def _note(number: int, what: str, paths: list[Path]) -> str:
