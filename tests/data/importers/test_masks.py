@@ -183,6 +183,28 @@ def test_palette_images_of_voc(tmp_path):
         run(root, tmp_path / "other", options=Options(classes=tmp_path / "names.txt"))
 
 
+def test_names_that_two_files_of_voc_or_roboflow_have(tmp_path):
+    """No mask may be taken for the mask of another image, and no image may be lost."""
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "voc" / year, full_scenes(2), as_ids)
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    options = Options(classes=tmp_path / "names.txt")
+    with pytest.raises(
+        InputError, match=r"VOC2007/.*a0\.png and .*VOC2012/.*a0\.png are two masks"
+    ):
+        run(tmp_path / "voc", tmp_path / "mine", options=options)
+    assert len(run(tmp_path / "voc/VOC2007", tmp_path / "one", options=options)) == 2
+    for suffix in ("jpg", "png"):
+        save(tmp_path / f"photos/a0.{suffix}", scenes(1)[0].image)
+    images = Options(images=tmp_path / "photos", classes=tmp_path / "names.txt")
+    with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images of the same name"):
+        run(tmp_path / "voc/VOC2007", tmp_path / "mine", options=images)
+    roboflow(tmp_path / "robo", full_scenes(2), "train")
+    save(tmp_path / "robo/train/a0.png", scenes(1)[0].image)
+    with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images of the same name"):
+        run(tmp_path / "robo", tmp_path / "mine")
+
+
 def roboflow(root, found, split):
     export(root, found, as_ids, f"{split}/{{}}.jpg", f"{split}/{{}}_mask.png")
     lines = ["Pixel Value, Class", *(f"{i}, {name}" for i, name in enumerate(NAMES))]

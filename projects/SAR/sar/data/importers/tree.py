@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
 from sar.data.importers.names import split_of_folders
@@ -16,6 +17,8 @@ from sar.errors import InputError, listed, nearest
 # Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
 CONVERTED_SUFFIXES = (".webp", ".jfif")
 SOURCE_SUFFIXES = IMAGE_SUFFIXES + CONVERTED_SUFFIXES
+
+Key = TypeVar("Key")
 
 
 class Tree:
@@ -131,6 +134,22 @@ class Tree:
                 f"{listed(missing, 3)}.{nearest(missing[0], there)} Give the folder of the images "
                 "with --images. If the export was made without images, export it again with them."
             )
+
+
+def add_unique(found: dict[Key, Path], key: Key, path: Path, what: str) -> None:
+    """Add a file to a table of files by their names.
+
+    Args:
+        what: how the error calls the files, such as "masks".
+
+    Raises:
+        InputError: another file has the name.
+    """
+    if (other := found.setdefault(key, path)) != path:
+        raise InputError(
+            f"{other} and {path} are two {what} of the same name: rename or remove one, or import "
+            "a folder that holds only one of them."
+        )
 
 
 def read_text(path: Path) -> str:
