@@ -21,20 +21,14 @@ from sar.errors import InputError, listed
 
 NAME = "labelstudio"
 
-_NUM_TRIED = 20  # files that `recognize` reads
 _LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio adds it to uploaded files
 
 
 def recognize(tree: Tree) -> str | None:
     """Return why the files may be Label Studio's, or None."""
-    for path in tree.with_suffix(".json")[:_NUM_TRIED]:
-        try:
-            if _is_label_studio(read_json(path)):
-                return f"{path} has tasks with annotations"
-        except InputError:  # the importer reports it
-            continue
-    return None
+    path = tree.find_json(_is_label_studio)
+    return path and f"{path} has tasks with annotations"
 
 
 def read(tree: Tree, options: Options) -> Source:
