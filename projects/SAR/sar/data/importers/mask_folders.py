@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from sar.data.datasets.folder import LABEL_SUFFIXES
 from sar.data.importers.mask_values import MaskValues, classes_of_masks
 from sar.data.importers.names import plain_name, role_of, split_of_folders
-from sar.data.importers.source import Drawing, Item, Options, Source
+from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
 from sar.errors import InputError, listed
 
@@ -68,11 +68,8 @@ def read(tree: Tree, options: Options) -> Source:
         )
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
 
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
-
     items = [
-        Item(images[key][0], images[key][1], key[0] or None, partial(draw, masks[key]))
+        Item(images[key][0], images[key][1], key[0] or None, partial(values.draw, masks[key]))
         for key in keys
     ]
     return Source(values.classes, items, [masks[key] for key in keys], notes)

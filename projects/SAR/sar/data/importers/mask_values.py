@@ -103,8 +103,11 @@ class MaskValues:
         self._reader = self._color_reader()
         self.kind = self._choose(masks)
 
-    def draw(self, path: Path) -> Drawing:
+    def draw(self, path: Path, size: tuple[int, int]) -> Drawing:
         """Return the label of a mask.
+
+        Args:
+            size: the (H, W) of the image, which `draw_upright` compares with the mask.
 
         Raises:
             InputError: the mask cannot be read, or has values without a class.

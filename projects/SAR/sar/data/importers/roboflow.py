@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sar.data.importers.mask_values import MaskValues
 from sar.data.importers.names import split_of_folders, without_suffix
-from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
+from sar.data.importers.source import Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
 from sar.errors import InputError, listed
 
@@ -62,15 +62,12 @@ def read(tree: Tree, options: Options) -> Source:
             notes.append(f"{len(rest)} {what}: {listed(sorted(rest), 3)}.")
     values = MaskValues(classes, [masks[key] for key in keys], options)
 
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
-
     items = [
         Item(
             image=images[key],
             name=images[key].with_suffix("").name,
             split=split_of_folders(tree.relative(images[key])),
-            draw=partial(draw, masks[key]),
+            draw=partial(values.draw, masks[key]),
         )
         for key in keys
     ]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from sar.data.datasets.folder import LABEL_SUFFIXES
 from sar.data.importers.mask_values import MaskValues, classes_of_masks
 from sar.data.importers.names import split_of_word, without_suffix
-from sar.data.importers.source import Drawing, Item, Options, Source
+from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
 from sar.errors import InputError, listed
 
@@ -60,10 +60,9 @@ def read(tree: Tree, options: Options) -> Source:
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
     splits, lists = _splits(tree)
 
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
-
-    items = [Item(images[key], key, splits.get(key), partial(draw, masks[key])) for key in keys]
+    items = [
+        Item(images[key], key, splits.get(key), partial(values.draw, masks[key])) for key in keys
+    ]
     return Source(values.classes, items, [*lists, *(masks[key] for key in keys)], notes)
 
 
