@@ -144,10 +144,14 @@ def test_which_annotation_counts(tmp_path, capsys):
     tasks[1]["annotations"] = [wrong, true[1]]
     tasks[2]["annotations"] = [true[2], wrong | {"was_cancelled": True}]
     root = export(tmp_path / "studio", found)
+    tasks += [task(new_scene("x"), polygon, annotations=[])]
+    tasks += [task(new_scene("y"), polygon, annotations=[wrong | {"was_cancelled": True}])]
     write_json(root / "project.json", tasks)
     assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
-    assert "2 tasks have several annotations" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 tasks have several annotations" in out
+    assert "2 tasks have no annotation, or a cancelled one. They were left out." in out
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def read(tree: Tree, options: Options) -> Source:
         InputError: a file is damaged, an image is in two tasks, or no image is there.
     """
     image_tree = Tree(options.images) if options.images else tree
-    files, found, missing, several = [], [], [], 0
+    files, found, missing, without, several = [], [], [], 0, 0
     for path in tree.with_suffix(".json"):
         content = read_json(path)
         if not _is_label_studio(content):
@@ -48,6 +48,7 @@ def read(tree: Tree, options: Options) -> Source:
             place = f"{path}, task {number} (id {task.get('id')})"
             annotations = [a for a in task["annotations"] if not a.get("was_cancelled")]
             if not annotations:
+                without += 1
                 continue
             several += len(annotations) > 1
             name = _image_name(task, place)
@@ -81,6 +82,8 @@ def read(tree: Tree, options: Options) -> Source:
     notes = []
     if missing:
         notes.append(f"{len(missing)} annotated images are not there: {listed(missing, 3)}.")
+    if without:
+        notes.append(f"{without} tasks have no annotation, or a cancelled one. They were left out.")
     if several:
         notes.append(
             f"{several} tasks have several annotations: the one marked as ground truth was taken, "
