@@ -62,23 +62,23 @@ def polygon(box):
     return entry(box, type="polygonlabels", points=points, closed=True, polygonlabels=[name])
 
 
-def rectangle(box):
-    name, x0, y0, x1, y1 = box
+def as_rectangle(box, x, y, width, height, rotation):
     return entry(
-        box, type="rectanglelabels", rectanglelabels=[name], rotation=0,
-        x=100 * x0 / SIZE[1], y=100 * y0 / SIZE[0],
-        width=100 * (x1 - x0) / SIZE[1], height=100 * (y1 - y0) / SIZE[0],
+        box, type="rectanglelabels", rectanglelabels=[box[0]], rotation=rotation,
+        x=100 * x / SIZE[1], y=100 * y / SIZE[0],
+        width=100 * width / SIZE[1], height=100 * height / SIZE[0],
     )  # fmt: skip
+
+
+def rectangle(box):
+    _, x0, y0, x1, y1 = box
+    return as_rectangle(box, x0, y0, x1 - x0, y1 - y0, rotation=0)
 
 
 def turned(box):
     """A rectangle with swapped sides, turned clockwise around its corner."""
-    name, x0, y0, x1, y1 = box
-    return entry(
-        box, type="rectanglelabels", rectanglelabels=[name], rotation=90,
-        x=100 * x1 / SIZE[1], y=100 * y0 / SIZE[0],
-        width=100 * (y1 - y0) / SIZE[1], height=100 * (x1 - x0) / SIZE[0],
-    )  # fmt: skip
+    _, x0, y0, x1, y1 = box
+    return as_rectangle(box, x1, y0, y1 - y0, x1 - x0, rotation=90)
 
 
 def brush(box):
