@@ -383,7 +383,7 @@ def test_a_folder_of_masks_inside_the_source(tmp_path, monkeypatch):
         tree = Tree(Path("masks"))
         source = mask_folders.read(tree, Options(labels=Path(labels_folder)))
         assert [item.image.name for item in source.items] == ["a0.jpg", "a1.jpg"]
-        assert [note for note in source.notes if "without a mask" in note] == []
+        assert [note for note in source.notes if "Images without" in note] == []
 
 
 def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):
@@ -394,7 +394,8 @@ def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):
     (root / "images/train/a2.jpg").unlink()
     import_dataset(Request(root, tmp_path / "mine"))
     out = capsys.readouterr().out
-    assert "1 file without a mask: " in out and "1 file of a mask without image: " in out
+    assert f"Images without a mask: 1 ({root / 'images/train/a1.jpg'})." in out
+    assert f"Masks without an image: 1 ({root / 'labels/train/a2.png'})." in out
     assert set(labels(tmp_path / "mine")) == {"train/a0"}
     save(root / "images/train/a0.png", found[0].image)
     with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images for one mask"):

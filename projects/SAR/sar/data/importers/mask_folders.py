@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
-from sar.data.importers.mask_values import MaskValues, classes_of_masks
+from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
 from sar.data.importers.names import plain_name, role_of, split_of_folders
 from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
@@ -52,11 +52,7 @@ def read(tree: Tree, options: Options) -> Source:
         InputError: no masks or images, several masks for an image, no classes; or as `MaskValues`.
     """
     images, masks = _find(tree, options)
-    notes = []
-    if without := sorted(images.keys() - masks.keys()):
-        notes.append(_note(len(without), "without a mask", [images[key][0] for key in without]))
-    if orphans := sorted(masks.keys() - images.keys()):
-        notes.append(_note(len(orphans), "of a mask without image", [masks[k] for k in orphans]))
+    notes = describe_unpaired({key: path for key, (path, _) in images.items()}, masks)
     keys = sorted(images.keys() & masks.keys())
     if not keys:
         example = listed([path.name for path, _ in images.values()], 2)
@@ -144,7 +140,3 @@ def _key(path: PurePosixPath, *ends: re.Pattern) -> _Key:
     for end in ends:
         name = end.sub("", name)
     return split_of_folders(path) or "", name
-
-
-def _note(number: int, what: str, paths: list[Path]) -> str:
-    return f"{number} {'file' if number == 1 else 'files'} {what}: {listed(paths, 3)}."

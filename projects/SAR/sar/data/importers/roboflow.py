@@ -10,11 +10,11 @@ import csv
 from functools import partial
 from pathlib import Path
 
-from sar.data.importers.mask_values import MaskValues
+from sar.data.importers.mask_values import MaskValues, describe_unpaired
 from sar.data.importers.names import split_of_folders, without_suffix
 from sar.data.importers.source import Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
-from sar.errors import InputError, listed
+from sar.errors import InputError
 
 NAME = "roboflow"
 
@@ -53,13 +53,7 @@ def read(tree: Tree, options: Options) -> Source:
     keys = sorted(masks.keys() & images.keys())
     if not keys:
         raise InputError(f"No image in {tree.root} has a mask (NAME{_END}.png): export it again.")
-    notes = []
-    for what, rest in (
-        ("images without a mask", images.keys() - masks.keys()),
-        ("masks without an image", masks.keys() - images.keys()),
-    ):
-        if rest:
-            notes.append(f"{len(rest)} {what}: {listed(sorted(rest), 3)}.")
+    notes = describe_unpaired(images, masks)
     values = MaskValues(classes, [masks[key] for key in keys], options)
 
     items = [

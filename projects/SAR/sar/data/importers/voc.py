@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
-from sar.data.importers.mask_values import MaskValues, classes_of_masks
+from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
 from sar.data.importers.names import split_of_word, without_suffix
 from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
@@ -52,11 +52,7 @@ def read(tree: Tree, options: Options) -> Source:
             "the folder of the images with --images. If the export was made without images, export "
             "it again with them."
         )
-    notes = []
-    if orphans := sorted(masks.keys() - images.keys()):
-        notes.append(f"{len(orphans)} masks without an image: {listed(orphans, 3)}.")
-    if without := sorted(images.keys() - masks.keys()):
-        notes.append(f"{len(without)} images without a mask: {listed(without, 3)}.")
+    notes = describe_unpaired(images, masks)
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
     splits, lists = _splits(tree)
 
