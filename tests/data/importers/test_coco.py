@@ -205,6 +205,14 @@ def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
     assert sorted(imported) == ["train/a1", "val/a0"]
 
 
+def test_relative_and_absolute_folders_in_one_command(tmp_path, monkeypatch):
+    found = scenes(2)
+    export(tmp_path / "coco", found, images="../photos")
+    monkeypatch.chdir(tmp_path)
+    photos = tmp_path / "photos"
+    assert_equal(run("coco", tmp_path / "mine", options=Options(images=photos)), found)
+
+
 def test_boxes_and_images_elsewhere(tmp_path, capsys):
     found = scenes(2)
     path = export(tmp_path / "coco", found, images="../photos")

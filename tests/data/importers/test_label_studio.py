@@ -62,23 +62,23 @@ def polygon(box):
     return entry(box, type="polygonlabels", points=points, closed=True, polygonlabels=[name])
 
 
-def rectangle(box):
-    name, x0, y0, x1, y1 = box
+def as_rectangle(box, x, y, width, height, rotation):
     return entry(
-        box, type="rectanglelabels", rectanglelabels=[name], rotation=0,
-        x=100 * x0 / SIZE[1], y=100 * y0 / SIZE[0],
-        width=100 * (x1 - x0) / SIZE[1], height=100 * (y1 - y0) / SIZE[0],
+        box, type="rectanglelabels", rectanglelabels=[box[0]], rotation=rotation,
+        x=100 * x / SIZE[1], y=100 * y / SIZE[0],
+        width=100 * width / SIZE[1], height=100 * height / SIZE[0],
     )  # fmt: skip
+
+
+def rectangle(box):
+    _, x0, y0, x1, y1 = box
+    return as_rectangle(box, x0, y0, x1 - x0, y1 - y0, rotation=0)
 
 
 def turned(box):
     """A rectangle with swapped sides, turned clockwise around its corner."""
-    name, x0, y0, x1, y1 = box
-    return entry(
-        box, type="rectanglelabels", rectanglelabels=[name], rotation=90,
-        x=100 * x1 / SIZE[1], y=100 * y0 / SIZE[0],
-        width=100 * (y1 - y0) / SIZE[1], height=100 * (x1 - x0) / SIZE[0],
-    )  # fmt: skip
+    _, x0, y0, x1, y1 = box
+    return as_rectangle(box, x1, y0, y1 - y0, x1 - x0, rotation=90)
 
 
 def brush(box):
@@ -144,10 +144,14 @@ def test_which_annotation_counts(tmp_path, capsys):
     tasks[1]["annotations"] = [wrong, true[1]]
     tasks[2]["annotations"] = [true[2], wrong | {"was_cancelled": True}]
     root = export(tmp_path / "studio", found)
+    tasks += [task(new_scene("x"), polygon, annotations=[])]
+    tasks += [task(new_scene("y"), polygon, annotations=[wrong | {"was_cancelled": True}])]
     write_json(root / "project.json", tasks)
     assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
-    assert "2 tasks have several annotations" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 tasks have several annotations" in out
+    assert "2 tasks have no annotation, or a cancelled one. They were left out." in out
 
 
 @pytest.mark.parametrize(

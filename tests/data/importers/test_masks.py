@@ -2,13 +2,16 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sar.data.importers import mask_folders
 from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
+from sar.data.importers.tree import Tree
 from sar.errors import InputError
 
 from .miniature import COLORS, NAMES, SIZE, assert_equal, full_scene, labels, run, save, scenes
@@ -180,6 +183,28 @@ def test_palette_images_of_voc(tmp_path):
         run(root, tmp_path / "other", options=Options(classes=tmp_path / "names.txt"))
 
 
+def test_names_that_two_files_of_voc_or_roboflow_have(tmp_path):
+    """No mask may be taken for the mask of another image, and no image may be lost."""
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "voc" / year, full_scenes(2), as_ids)
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    options = Options(classes=tmp_path / "names.txt")
+    with pytest.raises(
+        InputError, match=r"VOC2007/.*a0\.png and .*VOC2012/.*a0\.png are two masks"
+    ):
+        run(tmp_path / "voc", tmp_path / "mine", options=options)
+    assert len(run(tmp_path / "voc/VOC2007", tmp_path / "one", options=options)) == 2
+    for suffix in ("jpg", "png"):
+        save(tmp_path / f"photos/a0.{suffix}", scenes(1)[0].image)
+    images = Options(images=tmp_path / "photos", classes=tmp_path / "names.txt")
+    with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images of the same name"):
+        run(tmp_path / "voc/VOC2007", tmp_path / "mine", options=images)
+    roboflow(tmp_path / "robo", full_scenes(2), "train")
+    save(tmp_path / "robo/train/a0.png", scenes(1)[0].image)
+    with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images of the same name"):
+        run(tmp_path / "robo", tmp_path / "mine")
+
+
 def roboflow(root, found, split):
     export(root, found, as_ids, f"{split}/{{}}.jpg", f"{split}/{{}}_mask.png")
     lines = ["Pixel Value, Class", *(f"{i}, {name}" for i, name in enumerate(NAMES))]
@@ -336,6 +361,31 @@ def test_more_than_255_classes_have_16_bits(tmp_path):
     assert (label == "class_0").sum() == (ids % 256 == 0).sum() + (ids % 256 == 255).sum()
 
 
+def test_images_with_and_without_a_split(tmp_path):
+    root = export(tmp_path / "masks", full_scenes(2), as_ids)
+    export(root, full_scenes(2, "b"), as_ids, "images/{}.jpg", "labels/{}.png")
+    save(root / "images/train/alone.jpg", scenes(1)[0].image)
+    save(root / "images/alone.jpg", scenes(1)[0].image)
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    with pytest.raises(InputError, match="2 of 4 images have no split, but others have one"):
+        run(root, tmp_path / "mine")
+    assert len(run(root, tmp_path / "mine", shares=[1])) == 4
+
+
+def test_a_folder_of_masks_inside_the_source(tmp_path, monkeypatch):
+    """The masks are no images, even if one path is absolute and the other is not."""
+    found = full_scenes(2)
+    root = export(tmp_path / "masks", found, as_ids, "{}.jpg", "gold/{}.png")
+    (root / "classes.txt").write_text("\n".join(NAMES))
+    save(root / "gold/more.png", as_ids(found[0]))  # would be an image without a mask
+    monkeypatch.chdir(tmp_path)
+    for labels_folder in ("masks/gold", root / "gold"):
+        tree = Tree(Path("masks"))
+        source = mask_folders.read(tree, Options(labels=Path(labels_folder)))
+        assert [item.image.name for item in source.items] == ["a0.jpg", "a1.jpg"]
+        assert [note for note in source.notes if "Images without" in note] == []
+
+
 def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):
     found = full_scenes(3)
     root = export(tmp_path / "masks", found, as_ids)
@@ -344,7 +394,8 @@ def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):
     (root / "images/train/a2.jpg").unlink()
     import_dataset(Request(root, tmp_path / "mine"))
     out = capsys.readouterr().out
-    assert "1 file without a mask: " in out and "1 file of a mask without image: " in out
+    assert f"Images without a mask: 1 ({root / 'images/train/a1.jpg'})." in out
+    assert f"Masks without an image: 1 ({root / 'labels/train/a2.png'})." in out
     assert set(labels(tmp_path / "mine")) == {"train/a0"}
     save(root / "images/train/a0.png", found[0].image)
     with pytest.raises(InputError, match=r"a0\.jpg and .*a0\.png are two images for one mask"):

@@ -326,6 +326,21 @@ def test_formats_that_cannot_be_told_apart(tmp_path):
         run(root, tmp_path / "other", format="labelmee")
 
 
+@pytest.mark.parametrize("name, mask", [("labels", "gold/{}.png"), ("label_suffix", "{}_gold.png")])
+def test_options_of_masks_choose_masks(tmp_path, name, mask):
+    """Files of another format may be there, too: the user does not want their shapes."""
+    root = labelme(tmp_path / "x", scenes(2))
+    found = [full_scene("a0", 5), full_scene("a1", 6)]
+    for scene in found:
+        save(root / mask.format(scene.name), as_ids(scene))
+    value = {"labels": root / "gold", "label_suffix": "_gold"}[name]
+    renamed = [(str(i), class_name) for i, class_name in enumerate(NAMES)]
+    options = Options(**{name: value}, renamed=renamed)
+    assert_equal(run(root, tmp_path / "mine", options=options, shares=[1]), found)
+    with pytest.raises(InputError, match="belong to --format masks, not to --format labelme"):
+        run(root, tmp_path / "other", options=options, format="labelme")
+
+
 def test_sources_that_are_none(tmp_path):
     with pytest.raises(InputError, match="x does not exist"):
         run(tmp_path / "x", tmp_path / "mine")

@@ -106,6 +106,14 @@ def test_boxes_and_images_without_a_file(tmp_path, capsys):
         np.testing.assert_array_equal(imported[empty], np.full(SIZE, "background"))
 
 
+def test_two_text_files_of_one_name(tmp_path):
+    root = export(tmp_path / "yolo", scenes(2))
+    (root / "train/labels").mkdir(parents=True)
+    (root / "train/labels/a0.txt").write_text("0 .1 .1 .2 .1 .2 .2\n")
+    with pytest.raises(InputError, match=r"labels/train/a0\.txt and .* are two text files of the"):
+        run(root, tmp_path / "mine")
+
+
 def test_a_text_file_of_another_split_is_not_taken(tmp_path):
     for split in ("train", "valid"):
         export(tmp_path / "yolo", scenes(2), f"{split}/images", f"{split}/labels")

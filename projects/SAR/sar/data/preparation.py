@@ -1,7 +1,8 @@
 """Shared parts of the programs tools/prepare_*.py, which turn a download into a data set.
 
 They write only missing files into the folder of the download, and never replace or delete a file.
-So they need no --overwrite, and a stopped program can continue.
+So they need no --overwrite, and a stopped program can continue. tools/import_dataset.py uses
+`convert_missing` and `write_label`, too.
 """
 
 import argparse

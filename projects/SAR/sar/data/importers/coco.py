@@ -25,19 +25,11 @@ from sar.errors import InputError, listed
 
 NAME = "coco"
 
-_NUM_TRIED = 20  # files that `recognize` reads
-
 
 def recognize(tree: Tree) -> str | None:
     """Return why the files may be COCO's, or None."""
-    files = sorted(tree.with_suffix(".json"), key=lambda path: -path.stat().st_size)
-    for path in files[:_NUM_TRIED]:
-        try:
-            if _is_coco(read_json(path)):
-                return f"{path} has images, annotations and categories"
-        except InputError:  # the importer reports it
-            continue
-    return None
+    path = tree.find_json(_is_coco)
+    return path and f"{path} has images, annotations and categories"
 
 
 def read(tree: Tree, options: Options) -> Source:

@@ -22,7 +22,7 @@ from sar.errors import InputError, listed
 
 NAME = "cvat"
 
-_WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
+_WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton")
 
 
 def recognize(tree: Tree) -> str | None:

@@ -21,20 +21,14 @@ from sar.errors import InputError, listed
 
 NAME = "labelstudio"
 
-_NUM_TRIED = 20  # files that `recognize` reads
 _LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio adds it to uploaded files
 
 
 def recognize(tree: Tree) -> str | None:
     """Return why the files may be Label Studio's, or None."""
-    for path in tree.with_suffix(".json")[:_NUM_TRIED]:
-        try:
-            if _is_label_studio(read_json(path)):
-                return f"{path} has tasks with annotations"
-        except InputError:  # the importer reports it
-            continue
-    return None
+    path = tree.find_json(_is_label_studio)
+    return path and f"{path} has tasks with annotations"
 
 
 def read(tree: Tree, options: Options) -> Source:
@@ -44,7 +38,7 @@ def read(tree: Tree, options: Options) -> Source:
         InputError: a file is damaged, an image is in two tasks, or no image is there.
     """
     image_tree = Tree(options.images) if options.images else tree
-    files, found, missing, several = [], [], [], 0
+    files, found, missing, without, several = [], [], [], 0, 0
     for path in tree.with_suffix(".json"):
         content = read_json(path)
         if not _is_label_studio(content):
@@ -54,6 +48,7 @@ def read(tree: Tree, options: Options) -> Source:
             place = f"{path}, task {number} (id {task.get('id')})"
             annotations = [a for a in task["annotations"] if not a.get("was_cancelled")]
             if not annotations:
+                without += 1
                 continue
             several += len(annotations) > 1
             name = _image_name(task, place)
@@ -87,6 +82,8 @@ def read(tree: Tree, options: Options) -> Source:
     notes = []
     if missing:
         notes.append(f"{len(missing)} annotated images are not there: {listed(missing, 3)}.")
+    if without:
+        notes.append(f"{without} tasks have no annotation, or a cancelled one. They were left out.")
     if several:
         notes.append(
             f"{several} tasks have several annotations: the one marked as ground truth was taken, "

@@ -27,19 +27,12 @@ NAME = "labelme"
 
 _POLYGONS = ("polygon", "oriented_rectangle")
 _WITH_AREA = (*_POLYGONS, "rectangle", "circle", "mask")
-_NUM_TRIED = 20  # files that `recognize` reads
 
 
 def recognize(tree: Tree) -> str | None:
     """Return why the files may be labelme's, or None."""
-    files = tree.with_suffix(".json")
-    for path in files[:_NUM_TRIED]:
-        try:
-            if _is_labelme(read_json(path)):
-                return f"{path} has shapes and an imagePath"
-        except InputError:  # the importer reports it
-            continue
-    return None
+    path = tree.find_json(_is_labelme)
+    return path and f"{path} has shapes and an imagePath"
 
 
 def read(tree: Tree, options: Options) -> Source:

@@ -12,15 +12,16 @@ removed from both paths. What remains must be equal. Other names of folders need
 --labels.
 """
 
+import os
 import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
-from sar.data.importers.mask_values import MaskValues, classes_of_masks
+from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
 from sar.data.importers.names import plain_name, role_of, split_of_folders
-from sar.data.importers.source import Drawing, Item, Options, Source
+from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
 from sar.errors import InputError, listed
 
@@ -51,11 +52,7 @@ def read(tree: Tree, options: Options) -> Source:
         InputError: no masks or images, several masks for an image, no classes; or as `MaskValues`.
     """
     images, masks = _find(tree, options)
-    notes = []
-    if without := sorted(images.keys() - masks.keys()):
-        notes.append(_note(len(without), "without a mask", [images[key][0] for key in without]))
-    if orphans := sorted(masks.keys() - images.keys()):
-        notes.append(_note(len(orphans), "of a mask without image", [masks[k] for k in orphans]))
+    notes = describe_unpaired({key: path for key, (path, _) in images.items()}, masks)
     keys = sorted(images.keys() & masks.keys())
     if not keys:
         example = listed([path.name for path, _ in images.values()], 2)
@@ -67,30 +64,31 @@ def read(tree: Tree, options: Options) -> Source:
         )
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
 
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
-
     items = [
-        Item(images[key][0], images[key][1], key[0], partial(draw, masks[key])) for key in keys
+        Item(images[key][0], images[key][1], key[0] or None, partial(values.draw, masks[key]))
+        for key in keys
     ]
     return Source(values.classes, items, [masks[key] for key in keys], notes)
 
 
-# The split, and what remains of a path without words for splits, images and masks.
-_Key = tuple[str | None, str]
+# The split ("" for none, so that keys can be sorted), and what remains of a path without words for
+# splits, images and masks.
+_Key = tuple[str, str]
 
 
 def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], dict[_Key, Path]]:
     """Return the image, with its name in the new data set, and the mask for each key."""
     image_tree = Tree(options.images) if options.images else tree
+    label_folder = os.path.abspath(options.labels) if options.labels else None
     label_tree = Tree(options.labels) if options.labels else tree
     images: dict[_Key, tuple[Path, str]] = {}
     for path in _images(image_tree):
         relative = image_tree.relative(path)
         if options.images is None and _is_label(relative, options.label_suffix):
             continue
-        if options.images is None and options.labels and path.is_relative_to(options.labels):
-            continue
+        if options.images is None and label_folder is not None:
+            if Path(os.path.abspath(path)).is_relative_to(label_folder):
+                continue
         key = _key(relative, _IMAGE_ENDS)
         if key in images:
             raise InputError(
@@ -141,8 +139,4 @@ def _key(path: PurePosixPath, *ends: re.Pattern) -> _Key:
     name = plain_name(path)
     for end in ends:
         name = end.sub("", name)
-    return split_of_folders(path), name
-
-
-def _note(number: int, what: str, paths: list[Path]) -> str:
-    return f"{number} {'file' if number == 1 else 'files'} {what}: {listed(paths, 3)}."
+    return split_of_folders(path) or "", name

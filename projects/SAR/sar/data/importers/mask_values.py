@@ -8,7 +8,7 @@ Shape shorthands: H, W: height and width in pixels; K: number of classes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sar.data.datasets.class_file import read_class_file
 from sar.data.importers.class_map import parse_color
 from sar.data.importers.color_masks import ColorMaskReader
 from sar.data.importers.source import IGNORED, UNLABELLED, Drawing, Options, SourceClass
-from sar.data.importers.tree import Tree
+from sar.data.importers.tree import Key, Tree
 from sar.data.label_files import ColorMaskError, read_color_mask, read_label
 from sar.errors import InputError, listed
 
@@ -39,6 +39,17 @@ def classes_of_masks(tree: Tree, options: Options) -> list[SourceClass]:
     """
     path = options.classes or _find_class_file(tree)
     return [] if path is None else _numbered(read_class_file(path))
+
+
+def describe_unpaired(images: Mapping[Key, Path], masks: Mapping[Key, Path]) -> list[str]:
+    """Return sentences about images without a mask, and masks without an image, by their keys."""
+    unpaired = {
+        "Images without a mask": [images[key] for key in sorted(images.keys() - masks.keys())],
+        "Masks without an image": [masks[key] for key in sorted(masks.keys() - images.keys())],
+    }
+    return [
+        f"{what}: {len(files)} ({listed(files, 3)})." for what, files in unpaired.items() if files
+    ]
 
 
 def _find_class_file(tree: Tree) -> Path | None:
@@ -103,8 +114,11 @@ class MaskValues:
         self._reader = self._color_reader()
         self.kind = self._choose(masks)
 
-    def draw(self, path: Path) -> Drawing:
+    def draw(self, path: Path, size: tuple[int, int]) -> Drawing:
         """Return the label of a mask.
+
+        Args:
+            size: the (H, W) of the image, which `draw_upright` compares with the mask.
 
         Raises:
             InputError: the mask cannot be read, or has values without a class.

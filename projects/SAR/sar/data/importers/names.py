@@ -56,6 +56,11 @@ def without_suffix(path: PurePosixPath) -> str:
     return unicodedata.normalize("NFC", path.with_suffix("").as_posix())
 
 
+def folded(name: str) -> str:
+    """Return a name in a form that is equal for names that differ only in case."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def split_of(path: PurePosixPath) -> str | None:
     """Return the split that the folders or the stem of a path name, or None.
 

@@ -10,11 +10,11 @@ import csv
 from functools import partial
 from pathlib import Path
 
-from sar.data.importers.mask_values import MaskValues
+from sar.data.importers.mask_values import MaskValues, describe_unpaired
 from sar.data.importers.names import split_of_folders, without_suffix
-from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
-from sar.errors import InputError, listed
+from sar.data.importers.source import Item, Options, Source, SourceClass
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
+from sar.errors import InputError
 
 NAME = "roboflow"
 
@@ -32,7 +32,8 @@ def read(tree: Tree, options: Options) -> Source:
     """Read a source.
 
     Raises:
-        InputError: a class file is wrong, two of them differ, or no image has a mask.
+        InputError: a class file is wrong, two of them differ, two files have one name, or no image
+            has a mask.
     """
     files = tree.named(_CLASSES)
     classes = read_classes(files[0])
@@ -41,34 +42,26 @@ def read(tree: Tree, options: Options) -> Source:
             raise InputError(
                 f"{files[0]} and {other} have different classes: export all splits together."
             )
-    masks, images = {}, {}
+    masks: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in tree.with_suffix(*SOURCE_SUFFIXES):
         name = without_suffix(tree.relative(path))
         if path.suffix.lower() == ".png" and name.endswith(_END):
-            masks[name.removesuffix(_END)] = path
+            add_unique(masks, name.removesuffix(_END), path, "masks")
         else:
-            images[name] = path
+            add_unique(images, name, path, "images")
     keys = sorted(masks.keys() & images.keys())
     if not keys:
         raise InputError(f"No image in {tree.root} has a mask (NAME{_END}.png): export it again.")
-    notes = []
-    for what, rest in (
-        ("images without a mask", images.keys() - masks.keys()),
-        ("masks without an image", masks.keys() - images.keys()),
-    ):
-        if rest:
-            notes.append(f"{len(rest)} {what}: {listed(sorted(rest), 3)}.")
+    notes = describe_unpaired(images, masks)
     values = MaskValues(classes, [masks[key] for key in keys], options)
-
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
 
     items = [
         Item(
             image=images[key],
             name=images[key].with_suffix("").name,
             split=split_of_folders(tree.relative(images[key])),
-            draw=partial(draw, masks[key]),
+            draw=partial(values.draw, masks[key]),
         )
         for key in keys
     ]

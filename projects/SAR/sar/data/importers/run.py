@@ -70,9 +70,14 @@ def import_dataset(request: Request) -> None:
             )
     sources = [tree.root, *folders]
     check_output(request.output, sources)
-    has_both = options.images and options.labels
-    name = request.format or (mask_folders.NAME if has_both else None)
-    importer = find_importer(tree, name)
+    # No other format reads --labels and --label-suffix.
+    is_of_masks = options.labels is not None or options.label_suffix is not None
+    importer = find_importer(tree, request.format or (mask_folders.NAME if is_of_masks else None))
+    if is_of_masks and importer is not mask_folders:
+        raise InputError(
+            f"--labels and --label-suffix belong to --format {mask_folders.NAME}, not to --format "
+            f"{importer.NAME}: remove them, or choose --format {mask_folders.NAME}."
+        )
     source = importer.read(tree, options)
     if not source.items:
         raise InputError(f"{tree.root} has no annotated images: export it again.")

@@ -2,8 +2,8 @@
 
 A pixel belongs to a shape if its centre is inside: pixel (0, 0) covers the square from (0, 0) to
 (1, 1), as in COCO and CVAT. pycocotools fills polygons by this rule. OpenCV's fillPoly also fills
-all pixels on the outline, which makes polygons of 8 pixels radius 32% larger. Yet this is right for
-polygons that OpenCV's findContours traced along the pixels of a mask.
+all pixels on the outline, which makes random polygons with a radius of 8 pixels 14% larger. Yet
+this is right for polygons that OpenCV's findContours traced along the pixels of a mask.
 
 Shape shorthands: H, W: height and width of the image in pixels; N: number of points; h, w: size of
 a patch.

@@ -3,19 +3,23 @@
 import json
 import os
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
-from sar.data.importers.names import split_of_folders
+from sar.data.importers.names import folded, split_of_folders
 from sar.errors import InputError, listed, nearest
 
 # Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
 CONVERTED_SUFFIXES = (".webp", ".jfif")
 SOURCE_SUFFIXES = IMAGE_SUFFIXES + CONVERTED_SUFFIXES
+_NUM_TRIED = 20  # files that the recognition of a format reads
+
+Key = TypeVar("Key")
 
 
 class Tree:
@@ -56,11 +60,23 @@ class Tree:
         """Return the files with one of the names, sorted. Case does not count."""
         return [path for path in self.files if path.name.lower() in names]
 
+    def find_json(self, is_known: Callable[[object], bool]) -> Path | None:
+        """Return a JSON file whose content passes a test, or None. The 20 largest files are read.
+
+        A file that cannot be read is no error, because the importer reports it.
+        """
+        files = sorted(self.with_suffix(".json"), key=lambda path: -path.stat().st_size)
+        for path in files[:_NUM_TRIED]:
+            with suppress(InputError):
+                if is_known(read_json(path)):
+                    return path
+        return None
+
     @cached_property
     def _images(self) -> dict[str, list[Path]]:
         found = defaultdict(list)
         for path in self.with_suffix(*SOURCE_SUFFIXES):
-            found[_folded(path.name)].append(path)
+            found[folded(path.name)].append(path)
         return found
 
     def find_image(
@@ -87,7 +103,7 @@ class Tree:
         Raises:
             InputError: several images could be meant.
         """
-        parts = [_folded(part) for part in re.split(r"[/\\]+", name) if part]
+        parts = [folded(part) for part in re.split(r"[/\\]+", name) if part]
         candidates = self._images.get(parts[-1], ()) if parts else ()
         candidates = [
             path
@@ -99,11 +115,12 @@ class Tree:
             return None
 
         def rank(path: Path) -> tuple[int, int]:
-            own = [_folded(part) for part in path.parts]
+            own = [folded(part) for part in path.parts]
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
-            shared = os.path.commonpath([path.parent, near.parent])
+            # One of the two may be relative: the source and --images are as the user wrote them.
+            shared = os.path.commonpath([os.path.abspath(file.parent) for file in (path, near)])
             return common, len(Path(shared).parts)
 
         best = max(map(rank, candidates))
@@ -130,6 +147,22 @@ class Tree:
                 f"{listed(missing, 3)}.{nearest(missing[0], there)} Give the folder of the images "
                 "with --images. If the export was made without images, export it again with them."
             )
+
+
+def add_unique(found: dict[Key, Path], key: Key, path: Path, what: str) -> None:
+    """Add a file to a table of files by their names.
+
+    Args:
+        what: how the error calls the files, such as "masks".
+
+    Raises:
+        InputError: another file has the name.
+    """
+    if (other := found.setdefault(key, path)) != path:
+        raise InputError(
+            f"{other} and {path} are two {what} of the same name: rename or remove one, or import "
+            "a folder that holds only one of them."
+        )
 
 
 def read_text(path: Path) -> str:
@@ -169,7 +202,3 @@ def _walk(root: Path) -> Iterator[Path]:
         for file in files:
             if not file.startswith("."):
                 yield Path(directory, file)
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

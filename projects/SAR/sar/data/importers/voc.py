@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
-from sar.data.importers.mask_values import MaskValues, classes_of_masks
+from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
 from sar.data.importers.names import split_of_word, without_suffix
-from sar.data.importers.source import Drawing, Item, Options, Source
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
+from sar.data.importers.source import Item, Options, Source
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
 from sar.errors import InputError, listed
 
 NAME = "voc"
@@ -33,17 +33,17 @@ def read(tree: Tree, options: Options) -> Source:
     """Read a source.
 
     Raises:
-        InputError: the images are not there, no mask has an image, no classes; or as `MaskValues`.
+        InputError: the images are not there, no mask has an image, two files have one name, no
+            classes; or as `MaskValues`.
     """
-    masks = _below(tree, _MASKS, LABEL_SUFFIXES)
+    masks = _by_name(_below(tree, _MASKS, LABEL_SUFFIXES), "masks")
     if options.images:
         image_tree = Tree(options.images)
-        images = {
-            without_suffix(image_tree.relative(path)): path
-            for path in image_tree.with_suffix(*SOURCE_SUFFIXES)
-        }
+        images: dict[str, Path] = {}
+        for path in image_tree.with_suffix(*SOURCE_SUFFIXES):
+            add_unique(images, without_suffix(image_tree.relative(path)), path, "images")
     else:
-        images = _below(tree, _IMAGES, SOURCE_SUFFIXES)
+        images = _by_name(_below(tree, _IMAGES, SOURCE_SUFFIXES), "images")
     keys = sorted(masks.keys() & images.keys())
     if not keys:
         raise InputError(
@@ -52,29 +52,31 @@ def read(tree: Tree, options: Options) -> Source:
             "the folder of the images with --images. If the export was made without images, export "
             "it again with them."
         )
-    notes = []
-    if orphans := sorted(masks.keys() - images.keys()):
-        notes.append(f"{len(orphans)} masks without an image: {listed(orphans, 3)}.")
-    if without := sorted(images.keys() - masks.keys()):
-        notes.append(f"{len(without)} images without a mask: {listed(without, 3)}.")
+    notes = describe_unpaired(images, masks)
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
     splits, lists = _splits(tree)
 
-    def draw(mask: Path, size: tuple[int, int]) -> Drawing:
-        return values.draw(mask)
-
-    items = [Item(images[key], key, splits.get(key), partial(draw, masks[key])) for key in keys]
+    items = [
+        Item(images[key], key, splits.get(key), partial(values.draw, masks[key])) for key in keys
+    ]
     return Source(values.classes, items, [*lists, *(masks[key] for key in keys)], notes)
 
 
-def _below(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the files below all folders of a name (lower case), by their path below it."""
-    found = {}
+def _below(tree: Tree, folder: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Return the files below all folders of a name (lower case), with their path below it."""
+    found = []
     for path in tree.with_suffix(*suffixes):
         parts = tree.relative(path).parts
         places = [i for i, part in enumerate(parts[:-1]) if part.lower() == folder]
         if places:
-            found[without_suffix(PurePosixPath(*parts[places[0] + 1 :]))] = path
+            found.append((without_suffix(PurePosixPath(*parts[places[0] + 1 :])), path))
+    return found
+
+
+def _by_name(files: list[tuple[str, Path]], what: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, path in files:
+        add_unique(found, name, path, what)
     return found
 
 

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.image_files import decoded
 from sar.data.importers.class_map import ClassMap
 from sar.data.importers.examine import NUM_THREADS, draw_upright, image_file
+from sar.data.importers.names import folded
 from sar.data.importers.source import Item
 from sar.data.importers.tree import CONVERTED_SUFFIXES
 from sar.data.pillow_files import opened
@@ -53,16 +53,16 @@ def place_items(items: Sequence[Item], splits: Sequence[str]) -> tuple[list[Plan
     Returns:
         The items with their places, and sentences about names that had to change.
     """
-    taken: set[tuple[str, str]] = {(s, _folded(i.name)) for i, s in zip(items, splits, strict=True)}
+    taken: set[tuple[str, str]] = {(s, folded(i.name)) for i, s in zip(items, splits, strict=True)}
     used: set[tuple[str, str]] = set()
     planned, renamed = [], []
     for item, split in zip(items, splits, strict=True):
         name, number = item.name, 1
-        key = split, _folded(name)
+        key = split, folded(name)
         while key in used or (number > 1 and key in taken):
             number += 1
             name = f"{item.name}_{number}"
-            key = split, _folded(name)
+            key = split, folded(name)
         used.add(key)
         planned.append(Planned(item, split, name))
         if number > 1:
@@ -179,7 +179,7 @@ def _write_label(item: Item, classes: ClassMap, target: Path) -> None:
 
 
 def _write_image(item: Item, link: bool, target: Path) -> None:
-    is_same_format = item.embedded is None and _suffix(item) == item.image.suffix.lower()
+    is_same_format = item.embedded is None and target.suffix == item.image.suffix.lower()
     if link and is_same_format:
         target.symlink_to(os.path.realpath(item.image))
         return
@@ -204,7 +204,3 @@ def _suffix(item: Item) -> str:
 def _format_suffix(path: Path) -> str:
     with opened(path, "image") as image:
         return _SUFFIX_OF_FORMAT.get(image.format, ".png")
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()

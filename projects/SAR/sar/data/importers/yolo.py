@@ -20,7 +20,7 @@ from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, role_of, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
-from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_text
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
 from sar.errors import InputError, listed
 
 NAME = "yolo"
@@ -42,8 +42,8 @@ def read(tree: Tree, options: Options) -> Source:
     """Read a source.
 
     Raises:
-        InputError: the file of the classes is missing or wrong, there are several, or no image
-            has a text file.
+        InputError: the file of the classes is missing or wrong, there are several, two text files
+            have one name, or no image has a text file.
     """
     class_file, names, settings = _read_classes(tree)
     image_tree = Tree(options.images) if options.images else tree
@@ -51,7 +51,7 @@ def read(tree: Tree, options: Options) -> Source:
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in _label_files(tree):
         relative = tree.relative(path)
-        labels[split_of_folders(relative), plain_name(relative)] = path
+        add_unique(labels, (split_of_folders(relative), plain_name(relative)), path, "text files")
         by_name[plain_name(relative)].append(path)
     splits = _Splits(class_file.parent, settings)
     items, used, without = [], set(), []
