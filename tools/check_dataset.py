@@ -113,7 +113,6 @@ from sar.visualization.dataset import (
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
-PROJECT = Path(__file__).parents[1]
 RECOMMENDED = {
     "cpu": "configs/Folder/recommended_sem_fpn_efficientnet_lite0.yaml",
     "cuda": "configs/Folder/recommended_sem_fpn_R_50.yaml",
@@ -128,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_all(args: argparse.Namespace) -> None:
     if args.config_file is None:
         args.config_file = RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
-    cfg = load_config(find_config(args.config_file), args.opts)
+    cfg = load_config(args.config_file, args.opts)
     check_loss(cfg)  # the advice is about it
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
@@ -318,7 +317,7 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
         InputError: the training cannot be measured.
     """
     frequency = scan.frequency
-    cfg = load_config(find_config(args.config_file), args.opts)
+    cfg = load_config(args.config_file, args.opts)
     labels = [record["sem_seg_file_name"] for record in dicts]
     objects = measure_objects(labels, scan.shown, frequency)
     items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
@@ -343,7 +342,7 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
         print(f"To compare methods:\n{command}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
-        cfg = load_config(find_config(args.config_file), pairs)
+        cfg = load_config(args.config_file, pairs)
         print(f"Duration: {measure_duration(cfg, frequency).describe()}")
 
 
@@ -358,11 +357,6 @@ def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
 
 def training_command(config_file: str, keys: dict[str, str]) -> str:
     return format_command(f"python train_net.py --config-file {shlex.quote(config_file)}", keys)
-
-
-def find_config(path: str) -> str:
-    """Return the path of a config; without its folder here, below the folder of this project."""
-    return path if Path(path).parent.is_dir() else str(PROJECT / path)
 
 
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:

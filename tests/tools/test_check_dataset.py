@@ -128,8 +128,7 @@ def test_recommended_configs_are_there(monkeypatch, tmp_path):
     program = load_program(PATH)
     for config in program.RECOMMENDED.values():
         plain = config.replace("recommended_", "baseline_")
-        recommended, plain = (load_config(program.find_config(each)) for each in (config, plain))
-        samplers = [cfg.DATALOADER.SAMPLER_TRAIN for cfg in (recommended, plain)]
+        samplers = [load_config(each).DATALOADER.SAMPLER_TRAIN for each in (config, plain)]
         assert samplers == ["RepeatFactorTrainingSampler", "TrainingSampler"]
 
 
