@@ -101,6 +101,8 @@ from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.loss_terms import check_loss
+from sar.study.comparison import INSTEAD
+from sar.study.matrix import ITERATIONS
 from sar.training.duration import measure_duration
 from sar.visualization import class_colors
 from sar.visualization.dataset import (
@@ -336,10 +338,7 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
     if plain != args.config_file:
         print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
     if args.folder is not None:
-        plain_keys.pop("DATASETS.FOLDER")
-        options = {"--folder": args.folder, "--config-file": plain}
-        command = format_command("python tools/compare.py", options | plain_keys)
-        print(f"To compare methods:\n{command}")
+        print(f"To compare methods:\n{comparing_command(args.folder, plain, plain_keys)}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(args.config_file, pairs)
@@ -357,6 +356,15 @@ def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
 
 def training_command(config_file: str, keys: dict[str, str]) -> str:
     return format_command(f"python train_net.py --config-file {shlex.quote(config_file)}", keys)
+
+
+def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
+    """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
+    options = {"--folder": folder, "--config-file": config_file}
+    if ITERATIONS in keys:
+        options["--iterations"] = keys[ITERATIONS]
+    others = {key: value for key, value in keys.items() if key not in INSTEAD}
+    return format_command("python tools/compare.py", options | others)
 
 
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 from sar.config import load_config
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.study.comparison import plan_comparison
 from sar.training.duration import Duration
 from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
 
@@ -119,8 +120,14 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
     assert plain[3] == PLAIN and "INPUT.MIN_SIZE_TRAIN" in plain
     assert load_config(PLAIN, plain[4:]).MODEL.LOSS.CLASS_WEIGHTS == ""
     # The comparison starts from the plain model, and has methods of its own.
-    expected = ["python", "tools/compare.py", "--folder", str(folder), "--config-file", PLAIN]
-    assert compare == [*expected, *plain[6:]]
+    assert compare[:2] == ["python", "tools/compare.py"]
+    comparison = load_program(PATH.with_name("compare.py")).parse_args(compare[2:])
+    assert (comparison.folder, comparison.config_file) == (folder, PLAIN)
+    expected = load_config(PLAIN, plain[4:])
+    assert comparison.iterations == expected.SOLVER.MAX_ITER != load_config(PLAIN).SOLVER.MAX_ITER
+    plan_comparison({"plain": {}}, PLAIN, comparison.opts, folder=folder)  # accepts the keys
+    expected.SOLVER.MAX_ITER, expected.DATASETS.FOLDER = load_config(PLAIN).SOLVER.MAX_ITER, ""
+    assert load_config(PLAIN, comparison.opts) == expected
 
 
 def test_recommended_configs_are_there(monkeypatch, tmp_path):
