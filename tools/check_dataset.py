@@ -112,6 +112,7 @@ from sar.visualization.dataset import (
     text_bar,
 )
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
@@ -144,7 +145,7 @@ def check_all(args: argparse.Namespace) -> None:
     errors = [error for name in names if (error := check(name, args))]
     if args.training_set is not None and not args.quiet:
         with collected(errors):
-            print_advice(*args.training_set, args)
+            print_advice(*args.training_set, cfg, args)
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
 
@@ -312,14 +313,15 @@ def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) ->
     print(describe_findings(scan, each_file=each_file))
 
 
-def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse.Namespace) -> None:
+def print_advice(
+    name: str, dicts: list[dict], scan: DatasetScan, cfg: CfgNode, args: argparse.Namespace
+) -> None:
     """Print how to train on a training set without problems, and the commands.
 
     Raises:
         InputError: the training cannot be measured.
     """
     frequency = scan.frequency
-    cfg = load_config(args.config_file, args.opts)
     labels = [record["sem_seg_file_name"] for record in dicts]
     objects = measure_objects(labels, scan.shown, frequency)
     items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
@@ -331,14 +333,14 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
         items.append(Advice("duration", hint))
     print(f"\nAdvice for {name} with {args.config_file}:\n{format_advice(items)}")
     config = Path(args.config_file)
-    plain = str(config.with_name(config.name.replace("recommended_", "baseline_")))
-    if has_rare_classes(frequency) or plain == args.config_file:
+    plain = config.with_name(config.name.replace("recommended_", "baseline_"))
+    if has_rare_classes(frequency) or plain == config:
         print(f"To train:\n{training_command(args.config_file, keys)}")
     plain_keys = given | merged_keys(items, with_recipe=False)
-    if plain != args.config_file:
-        print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
+    if plain != config:
+        print(f"To train the plain model:\n{training_command(str(plain), plain_keys)}")
     if args.folder is not None:
-        print(f"To compare methods:\n{comparing_command(args.folder, plain, plain_keys)}")
+        print(f"To compare methods:\n{comparing_command(args.folder, str(plain), plain_keys)}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(args.config_file, pairs)

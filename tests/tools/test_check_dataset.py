@@ -139,11 +139,14 @@ def test_recommended_configs_are_there(monkeypatch, tmp_path):
         assert samplers == ["RepeatFactorTrainingSampler", "TrainingSampler"]
 
 
-def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys):
+@pytest.mark.parametrize("config", [PLAIN, f"./{PLAIN}"])
+def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys, config):
     args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
-    assert tool.main([*args, "--config-file", PLAIN]) == 0
-    _, commands = advice_in(capsys.readouterr().out)
-    assert [PLAIN in command for command in commands] == [True, True]
+    assert tool.main([*args, "--config-file", config]) == 0
+    out = capsys.readouterr().out
+    _, (train, compare) = advice_in(out)
+    assert train[3] == config and compare[5] == PLAIN
+    assert "the plain model:" not in out
 
 
 def test_no_advice_for_broken_or_other_sets_and_with_quiet(tool, folder, tmp_path, capsys):
