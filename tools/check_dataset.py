@@ -357,7 +357,8 @@ def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
 
 
 def training_command(config_file: str, keys: dict[str, str]) -> str:
-    return format_command(f"python train_net.py --config-file {shlex.quote(config_file)}", keys)
+    call = cli.call_of("train_net.py")
+    return format_command(f"{call} --config-file {shlex.quote(config_file)}", keys)
 
 
 def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
@@ -366,7 +367,7 @@ def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> st
     if ITERATIONS in keys:
         options["--iterations"] = keys[ITERATIONS]
     others = {key: value for key, value in keys.items() if key not in INSTEAD}
-    return format_command("python tools/compare.py", options | others)
+    return format_command(cli.call_of("tools/compare.py"), options | others)
 
 
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:

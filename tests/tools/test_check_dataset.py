@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sar import cli
 from sar.config import load_config
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
@@ -128,6 +129,13 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
     plan_comparison({"plain": {}}, PLAIN, comparison.opts, folder=folder)  # accepts the keys
     expected.SOLVER.MAX_ITER, expected.DATASETS.FOLDER = load_config(PLAIN).SOLVER.MAX_ITER, ""
     assert load_config(PLAIN, comparison.opts) == expected
+
+
+def test_a_console_command_advises_console_commands(tool, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "command", "sar-check-dataset")
+    tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
+    _, commands = advice_in(capsys.readouterr().out)
+    assert [command[0] for command in commands] == ["sar-train", "sar-compare"]
 
 
 def test_recommended_configs_are_there(monkeypatch, tmp_path):
