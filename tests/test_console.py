@@ -41,6 +41,16 @@ def test_the_package_holds_all_configs():
     assert {len(name.parts) for name in names} == {2, 3}
 
 
+def test_every_command_is_a_call_of_its_program(monkeypatch):
+    monkeypatch.setattr(cli, "command", "")
+    for command in commands():
+        file = program_of(command)
+        name = file.name if command == "sar-train" else f"tools/{file.name}"
+        assert cli.call_of(name) == command
+    monkeypatch.setattr(cli, "command", "")
+    assert cli.call_of("tools/compare.py") == "python tools/compare.py"
+
+
 def test_help_names_the_command(monkeypatch, capsys):
     examples = "examples:\n  python tools/check_dataset.py --folder C\n  python examples/x.py\n"
     plain = cli.parser("Does it.", examples).format_help()

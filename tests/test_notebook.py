@@ -5,7 +5,10 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -30,6 +33,18 @@ def test_it_has_no_outputs_and_names_what_exists():
     for page in re.findall(r"`(docs/[\w-]+\.md)`", "\n".join(TEXT)):
         assert (ROOT / page).is_file(), page
     assert all(small in code for small in SMALLER)
+
+
+def test_an_error_is_shown_with_the_output_before_it(capsys):
+    """Since an error can refer to problems that are listed above it."""
+    cells = ["".join(cell["source"]) for cell in CODE]
+    (run,) = [node for node in ast.parse(cells[0]).body if isinstance(node, ast.FunctionDef)]
+    failed = subprocess.CompletedProcess([], 1, "a.png: no label", "error: 1 problem, listed above")
+    names = {"subprocess": SimpleNamespace(run=lambda *_, **__: failed), "sys": sys}
+    exec(compile(ast.Module([run], []), "first_hour.ipynb", "exec"), names)
+    with pytest.raises(subprocess.CalledProcessError):
+        names["run"]("tools.check_dataset")
+    assert capsys.readouterr().out.split("\n")[:2] == [failed.stdout, failed.stderr]
 
 
 @pytest.mark.slow

@@ -101,6 +101,8 @@ from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.loss_terms import check_loss
+from sar.study.comparison import INSTEAD
+from sar.study.matrix import ITERATIONS
 from sar.training.duration import measure_duration
 from sar.visualization import class_colors
 from sar.visualization.dataset import (
@@ -110,10 +112,10 @@ from sar.visualization.dataset import (
     text_bar,
 )
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
-PROJECT = Path(__file__).parents[1]
 RECOMMENDED = {
     "cpu": "configs/Folder/recommended_sem_fpn_efficientnet_lite0.yaml",
     "cuda": "configs/Folder/recommended_sem_fpn_R_50.yaml",
@@ -128,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
 def check_all(args: argparse.Namespace) -> None:
     if args.config_file is None:
         args.config_file = RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
-    cfg = load_config(find_config(args.config_file), args.opts)
+    cfg = load_config(args.config_file, args.opts)
     check_loss(cfg)  # the advice is about it
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
@@ -143,7 +145,7 @@ def check_all(args: argparse.Namespace) -> None:
     errors = [error for name in names if (error := check(name, args))]
     if args.training_set is not None and not args.quiet:
         with collected(errors):
-            print_advice(*args.training_set, args)
+            print_advice(*args.training_set, cfg, args)
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
 
@@ -311,14 +313,15 @@ def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) ->
     print(describe_findings(scan, each_file=each_file))
 
 
-def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse.Namespace) -> None:
+def print_advice(
+    name: str, dicts: list[dict], scan: DatasetScan, cfg: CfgNode, args: argparse.Namespace
+) -> None:
     """Print how to train on a training set without problems, and the commands.
 
     Raises:
         InputError: the training cannot be measured.
     """
     frequency = scan.frequency
-    cfg = load_config(find_config(args.config_file), args.opts)
     labels = [record["sem_seg_file_name"] for record in dicts]
     objects = measure_objects(labels, scan.shown, frequency)
     items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
@@ -330,20 +333,17 @@ def print_advice(name: str, dicts: list[dict], scan: DatasetScan, args: argparse
         items.append(Advice("duration", hint))
     print(f"\nAdvice for {name} with {args.config_file}:\n{format_advice(items)}")
     config = Path(args.config_file)
-    plain = str(config.with_name(config.name.replace("recommended_", "baseline_")))
-    if has_rare_classes(frequency) or plain == args.config_file:
+    plain = config.with_name(config.name.replace("recommended_", "baseline_"))
+    if has_rare_classes(frequency) or plain == config:
         print(f"To train:\n{training_command(args.config_file, keys)}")
     plain_keys = given | merged_keys(items, with_recipe=False)
-    if plain != args.config_file:
-        print(f"To train the plain model:\n{training_command(plain, plain_keys)}")
+    if plain != config:
+        print(f"To train the plain model:\n{training_command(str(plain), plain_keys)}")
     if args.folder is not None:
-        plain_keys.pop("DATASETS.FOLDER")
-        options = {"--folder": args.folder, "--config-file": plain}
-        command = format_command("python tools/compare.py", options | plain_keys)
-        print(f"To compare methods:\n{command}")
+        print(f"To compare methods:\n{comparing_command(args.folder, str(plain), plain_keys)}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
-        cfg = load_config(find_config(args.config_file), pairs)
+        cfg = load_config(args.config_file, pairs)
         print(f"Duration: {measure_duration(cfg, frequency).describe()}")
 
 
@@ -357,12 +357,17 @@ def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
 
 
 def training_command(config_file: str, keys: dict[str, str]) -> str:
-    return format_command(f"python train_net.py --config-file {shlex.quote(config_file)}", keys)
+    call = cli.call_of("train_net.py")
+    return format_command(f"{call} --config-file {shlex.quote(config_file)}", keys)
 
 
-def find_config(path: str) -> str:
-    """Return the path of a config; without its folder here, below the folder of this project."""
-    return path if Path(path).parent.is_dir() else str(PROJECT / path)
+def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
+    """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
+    options = {"--folder": folder, "--config-file": config_file}
+    if ITERATIONS in keys:
+        options["--iterations"] = keys[ITERATIONS]
+    others = {key: value for key, value in keys.items() if key not in INSTEAD}
+    return format_command(cli.call_of("tools/compare.py"), options | others)
 
 
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:

@@ -151,3 +151,8 @@ def test_the_pull_of_sar_is_smaller_next_to_reweighting(frequency, present):
     # Smaller weights stay, and other configs have no pull over classes.
     for words in ((*SAR, PULL, str(weight)), (*SAR, PULL, "0.01"), (PULL, "0.7")):
         assert PULL not in advice(frequency, *words, *pairs)["recipe"].recipe
+
+
+def test_a_loss_without_class_weights_is_one_reweighting():
+    recipe = advice(BY_PIXEL, *SAR, "MODEL.LOSS.NAME", "dice", PULL, "0.7")["recipe"]
+    assert recipe.recipe == {PULL: "0.1"}

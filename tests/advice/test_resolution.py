@@ -95,7 +95,8 @@ def test_images_that_are_not_resized():
 def test_a_crop_larger_than_all_images_is_padding(longest, expected):
     found = advice((200, 300), {}, "INPUT.MIN_SIZE_TRAIN", f"64,{longest}")["crop"]
     assert found.keys == ({} if expected is None else {"INPUT.CROP.SIZE": expected})
-    assert ("filled with padding" in found.text) == (expected is not None)
+    sentence = f"The shorter edge has at most {longest} pixels, and padding fills the rest"
+    assert (sentence in found.text) == (expected is not None)
 
 
 def test_the_part_of_an_image_that_a_crop_shows():

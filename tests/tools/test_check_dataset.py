@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sar import cli
 from sar.config import load_config
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.study.comparison import plan_comparison
 from sar.training.duration import Duration
 from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
 
@@ -119,8 +121,21 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
     assert plain[3] == PLAIN and "INPUT.MIN_SIZE_TRAIN" in plain
     assert load_config(PLAIN, plain[4:]).MODEL.LOSS.CLASS_WEIGHTS == ""
     # The comparison starts from the plain model, and has methods of its own.
-    expected = ["python", "tools/compare.py", "--folder", str(folder), "--config-file", PLAIN]
-    assert compare == [*expected, *plain[6:]]
+    assert compare[:2] == ["python", "tools/compare.py"]
+    comparison = load_program(PATH.with_name("compare.py")).parse_args(compare[2:])
+    assert (comparison.folder, comparison.config_file) == (folder, PLAIN)
+    expected = load_config(PLAIN, plain[4:])
+    assert comparison.iterations == expected.SOLVER.MAX_ITER != load_config(PLAIN).SOLVER.MAX_ITER
+    plan_comparison({"plain": {}}, PLAIN, comparison.opts, folder=folder)  # accepts the keys
+    expected.SOLVER.MAX_ITER, expected.DATASETS.FOLDER = load_config(PLAIN).SOLVER.MAX_ITER, ""
+    assert load_config(PLAIN, comparison.opts) == expected
+
+
+def test_a_console_command_advises_console_commands(tool, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "command", "sar-check-dataset")
+    tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")])
+    _, commands = advice_in(capsys.readouterr().out)
+    assert [command[0] for command in commands] == ["sar-train", "sar-compare"]
 
 
 def test_recommended_configs_are_there(monkeypatch, tmp_path):
@@ -128,16 +143,18 @@ def test_recommended_configs_are_there(monkeypatch, tmp_path):
     program = load_program(PATH)
     for config in program.RECOMMENDED.values():
         plain = config.replace("recommended_", "baseline_")
-        recommended, plain = (load_config(program.find_config(each)) for each in (config, plain))
-        samplers = [cfg.DATALOADER.SAMPLER_TRAIN for cfg in (recommended, plain)]
+        samplers = [load_config(each).DATALOADER.SAMPLER_TRAIN for each in (config, plain)]
         assert samplers == ["RepeatFactorTrainingSampler", "TrainingSampler"]
 
 
-def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys):
+@pytest.mark.parametrize("config", [PLAIN, f"./{PLAIN}"])
+def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsys, config):
     args = ["--folder", str(folder), "--output", str(tmp_path / "out")]
-    assert tool.main([*args, "--config-file", PLAIN]) == 0
-    _, commands = advice_in(capsys.readouterr().out)
-    assert [PLAIN in command for command in commands] == [True, True]
+    assert tool.main([*args, "--config-file", config]) == 0
+    out = capsys.readouterr().out
+    _, (train, compare) = advice_in(out)
+    assert train[3] == config and compare[5] == PLAIN
+    assert "the plain model:" not in out
 
 
 def test_no_advice_for_broken_or_other_sets_and_with_quiet(tool, folder, tmp_path, capsys):

@@ -25,7 +25,7 @@ exit codes:
 
 # The console command that runs this program, such as sar-predict; "" if Python runs its file.
 command = ""
-_PROGRAM = re.compile(r"python (?:%\(prog\)s|tools/(\w+)\.py)")
+_PROGRAM = re.compile(r"python (?:%\(prog\)s|(tools/\w+\.py))")
 
 
 def parser(description: str, examples: str, *, talks: bool = True) -> argparse.ArgumentParser:
@@ -62,10 +62,23 @@ def epilog(examples: str, exit_codes: str = "") -> str:
     If a console command runs the program, the examples use console commands.
     """
     if command:
-        examples = _PROGRAM.sub(
-            lambda found: f"sar-{found[1].replace('_', '-')}" if found[1] else command, examples
-        )
+        examples = _PROGRAM.sub(lambda found: call_of(found[1]) if found[1] else command, examples)
     return f"{_EXIT_CODES}{exit_codes}\n\n{examples}"
+
+
+def call_of(file: str) -> str:
+    """Return how to call a program of the project, as the running program was called.
+
+    Args:
+        file: train_net.py, or a file such as tools/compare.py.
+
+    Returns:
+        "python tools/compare.py", or "sar-compare" if a console command runs this program.
+    """
+    if not command:
+        return f"python {file}"
+    name = Path(file).stem.replace("_", "-")
+    return "sar-train" if name == "train-net" else f"sar-{name}"
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:

@@ -156,7 +156,7 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS) or loss.OWN_CLASS_WEIGHTS)
     pulls_classes = anchor.PULL_OVER == "classes"
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and pulls_classes:
-        most = _PULL_WEIGHTS[repeats + has_weights - 1]
+        most = _PULL_WEIGHTS[repeats and has_weights]
         if anchor.PULL_WEIGHT > float(most):
             keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = most
     names = ["repeat-factor sampling"] * repeats

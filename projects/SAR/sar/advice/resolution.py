@@ -152,7 +152,9 @@ def _advise_on_crop(shape: tuple[int, int], low: int, high: int, cfg: CfgNode) -
     text = f"A crop of {width} x {height} pixels shows {part:.0%} of a resized image on average."
     side = _round_up(high)
     if min(height, width) > side:
-        text += f" It is larger than the resized images, so it is filled with padding to {side}."
+        text += (
+            f" The shorter edge has at most {high} pixels, and padding fills the rest of the crop."
+        )
         return Advice("crop", text, {"INPUT.CROP.SIZE": f"{side},{side}"})
     if part < _SMALL_PART:
         text += " It misses many rare objects of its image."

@@ -25,7 +25,7 @@ LEAST_ITERATIONS = 1000
 METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
 
 # Keys that the plan sets itself, and what to use instead.
-_INSTEAD = {
+INSTEAD = {
     "SEED": "use --seeds",
     "OUTPUT_DIR": "use --output",
     "DATASETS.FOLDER": "use --folder",
@@ -86,8 +86,8 @@ def plan_comparison(
             missing; the plain model has regularizers.
     """
     for key in overrides[::2]:
-        if key in _INSTEAD:
-            raise InputError(f"{key} cannot be set for a comparison: {_INSTEAD[key]}")
+        if key in INSTEAD:
+            raise InputError(f"{key} cannot be set for a comparison: {INSTEAD[key]}")
     # Absolute, because it is part of what identifies a training.
     folder = os.path.abspath(os.path.expanduser(folder)) if folder else ""
     words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]
