@@ -16,6 +16,7 @@ In --output:
 
 import argparse
 import json
+import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -95,12 +96,14 @@ from sar.errors import InputError, printable
 from sar.files.atomic import write_atomically
 from sar.files.program_outputs import Outputs
 from sar.files.run_folder import CLASS_FREQUENCY
-from sar.report import Run, compare, render
+from sar.report import Run, compare, render, warnings_of
 from sar.study.cells import Training, iterations_done
 from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
 from sar.study.summary import summarize
+
+logger = logging.getLogger("compare")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -240,7 +243,10 @@ def write_results(
     ]
     if not runs:
         return
-    page = render(compare(runs, dataset=study.test, show_progress=show_progress))
+    content = compare(runs, dataset=study.test, show_progress=show_progress)
+    for warning in warnings_of(content):
+        logger.warning(warning)
+    page = render(content)
     with outputs.writing(outputs.folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     if not args.quiet:

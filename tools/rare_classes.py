@@ -5,8 +5,8 @@ Each row shows one of the rarest classes of the training set: the image, the gro
 prediction of each run. The image is the first one of the test set that shows the class, so no image
 is selected by result.
 
-A RUN is the OUTPUT_DIR of an evaluated training, or NAME=FOLDER. Its weights come from
-model_best.pth, or else from model_final.pth.
+A RUN is the OUTPUT_DIR of an evaluated training, or NAME=FOLDER. Each run needs a name of its own.
+The weights come from model_best.pth, or else from model_final.pth.
 """
 
 import argparse
@@ -47,6 +47,8 @@ from sar.data.datasets.folder import register_folder
 from sar.data.image_files import read_image
 from sar.data.label_files import read_label
 from sar.errors import InputError
+from sar.evaluation.class_groups import groups_of_dataset
+from sar.evaluation.table import GROUP_NAMES
 from sar.files.program_outputs import Outputs
 from sar.prediction.predictor import Predictor
 from sar.report import Run, find_runs
@@ -66,7 +68,16 @@ def draw(args: argparse.Namespace) -> None:
     frequency = runs[0].class_frequency()
     if frequency is None:
         raise InputError(f"{runs[0].folder} has no class_frequency.json: train it again")
-    predictors = {run.method: _load(run) for run in runs}
+    predictors: dict[str, Predictor] = {}
+    for run in runs:
+        if run.method in predictors:
+            raise InputError(f"two runs are called {run.method}: give each a name, NAME=FOLDER")
+        predictors[run.method] = _load(run)
+        if list(predictors[run.method].class_names) != list(frequency.class_names):
+            raise InputError(
+                f"{run.folder} has other classes than the class_frequency.json in "
+                f"{runs[0].folder}: give runs with the same classes"
+            )
     cfg = load_config(str(runs[0].config_file()))
     if cfg.DATASETS.FOLDER:
         register_folder(cfg.DATASETS.FOLDER)
@@ -103,9 +114,8 @@ def _find_images(
 
     Classes that no image of the data set shows are skipped.
     """
-    rarest = sorted(
-        range(len(frequency.images)), key=lambda k: (frequency.images[k], frequency.pixels[k])
-    )
+    groups = groups_of_dataset(frequency, dataset, metadata_of(dataset).stuff_classes)
+    rarest = [k for name in GROUP_NAMES for k in groups[name]][::-1]
     first: dict[int, dict] = {}
     for record in tqdm(load_dataset(dataset), "Looking for rare classes", disable=quiet):
         for k in np.unique(read_label(record["sem_seg_file_name"])):

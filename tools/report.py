@@ -57,7 +57,7 @@ from tqdm import tqdm
 
 from sar.errors import printable
 from sar.files.program_outputs import Outputs
-from sar.report import Run, compare, find_runs, render
+from sar.report import Run, compare, find_runs, render, warnings_of
 from sar.report.summary import format_summary
 
 logger = logging.getLogger("report")
@@ -80,8 +80,7 @@ def write_page(args: argparse.Namespace) -> None:
         inputs=[path for run in runs for path in run.files()],
     )
     content = compare(runs, num_images=args.images, show_progress=show_progress)
-    settings = content["settings"]
-    for text in filter(None, (settings["unfair"], content["warning"], *settings["notes"])):
+    for text in warnings_of(content):
         logger.warning(text)
     page = render(content)
     with outputs.writing(args.output) as temporary:

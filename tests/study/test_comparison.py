@@ -123,6 +123,8 @@ def message(folder, *overrides, **options):
 
 def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
     assert "SEED cannot be set for a comparison: use --seeds" in message(folder, "SEED", "3")
+    longer = METHODS | {"longer": {"SOLVER.MAX_ITER": 5000}}
+    assert "SOLVER.MAX_ITER cannot be set for the method longer" in message(folder, methods=longer)
     assert "unknown key MODEL.LOS.NAME" in message(folder, "MODEL.LOS.NAME", "x")
     assert "overrides are pairs" in message(folder, "SOLVER.BASE_LR")
     found = message(folder, methods=METHODS | {"odd": {"MODEL.LOSS.NAME": "nothing"}})

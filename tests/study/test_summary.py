@@ -1,6 +1,7 @@
 import math
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,11 @@ def test_the_command_and_the_keys_train_a_method(study, rows):
     cfg = load_config(config, words)
     assert (cfg.DATASETS.FOLDER, cfg.SOLVER.MAX_ITER) == ("/my roads", 50)
     assert cfg.MODEL.REGULARIZERS == ("CenterCollapseRegularizer",)
+
+
+def test_a_method_can_be_called_like_a_number(study, rows):
+    methods = {"1e3": METHODS["plain"], "A": METHODS["A"]}
+    candidates = {name: [settings] for name, settings in methods.items()}
+    text = summarize(replace(study, methods=list(methods), candidates=candidates), rows)
+    means, *_, keys = tables(text)
+    assert "1e3" in means and "1e3" in keys

@@ -52,12 +52,13 @@ def runs(tmp_path):
     return sorted(path.name[:-7] for path in (tmp_path / "output" / "runs").iterdir())
 
 
-def test_from_a_folder_to_a_recommendation(program, words, folder, tmp_path, capsys):
+def test_from_a_folder_to_a_recommendation(program, words, folder, tmp_path, capsys, caplog):
     for kind in ("images", "labels"):
         shutil.copytree(folder / kind / "val", folder / kind / "test")
     assert program.main(words) == 0
     out, err = capsys.readouterr()
     text = (tmp_path / "output" / "comparison.md").read_text()
+    assert "fair" not in caplog.text and "differ" not in caplog.text
     assert text in out and "9 training(s) to run, 1 at a time on the CPU" in err
     assert "Use **CeCo**: +4.00 [+4.00, +4.00] mIoU against plain, 3 seeds." in text
     assert "## Validation split, `folder_mine_val`" in text
@@ -119,6 +120,13 @@ def test_results_of_other_labels_are_not_compared(program, words, folder, tmp_pa
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "labels" / "train" / "0.png")
     assert program.main(words) == 1
     assert "the training labels have changed since" in capsys.readouterr().err
+
+
+def test_results_on_other_validation_images_are_named(program, words, monkeypatch, caplog):
+    assert program.main([*words, "--cell", "0"]) == 0
+    monkeypatch.setenv("FAKE_IMAGES", "4")
+    assert program.main(words) == 0
+    assert "The runs were evaluated on different numbers of images" in caplog.text
 
 
 def test_files_of_the_user_are_kept(program, words, tmp_path, capsys):

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def test_draws_the_rarest_classes(tool, overrides, folder, tmp_path, capsys):
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "nowhere" in error(str(run), "--dataset", "nowhere")
+    assert "two runs are called SAR: give each a name" in error(f"SAR={run}", f"SAR={other}")
+    counts = json.loads((other / "class_frequency.json").read_text())
+    counts["class_names"].reverse()
+    (other / "class_frequency.json").write_text(json.dumps(counts))
+    assert f"has other classes than the class_frequency.json in {other}" in error(str(other))
     assert "folder not found: nowhere" in error("nowhere")
     for checkpoint in other.glob("model_*.pth"):
         checkpoint.unlink()

@@ -70,7 +70,7 @@ def format_table(
             ]
             for i in order
         ]
-        return _grid(rows, ["class", *columns, *names], num_texts)
+        return grid(rows, ["class", *columns, *names], num_texts)
 
     columns = _training_columns(groups, class_frequency) if groups else {}
     of_pixels = [name for name in measured if name in PIXEL_METRICS]
@@ -80,7 +80,7 @@ def format_table(
         parts += [_means(metrics, OBJECT_HEADLINE), table(counts, OBJECT_METRICS, num_texts=1)]
     if geometry:
         row = ["-" if math.isnan(value) else f"{value:.4g}" for value in geometry.values()]
-        parts.append(_grid([row], list(geometry), num_texts=0))
+        parts.append(grid([row], list(geometry), num_texts=0))
         parts.append("NC1 to NC3: 0 is full neural collapse.")
     if any(math.isnan(metrics[f"{m}-{name}"]) for m in measured for name in class_names):
         parts.append(
@@ -104,7 +104,7 @@ def _means(metrics: Mapping[str, float], names: Sequence[str]) -> str:
     """Return a table of one row, with the means that were measured."""
     found = [name for name in names if name in metrics]
     row = [_percent(metrics[name], 4 if name == "Loss" else 2) for name in found]
-    return _grid([row], found, num_texts=0)
+    return grid([row], found, num_texts=0)
 
 
 def _training_columns(
@@ -126,7 +126,7 @@ def _percent(value: float, digits: int = 2) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _grid(rows: list[list[str]], headers: list[str], num_texts: int) -> str:
+def grid(rows: Sequence[Sequence[str]], headers: Sequence[str], num_texts: int = 1) -> str:
     """Return a table with `num_texts` columns of text on the left, and numbers to the right."""
     alignment = ["left"] * num_texts + ["right"] * (len(headers) - num_texts)
     # The cells are formatted already, and a class may be called "1e3".

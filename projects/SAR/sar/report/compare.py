@@ -119,6 +119,16 @@ def compare(
     }
 
 
+def warnings_of(content: dict) -> list[str]:
+    """Return sentences about a comparison that may not be fair, and about unknown settings.
+
+    Args:
+        content: the result of `compare`.
+    """
+    settings = content["settings"]
+    return list(filter(None, (settings["unfair"], content["warning"], *settings["notes"])))
+
+
 def _common_ground(runs: Sequence[Run], wanted: str) -> tuple[str, list[str]]:
     """Return the data set that all runs were evaluated on, and its classes."""
     shared = [name for name in runs[0].evaluations if all(name in r.evaluations for r in runs)]

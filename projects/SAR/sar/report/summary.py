@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from tabulate import tabulate
-
 from sar.errors import printable
-from sar.evaluation.table import HEADLINE
+from sar.evaluation.table import HEADLINE, grid
 
 # Number of rare classes whose IoU is in the table.
 _NUM_RARE = 3
@@ -28,9 +26,9 @@ def format_summary(content: Mapping) -> str:
     rows = []
     for number, method in enumerate(content["methods"]):
         cells = [_cell(method["summary"][name], with_difference=number > 0) for name in columns]
-        rows.append([printable(method["name"]), method["num_runs"], *cells])
+        rows.append([printable(method["name"]), str(method["num_runs"]), *cells])
     headers = ["method", "runs", *(printable(name.replace("IoU-", "IoU ")) for name in columns)]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+    return grid(rows, headers)
 
 
 def _cell(numbers: Mapping, *, with_difference: bool) -> str:

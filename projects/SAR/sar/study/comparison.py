@@ -24,7 +24,7 @@ EPOCHS = 30
 LEAST_ITERATIONS = 1000
 METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
 
-# Keys that the plan sets itself, and what to use instead.
+# Keys that the plan sets itself, for all methods alike, and what to use instead.
 INSTEAD = {
     "SEED": "use --seeds",
     "OUTPUT_DIR": "use --output",
@@ -85,9 +85,11 @@ def plan_comparison(
         InputError: a problem in a config, a method or the data set; the validation split is
             missing; the plain model has regularizers.
     """
-    for key in overrides[::2]:
+    given = [(key, "a comparison") for key in overrides[::2]]
+    given += [(key, f"the method {name}") for name, found in methods.items() for key in found]
+    for key, what in given:
         if key in INSTEAD:
-            raise InputError(f"{key} cannot be set for a comparison: {INSTEAD[key]}")
+            raise InputError(f"{key} cannot be set for {what}: {INSTEAD[key]}")
     # Absolute, because it is part of what identifies a training.
     folder = os.path.abspath(os.path.expanduser(folder)) if folder else ""
     words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
-from tabulate import tabulate
 
+from sar.evaluation.table import grid
 from sar.files.program_outputs import Outputs
 from sar.study.differences import paired_difference
 from sar.study.matrix import Settings, Study
@@ -153,7 +153,7 @@ class _Section:
                     cell += f"<br>**{found}**" if found.is_clear else f"<br>{found}"
                 line.append(cell)
             table.append(line)
-        return _grid(table, ["", *self.study.metrics])
+        return grid(table, ["", *self.study.metrics])
 
     def _pairs(self, metric: str) -> str:
         values = {name: _values(rows, f"sem_seg/{metric}") for name, rows in self.methods.items()}
@@ -167,7 +167,7 @@ class _Section:
             ]
             cells[list(values).index(name)] = ""
             table.append([name, *cells])
-        return _grid(table, ["", *values])
+        return grid(table, ["", *values])
 
     def _classes(self) -> str:
         groups = self.methods[self.study.reference][0]["groups"]
@@ -180,10 +180,10 @@ class _Section:
             for group, names in groups.items()
             for name in names
         ]
-        return _grid(table, ["class", "group", *self.methods])
+        return grid(table, ["class", "group", *self.methods])
 
     def _geometry(self) -> str:
-        return _grid(
+        return grid(
             [
                 [name]
                 + [
@@ -214,7 +214,7 @@ class _Section:
                 ]
                 line.append(f"{statistics.median(ratios):.2f}" if ratios else "-")
             table.append(line)
-        return _grid(table, ["", *costs])
+        return grid(table, ["", *costs])
 
     def _with_pull(self) -> dict[str, list[dict]]:
         variants = {name: rows for name, rows in self.variants.items() if name not in self.methods}
@@ -244,7 +244,7 @@ class _Section:
                     ", ".join(f"{mean:.2g}" for mean in means),
                 ]
             )
-        return _grid(table, ["", "gate open since", "share of steps", "pull / cross-entropy"])
+        return grid(table, ["", "gate open since", "share of steps", "pull / cross-entropy"])
 
     def _choice(self) -> str:
         choice, chosen = self.study.choice, self.study.chosen(self.rows)
@@ -264,7 +264,7 @@ class _Section:
             f"*{name}* combines {' with '.join(parts)}."
             for name, parts in self.study.combinations.items()
         ]
-        return "\n\n".join([text, _grid(table, ["method", "settings", "score"]), *combined])
+        return "\n\n".join([text, grid(table, ["method", "settings", "score"]), *combined])
 
     def _figure(self, kind: str, draw: Callable[[], plt.Figure]) -> str:
         file = f"results-{self.name}-{kind}.png"
@@ -334,8 +334,3 @@ def _loss_of_head(curve: dict[str, list[float]]) -> list[float]:
     others = ("loss_sem_seg_aux", "loss_sem_seg_regions")
     names = [name for name in curve if name.startswith("loss_sem_seg") and name not in others]
     return [sum(values) for values in zip(*(curve[name] for name in names), strict=True)]
-
-
-def _grid(table: list[list[str]], headers: Sequence[str]) -> str:
-    align = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate(table, headers, tablefmt="pipe", colalign=align, disable_numparse=True)

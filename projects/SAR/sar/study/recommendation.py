@@ -52,7 +52,7 @@ def judge(scores: Scores, reference: str) -> Verdict | None:
         scores: higher is better.
         reference: one of the methods.
     """
-    pairs = {name: _paired(scores[name], scores[reference]) for name in scores}
+    pairs = {name: paired(scores[name], scores[reference]) for name in scores}
     pairs = {name: found for name, found in pairs.items() if name != reference and found[0]}
     if not pairs:
         return None
@@ -73,7 +73,7 @@ def not_clearly_below(scores: Scores, method: str) -> list[str]:
     """Return the other methods whose 95% interval of the difference to `method` reaches zero."""
     found = []
     for name in scores:
-        values, others = _paired(scores[name], scores[method])
+        values, others = paired(scores[name], scores[method])
         if name != method and values and paired_difference(values, others).high >= 0:
             found.append(name)
     return found
@@ -142,7 +142,7 @@ def _comparisons(verdict: Verdict) -> str:
     return f"{number} comparisons" if number > 1 else "one comparison"
 
 
-def _paired(
+def paired(
     values: Mapping[int, float], others: Mapping[int, float]
 ) -> tuple[Sequence[float], Sequence[float]]:
     """Return the values of the seeds that both have."""

@@ -3,14 +3,13 @@
 import math
 import shlex
 import statistics
-from collections.abc import Mapping
-
-from tabulate import tabulate
+from collections.abc import Mapping, Sequence
 
 from sar.errors import listed, printable
+from sar.evaluation.table import grid
 from sar.study.differences import paired_difference
 from sar.study.matrix import ITERATIONS, Settings, Study
-from sar.study.recommendation import LEAST_SEEDS, Scores, recommend
+from sar.study.recommendation import LEAST_SEEDS, Scores, paired, recommend
 
 # The metrics whose differences are shown with intervals.
 _COMPARED = ("mIoU", "mIoU@r", "mIoU@r_pixel")
@@ -65,32 +64,31 @@ def _tables(study: Study, found: Mapping[str, Mapping[int, dict]], key: str) -> 
         key: the metrics of a row.
     """
     reference = study.reference
-    metrics = [metric for metric in study.metrics if _scores(found, key, metric)]
+    scores_of = {metric: _scores(found, key, metric) for metric in study.metrics}
+    scores_of = {metric: scores for metric, scores in scores_of.items() if scores}
     means, differences = [], []
     for name, by_seed in found.items():
         line, compared = [name, str(len(by_seed))], [name]
-        for metric in metrics:
-            scores = _scores(found, key, metric)
+        for metric, scores in scores_of.items():
             line.append(f"{statistics.fmean(scores[name].values()):.2f}" if by_seed else "-")
-            seeds = sorted(scores[name].keys() & scores[reference].keys())
+            values, others = paired(scores[name], scores[reference])
             if metric in _COMPARED:
-                pair = ([scores[method][seed] for seed in seeds] for method in (name, reference))
-                compared.append(_shown(*pair) if seeds else "-")
+                compared.append(_shown(values, others) if values else "-")
         times = [row["seconds_per_iteration"] for row in by_seed.values()]
         times = list(filter(math.isfinite, times))
         means.append([*line, f"{statistics.fmean(times):.2f}" if times else "-"])
         if name != reference:
             differences.append(compared)
-    headers = ["", *(metric for metric in metrics if metric in _COMPARED)]
+    headers = ["", *(metric for metric in scores_of if metric in _COMPARED)]
     return [
-        _grid(means, ["", "seeds", *metrics, "s/iteration"]),
+        grid(means, ["", "seeds", *scores_of, "s/iteration"]),
         f"Differences to {reference}, with 95% intervals over the seeds (paired, Student's t). "
         f"**Bold**: the interval of {LEAST_SEEDS} seeds or more does not contain zero.",
-        _grid(differences, headers),
+        grid(differences, headers),
     ]
 
 
-def _shown(values: list[float], others: list[float]) -> str:
+def _shown(values: Sequence[float], others: Sequence[float]) -> str:
     difference = paired_difference(values, others)
     is_bold = difference.is_clear and len(values) >= LEAST_SEEDS
     return f"**{difference}**" if is_bold else str(difference)
@@ -138,7 +136,7 @@ def _methods(study: Study) -> list[str]:
     return [
         "The trained models are in `runs/`. To train a method again, add its keys to this command:",
         f"    {command} {_words(settings)}",
-        tabulate(keys, ["method", "keys"], tablefmt="pipe"),
+        grid(keys, ["method", "keys"], num_texts=2),
     ]
 
 
@@ -149,8 +147,3 @@ def _words(settings: Settings) -> str:
         is_names = isinstance(value, list) and all(isinstance(name, str) for name in value)
         words += [key, ",".join(value) if is_names else str(value)]
     return shlex.join(words)
-
-
-def _grid(table: list[list[str]], headers: list[str]) -> str:
-    align = ["left"] + ["right"] * (len(headers) - 1)
-    return tabulate(table, headers, tablefmt="pipe", colalign=align, disable_numparse=True)
