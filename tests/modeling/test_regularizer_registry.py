@@ -137,3 +137,41 @@ def test_ceco_settings_that_are_refused(small_config, frequency_file):
 def test_sar_needs_a_classifier(small_config):
     with pytest.raises(InputError, match='MODEL.CLASSIFIER is "", but SemanticAnchorRegularizer'):
         build_regularizers(small_config(SAR, "MODEL.CLASSIFIER", ""), 5, 8)
+
+
+@pytest.mark.parametrize(
+    "name, group",
+    [
+        ("PrototypeRegularizer", "PROTOTYPE"),
+        ("PrototypeContrastRegularizer", "PROTOTYPE_CONTRAST"),
+        ("CenterLossRegularizer", "CENTER_LOSS"),
+        ("ClassAwareRegularizer", "CLASS_AWARE"),
+    ],
+)
+def test_every_key_reaches_the_methods_for_comparison(name, group, small_config):
+    cfg = small_config(SAR, "MODEL.REGULARIZERS", f"('{name}',)")
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 254
+    settings = cfg.MODEL[group]
+    changed = {
+        key: "classes" if value == "pixels" else value / 2 for key, value in settings.items()
+    }
+    settings.update(changed)
+    regularizer = build_regularizers(cfg, 5, 8)[name]
+    assert (regularizer.num_classes, regularizer.embed_dim) == (5, 8)
+    assert regularizer.ignore_value == 254
+    for key, value in changed.items():
+        owner = regularizer.memory if key == "MOMENTUM" else regularizer
+        assert getattr(owner, key.lower()) == value
+
+
+def test_wrong_keys_of_a_method_for_comparison_are_named(small_config):
+    overrides = [
+        "MODEL.REGULARIZERS",
+        "('CenterLossRegularizer',)",
+        "MODEL.CENTER_LOSS.ALPHA",
+        "3.0",
+    ]
+    with pytest.raises(
+        InputError, match="MODEL.CENTER_LOSS, CenterLossRegularizer: alpha must lie"
+    ):
+        build_regularizers(small_config(SAR, *overrides), 5, 8)

@@ -165,6 +165,43 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Add to the logits the log of the share of training images that show each class.
     cfg.MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT = True
 
+    # -- Prototype methods
+    # PrototypeRegularizer has SAR's pull and gate, with the moving average of the class means
+    # instead of semantic anchors.
+    cfg.MODEL.PROTOTYPE = CfgNode()
+    # Weight of the pull on the embeddings.
+    cfg.MODEL.PROTOTYPE.PULL_WEIGHT = 0.1
+    # "pixels" or "classes": the pull is a mean over these.
+    cfg.MODEL.PROTOTYPE.PULL_OVER = "pixels"
+    # The pull is active if the classifier predicts all prototypes with a higher probability; 0: in
+    # all steps.
+    cfg.MODEL.PROTOTYPE.GATE_CONFIDENCE = 0.8
+    # Momentum of the moving average of the class means.
+    cfg.MODEL.PROTOTYPE.MOMENTUM = 0.999
+
+    # PrototypeContrastRegularizer: ProtoSeg (Zhou et al., CVPR 2022).
+    cfg.MODEL.PROTOTYPE_CONTRAST = CfgNode()
+    # Weights of the contrast with all prototypes and of the distance to the own prototype.
+    cfg.MODEL.PROTOTYPE_CONTRAST.WEIGHT = 0.01
+    cfg.MODEL.PROTOTYPE_CONTRAST.DISTANCE_WEIGHT = 0.001
+    # Temperature of the contrast.
+    cfg.MODEL.PROTOTYPE_CONTRAST.TEMPERATURE = 0.1
+    # Momentum of the moving average of the class means.
+    cfg.MODEL.PROTOTYPE_CONTRAST.MOMENTUM = 0.999
+
+    # CenterLossRegularizer: center loss (Wen et al., ECCV 2016).
+    cfg.MODEL.CENTER_LOSS = CfgNode()
+    # Weight of the loss.
+    cfg.MODEL.CENTER_LOSS.WEIGHT = 0.003
+    # Step size of the centres, from 0 to 1.
+    cfg.MODEL.CENTER_LOSS.ALPHA = 0.5
+
+    # ClassAwareRegularizer: CAR (Huang et al., ECCV 2022).
+    cfg.MODEL.CLASS_AWARE = CfgNode()
+    # Weights of the losses within and between classes.
+    cfg.MODEL.CLASS_AWARE.INTRA_WEIGHT = 1.0
+    cfg.MODEL.CLASS_AWARE.INTER_WEIGHT = 1.0
+
     # -- Data
     # Folder of your own data set (images/, labels/, classes.txt). Its training split replaces
     # DATASETS.TRAIN, and its validation split DATASETS.TEST. Set DATASETS.TEST to evaluate other

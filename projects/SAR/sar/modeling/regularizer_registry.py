@@ -26,6 +26,10 @@ dict of losses, with the same keys in every step.
 _GROUPS = {
     "SemanticAnchorRegularizer": "MODEL.SEMANTIC_ANCHOR",
     "CenterCollapseRegularizer": "MODEL.CENTER_COLLAPSE",
+    "PrototypeRegularizer": "MODEL.PROTOTYPE",
+    "PrototypeContrastRegularizer": "MODEL.PROTOTYPE_CONTRAST",
+    "CenterLossRegularizer": "MODEL.CENTER_LOSS",
+    "ClassAwareRegularizer": "MODEL.CLASS_AWARE",
 }
 
 
@@ -60,11 +64,7 @@ def check_regularizer(name: str) -> None:
 
 @REGULARIZER_REGISTRY.register()
 def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
-    if not cfg.MODEL.CLASSIFIER:
-        raise InputError(
-            'MODEL.CLASSIFIER is "", but SemanticAnchorRegularizer needs the classifier: use '
-            "CenterCollapseRegularizer alone"
-        )
+    _require_classifier(cfg, "SemanticAnchorRegularizer")
     settings = cfg.MODEL.SEMANTIC_ANCHOR
     return regularizers.SemanticAnchorRegularizer(
         num_classes,
@@ -112,6 +112,59 @@ def CenterCollapseRegularizer(cfg, num_classes, embed_dim):
         dropout=settings.DROPOUT,
         ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
     )
+
+
+@REGULARIZER_REGISTRY.register()
+def PrototypeRegularizer(cfg, num_classes, embed_dim):
+    _require_classifier(cfg, "PrototypeRegularizer")
+    return _build_from_keys(
+        regularizers.PrototypeRegularizer, cfg.MODEL.PROTOTYPE, cfg, num_classes, embed_dim
+    )
+
+
+@REGULARIZER_REGISTRY.register()
+def PrototypeContrastRegularizer(cfg, num_classes, embed_dim):
+    return _build_from_keys(
+        regularizers.PrototypeContrastRegularizer,
+        cfg.MODEL.PROTOTYPE_CONTRAST,
+        cfg,
+        num_classes,
+        embed_dim,
+    )
+
+
+@REGULARIZER_REGISTRY.register()
+def CenterLossRegularizer(cfg, num_classes, embed_dim):
+    return _build_from_keys(
+        regularizers.CenterLossRegularizer, cfg.MODEL.CENTER_LOSS, cfg, num_classes, embed_dim
+    )
+
+
+@REGULARIZER_REGISTRY.register()
+def ClassAwareRegularizer(cfg, num_classes, embed_dim):
+    return _build_from_keys(
+        regularizers.ClassAwareRegularizer, cfg.MODEL.CLASS_AWARE, cfg, num_classes, embed_dim
+    )
+
+
+def _build_from_keys(
+    kind: type[nn.Module], settings: CfgNode, cfg: CfgNode, num_classes: int, embed_dim: int
+) -> nn.Module:
+    """Build a regularizer whose arguments have the names of the keys in `settings`."""
+    return kind(
+        num_classes,
+        embed_dim,
+        ignore_value=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        **{key.lower(): value for key, value in settings.items()},
+    )
+
+
+def _require_classifier(cfg, name: str) -> None:
+    if not cfg.MODEL.CLASSIFIER:
+        raise InputError(
+            f'MODEL.CLASSIFIER is "", but {name} needs the classifier: use '
+            "CenterCollapseRegularizer alone"
+        )
 
 
 def _images_per_class(cfg) -> tuple[int, ...] | None:

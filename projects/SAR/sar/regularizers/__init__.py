@@ -12,12 +12,20 @@ from sar.regularizers.anchors import (
     simplex_etf_anchors,
 )
 from sar.regularizers.center_collapse import CenterCollapseRegularizer
+from sar.regularizers.center_loss import CenterLossRegularizer
+from sar.regularizers.class_aware import ClassAwareRegularizer
 from sar.regularizers.embedding_tap import tap_embeddings
+from sar.regularizers.prototype import PrototypeRegularizer
+from sar.regularizers.prototype_contrast import PrototypeContrastRegularizer
 from sar.regularizers.semantic_anchor import SemanticAnchorRegularizer
 from sar.regularizers.simplex_etf import simplex_etf
 
 __all__ = [
     "CenterCollapseRegularizer",
+    "CenterLossRegularizer",
+    "ClassAwareRegularizer",
+    "PrototypeContrastRegularizer",
+    "PrototypeRegularizer",
     "SemanticAnchorRegularizer",
     "gaussian_anchors",
     "load_anchors",

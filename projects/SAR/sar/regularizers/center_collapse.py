@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sar.ops.class_sums import class_sums
 from sar.ops.over_processes import sum_over_processes
+from sar.regularizers.class_means import class_means
 from sar.regularizers.classifier import check_classifier
-from sar.regularizers.labels import match_labels
+from sar.regularizers.labels import as_points, check_channels, match_labels
 from sar.regularizers.simplex_etf import simplex_etf
 
 PIXEL_PROJECTION_DIM = 128  # P, as in the authors' code
@@ -131,17 +131,10 @@ class CenterCollapseRegularizer(nn.Module):
             ValueError: shapes that do not go together, or a classifier that `check_classifier`
                 refuses.
         """
-        if embeddings.shape[1] != self.embed_dim:
-            raise ValueError(
-                f"expected embeddings of {self.embed_dim} channels (embed_dim), "
-                f"found shape {tuple(embeddings.shape)}"
-            )
+        check_channels(embeddings, self.embed_dim)
         if classifier is not None:
             check_classifier(classifier, self.num_classes, self.embed_dim, embeddings.device)
-        labels = match_labels(embeddings, labels)
-        # Samples (N, C) are the points of one cloud (1, C, N).
-        vectors = embeddings.flatten(2) if embeddings.dim() > 2 else embeddings.T[None]
-        labels = labels.reshape(vectors.shape[0], -1)
+        vectors, labels = as_points(embeddings, match_labels(embeddings, labels))
         with torch.autocast(embeddings.device.type, enabled=False):
             centres, counts = self._class_centres(vectors.to(self.etf.dtype), labels)
             logits = self.scale * centres @ self.etf.T
@@ -159,17 +152,14 @@ class CenterCollapseRegularizer(nn.Module):
         if self.is_projected:
             weight = self.pixel_projection.weight.expand(len(vectors), -1, -1)
             vectors = torch.bmm(weight, vectors)
-        sums, counts = class_sums(vectors, labels, self.num_classes, self.ignore_value)
-        totals = sum_over_processes(torch.cat([sums, counts[:, None].to(sums.dtype)], dim=1))
-        sums, counts = totals[:, :-1], totals[:, -1:].detach()
-        centres = sums / counts.clamp(min=1)
+        centres, counts = class_means(vectors, labels, self.num_classes, self.ignore_value)
         if self.is_projected:
             # Batch norm is affine in each channel, so it may come after the mean.
             mean, variance = _batch_statistics(vectors)
             centres = (centres - mean) / (variance + BATCH_NORM_EPS).sqrt()
             centres = F.normalize(F.relu(self.centre_projection(centres)), dim=1)
             centres = self.dropout(centres)
-        return centres, counts[:, 0]
+        return centres, counts
 
 
 def _batch_statistics(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Bring labels to the resolution of embeddings."""
+"""Bring embeddings and labels to common shapes."""
 
 import torch
 import torch.nn.functional as F
@@ -34,3 +34,23 @@ def match_labels(embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
         # float32 holds every class id exactly, up to 2^24
         labels = F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0]
     return labels.long()
+
+
+def as_points(embeddings: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return embeddings (N, C, L) and labels (N, L); samples (N, C) become one cloud (1, C, N).
+
+    Args:
+        embeddings: (N, C), (N, C, L) or (N, C, H, W).
+        labels: of `match_labels`.
+    """
+    vectors = embeddings.flatten(2) if embeddings.dim() > 2 else embeddings.T[None]
+    return vectors, labels.reshape(vectors.shape[0], -1)
+
+
+def check_channels(embeddings: torch.Tensor, embed_dim: int) -> None:
+    """Raise ValueError if embeddings (N, C, *) do not have `embed_dim` channels."""
+    if embeddings.shape[1] != embed_dim:
+        raise ValueError(
+            f"expected embeddings of {embed_dim} channels (embed_dim), "
+            f"found shape {tuple(embeddings.shape)}"
+        )

@@ -13,7 +13,7 @@ from sar.ops.squared_distance import CLASSES, PIXELS, mean_squared_distance
 from sar.regularizers.anchors import gaussian_anchors
 from sar.regularizers.classifier import check_classifier
 from sar.regularizers.classify import classify
-from sar.regularizers.labels import match_labels
+from sar.regularizers.labels import check_channels, match_labels
 
 
 class SemanticAnchorRegularizer(nn.Module):
@@ -152,11 +152,7 @@ class SemanticAnchorRegularizer(nn.Module):
                 refuses.
         """
         embed_dim = self.anchors.shape[1]
-        if embeddings.shape[1] != embed_dim:
-            raise ValueError(
-                f"expected embeddings of {embed_dim} channels (embed_dim), "
-                f"found shape {tuple(embeddings.shape)}"
-            )
+        check_channels(embeddings, embed_dim)
         check_classifier(classifier, self.num_classes, embed_dim, embeddings.device)
         labels = match_labels(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):

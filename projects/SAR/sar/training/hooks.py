@@ -8,7 +8,7 @@ from datetime import timedelta
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from sar.regularizers import SemanticAnchorRegularizer
+from sar.regularizers import PrototypeRegularizer, SemanticAnchorRegularizer
 
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
@@ -77,15 +77,17 @@ class FirstLosses(HookBase):
 
 
 class GateLogger(HookBase):
-    """Log if SAR's gate is open ("sar/gate_is_open", 0 or 1), together with the losses.
+    """Log if the gate of the pull is open ("sar/gate_is_open", 0 or 1), together with the losses.
 
     Args:
-        model: a model; without a SemanticAnchorRegularizer, nothing is logged.
+        model: a model; without a regularizer that has a gate, nothing is logged.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.regularizers = [
-            module for module in model.modules() if isinstance(module, SemanticAnchorRegularizer)
+            module
+            for module in model.modules()
+            if isinstance(module, SemanticAnchorRegularizer | PrototypeRegularizer)
         ]
 
     def after_step(self) -> None:
