@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sar.study.differences import paired_difference, pairs_needed, student_quantile
+from sar.study.differences import (
+    holm,
+    p_value,
+    paired_difference,
+    pairs_needed,
+    student_quantile,
+)
 
 
 def pairs(number, seed=0):
@@ -46,3 +52,31 @@ def test_seeds_that_make_a_difference_clear():
         assert (half < differences.mean()) == is_clear
     assert pairs_needed([1.0, -1.0], [0.0, 0.0]) == 100
     assert pairs_needed([1.0, 1.0], [0.0, 0.0]) == 2
+
+
+@pytest.mark.parametrize("number", [2, 3, 6])
+def test_p_values_are_those_of_a_paired_t_test(number):
+    for seed in range(5):
+        values, reference = pairs(number, seed)
+        expected = stats.ttest_rel(values, reference).pvalue
+        assert p_value(list(values), list(reference)) == pytest.approx(expected, rel=1e-9)
+    assert p_value([3.0], [1.0]) == 1
+    assert p_value([3.0, 3.0], [1.0, 1.0]) == 0
+    assert p_value([1.0, 1.0], [1.0, 1.0]) == 1
+
+
+def test_holm_rejects_what_its_definition_rejects():
+    generator = np.random.default_rng(0)
+    for number in (1, 2, 5, 9):
+        p_values = generator.uniform(0, 0.1, number)
+        corrected = holm(list(p_values))
+        # The definition: from the smallest up, until p > level / (number of those not yet seen).
+        for level in (0.01, 0.05, 0.2):
+            rejected = set()
+            for rank, i in enumerate(np.argsort(p_values)):
+                if p_values[i] > level / (number - rank):
+                    break
+                rejected.add(int(i))
+            assert {i for i in range(number) if corrected[i] <= level} == rejected
+    assert holm([]) == []
+    assert holm([0.5, 0.6]) == [1.0, 1.0]

@@ -13,7 +13,7 @@ import matplotlib
 
 from sar.evaluation.table import grid
 from sar.files.program_outputs import Outputs
-from sar.study.differences import paired_difference
+from sar.study.differences import holm, p_value, paired_difference
 from sar.study.matrix import Settings, Study
 
 matplotlib.use("Agg")
@@ -30,11 +30,13 @@ INTRODUCTION = """# Results
   depend on the number of training pixels.
 - A difference is the mean over seeds. For each seed, two trainings with this seed are compared. The
   brackets show the 95% interval (Student's t).
-- **Bold** differences are clear: their interval does not contain zero. The intervals are not
-  corrected for the number of comparisons. If two methods are equal, one difference in twenty is
-  bold by chance.
+- **Bold** differences are clear: their interval does not contain zero. If two methods are equal,
+  one difference in twenty is bold by chance.
+- A star marks differences that stay clear if they are corrected for the number of methods in their
+  table (Holm's method, for each metric). Tables of methods in pairs are not corrected.
 
 [Findings](findings.md) explains the results."""
+_LEVEL = 0.05
 GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
 
 
@@ -141,18 +143,11 @@ class _Section:
 
     def _comparison(self, rows_of: Mapping[str, list[dict]], reference: str) -> str:
         """Return a table of means and of differences to the reference."""
-        table = []
-        for name, rows in rows_of.items():
-            line = [name]
-            for metric in self.study.metrics:
-                values = _values(rows, f"sem_seg/{metric}")
-                cell = f"{statistics.fmean(values):.2f}"
-                if name != reference:
-                    others = _values(rows_of[reference], f"sem_seg/{metric}")
-                    found = paired_difference(values, others)
-                    cell += f"<br>**{found}**" if found.is_clear else f"<br>{found}"
-                line.append(cell)
-            table.append(line)
+        columns = []
+        for metric in self.study.metrics:
+            values = {name: _values(rows, f"sem_seg/{metric}") for name, rows in rows_of.items()}
+            columns.append(_column_of_differences(values, reference))
+        table = [list(line) for line in zip(rows_of, *columns, strict=True)]
         return grid(table, ["", *self.study.metrics])
 
     def _pairs(self, metric: str) -> str:
@@ -327,6 +322,22 @@ class _Section:
 
 def _values(rows: Sequence[dict], metric: str) -> list[float]:
     return [row["metrics"][metric] for row in rows]
+
+
+def _column_of_differences(values: Mapping[str, list[float]], reference: str) -> list[str]:
+    """Return a cell for each method: its mean, and its difference to the reference."""
+    others = [name for name in values if name != reference]
+    corrected = holm([p_value(values[name], values[reference]) for name in others])
+    p_values = dict(zip(others, corrected, strict=True))
+    cells = []
+    for name, found in values.items():
+        cell = f"{statistics.fmean(found):.2f}"
+        if name != reference:
+            difference = paired_difference(found, values[reference])
+            text = f"**{difference}**" if difference.is_clear else str(difference)
+            cell += f"<br>{text}" + r" \*" * (p_values[name] < _LEVEL)
+        cells.append(cell)
+    return cells
 
 
 def _loss_of_head(curve: dict[str, list[float]]) -> list[float]:
