@@ -131,3 +131,13 @@ def test_what_is_dumped_is_loaded_again(tmp_path):
     for found in (cfg, again):
         assert found.OUTPUT_DIR == "2024" and found.DATASETS.FOLDER == "None"
         assert found.TEST.MODE == "(1, 2)" and found.TEST.CROP_SIZE == (512, 512)
+
+
+def test_home_and_variables_are_expanded_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MY_DATA", "/data")
+    words = ["DATASETS.FOLDER", "$MY_DATA/mine", "OUTPUT_DIR", "~/${MY_DATA}x"]
+    cfg = load_config("", [*words, "MODEL.WEIGHTS", "$NOT_SET/x.pth"])
+    assert cfg.DATASETS.FOLDER == "/data/mine"
+    assert cfg.OUTPUT_DIR == f"{tmp_path}//datax"
+    assert cfg.MODEL.WEIGHTS == "$NOT_SET/x.pth"

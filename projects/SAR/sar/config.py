@@ -203,7 +203,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     cfg.MODEL.CLASS_AWARE.INTER_WEIGHT = 1.0
 
     # -- Data
-    # Folder of your own data set (images/, labels/, classes.txt). Its training split replaces
+    # Folder of your own data set (images/, labels/, classes.txt). "~" and "$VARIABLE" are expanded,
+    # here and in the other paths. Its training split replaces
     # DATASETS.TRAIN, and its validation split DATASETS.TEST. Set DATASETS.TEST to evaluate other
     # data sets, such as ("folder_NAME_test",), or to () for no evaluation.
     cfg.DATASETS.FOLDER = ""
@@ -330,12 +331,19 @@ def load_config(
     for key in _PATHS:
         parent, _, last = key.rpartition(".")
         group = lookup(cfg, parent) if parent else cfg
-        group[last] = os.path.expanduser(group[last])
+        group[last] = os.path.expanduser(os.path.expandvars(group[last]))
     return cfg
 
 
-# A shell expands `~` only at the start of a word, and YAML never does.
-_PATHS = ("OUTPUT_DIR", "MODEL.WEIGHTS", "MODEL.TIMM.CHECKPOINT", "DATASETS.CLASS_FREQUENCY")
+# In these keys, "~" and "$VARIABLE" are expanded. A shell expands `~` only at the start of a word,
+# and YAML expands nothing.
+_PATHS = (
+    "OUTPUT_DIR",
+    "MODEL.WEIGHTS",
+    "MODEL.TIMM.CHECKPOINT",
+    "DATASETS.FOLDER",
+    "DATASETS.CLASS_FREQUENCY",
+)
 
 
 def sets_key(key: str, config_file: str | os.PathLike = "", overrides: Sequence[str] = ()) -> bool:
