@@ -1,0 +1,1 @@
+"""Sparse networks for 3-D point clouds, in plain PyTorch."""
