@@ -10,6 +10,7 @@ from torch import nn
 from sar.errors import InputError
 from sar.modeling.head_loss import build_loss, use_all_processes
 from sar.modeling.heads import SemanticHead, build_auxiliary_head
+from sar.modeling.point_segmentor import PointHead, PointSegmentor
 from sar.modeling.regularize import Regularized, regularize
 from sar.modeling.regularizer_registry import build_regularizers
 from sar.modeling.taps import PixelTap, QueryTap
@@ -52,10 +53,11 @@ def add_branch(cfg: CfgNode, model: nn.Module) -> nn.Module:
                 f'{key} "{value}" has no effect on a model that classifies queries '
                 '(MODEL.TAP.MATCHER), which has a criterion of its own: set it to ""'
             )
-    if cfg.MODEL.LOSS.NAME or isinstance(model, (SemanticSegmentor, PanopticFPN)):
+    plain = (SemanticSegmentor, PanopticFPN, PointSegmentor)
+    if cfg.MODEL.LOSS.NAME or isinstance(model, plain):
         head = _find_head(model, cfg)
         loss = build_loss(cfg, head, model.backbone.size_divisibility)
-        if loss is None and not isinstance(head, SemanticHead):
+        if loss is None and not isinstance(head, (SemanticHead, PointHead)):
             use_all_processes(head)
     if cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE:
         auxiliary_head = build_auxiliary_head(cfg, model.backbone.output_shape())

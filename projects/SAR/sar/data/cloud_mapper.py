@@ -1,0 +1,169 @@
+"""Map a data set's dict to the sample of a point cloud that `PointSegmentor` takes.
+
+Shape shorthands: P points, F features of a point.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sar.errors import InputError, nearest
+
+from detectron2.config import CfgNode, configurable
+
+if TYPE_CHECKING:
+    from sar.data.clouds import Cloud
+
+# The features that a point can have, and their channels.
+FEATURES = {"xyz": 3, "color": 3, "normal": 3, "intensity": 1}
+
+
+def num_features(names: Sequence[str]) -> int:
+    """Return F, the number of channels of INPUT.POINTS.FEATURES.
+
+    Raises:
+        InputError: a name is unknown, or there is none.
+    """
+    for name in names:
+        if name not in FEATURES:
+            raise InputError(
+                f'INPUT.POINTS.FEATURES: "{name}" is unknown.{nearest(name, FEATURES)} Known are '
+                f"{', '.join(FEATURES)}"
+            )
+    if not names:
+        raise InputError(f"INPUT.POINTS.FEATURES is empty: name some of {', '.join(FEATURES)}")
+    return sum(FEATURES[name] for name in names)
+
+
+class CloudMapper:
+    """Read a cloud and, in training, augment it; make tensors.
+
+    The random numbers come only from the generator that is passed to the call.
+
+    Args:
+        is_train: augment the clouds and return labels; otherwise leave labels to the evaluator.
+        voxel_size: length of a voxel's edge, in the unit of the files.
+        features: names from FEATURES.
+        num_classes: K; label ids are 0 to K - 1, or `ignore_label`.
+        ignore_label: the id of points without a class.
+        augmentation: takes a cloud and a generator, returns a cloud; None for none.
+
+    Raises:
+        InputError: `voxel_size` is not positive, or a feature is unknown.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        voxel_size: float,
+        features: Sequence[str],
+        num_classes: int,
+        ignore_label: int,
+        augmentation: "Callable[[Cloud, np.random.Generator], Cloud] | None" = None,
+    ) -> None:
+        if not 0 < voxel_size < float("inf"):
+            raise InputError(
+                f"INPUT.POINTS.VOXEL_SIZE is {voxel_size}, expected a positive length in the unit "
+                "of the files, such as 0.05"
+            )
+        num_features(features)
+        self.is_train = is_train
+        self.voxel_size = voxel_size
+        self.features = tuple(features)
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+        self.augmentation = augmentation
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        points = cfg.INPUT.POINTS
+        augmentation = None
+        if is_train:
+            from sar.points.augmentation import PointAugmentation
+
+            augmentation = PointAugmentation.from_config(cfg)
+        return {
+            "is_train": is_train,
+            "voxel_size": points.VOXEL_SIZE,
+            "features": points.FEATURES,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            "augmentation": augmentation,
+        }
+
+    def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
+        """Return the sample of a data set's dict, without changing the dict.
+
+        Args:
+            dataset_dict: with "file_name", a cloud, and for training "sem_seg_file_name".
+            rng: random generator for augmentation; None for one that the system seeds.
+
+        Returns:
+            `dataset_dict` with "image" (F, 1, P) float32, the features; "coordinates" (P, 3) int64,
+            the voxel of each point; "height" 1 and "width" P; in training, "sem_seg" (1, P) int64.
+
+        Raises:
+            InputError: a file is missing or unreadable, lacks a feature, or has a label that is not
+                a class and not `ignore_label`.
+        """
+        from sar.data.clouds import read_cloud
+        from sar.data.label_files import read_truth
+
+        sample = dict(dataset_dict)
+        path = sample["file_name"]
+        cloud = read_cloud(path)
+        if self.is_train:
+            if "sem_seg_file_name" not in sample:
+                raise InputError(
+                    f"The cloud {path} has no label to train on: add its "
+                    '"sem_seg_file_name" to the data set\'s dict, or remove the cloud.'
+                )
+            truth = read_truth(sample["sem_seg_file_name"], self.num_classes, self.ignore_label)
+            if truth.shape[1] != len(cloud.xyz):
+                raise InputError(
+                    f"{sample['sem_seg_file_name']} has {truth.shape[1]} labels, but its cloud "
+                    f"{path} has {len(cloud.xyz)} points: export them again."
+                )
+            cloud = cloud.replace(label=truth[0].astype(np.int64))
+            if self.augmentation is not None:
+                cloud = self.augmentation(cloud, rng or np.random.default_rng())
+            sample["sem_seg"] = torch.from_numpy(cloud.label[None])
+        return sample | self.map_points(cloud, path)
+
+    def map_points(self, cloud: "Cloud", path: str = "the cloud") -> dict:
+        """Return "image", "coordinates", "height" and "width" of a cloud in memory.
+
+        Args:
+            path: names the cloud in an error message.
+
+        Raises:
+            InputError: the cloud lacks a feature.
+        """
+        columns = []
+        for name in self.features:
+            values = _centred(cloud.xyz) if name == "xyz" else getattr(cloud, name)
+            if values is None:
+                raise InputError(
+                    f"{path} has no {name}, which INPUT.POINTS.FEATURES names: remove "
+                    f'"{name}" from it, or add it to all clouds'
+                )
+            columns.append(np.asarray(values, np.float32).reshape(len(cloud.xyz), -1))
+        features = np.concatenate(columns, axis=1)
+        coordinates = np.floor(cloud.xyz / self.voxel_size).astype(np.int64)
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(features.T))[:, None],
+            "coordinates": torch.from_numpy(coordinates),
+            "height": 1,
+            "width": len(coordinates),
+        }
+
+
+def _centred(xyz: np.ndarray) -> np.ndarray:
+    """Return coordinates with x and y from the middle of the cloud, and z from its lowest point."""
+    low, high = xyz.min(axis=0), xyz.max(axis=0)
+    origin = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
+    return xyz - origin
