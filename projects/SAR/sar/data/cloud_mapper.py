@@ -4,6 +4,7 @@ Shape shorthands: P points, F features of a point.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,7 +129,7 @@ class CloudMapper:
                     f"{sample['sem_seg_file_name']} has {truth.shape[1]} labels, but its cloud "
                     f"{path} has {len(cloud.xyz)} points: export them again."
                 )
-            cloud = cloud.replace(label=truth[0].astype(np.int64))
+            cloud = replace(cloud, label=truth[0].astype(np.int64))
             if self.augmentation is not None:
                 cloud = self.augmentation(cloud, rng or np.random.default_rng())
             sample["sem_seg"] = torch.from_numpy(cloud.label[None])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sar.data.clouds import is_cloud
 from sar.data.pillow_files import as_uint16, is_deep, num_pages, opened, raw_mode, upright
 from sar.errors import InputError, listed
 
@@ -38,7 +39,8 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
 
     Args:
         path: a file with one channel, grey (1, 2, 4, 8 or 16 bits) or with a palette, whose indices
-            are the ids. A file with equal red, green and blue channels is also read.
+            are the ids. A file with equal red, green and blue channels is also read, and a point
+            cloud, whose label has one row.
 
     Returns:
         (H, W), uint8 or uint16.
@@ -61,6 +63,8 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
     Raises:
         InputError: as in `read_label`.
     """
+    if is_cloud(path):
+        return _read_cloud_label(path), None
     with opened(path, "label") as image:
         _refuse_lossy(image, path)
         _refuse_other_bands(image, path)
@@ -166,6 +170,20 @@ def how_to_convert(path: str | os.PathLike) -> str:
         "PNG, not colours. Write the colour of each class into the class file (`kerb 255 0 0`), "
         f"and run: {shlex.join(words)}"
     )
+
+
+def _read_cloud_label(path: str | os.PathLike) -> np.ndarray:
+    """Return the labels (1, N) of a point cloud."""
+    from sar.data.clouds import read_cloud_label  # formats of clouds are rarely needed
+
+    label = read_cloud_label(path)
+    low, high = int(label.min()), int(label.max())
+    if low < 0 or high > 65535:
+        raise InputError(
+            f"The cloud {path} has the label {low if low < 0 else high}. Class ids are 0 to 65535: "
+            "relabel these points, with 255 for points to ignore (65535 with more than 255 classes)"
+        )
+    return label.astype(np.uint8 if high < 256 else np.uint16)[None]
 
 
 def _refuse_lossy(image: Image.Image, path: str | os.PathLike) -> None:

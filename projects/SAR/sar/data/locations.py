@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from sar.data import datasets
-from sar.data.datasets.folder import SPLITS
+from sar.data.datasets.folder import CLOUDS, IMAGES, SPLITS
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -42,5 +42,5 @@ def folders_of_data_set(name: str) -> list[Path]:
 def folders_of_tree(folder: str | os.PathLike) -> list[Path]:
     """Return the folders of a DATASETS.FOLDER. Each of them may be a link."""
     root = Path(os.path.expanduser(folder))
-    parts = [root / part for part in ("images", "labels")]
+    parts = [root / part for part in (*IMAGES, *CLOUDS)]
     return [root, *parts, *(part / split for part in parts for split in SPLITS)]

@@ -22,6 +22,7 @@ from sar.data.augmentation import (
     pad,
     resize_shortest_edge,
 )
+from sar.data.cloud_mapper import CloudMapper
 from sar.data.crop import read_crop
 from sar.data.grey_range import GreyRange
 from sar.data.image_files import FULL_RANGE, read_image
@@ -302,14 +303,16 @@ def _steps_of(transform: GeometricTransform, padded_shape: tuple[int, int]) -> T
     return T.TransformList(steps)
 
 
-def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper:
-    """Build the training mapper of a config: with instances if MODEL.MASK_ON is set, with the masks
-    of classes if INPUT.CLASS_MASKS is set.
+def build_train_mapper(cfg: CfgNode) -> SemanticSegmentationMapper | CloudMapper:
+    """Build the training mapper of a config: of clouds if INPUT.POINTS.VOXEL_SIZE is set, with
+    instances if MODEL.MASK_ON is set, with the masks of classes if INPUT.CLASS_MASKS is set.
 
     Raises:
         InputError: INPUT describes no augmentation.
     """
     with building(cfg, "augmentation", "INPUT"):
+        if cfg.INPUT.POINTS.VOXEL_SIZE:
+            return CloudMapper(cfg, True)
         if cfg.MODEL.MASK_ON:
             return PanopticMapper(cfg, True)
         return (ClassMaskMapper if cfg.INPUT.CLASS_MASKS else SemanticSegmentationMapper)(cfg, True)

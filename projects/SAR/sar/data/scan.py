@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.clouds import is_cloud
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
 from sar.data.ignored_foreground import IgnoredForeground
@@ -336,7 +337,9 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     result = _Examined(problems=[])
     image_size = None
     try:
-        if check_images:
+        if is_cloud(image_file):
+            image_size = _cloud_size(image_file, check_images)
+        elif check_images:
             image = read_stored_image(image_file)
             image_size = image.values.shape[:2]
             result.image_use = ImageUse.of(image)
@@ -371,7 +374,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
             message += f", the data set says {_size(stated_size)}"
         result.problems.append(Problem(SIZE_DIFFERS, label_file, message))
 
-    elif check_images and image_size is not None:
+    elif check_images and image_size is not None and not is_cloud(image_file):
         result.is_turned = _is_turned(image_file, label_file, label.shape)
 
     result.counts = np.bincount(label.reshape(-1))
@@ -385,6 +388,15 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         message = f"{label_file} has the ids {listed(ids, 10)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result
+
+
+def _cloud_size(path: str, check: bool) -> tuple[int, int] | None:
+    """Return (1, N) of a point cloud; None without a check, since its label has as many points."""
+    if not check:
+        return None
+    from sar.data.clouds import read_cloud
+
+    return 1, len(read_cloud(path).xyz)
 
 
 def _explain_turn(

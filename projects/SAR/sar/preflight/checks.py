@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from sar.config import lookup
+from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_batch_size, check_sampler
 from sar.data.locations import folders_of_tree
@@ -19,6 +20,7 @@ from sar.modeling.backbones.timm_backbone import check_timm
 from sar.modeling.heads import UPerNetHead
 from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.loss_terms import check_loss, check_number_of_weights
+from sar.modeling.point_segmentor import PointSegmentor
 from sar.modeling.regularizer_registry import check_regularizer
 
 from detectron2.config import CfgNode, get_cfg
@@ -103,6 +105,11 @@ def _check_names(cfg: CfgNode) -> None:
         )
     check_sampler(cfg)
     check_inference(cfg)
+    if is_meta_architecture(cfg, PointSegmentor) and not cfg.INPUT.POINTS.VOXEL_SIZE:
+        raise InputError(
+            "INPUT.POINTS.VOXEL_SIZE is 0, but MODEL.META_ARCHITECTURE PointSegmentor segments "
+            "point clouds: set it to the length of a voxel's edge, such as 0.05"
+        )
     for architecture, takes_instances in ((PanopticFPN, True), (SemanticSegmentor, False)):
         if is_meta_architecture(cfg, architecture) and cfg.MODEL.MASK_ON != takes_instances:
             raise InputError(
@@ -218,6 +225,7 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
         head.IGNORE_VALUE = metadata.ignore_label
     for name in names:
         records = load_dataset(name)  # a missing split is found now, not at its evaluation
+        _check_kind(cfg, name, records[0]["file_name"])
         if trains and cfg.MODEL.MASK_ON and name in cfg.DATASETS.TRAIN:
             _check_instances(name, records)
         if list(metadata_of(name).stuff_classes) != classes:
@@ -228,6 +236,20 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {head.IGNORE_VALUE}, but pixels to ignore are "
                 f'{ignore_label} in data set "{name}": set it to {ignore_label}'
             )
+
+
+def _check_kind(cfg: CfgNode, name: str, file: str) -> None:
+    """Raise InputError if a config for images gets point clouds, or the other way round."""
+    if is_cloud(file) and not cfg.INPUT.POINTS.VOXEL_SIZE:
+        raise InputError(
+            f'data set "{name}" has point clouds ({os.path.basename(file)}), but the config is for '
+            "images (INPUT.POINTS.VOXEL_SIZE is 0): use a config with a sparse_unet"
+        )
+    if not is_cloud(file) and cfg.INPUT.POINTS.VOXEL_SIZE:
+        raise InputError(
+            f'data set "{name}" has images ({os.path.basename(file)}), but the config is for point '
+            "clouds (INPUT.POINTS.VOXEL_SIZE is above 0): use a config for images"
+        )
 
 
 def _check_instances(name: str, records: list[dict]) -> None:

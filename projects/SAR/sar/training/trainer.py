@@ -16,6 +16,7 @@ from sar.checkpoints.classes import Classes
 from sar.config import portable_config
 from sar.data import loader
 from sar.data.class_frequency import class_frequency_of
+from sar.data.cloud_mapper import CloudMapper
 from sar.data.datasets import load_dataset
 from sar.data.image_files import read_image_size
 from sar.data.mapper import SemanticSegmentationMapper, build_train_mapper
@@ -164,7 +165,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_mapper(cls, cfg):
-        """Return the mapper that reads images for `inference_model`."""
+        """Return the mapper that reads images or clouds for `inference_model`."""
+        if cfg.INPUT.POINTS.VOXEL_SIZE:
+            return CloudMapper(cfg, False)
         if cfg.TEST.AUG.ENABLED:  # it resizes images itself
             return SemanticSegmentationMapper(cfg, False, test_size=(0, 0))
         return SemanticSegmentationMapper(cfg, False)

@@ -9,11 +9,17 @@
       labels/val/           bits, one channel of ids
       labels/test/
 
-A split is a data set if it has both images and labels; empty folders do not count. A line of
-classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks. Blank
-lines and lines that start with # do not count; class_file.py describes the other forms. Pixels
-labelled 255 are ignored; with more than 255 classes, which need 16-bit labels, those labelled
-65535.
+A folder of point clouds has clouds instead of images and labels. A cloud holds its labels:
+
+      clouds/train/         npz, ply, las, laz, txt, xyz, csv, pts or bin; sub-folders are kept
+      clouds/val/
+      clouds/test/
+
+A split is a data set if it has both images and labels, or clouds; empty folders do not count. A
+line of classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks.
+Blank lines and lines that start with # do not count; class_file.py describes the other forms.
+Pixels labelled 255 are ignored; with more than 255 classes, which need 16-bit labels, those
+labelled 65535.
 """
 
 import logging
@@ -25,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
+from sar.data.clouds import CLOUD_SUFFIXES
 from sar.data.datasets.class_file import read_class_file
 from sar.errors import InputError, listed, nearest, printable
 
@@ -34,9 +41,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SPLITS = ("train", "val", "test")
+# Sub-folders of a folder of images, and of a folder of point clouds.
+IMAGES, CLOUDS = ("images", "labels"), ("clouds",)
 _TREE = (
     "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
-    "have images and labels of val and test; datasets/README.md shows it. To convert an export of "
+    "have images and labels of val and test, or clouds/train, clouds/val and clouds/test; "
+    "datasets/README.md shows it. To convert an export of "
     "an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
 )
 # Folders that operating systems and network storage create, besides names with a leading dot.
@@ -70,6 +80,7 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
     class_names = [name for name, _ in classes]
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
     prefix = _prefix(folder)
+    parts = parts_of(folder)
     for split in SPLITS:
         name = f"{prefix}_{split}"
         if split != "train" and split not in complete:
@@ -77,10 +88,13 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
                 if name in catalog:
                     catalog.remove(name)
             continue
-        image_root, label_root = folder / "images" / split, folder / "labels" / split
+        image_root, label_root = folder / parts[0] / split, folder / parts[-1] / split
+        load = partial(pair_images_and_labels, image_root, label_root, remedy=_TREE)
+        if parts == CLOUDS:
+            load = partial(list_clouds, image_root, remedy=_TREE)
         datasets.register(
             name,
-            partial(pair_images_and_labels, image_root, label_root, remedy=_TREE),
+            load,
             class_names,
             _with_default_colors(classes),
             ignore_label=ignore_label_for(len(class_names)),
@@ -89,6 +103,22 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             given_colors={i: color for i, (_, color) in enumerate(classes) if color is not None},
         )
     return tuple(f"{prefix}_{split}" for split in complete)
+
+
+def parts_of(folder: str | os.PathLike) -> tuple[str, ...]:
+    """Return the names of the sub-folders of a folder's splits: IMAGES, or CLOUDS if it has them.
+
+    Raises:
+        InputError: the folder has both.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / CLOUDS[0]).is_dir():
+        return IMAGES
+    if (folder / IMAGES[0]).is_dir():
+        raise InputError(
+            f"{folder} has images and clouds: move one of the two to a folder of its own"
+        )
+    return CLOUDS
 
 
 def ignore_label_for(num_classes: int) -> int:
@@ -137,14 +167,14 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
         cfg.DATASETS.TEST = (val,)
         return
     missing = missing_parts(folder, "val")
-    if len(missing) == 1:
+    if len(missing) == 1 and parts_of(folder) == IMAGES:
         raise InputError(
             f"The validation split cannot be used, because {describe_missing(missing[0])}: add "
             'the files, or set DATASETS.TEST "()" to train without evaluation.'
         )
+    needed = " and ".join(f"{part}/val" for part in parts_of(folder))
     logger.warning(
-        f"The run does not evaluate: {printable(folder)} has no validation split (images/val "
-        "and labels/val)."
+        f"The run does not evaluate: {printable(folder)} has no validation split ({needed})."
     )
 
 
@@ -157,18 +187,18 @@ def _prefix(folder: Path) -> str:
     prefix = f"folder_{folder.name}"
     train = f"{prefix}_train"
     if train in DatasetCatalog:
-        if MetadataCatalog.get(train).image_root != str(folder / "images" / "train"):
+        if MetadataCatalog.get(train).image_root != str(folder / parts_of(folder)[0] / "train"):
             # Another folder of the same name; the checksum does not depend on the order.
             prefix += f"_{zlib.crc32(str(folder).encode()):08x}"
     return prefix
 
 
 def missing_parts(folder: str | os.PathLike, split: str) -> list[Path]:
-    """Return which of the two folders of a split, images and labels, do not exist or are empty.
+    """Return which folders of a split (`parts_of`) do not exist or are empty.
 
     An empty training split counts as there, so that it is reported.
     """
-    paths = [Path(folder).expanduser() / part / split for part in ("images", "labels")]
+    paths = [Path(folder).expanduser() / part / split for part in parts_of(folder)]
     return [path for path in paths if not path.is_dir() or split != "train" and _is_empty(path)]
 
 
@@ -261,6 +291,23 @@ def pair_images_and_labels(
     return [
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
         for stem in sorted(images)
+    ]
+
+
+def list_clouds(root: str | os.PathLike, *, remedy: str) -> list[dict]:
+    """List the point clouds under a folder, each with its labels in the same file.
+
+    Returns:
+        data set dicts with "file_name", "sem_seg_file_name" (the same) and "image_id", as
+        `pair_images_and_labels`.
+
+    Raises:
+        InputError: no such folder, no cloud in it, or two clouds of one name.
+    """
+    clouds = files_by_stem(root, CLOUD_SUFFIXES, "clouds", remedy)
+    return [
+        {"file_name": clouds[stem], "sem_seg_file_name": clouds[stem], "image_id": stem}
+        for stem in sorted(clouds)
     ]
 
 
