@@ -422,12 +422,14 @@ def class_table(scan: DatasetScan, with_groups: bool) -> str:
         if with_groups:
             groups = class_groups(counts, ties_by)
             group_of = {i: group for group, ids in groups.items() for i in ids}
-            columns.append(("group", [group_of[i] for i in range(len(counts))], "left"))
+            columns.append((f"by {what}", [group_of[i] for i in range(len(counts))], "left"))
             ties.append(describe_ties(counts, ties_by, frequency.class_names, units=(what, other)))
     headers, cells, align = zip(*columns, strict=True)
     rows = list(zip(*cells, strict=True))
     rows.sort(key=lambda row: (-images[row[1]], -pixels[row[1]]))
     table = tabulate(rows, headers, disable_numparse=True, colalign=align)
+    if with_groups:
+        ties.append("f, c, r: frequent, common and rare classes, by images and by pixels.")
     return "\n".join([table, *filter(None, ties)])
 
 

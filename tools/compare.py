@@ -93,6 +93,7 @@ from tqdm import tqdm
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, printable
+from sar.files import lock
 from sar.files.atomic import write_atomically
 from sar.files.program_outputs import Outputs
 from sar.files.run_folder import CLASS_FREQUENCY
@@ -107,7 +108,12 @@ logger = logging.getLogger("compare")
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(run, parse_args(argv), "Run it again to continue: finished trainings are kept.")
+    try:
+        return cli.run(
+            run, parse_args(argv), "Run it again to continue: finished trainings are kept."
+        )
+    finally:
+        lock.release()
 
 
 def run(args: Namespace) -> int:
@@ -138,7 +144,9 @@ def run(args: Namespace) -> int:
     missing = {name: cell for name, cell in cells.items() if cell.key not in rows}
     outputs = Outputs(output, overwrite=args.overwrite)
     outputs.check([output / "comparison.md", output / "report.html"])
-    if args.cell is None:
+    if args.cell is None:  # the cells of an array job have folders of their own
+        lock.create(output)
+        lock.hold(output, "--output")
         frequency = read_files(study, progress=not args.quiet)
         check_labels([folders[key] for key in rows], frequency, output)
     failed = run_missing(missing, folders, rows, args) if missing else []

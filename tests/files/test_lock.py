@@ -41,7 +41,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_lock(tmp_path):
     lock.hold(tmp_path)  # the same process may ask again
     child, said = in_child(lambda: lock.hold(tmp_path))
     end(child)
-    assert "is in use by another training" in said
+    assert "is in use" in said
     assert f"process {os.getpid()} on host {socket.gethostname()}, since 20" in said
     lock.release()
     assert os.listdir(tmp_path) == []
@@ -50,7 +50,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_lock(tmp_path):
 def test_it_does_not_survive_a_process_that_is_killed(tmp_path):
     child, said = in_child(lambda: lock.hold(tmp_path))
     assert said == "1"
-    with pytest.raises(InputError, match=f"in use by another training: process {child} on host"):
+    with pytest.raises(InputError, match=f"is in use: process {child} on host"):
         lock.hold(tmp_path)
     end(child)
     assert os.listdir(tmp_path) == [".sar-run.lock"]

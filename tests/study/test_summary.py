@@ -126,12 +126,22 @@ def test_the_command_and_the_keys_train_a_method(study, rows):
     text = summarize(study, rows)
     (command,) = re.findall(r"^    python train_net.py (.*)$", text, re.MULTILINE)
     assert "TEST.PICTURES" not in command and "'/my roads'" in command
-    keys = {name: cells[0].strip("`") for name, cells in tables(text)[-1].items()}
-    assert keys["plain"] == "none" and keys["B"] == "SEED 1"
+    keys = {name: cells[0].strip("`") for name, cells in tables(text)[-2].items()}
+    assert keys["plain"] == "-" and keys["B"] == "SEED 1"
     _, config, *words = shlex.split(f"{command} {keys['A']}")
     cfg = load_config(config, words)
     assert (cfg.DATASETS.FOLDER, cfg.SOLVER.MAX_ITER) == ("/my roads", 50)
     assert cfg.MODEL.REGULARIZERS == ("CenterCollapseRegularizer",)
+
+
+def test_each_training_has_its_miou(study, rows):
+    trainings = tables(summarize(study, rows))[-1]
+    assert trainings[""] == ["seed 0", "seed 1", "seed 2"] and list(trainings) == ["", *METHODS]
+    for name, settings in study.chosen({}).items():
+        for seed, shown in zip(study.seeds, trainings[name], strict=True):
+            row = rows.get(study.cell(settings, seed).key)
+            expected = f"{row['metrics']['sem_seg/mIoU']:.2f}" if row else "-"
+            assert shown == expected
 
 
 def test_a_method_can_be_called_like_a_number(study, rows):

@@ -204,7 +204,8 @@ def test_table_is_sorted_and_grouped_for_training_sets_only(tool, folder, tmp_pa
         ["pothole", "2", "0", "0.000", "r", "0", "0.000", "r"],
     ]
     headers = [text.split("class ")[1].splitlines()[0].split() for text in (train, val)]
-    assert headers[0] == ["id", "images", "%", "group", "pixels", "%", "group"]
+    assert headers[0] == "id images % by images pixels % by pixels".split()
+    assert "f, c, r: frequent, common and rare classes" in train and "f, c, r" not in val
     assert headers[1] == ["id", "images", "%", "pixels", "%"]
 
 

@@ -175,3 +175,31 @@ def test_a_comparison_that_is_interrupted_goes_on(words, tmp_path):
     row = json.loads(result.read_text())
     assert row["is_resumed"] and 0 < row["metrics"]["sem_seg/mIoU"] < 100
     assert (tmp_path / "output" / "report.html").stat().st_size > 20_000
+
+
+def test_a_second_comparison_in_the_same_folder_is_refused(program, words, tmp_path, capfd):
+    """A lock belongs to a process, so another one holds it."""
+    output = tmp_path / "output"
+    output.mkdir()
+    hold = f"lock.hold({str(output)!r}); print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", f"from sar.files import lock; {hold}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert program.main(words) == 1
+        error = capfd.readouterr().err
+        assert f"--output {output} is in use: process {other.pid} on host" in error
+        assert not (output / "runs").exists()
+    finally:
+        other.communicate("\n")
+    assert program.main(words) == 0
+    assert {path.name for path in output.iterdir()} == {
+        ".sar_outputs.jsonl",
+        "comparison.md",
+        "report.html",
+        "runs",
+    }  # and no lock

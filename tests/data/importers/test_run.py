@@ -119,6 +119,11 @@ def test_groups_stay_together(tmp_path, capsys):
             splits.setdefault(name.split("_")[0], set()).add(split)
         assert sorted(map(len, splits.values())) == [1] * 5
         assert {split for of_group in splits.values() for split in of_group} == {"train", "val"}
+        (group,) = (name for name, of_group in splits.items() if of_group == {"val"})
+        request = Request(root, tmp_path / "x", dry_run=True, group=re.compile(pattern))
+        import_dataset(request)
+        said = f"5 groups of images were divided 80:20 (val: 20% of the images, {group})"
+        assert said in capsys.readouterr().out
     with pytest.raises(
         InputError, match=r'--group "clip" is not found in the path .*video0_0\.jpg'
     ):

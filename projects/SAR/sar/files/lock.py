@@ -1,4 +1,4 @@
-"""Lock an OUTPUT_DIR, so that only one training at a time writes to it.
+"""Lock an output folder, so that only one training or comparison at a time writes to it.
 
 The operating system drops the lock when the process ends, so no lock must be removed by hand. The
 lock also works between machines, if the file system supports locks.
@@ -24,7 +24,7 @@ _created: list[Path] = []
 
 
 def create(folder: str | os.PathLike) -> None:
-    """Create an OUTPUT_DIR if it is missing. `release` removes it if it is still empty then.
+    """Create a folder if it is missing. `release` removes it if it is still empty then.
 
     Raises:
         OSError: it cannot be created.
@@ -39,8 +39,11 @@ def create(folder: str | os.PathLike) -> None:
             raise
 
 
-def hold(folder: str | os.PathLike) -> None:
-    """Lock an OUTPUT_DIR for this process until it ends or calls `release`.
+def hold(folder: str | os.PathLike, name: str = "OUTPUT_DIR") -> None:
+    """Lock a folder for this process until it ends or calls `release`.
+
+    Args:
+        name: how messages call the folder.
 
     Raises:
         InputError: another process holds the lock. The message names its host and number.
@@ -56,14 +59,14 @@ def hold(folder: str | os.PathLike) -> None:
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
             raise InputError(
-                f"OUTPUT_DIR {folder} is in use by another training: {_describe(path)}. Wait until "
-                "it ends, or choose another OUTPUT_DIR."
+                f"{name} {folder} is in use: {_describe(path)}. Wait until it ends, or choose "
+                f"another {name}."
             ) from None
         except OSError as error:
             os.close(descriptor)
             logger.warning(
-                f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}): make sure that no other "
-                "training writes there"
+                f"{name} {folder} cannot be locked ({error.strerror}): make sure that no other "
+                "process writes there"
             )
             return
         with suppress(OSError):  # another process may have released and removed the file in between

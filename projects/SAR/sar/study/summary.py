@@ -52,7 +52,7 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
             "No choice above uses these numbers.",
             *_tables(study, found, "held_out_metrics"),
         ]
-    parts += ["## Methods", *_methods(study)]
+    parts += ["## Methods", *_methods(study), "## Trainings", *_trainings(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -132,12 +132,30 @@ def _methods(study: Study) -> list[str]:
     """Return the command line that trains the first method, and the keys of each method."""
     settings = {k: v for k, v in study.settings.items() if not k.startswith(_NOT_REPEATED)}
     command = shlex.join(["python", "train_net.py", "--config-file", study.config])
-    keys = [[name, f"`{_words(of) or 'none'}`"] for name, of in study.chosen({}).items()]
+    keys = [[name, f"`{_words(of)}`" if of else "-"] for name, of in study.chosen({}).items()]
     return [
-        "The trained models are in `runs/`. To train a method again, add its keys to this command:",
+        "To train a method again, add its keys to this command:",
         f"    {command} {_words(settings)}",
         grid(keys, ["method", "keys"], num_texts=2),
     ]
+
+
+def _trainings(found: Mapping[str, Mapping[int, dict]]) -> list[str]:
+    """Return the mIoU of each training, and where its model is."""
+    seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
+    table = [
+        [name, *(_miou(by_seed[seed]) if seed in by_seed else "-" for seed in seeds)]
+        for name, by_seed in found.items()
+    ]
+    return [
+        "mIoU of each training. Its folder is `runs/METHOD_seed_N_...`, and `model_inference.pth` "
+        "there is the file for `tools/predict.py` and `tools/export.py`.",
+        grid(table, ["", *(f"seed {seed}" for seed in seeds)]),
+    ]
+
+
+def _miou(row: dict) -> str:
+    return f"{row['metrics']['sem_seg/mIoU']:.2f}"
 
 
 def _words(settings: Settings) -> str:

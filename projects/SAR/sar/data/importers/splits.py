@@ -86,11 +86,25 @@ def choose_splits(
             absent.append(f"{split} lacks {listed(found)}")
     units = f"{len(order)} groups of images" if group is not None else f"{len(items)} images"
     sentence = f"{units} were divided {_text(shares)}"
+    if group is not None:
+        sentence += f" ({_describe_groups(order, members, chosen, len(shares))})"
     if absent:
         sentence += f". Too few show some classes: {'; '.join(absent)}."
     else:
         sentence += ", with each class in each split."
     return [SPLITS[split] for split in chosen[members]], sentence
+
+
+def _describe_groups(
+    order: dict[object, int], members: np.ndarray, chosen: np.ndarray, num_splits: int
+) -> str:
+    """Return the share of the images and the groups of each split, except for training."""
+    texts = []
+    for split in range(1, num_splits):
+        names = [str(key) for key, index in order.items() if chosen[index] == split]
+        share = np.isin(members, np.flatnonzero(chosen == split)).mean()
+        texts.append(f"{SPLITS[split]}: {share:.0%} of the images, {listed(names, 5)}")
+    return "; ".join(texts)
 
 
 def _text(shares: Sequence[int]) -> str:
