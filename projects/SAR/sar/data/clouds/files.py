@@ -1,0 +1,146 @@
+"""Read and write files of point clouds; the suffix of a file says its format.
+
+Shape shorthands: N: number of points.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from sar.data.clouds import kitti, las, npz, ply, text
+from sar.data.clouds.cloud import Cloud
+from sar.errors import InputError
+from sar.files.atomic import atomic_path
+
+_FORMATS: dict[str, ModuleType] = {
+    suffix: module for module in (ply, las, npz, text, kitti) for suffix in module.SUFFIXES
+}
+# Suffixes of files that `read_cloud` reads, in lower case.
+CLOUD_SUFFIXES = tuple(_FORMATS)
+
+
+def read_cloud(path: str | os.PathLike) -> Cloud:
+    """Read a point cloud.
+
+    Args:
+        path: a file with one of the CLOUD_SUFFIXES, in upper or lower case.
+
+    Returns:
+        The cloud, with the colours, intensities, normals and labels that the file has.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, damaged or of another format; or has no
+            points; or a number is wrong, such as a NaN coordinate or a label that is not whole.
+    """
+    path = Path(path)
+    with _reading(path):
+        return _format_of(path).read(path)
+
+
+def read_cloud_label(path: str | os.PathLike) -> np.ndarray:
+    """Read only the labels of a point cloud.
+
+    Args:
+        path: a cloud, as in `read_cloud`; or a file of labels: .label (KITTI), or .npz with the
+            array `label`.
+
+    Returns:
+        (N,) int64, class ids.
+
+    Raises:
+        InputError: as in `read_cloud`, or the cloud has no labels.
+    """
+    path = Path(path)
+    with _reading(path):
+        form = kitti if path.suffix.lower() == kitti.LABEL_SUFFIX else _format_of(path)
+        label = form.read_label(path)
+        if label is None:
+            raise InputError(
+                f"The cloud {path} has no labels. Expected {form.LABEL_PLACE}: add it, or remove "
+                "the cloud from the data set."
+            )
+        return label
+
+
+def write_labels(
+    cloud_path: str | os.PathLike, labels: np.ndarray, output_path: str | os.PathLike
+) -> None:
+    """Write the predicted labels of a cloud in the format of the cloud.
+
+    The result is a copy of the cloud whose labels are replaced or added. For a scan of KITTI, it is
+    a file .label. The file is written under a temporary name and then renamed.
+
+    Args:
+        cloud_path: the cloud, as in `read_cloud`.
+        labels: (N,) whole numbers.
+        output_path: the new file, with the suffix of the cloud (KITTI: .label).
+
+    Raises:
+        InputError: as in `read_cloud`; or the new file would replace the cloud or its labels, has
+            another suffix, or cannot be written; or the format cannot store a label.
+        ValueError: `labels` has another shape or no whole numbers.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected whole numbers (N,)")
+    path, output = Path(cloud_path), Path(output_path)
+    with _reading(path):
+        form = _format_of(path)
+        _check_output(path, output, form)
+        with atomic_path(output, sync=False) as temporary:
+            form.write_labels(path, labels, temporary)
+
+
+def _format_of(path: Path) -> ModuleType:
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise InputError(
+            f'The cloud {path} has the unknown suffix "{path.suffix}". Expected one of '
+            f"{', '.join(CLOUD_SUFFIXES)}: convert the file."
+        ) from None
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Check that a file can be opened, and turn errors of the `with` block into an InputError.
+
+    Errors of writing (OSError) pass through.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise InputError(
+            f"The cloud {path} is a folder, a pipe or a device, not a file: remove or rename it."
+        )
+    if not os.path.isfile(path):
+        raise InputError(f"The cloud {path} is not there: restore it, or correct its path.")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"The cloud {path} is empty: copy it again from its source.")
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    # A damaged file can make zipfile or laspy raise nearly any error.
+    except Exception as error:
+        raise InputError(
+            f"The cloud {path} cannot be read (truncated, damaged, or of another format): {error}. "
+            "Copy it again from its source, or remove it from the data set."
+        ) from error
+
+
+def _check_output(path: Path, output: Path, form: ModuleType) -> None:
+    suffix = kitti.LABEL_SUFFIX if form is kitti else path.suffix.lower()
+    if output.suffix.lower() != suffix:
+        raise InputError(
+            f"The labels of the cloud {path} cannot be written to {output}: expected the suffix "
+            f'"{suffix}".'
+        )
+    for source in (path, kitti.label_path(path) if form is kitti else None):
+        if source and output.exists() and os.path.samefile(source, output):
+            raise InputError(
+                f"The labels of the cloud {path} would replace {source}, which was read. "
+                "Write them to another file."
+            )

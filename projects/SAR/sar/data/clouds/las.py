@@ -1,0 +1,164 @@
+"""Read clouds in LAS and LAZ files with laspy (the extra `points` of this project).
+
+The label is the extra dimension `label` if the file has one, and the classification otherwise.
+"""
+
+import io
+import logging
+import struct
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from sar.data.clouds.cloud import Cloud
+from sar.data.clouds.table import PointTable, label_name
+from sar.data.clouds.values import check_labels, check_not_empty
+from sar.errors import InputError
+
+SUFFIXES = (".las", ".laz")
+LABEL_PLACE = "a classification"
+_CHUNK = 2**26  # bytes that are decompressed at once
+_SILENT = logging.NullHandler()
+# Positions in the header of LAS.
+_MINOR_VERSION, _LAYOUT, _LAYOUT_OF_4 = 25, 96, 235
+_MIN_HEADER, _HEADER_OF_4 = 227, 375
+_COMPRESSED = 128  # added to the point format
+_SIZE_OF_VLR, _SIZE_OF_EVLR = 54, 60  # without their content
+
+
+def read(path: Path) -> Cloud:
+    """Read a cloud.
+
+    Raises:
+        InputError: laspy is not installed, the file does not fit its header, or as in
+            `PointTable.cloud`.
+    """
+    return _table(_load(path), path).cloud()
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Read the labels of a cloud as (N,) int64.
+
+    Raises:
+        InputError: as in `read`.
+    """
+    return _table(_load(path), path).label()
+
+
+def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
+    """Write a copy of a cloud with other labels.
+
+    They become the classification, if the file has no extra dimension `label` and the labels fit:
+    up to 31 in the point formats 0 to 5, up to 255 in the others. Otherwise, they become this extra
+    dimension, with 16 bits.
+
+    Raises:
+        InputError: the number of labels differs, a label needs more than 16 bits, or as in `read`.
+    """
+    laspy = _import_laspy(path)
+    cloud = _load(path)
+    check_labels(labels, len(cloud.points), (0, 65535), path)
+    name = label_name(cloud.point_format.dimension_names)
+    if name == "classification" and labels.max() <= (31 if cloud.point_format.id < 6 else 255):
+        cloud.classification = labels
+    else:
+        if name == "classification":
+            name = "label"
+        else:
+            cloud.remove_extra_dim(name)
+        cloud.add_extra_dim(laspy.ExtraBytesParams(name, np.uint16))
+        cloud[name] = labels
+    with open(target, "wb+") as file:
+        cloud.write(file, do_compress=path.suffix.lower() == ".laz", laz_backend=_backend(laspy))
+
+
+def _import_laspy(path: Path) -> ModuleType:
+    try:
+        import laspy
+        import lazrs  # noqa: F401  laspy needs it for LAZ
+    except ImportError as error:
+        raise InputError(
+            f"The cloud {path} needs laspy and lazrs ({error}): pip install -e .[points]"
+        ) from error
+    logging.getLogger("laspy").addHandler(_SILENT)  # errors are raised, too
+    return laspy
+
+
+def _backend(laspy: ModuleType) -> object:
+    # The parallel one reserves as much memory as the file says, and training has processes already.
+    return laspy.LazBackend.Lazrs
+
+
+def _load(path: Path) -> "laspy.LasData":  # noqa: F821
+    """Read all points.
+
+    Raises:
+        InputError: laspy is not installed, or the file does not fit its header.
+    """
+    laspy = _import_laspy(path)
+    data = path.read_bytes()
+    _check_header(data, path)
+    with laspy.open(io.BytesIO(data), laz_backend=_backend(laspy)) as reader:
+        header = reader.header
+        check_not_empty(header.point_count, path)
+        if header.are_points_compressed:
+            _check_point_size(header, path)
+        step = max(1, _CHUNK // header.point_format.size)
+        chunks = [chunk.array for chunk in reader.chunk_iterator(step)]
+    array = np.concatenate(chunks)
+    if len(array) != header.point_count:
+        raise InputError(
+            f"The cloud {path} has {len(array)} points, but its header promises "
+            f"{header.point_count}: it is truncated or damaged. Copy it again from its source."
+        )
+    points = laspy.ScaleAwarePointRecord(
+        array, header.point_format, scales=header.scales, offsets=header.offsets
+    )
+    return laspy.LasData(header, points)
+
+
+def _check_point_size(header: "laspy.LasHeader", path: Path) -> None:  # noqa: F821
+    import lazrs
+
+    record = header.vlrs.get("LasZipVlr")[0].record_data
+    if lazrs.LazVlr(record).item_size() != header.point_format.size:
+        raise InputError(
+            f"The cloud {path} has points of {header.point_format.size} bytes, but its compressed "
+            "data has another size: it is damaged. Copy it again from its source."
+        )
+
+
+def _table(cloud: "laspy.LasData", path: Path) -> PointTable:  # noqa: F821
+    # The dimensions X, Y and Z are whole numbers, before scale and offset.
+    names = ["x", "y", "z", *(set(cloud.point_format.dimension_names) - {"X", "Y", "Z"})]
+    return PointTable(names, lambda name: np.array(cloud[name]), path)
+
+
+def _check_header(data: bytes, path: Path) -> None:
+    """Check the numbers that laspy believes: of records in front of the points, and of points.
+
+    Raises:
+        InputError: a number does not fit the size of the file, or the file is not LAS.
+    """
+    if not data.startswith(b"LASF"):
+        raise InputError(
+            f"The cloud {path} is not a LAS or LAZ file, because it does not start with `LASF`: "
+            "give it the suffix of its format, or copy it again from its source."
+        )
+    fits = len(data) >= _MIN_HEADER
+    if fits:
+        start, vlrs, kind, size, points = struct.unpack_from("<IIBHI", data, _LAYOUT)
+        fits = start <= len(data) and vlrs * _SIZE_OF_VLR <= start
+    if fits and data[_MINOR_VERSION] >= 4:
+        fits = len(data) >= _HEADER_OF_4
+        if fits:
+            evlr_start, evlrs, points = struct.unpack_from("<QIQ", data, _LAYOUT_OF_4)
+            fits = evlrs == 0 or evlr_start + evlrs * _SIZE_OF_EVLR <= len(data)
+    if fits and kind < _COMPRESSED:
+        fits = start + points * size <= len(data)
+    if not fits:
+        raise InputError(
+            f"The cloud {path} has {len(data)} bytes, less than its header promises: it is "
+            "truncated or damaged. Copy it again from its source."
+        )
