@@ -241,6 +241,33 @@ def add_sar_config(cfg: CfgNode) -> None:
     # intensity.
     cfg.INPUT.POINTS.FEATURES = ("xyz",)
 
+    # Augmentation of clouds in training. Lengths are in the unit of the files; the defaults suit
+    # rooms in metres.
+
+    # Number of points to which larger clouds are cropped, before they become voxels: the points
+    # nearest to a random one in x and y. 0 for whole clouds.
+    cfg.INPUT.POINTS.MAX_POINTS = 100_000
+    # Greatest share of the points that is dropped at random; 0 for none.
+    cfg.INPUT.POINTS.DROP = 0.2
+    # Rotate about the vertical axis by any angle.
+    cfg.INPUT.POINTS.ROTATE = True
+    # Greatest angle in radians of the rotations about the x and y axes; 0 for none.
+    cfg.INPUT.POINTS.TILT = 0.05
+    # Smallest and greatest factor of the size.
+    cfg.INPUT.POINTS.SCALE = (0.9, 1.1)
+    # Mirror x, and independently y, with a probability of one half.
+    cfg.INPUT.POINTS.FLIP = True
+    # Elastic distortions: pairs of granularity (distance between the nodes of a grid of noise) and
+    # magnitude (factor of the noise). Points move by about a tenth of the magnitude. () for none.
+    cfg.INPUT.POINTS.ELASTIC = ([0.2, 0.4], [0.8, 1.6])
+    # Standard deviation of the noise on coordinates; 0 for none.
+    cfg.INPUT.POINTS.JITTER = 0.005
+    # Change contrast and colours, if the clouds have colours.
+    cfg.INPUT.POINTS.COLOR = True
+    # Probability of uniting a cloud with another one (Mix3D, Nekrasov et al., 3DV 2021). The scene
+    # then shows the classes of both, but class frequencies count scenes before Mix3D.
+    cfg.INPUT.POINTS.MIX3D = 0.0
+
     # The sparse U-Net of PointSegmentor (Choy et al., CVPR 2019): channels of its stem.
     cfg.MODEL.SPARSE_UNET = CfgNode()
     cfg.MODEL.SPARSE_UNET.STEM = 32
