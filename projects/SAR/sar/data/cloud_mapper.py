@@ -3,19 +3,18 @@
 Shape shorthands: P points, F features of a point.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from sar.data.clouds import Cloud, read_cloud
+from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest
+from sar.points.augmentation import PointAugmentation, mix3d
 
 from detectron2.config import CfgNode, configurable
-
-if TYPE_CHECKING:
-    from sar.data.clouds import Cloud
 
 # The features that a point can have, and their channels.
 FEATURES = {"xyz": 3, "color": 3, "normal": 3, "intensity": 1}
@@ -49,7 +48,10 @@ class CloudMapper:
         features: names from FEATURES.
         num_classes: K; label ids are 0 to K - 1, or `ignore_label`.
         ignore_label: the id of points without a class.
-        augmentation: takes a cloud and a generator, returns a cloud; None for none.
+        augmentation: None for none; training only.
+
+    Attributes:
+        partners: the data set's dicts that Mix3D chooses from.
 
     Raises:
         InputError: `voxel_size` is not positive, or a feature is unknown.
@@ -64,7 +66,7 @@ class CloudMapper:
         features: Sequence[str],
         num_classes: int,
         ignore_label: int,
-        augmentation: "Callable[[Cloud, np.random.Generator], Cloud] | None" = None,
+        augmentation: PointAugmentation | None = None,
     ) -> None:
         if not 0 < voxel_size < float("inf"):
             raise InputError(
@@ -78,22 +80,18 @@ class CloudMapper:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.augmentation = augmentation
+        self.partners: Sequence[dict] = ()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
         points = cfg.INPUT.POINTS
-        augmentation = None
-        if is_train:
-            from sar.points.augmentation import PointAugmentation
-
-            augmentation = PointAugmentation.from_config(cfg)
         return {
             "is_train": is_train,
             "voxel_size": points.VOXEL_SIZE,
             "features": points.FEATURES,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "augmentation": augmentation,
+            "augmentation": PointAugmentation.from_config(cfg) if is_train else None,
         }
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
@@ -111,31 +109,38 @@ class CloudMapper:
             InputError: a file is missing or unreadable, lacks a feature, or has a label that is not
                 a class and not `ignore_label`.
         """
-        from sar.data.clouds import read_cloud
-        from sar.data.label_files import read_truth
+        path = dataset_dict["file_name"]
+        if not self.is_train:
+            return dataset_dict | self.map_points(read_cloud(path), path)
+        rng = rng or np.random.default_rng()
+        cloud = self._read_with_label(dataset_dict)
+        if self.augmentation is not None:
+            cloud = self.augmentation(cloud, rng)
+            if self.partners and self.augmentation.draw_mix(rng):
+                other = self._read_with_label(self.partners[rng.integers(len(self.partners))])
+                cloud = mix3d([cloud, self.augmentation(other, rng)])
+        sample = dataset_dict | self.map_points(cloud, path)
+        sample["sem_seg"] = torch.from_numpy(cloud.label[None])
+        return sample
 
-        sample = dict(dataset_dict)
-        path = sample["file_name"]
+    def _read_with_label(self, dataset_dict: dict) -> Cloud:
+        path = dataset_dict["file_name"]
+        label_path = dataset_dict.get("sem_seg_file_name")
+        if label_path is None:
+            raise InputError(
+                f"The cloud {path} has no label to train on: add its "
+                '"sem_seg_file_name" to the data set\'s dict, or remove the cloud.'
+            )
         cloud = read_cloud(path)
-        if self.is_train:
-            if "sem_seg_file_name" not in sample:
-                raise InputError(
-                    f"The cloud {path} has no label to train on: add its "
-                    '"sem_seg_file_name" to the data set\'s dict, or remove the cloud.'
-                )
-            truth = read_truth(sample["sem_seg_file_name"], self.num_classes, self.ignore_label)
-            if truth.shape[1] != len(cloud.xyz):
-                raise InputError(
-                    f"{sample['sem_seg_file_name']} has {truth.shape[1]} labels, but its cloud "
-                    f"{path} has {len(cloud.xyz)} points: export them again."
-                )
-            cloud = replace(cloud, label=truth[0].astype(np.int64))
-            if self.augmentation is not None:
-                cloud = self.augmentation(cloud, rng or np.random.default_rng())
-            sample["sem_seg"] = torch.from_numpy(cloud.label[None])
-        return sample | self.map_points(cloud, path)
+        label = read_truth(label_path, self.num_classes, self.ignore_label)[0]
+        if len(label) != len(cloud):
+            raise InputError(
+                f"{label_path} has {len(label)} labels, but its cloud {path} has {len(cloud)} "
+                "points: export them again."
+            )
+        return replace(cloud, label=label.astype(np.int64))
 
-    def map_points(self, cloud: "Cloud", path: str = "the cloud") -> dict:
+    def map_points(self, cloud: Cloud, path: str = "the cloud") -> dict:
         """Return "image", "coordinates", "height" and "width" of a cloud in memory.
 
         Args:

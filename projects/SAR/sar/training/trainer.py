@@ -157,7 +157,10 @@ class Trainer(DefaultTrainer):
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
         if cfg.MODEL.MASK_ON:  # as detectron2
             dicts = filter_images_with_only_crowd_annotations(dicts)
-        return loader.build_train_loader(cfg, build_train_mapper(cfg), dicts)
+        mapper = build_train_mapper(cfg)
+        if isinstance(mapper, CloudMapper):
+            mapper.partners = dicts
+        return loader.build_train_loader(cfg, mapper, dicts)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name):

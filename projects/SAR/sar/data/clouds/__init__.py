@@ -1,6 +1,12 @@
 """Point clouds in memory and in files: PLY, LAS and LAZ, NPZ, text, and the scans of KITTI."""
 
 from sar.data.clouds.cloud import Cloud
-from sar.data.clouds.files import CLOUD_SUFFIXES, read_cloud, read_cloud_label, write_labels
+from sar.data.clouds.files import (
+    CLOUD_SUFFIXES,
+    is_cloud,
+    read_cloud,
+    read_cloud_label,
+    write_labels,
+)
 
-__all__ = ["CLOUD_SUFFIXES", "Cloud", "read_cloud", "read_cloud_label", "write_labels"]
+__all__ = ["CLOUD_SUFFIXES", "Cloud", "is_cloud", "read_cloud", "read_cloud_label", "write_labels"]

@@ -23,6 +23,12 @@ _FORMATS: dict[str, ModuleType] = {
 CLOUD_SUFFIXES = tuple(_FORMATS)
 
 
+def is_cloud(path: str | os.PathLike) -> bool:
+    """Return whether the suffix of a path is that of a cloud, or of KITTI's labels."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in _FORMATS or suffix == kitti.LABEL_SUFFIX
+
+
 def read_cloud(path: str | os.PathLike) -> Cloud:
     """Read a point cloud.
 
