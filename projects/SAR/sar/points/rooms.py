@@ -90,7 +90,7 @@ _PAINTS_OF_CLASS = {
     "bottle": ("green", "green", "brown", "blue"),
     "cup": ("white", "red", "blue", "black"),
 }
-_PAINT_NOISE, _COLOR_NOISE = 14, 24  # standard deviations: of a thing, and of a point
+_PAINT_NOISE, _COLOR_NOISE = 14, 18  # standard deviations: of a thing, and of a point
 _LIGHT = np.array([0.36, -0.48, 0.8])  # direction to the light, of length 1
 
 
