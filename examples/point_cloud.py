@@ -32,135 +32,19 @@ from torch import nn
 from tqdm import tqdm
 
 from sar.cli import exit_code
+from sar.points.rooms import CLASS_NAMES, COLORS, furnish, rotation, scan
 
-CLASSES = {
-    "floor": "#d9cfbc",
-    "wall": "#b3c3cf",
-    "table": "#8c564b",
-    "cabinet": "#1f77b4",
-    "chair": "#2ca02c",
-    "box": "#bcbd22",
-    "lamp": "#9467bd",
-    "ball": "#ff7f0e",
-    "bottle": "#d62728",
-    "cup": "#e377c2",
-}
-CLASS_NAMES, COLORS = tuple(CLASSES), tuple(CLASSES.values())
 NUM_CLASSES = len(CLASS_NAMES)
+CLASS_COLORS = np.array(COLORS) / 255
 NUM_TRAIN, NUM_TEST = 24, 80  # rooms
 NUM_POINTS = 2048  # of a room
 BATCH_SIZE = 2  # rooms
 VOXEL_SIZES = (0.1, 0.3, 1.0)  # metres
 EMBED_DIM = 64
 
-# The rooms. Lengths are in metres, and z points up. Things have more points per square metre than
-# floor and walls, as if a scanner moved around them.
-WALL_HEIGHT, TABLE_HEIGHT = 2.0, 0.74
-THING_DENSITY = 6
-POSITION_NOISE, NORMAL_NOISE = 0.01, 0.1  # standard deviations
-# The probability of each further thing in a room; every room has one table.
-CHANCES = {"cabinet": (0.7,), "chair": (0.6, 0.6), "box": (0.6,), "lamp": (0.5,), "ball": (0.4,)}
-CHANCES_ON_TABLE = {"bottle": 0.4, "cup": 0.4}
-# Things are blocks (size, middle), or profiles (radius, height) rotated about the vertical axis.
-BLOCKS = {
-    "table": [
-        ((1.1, 0.7, 0.04), (0, 0, TABLE_HEIGHT - 0.02)),
-        *[((0.05, 0.05, 0.7), (x, y, 0.35)) for x in (-0.5, 0.5) for y in (-0.3, 0.3)],
-    ],
-    "cabinet": [((0.8, 0.4, 1.4), (0, 0, 0.7))],
-    "chair": [
-        ((0.42, 0.42, 0.04), (0, 0, 0.45)),
-        ((0.42, 0.04, 0.45), (0, 0.19, 0.7)),
-        *[((0.05, 0.05, 0.43), (x, y, 0.215)) for x in (-0.18, 0.18) for y in (-0.18, 0.18)],
-    ],
-    "box": [((0.42, 0.3, 0.3), (0, 0, 0.15))],
-}
-PROFILES = {
-    "lamp": [(0, 0.02), (0.13, 0.02), (0.015, 0.03), (0.015, 1.4), (0.19, 1.4), (0.1, 1.65)],
-    "ball": [(0, 0), (0.1, 0.04), (0.14, 0.14), (0.1, 0.24), (0, 0.28)],
-    "bottle": [(0.045, 0), (0.045, 0.18), (0.015, 0.23), (0.015, 0.3), (0, 0.3)],
-    "cup": [(0.04, 0), (0.05, 0.1), (0.045, 0.1), (0.035, 0.01), (0, 0.01)],
-}
-
-
 # Rotates a room towards the viewer. The result has the axes right, away from the viewer, and up.
 TIP = np.deg2rad(38)
 VIEW = np.array([[1, 0, 0], [0, np.cos(TIP), -np.sin(TIP)], [0, np.sin(TIP), np.cos(TIP)]])
-
-
-def block(size: tuple, middle: tuple = (0, 0, 0)) -> np.ndarray:
-    """Return the six faces (6, 4, 3) of a block, top and bottom first.
-
-    The corners of a face are counterclockwise, seen from outside.
-    """
-    top = np.array([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]]) / 2
-    faces = [
-        face for axis in range(3) for face in (np.roll(top, axis, 1), -np.roll(top, axis, 1)[::-1])
-    ]
-    return np.array(faces) * size + middle
-
-
-def turned(profile: list[tuple], sides: int = 16) -> np.ndarray:
-    """Return the faces (Q, 4, 3) of a (radius, height) profile rotated about the vertical axis."""
-    angles = np.linspace(0, 2 * np.pi, sides + 1)
-    rings = np.array([[(r * np.cos(a), r * np.sin(a), z) for a in angles] for r, z in profile])
-    lower, upper = rings[:-1], rings[1:]
-    corners = (lower[:, :-1], lower[:, 1:], upper[:, 1:], upper[:, :-1])
-    return np.stack(corners, axis=2).reshape(-1, 4, 3)
-
-
-def rotation(angle: float) -> np.ndarray:
-    """Return the rotation matrix (3, 3) about the vertical axis; the angle is in radians."""
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-
-
-def furnish(generator: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Return a room as pairs of a class and its faces (Q, 4, 3).
-
-    The origin is the middle of the floor.
-    """
-    size = np.array([*generator.uniform(3.2, 4.0, size=2), WALL_HEIGHT])
-    _, floor, *walls = block(size, (0, 0, WALL_HEIGHT / 2))[:, ::-1]  # seen from inside
-    room = [("floor", floor[None]), ("wall", np.stack(walls))]
-
-    def add(name: str, place: np.ndarray, turn: np.ndarray) -> None:
-        parts = [block(*part) for part in BLOCKS.get(name, [])] or [turned(PROFILES[name])]
-        scale = np.array([1, 1, 1]) if name == "table" else generator.uniform(0.85, 1.15)
-        room.append((name, np.concatenate(parts) * scale @ turn.T + place))
-
-    # Nine places on the floor; each thing stands on its own place.
-    cells = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], [0]), axis=-1).reshape(-1, 3)
-    places = iter(generator.permutation(cells) * size / 3.1)
-    table, turn = next(places), rotation(generator.uniform(0, 2 * np.pi))
-    add("table", table, turn)
-    for x, (name, chance) in zip((-0.3, 0.3), CHANCES_ON_TABLE.items(), strict=True):
-        if generator.random() < chance:
-            spot = [x + generator.uniform(-0.2, 0.2), generator.uniform(-0.25, 0.25), TABLE_HEIGHT]
-            add(name, table + turn @ spot, turn)
-    for name, chances in CHANCES.items():
-        for chance in chances:
-            if generator.random() < chance:
-                add(name, next(places), rotation(generator.uniform(0, 2 * np.pi)))
-    return room
-
-
-def scan(room: list[tuple[str, np.ndarray]], generator: np.random.Generator) -> tuple:
-    """Return points (6, L) on the faces of a room, as positions and normals, and labels (L,)."""
-    names, faces = zip(*room, strict=True)
-    triangles = np.concatenate(faces)[:, [[0, 1, 2], [0, 2, 3]]].reshape(-1, 3, 3)
-    labels = np.repeat([CLASS_NAMES.index(name) for name in names], [2 * len(f) for f in faces])
-    a, b, c = triangles.transpose(1, 0, 2)
-    normals = np.cross(b - a, c - a)
-    weights = np.linalg.norm(normals, axis=1) * np.where(labels < 2, 1, THING_DENSITY)
-    ids = generator.choice(len(triangles), NUM_POINTS, p=weights / weights.sum())
-    # Uniform over each triangle.
-    u, v = np.sqrt(generator.random((NUM_POINTS, 1))), generator.random((NUM_POINTS, 1))
-    positions = (1 - u) * a[ids] + u * (1 - v) * b[ids] + u * v * c[ids]
-    normals = normals[ids] / np.linalg.norm(normals[ids], axis=1, keepdims=True)
-    positions += generator.normal(0, POSITION_NOISE, positions.shape)
-    normals += generator.normal(0, NORMAL_NOISE, normals.shape)
-    return np.concatenate([positions, normals], axis=1).T, labels[ids]
 
 
 class Rooms(NamedTuple):
@@ -177,9 +61,10 @@ def make_data(seed: int) -> Rooms:
     generator = np.random.default_rng(seed)
     parts = []
     for number in (NUM_TRAIN, NUM_TEST):
-        scans = [scan(furnish(generator), generator) for _ in range(number)]
-        points, labels = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*scans, strict=True))
-        parts += [points.float(), labels]
+        scans = [scan(furnish(generator), NUM_POINTS, generator) for _ in range(number)]
+        positions, normals, labels, _ = map(np.stack, zip(*scans, strict=True))
+        points = np.concatenate([positions, normals], axis=2).swapaxes(1, 2)
+        parts += [torch.from_numpy(points).float(), torch.from_numpy(labels)]
     return Rooms(*parts)
 
 
@@ -316,7 +201,7 @@ def draw_room(axes: Axes, points: np.ndarray, labels: np.ndarray, shown: np.ndar
     labels = labels[shown]
     order = np.lexsort((-y, labels))  # rarer and nearer points on top
     sizes = np.array([5, 5, 10, 10, 10, 10, 10, 22, 22, 22])[labels]  # larger for small things
-    colors = np.array(COLORS)[labels]
+    colors = CLASS_COLORS[labels]
     axes.scatter(x[order], z[order], sizes[order], colors[order], linewidths=0)
     axes.set_aspect("equal")
     axes.axis("off")
@@ -336,7 +221,7 @@ def draw(outcomes: dict[str, list[Outcome]], data: Rooms) -> Figure:
         draw_room(axes, points, labels, shown)
         axes.set_title(title)
     panels.legend(
-        [Line2D([], [], color=color, marker="o", linestyle="") for color in COLORS],
+        [Line2D([], [], color=color, marker="o", linestyle="") for color in CLASS_COLORS],
         CLASS_NAMES,
         ncols=NUM_CLASSES,
         loc="outside lower center",

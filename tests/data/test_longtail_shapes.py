@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets import longtail_shapes
+from sar.data.datasets import generated, longtail_shapes
 from sar.data.datasets.longtail_shapes import CLASSES, COLORS, THING_CLASSES, generate
 from sar.errors import InputError
 
@@ -405,13 +405,13 @@ def test_generation_at_the_same_time(tmp_path, monkeypatch, outdated):
     folder = tmp_path / "shapes"
     if outdated:
         generate(folder, seed=1, num_images=FEW)
-    move, barrier = longtail_shapes._move_into_place, threading.Barrier(4, timeout=60)
+    move, barrier = generated._move_into_place, threading.Barrier(4, timeout=60)
 
     def all_at_once(*args):
         barrier.wait()
         move(*args)
 
-    monkeypatch.setattr(longtail_shapes, "_move_into_place", all_at_once)
+    monkeypatch.setattr(generated, "_move_into_place", all_at_once)
     with ThreadPoolExecutor(4) as pool:
         runs = [pool.submit(generate, folder, num_images=FEW) for _ in range(4)]
     assert [run.result() for run in runs] == [None] * 4

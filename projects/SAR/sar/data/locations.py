@@ -17,6 +17,7 @@ _BENCHMARKS = (
     "camvid",
     "cityscapes",
     "coco",
+    "longtail_rooms",
     "longtail_shapes",
 )
 # Keys of folders in the metadata of data sets, both of detectron2 and of this project.

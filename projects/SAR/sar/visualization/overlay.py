@@ -60,7 +60,7 @@ def draw_overlay(
     shown = range(len(class_names))
     if not all_classes:
         shown = np.flatnonzero(np.bincount(labels.ravel())[: len(class_names)])
-    legend = _legend(shown, class_names, colors, panel.width)
+    legend = draw_legend(shown, class_names, colors, panel.width)
     canvas = Image.new("RGB", (panel.width, panel.height + MARGIN + legend.height), "white")
     canvas.paste(panel, (0, 0))
     canvas.paste(legend, (0, panel.height + MARGIN))
@@ -96,7 +96,7 @@ def side_by_side(
     if len(shown) < len(ids):
         shown.append(num_classes)
     canvas_width = len(panels) * (width + MARGIN) + MARGIN
-    legend = _legend(
+    legend = draw_legend(
         shown, [*class_names, "ignored"], [*colors[:num_classes], IGNORE_COLOR], canvas_width
     )
 
@@ -119,7 +119,7 @@ def _enlarged(panel: Image.Image) -> Image.Image:
     return panel.resize(size, Image.Resampling.NEAREST)
 
 
-def _legend(
+def draw_legend(
     shown: Sequence[int],
     class_names: Sequence[str],
     colors: Sequence[Sequence[int]],

@@ -95,7 +95,14 @@ def metadata_of(name: str) -> Metadata:
 
 
 # These modules use the functions above.
-from sar.data.datasets import ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context  # noqa: E402
+from sar.data.datasets import (  # noqa: E402
+    ade20k_full,
+    camvid,
+    coco_stuff,
+    longtail_rooms,
+    longtail_shapes,
+    pascal_context,
+)
 
-for module in (ade20k_full, camvid, coco_stuff, longtail_shapes, pascal_context):
+for module in (ade20k_full, camvid, coco_stuff, longtail_rooms, longtail_shapes, pascal_context):
     module.register()
