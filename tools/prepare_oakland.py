@@ -129,10 +129,15 @@ def read_tile(path: Path) -> tuple[np.ndarray, np.ndarray]:
         xyz, ids = xyz.astype(np.float32), ids.astype(np.int64)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
-    if xyz.shape != (ids.size, 3) or ids.ndim != 1 or not np.isfinite(xyz).all():
+    if ids.ndim != 1 or xyz.shape != (ids.size, 3) or not ids.size:
         raise InputError(
-            f"{path}: expected finite xyz (N, 3) and label (N,), found xyz {xyz.shape} and label "
-            f"{ids.shape}. {REMEDY}"
+            f"{path}: expected xyz (N, 3) and label (N,), found {xyz.shape} and {ids.shape}. "
+            f"{REMEDY}"
+        )
+    if not np.isfinite(xyz).all() or ids.min() < 0 or ids.max() > 65535:
+        raise InputError(
+            f"{path} has a coordinate that is not finite, or a label outside of 0 to 65535. "
+            f"{REMEDY}"
         )
     return xyz, ids
 

@@ -62,7 +62,8 @@ CLASSES = (
 )  # fmt: skip
 NUM_ROOMS = {1: 44, 2: 40, 3: 23, 4: 49, 5: 68, 6: 48}
 _COLUMNS = 6
-_BROKEN = re.compile(rb"[^0-9+\-.eE \t\r\n]+")
+_GOOD = b"0123456789+-.eE \t\r\n"
+_BROKEN = re.compile(b"[^" + re.escape(_GOOD) + b"]+")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,7 +144,7 @@ def read_points(path: Path) -> np.ndarray:
         raise InputError(f"{path} cannot be read ({error}). {REMEDY}") from error
     if not data.strip():
         raise InputError(f"{path} has no points. {REMEDY}")
-    if _BROKEN.search(data):
+    if data.translate(None, _GOOD):  # faster than a search for _BROKEN
         data = repair(data, path)
     try:
         points = np.loadtxt(io.BytesIO(data), np.float32, comments=None, ndmin=2)

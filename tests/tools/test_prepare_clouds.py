@@ -544,11 +544,29 @@ def test_oakland(root):
 
 
 @pytest.mark.parametrize(
+    "arrays, expected",
+    [
+        ({"xyz": np.zeros((3, 3))}, "cannot be read"),
+        ({"xyz": np.zeros((3, 2)), "label": np.zeros(3)}, r"found \(3, 2\) and \(3,\)"),
+        ({"xyz": np.zeros((3, 3)), "label": np.zeros(2)}, r"found \(3, 3\) and \(2,\)"),
+        ({"xyz": np.zeros((0, 3)), "label": np.zeros(0)}, r"found \(0, 3\) and \(0,\)"),
+        ({"xyz": np.array([[{}] * 3]), "label": np.zeros(1)}, "cannot be read"),
+    ],
+)
+def test_oakland_with_wrong_arrays(root, arrays, expected):
+    folder, run = prepared("oakland", root)
+    np.savez(folder / "oakland_part2_ac.npz", **arrays)
+    with pytest.raises(InputError, match=f"part2_ac.npz.*{expected}"):
+        run()
+
+
+@pytest.mark.parametrize(
     "text, expected",
     [
         ("1 2 3 1100 0\n", r"has the ids 1100 \(1 points\)"),
-        ("1 2 3 -7 0\n1 2 3 99999999999 0\n", r"has the ids -7, 99999999999 \(2 points\)"),
-        ("1 2 nan 1203 0\n", "expected finite xyz"),
+        ("1 2 3 -7 0\n", "a label outside of 0 to 65535"),
+        ("1 2 3 99999999999 0\n", "a label outside of 0 to 65535"),
+        ("1 2 nan 1203 0\n", "a coordinate that is not finite"),
         ("1 2 x 1203 0\n", "cannot be read"),
         ("1 2 3\n", "cannot be read"),
     ],

@@ -147,8 +147,8 @@ def replace_ids(ids: np.ndarray, new_ids: Mapping[int, int], path: Path, unit: s
     """Replace the ids of a label.
 
     Args:
-        ids: integers of any shape.
-        new_ids: the new id (0 to 255) of each id that is allowed.
+        ids: integers from 0 to 65535, of any shape.
+        new_ids: the new id (at most 255) of each id that is allowed.
         path: the file of the ids, for the error.
         unit: "pixels" or "points", for the error.
 
@@ -158,17 +158,17 @@ def replace_ids(ids: np.ndarray, new_ids: Mapping[int, int], path: Path, unit: s
     Raises:
         InputError: an id is not in `new_ids`.
     """
-    known = np.array(sorted(new_ids))
-    # Without the last one, so that larger ids do not lead behind the end.
-    position = np.searchsorted(known[:-1], ids)
-    is_unknown = known[position] != ids
-    if is_unknown.any():
+    counts = np.bincount(ids.ravel(), minlength=1)
+    unknown = [int(i) for i in np.flatnonzero(counts) if int(i) not in new_ids]
+    if unknown:
         raise InputError(
-            f"{path} has the ids {listed(np.unique(ids[is_unknown]).tolist())} "
-            f"({is_unknown.sum()} {unit}), which the official labels do not have: "
+            f"{path} has the ids {listed(unknown)} "
+            f"({counts[unknown].sum()} {unit}), which the official labels do not have: "
             "download it again."
         )
-    return np.array([new_ids[i] for i in known.tolist()], np.uint8)[position]
+    table = np.zeros(max(*new_ids, len(counts) - 1) + 1, np.uint8)
+    table[list(new_ids)] = list(new_ids.values())
+    return table[ids]
 
 
 def write_label(ids: np.ndarray, path: Path) -> None:
