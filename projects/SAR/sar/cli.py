@@ -164,13 +164,16 @@ def add_output(
     )
 
 
-def download_parser(description: str, example: str, default_folder: str) -> argparse.ArgumentParser:
+def download_parser(
+    description: str, example: str, default_folder: str, *, output: bool = False
+) -> argparse.ArgumentParser:
     """Return the command line of a tools/prepare_*.py: the folder of a download, and --threads.
 
     Args:
         description: the program's docstring.
         example: a call of the program, with its options.
         default_folder: where the download is, below the folder of the data sets.
+        output: add --output, for programs that write a complete data set.
     """
     result = parser(description, f"example:\n  {example}\n")
     result.add_argument(
@@ -180,6 +183,10 @@ def download_parser(description: str, example: str, default_folder: str) -> argp
         metavar="FOLDER",
         help=f"the folder {default_folder} (default: under DETECTRON2_DATASETS: %(default)s)",
     )
+    if output:
+        result.add_argument(
+            "--output", type=path, metavar="FOLDER", help="where to write (default: --folder)"
+        )
     result.add_argument(
         "--threads",
         type=positive,

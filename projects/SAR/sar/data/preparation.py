@@ -1,14 +1,14 @@
 """Shared parts of the programs tools/prepare_*.py, which turn a download into a data set.
 
-They write only missing files into the folder of the download, and never replace or delete a file.
-So they need no --overwrite, and a stopped program can continue. tools/import_dataset.py uses
-`convert_missing` and `write_label`, too.
+They write only missing files, and never replace or delete a file. So they need no --overwrite, and
+a stopped program can continue. tools/import_dataset.py uses `convert_missing` and `write_label`,
+too.
 """
 
 import argparse
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from sar import cli
 from sar.data.label_files import read_label
 from sar.errors import InputError, listed
-from sar.files.atomic import atomic_path
+from sar.files.atomic import atomic_path, write_atomically
 from sar.files.disk import NO_ROOM
 
 logger = logging.getLogger(__name__)
@@ -140,13 +140,30 @@ def relabel(path: Path, new_ids: Mapping[int, int]) -> np.ndarray:
     Raises:
         InputError: the file cannot be read or has an id that is not in `new_ids`.
     """
-    ids = read_label(path)
+    return replace_ids(read_label(path), new_ids, path, "pixels")
+
+
+def replace_ids(ids: np.ndarray, new_ids: Mapping[int, int], path: Path, unit: str) -> np.ndarray:
+    """Replace the ids of a label.
+
+    Args:
+        ids: integers from 0 to 65535, of any shape.
+        new_ids: the new id (at most 255) of each id that is allowed.
+        path: the file of the ids, for the error.
+        unit: "pixels" or "points", for the error.
+
+    Returns:
+        uint8, with the shape of `ids`.
+
+    Raises:
+        InputError: an id is not in `new_ids`.
+    """
     counts = np.bincount(ids.ravel(), minlength=1)
     unknown = [int(i) for i in np.flatnonzero(counts) if int(i) not in new_ids]
     if unknown:
         raise InputError(
             f"{path} has the ids {listed(unknown)} "
-            f"({counts[unknown].sum()} pixels), which the official labels do not have: "
+            f"({counts[unknown].sum()} {unit}), which the official labels do not have: "
             "download it again."
         )
     table = np.zeros(max(*new_ids, len(counts) - 1) + 1, np.uint8)
@@ -158,3 +175,36 @@ def write_label(ids: np.ndarray, path: Path) -> None:
     """Write (H, W) uint8 or uint16 ids as a PNG with one channel."""
     with atomic_path(path) as temporary:
         Image.fromarray(ids).save(temporary)
+
+
+def write_cloud(path: Path, **arrays: np.ndarray) -> None:
+    """Write the arrays of a point cloud as an uncompressed NPZ, which is fast to read.
+
+    Args:
+        arrays: xyz (N, 3); if they exist, color (N, 3) uint8, normal (N, 3), label (N,).
+    """
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def write_classes(folder: Path, names: Iterable[str]) -> None:
+    """Write classes.txt, a name per line, if it does not exist.
+
+    Raises:
+        InputError: the file exists with other content.
+    """
+    path = folder / "classes.txt"
+    text = "".join(f"{name}\n" for name in names)
+    if not os.path.lexists(path):
+        write_atomically(path, text)
+    elif path.read_bytes() != text.encode():
+        raise InputError(
+            f"{path} has other classes than the clouds that this program writes: move the file "
+            "away, or give another folder with --output."
+        )
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` a relative link to `source`, so that both can be moved together."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
