@@ -16,6 +16,9 @@ FILES = [
     if folder.name != "methods" and not name.startswith("Base-")
 ]
 
+# Folders with configs for point clouds only.
+CLOUDS = ("LongTailRooms", "Oakland", "S3DIS", "ScanNet20", "ScanNet200", "SemanticKITTI")
+
 KINDS = {
     "baseline": (),
     "sar": ("SemanticAnchorRegularizer",),
@@ -44,6 +47,8 @@ def test_builds(path):
     predictor = model.sem_seg_head.predictor
     if "mask_classifier" in path.stem:
         assert predictor.class_embed.out_features == num_classes + 1
+    elif "sparse_unet" in path.stem:
+        assert predictor.out_features == num_classes
     else:
         assert predictor.out_channels == num_classes
     assert list(getattr(model, "regularizers", ())) == list(cfg.MODEL.REGULARIZERS)
@@ -75,7 +80,8 @@ def test_there_is_a_config_of_every_kind_for_each_model():
         "LongTailShapes": ["sem_fpn_R_18", "ocr_R_18", "panoptic_fpn_R_18", "mask_classifier_R_18"]
         + ["sem_fpn_efficientnet_lite0"],
         "Folder": ["sem_fpn_R_18", "sem_fpn_R_50", "deeplab_v3_plus_R_50"]
-        + ["sem_fpn_efficientnet_lite0", "deeplab_v3_plus_efficientnet_lite0"],
+        + ["sem_fpn_efficientnet_lite0", "deeplab_v3_plus_efficientnet_lite0"]
+        + ["sparse_unet", "sparse_unet_small"],
         "CamVid": ["sem_fpn_R_18", "deeplab_v3_plus_R_50"]
         + ["sem_fpn_efficientnet_lite0", "deeplab_v3_plus_efficientnet_lite0"],
         "Cityscapes": ["sem_fpn_R_50", "deeplab_v3_R_103", "deeplab_v3_plus_R_50"]
@@ -84,6 +90,7 @@ def test_there_is_a_config_of_every_kind_for_each_model():
         + ["fcn_hrnet_w48", "upernet_swin_t"],
         "PascalContext": ["fcn_hrnet_w48"],
         "COCOStuffLT": ["deeplab_v3_plus_R_50"],
+        **dict.fromkeys(CLOUDS, ["sparse_unet"]),
     }
     assert names == {
         (folder, kind, model)

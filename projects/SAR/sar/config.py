@@ -11,6 +11,7 @@ from sar.checkpoints import inference_file
 from sar.config_file import parse_config, read_config_file
 from sar.config_value import typed_value
 from sar.errors import InputError, describe_exception, listed, nearest, printable
+from sar.files.dataset_root import root
 from sar.user_code import add_config_function, config_functions
 
 from detectron2.config import CfgNode, get_cfg
@@ -376,8 +377,14 @@ def load_config(
     for key in _PATHS:
         parent, _, last = key.rpartition(".")
         group = lookup(cfg, parent) if parent else cfg
-        group[last] = os.path.expanduser(os.path.expandvars(group[last]))
+        group[last] = _expanded(group[last])
     return cfg
+
+
+def _expanded(path: str) -> str:
+    # Configs of data sets name them below $DETECTRON2_DATASETS, which has a default.
+    path = path.replace("$DETECTRON2_DATASETS", root())
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 # In these keys, "~" and "$VARIABLE" are expanded. A shell expands `~` only at the start of a word,

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from sar.config import lookup
+from sar.data.cloud_mapper import num_features
 from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_batch_size, check_sampler
@@ -105,7 +106,9 @@ def _check_names(cfg: CfgNode) -> None:
         )
     check_sampler(cfg)
     check_inference(cfg)
-    if is_meta_architecture(cfg, PointSegmentor) and not cfg.INPUT.POINTS.VOXEL_SIZE:
+    if cfg.INPUT.POINTS.VOXEL_SIZE:
+        num_features(cfg.INPUT.POINTS.FEATURES)
+    elif is_meta_architecture(cfg, PointSegmentor):
         raise InputError(
             "INPUT.POINTS.VOXEL_SIZE is 0, but MODEL.META_ARCHITECTURE PointSegmentor segments "
             "point clouds: set it to the length of a voxel's edge, such as 0.05"

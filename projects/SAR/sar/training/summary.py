@@ -51,6 +51,8 @@ def _describe_model(cfg: CfgNode, model: nn.Module) -> str:
     elif "resnet" in backbone:
         backbone += f" (depth {cfg.MODEL.RESNETS.DEPTH})"
     parts = [cfg.MODEL.META_ARCHITECTURE, backbone, cfg.MODEL.SEM_SEG_HEAD.NAME]
+    if size := cfg.INPUT.POINTS.VOXEL_SIZE:
+        parts = [cfg.MODEL.META_ARCHITECTURE, f"voxels of {size:g}"]
     parts += cfg.MODEL.REGULARIZERS or ["no regularizer"]
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     return f"{', '.join(parts)}; {millions:.1f} M parameters"
@@ -62,9 +64,10 @@ def _describe_data(cfg: CfgNode, frequency: ClassFrequency | None) -> str:
         return names
     pixels, name = min(zip(frequency.pixels, frequency.class_names, strict=True))
     share = 100 * pixels / max(1, sum(frequency.pixels))
+    whole, part = ("clouds", "points") if cfg.INPUT.POINTS.VOXEL_SIZE else ("images", "pixels")
     return (
-        f"{names}; {frequency.num_images} images, {len(frequency.pixels)} classes, "
-        f"rarest {name} ({share:.2g}% of the labelled pixels)"
+        f"{names}; {frequency.num_images} {whole}, {len(frequency.pixels)} classes, "
+        f"rarest {name} ({share:.2g}% of the labelled {part})"
     )
 
 
