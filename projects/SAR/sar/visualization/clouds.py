@@ -21,7 +21,7 @@ _MARGIN = 0.03  # of the picture, on each side
 # tenth more on each side.
 _SHOWN, _BEYOND = (0.2, 99.8), 0.1
 _DISC = 1.8  # diameter of a disc, in distances between neighbouring points
-_RADII = (0.7, 24.0)  # samples
+_RADII = (1.5, 24.0)  # samples; the least makes a disc of 3 x 3
 _ELEVATION, _TURN = np.deg2rad(38), np.deg2rad(28)  # of the oblique view
 _DISTANCE = 4.0  # from the viewer to the middle, in radii of the cloud
 # Eye-dome lighting: distances to the surroundings in samples, and the differences of depth that
@@ -139,7 +139,7 @@ def height_colors(xyz: np.ndarray) -> np.ndarray:
         xyz: (N, 3) coordinates, z up.
     """
     low, high = _bounds(xyz[:, 2])
-    share = (xyz[:, 2] - low) / max(high - low, np.finfo(np.float64).tiny)
+    share = (xyz[:, 2] - low) / (high - low or 1.0)
     stops = np.array(
         [(62, 74, 137), (38, 130, 142), (53, 183, 121), (180, 222, 44), (253, 231, 37)]
     )
@@ -163,12 +163,12 @@ def _chosen_points(xyz: np.ndarray, normal: np.ndarray | None) -> tuple[np.ndarr
 def _below_ceiling(positions: np.ndarray, cells: int = 24) -> np.ndarray:
     """Return (N,) bool: which points do not belong to a ceiling over the whole cloud.
 
-    There is a ceiling if most parts of the floor plan have points near the highest ones, and also
-    points in the lower half.
+    There is a ceiling if most cells of the floor plan have points near the highest ones, and also
+    points in the lower half. A wall alone covers too few cells.
     """
     low, high = _bounds(positions)
     height = high[2] - low[2]
-    extent = np.maximum(high - low, np.finfo(np.float64).tiny)[:2]
+    extent = (high - low)[:2].max() or 1.0
     plan = np.clip((positions[:, :2] - low[:2]) / extent * cells, 0, cells - 1).astype(np.int64)
     index = plan[:, 0] * cells + plan[:, 1]
     is_high = positions[:, 2] > high[2] - 0.1 * height
@@ -176,7 +176,7 @@ def _below_ceiling(positions: np.ndarray, cells: int = 24) -> np.ndarray:
     occupied, topped, filled = (
         np.bincount(index[kind], minlength=cells**2) > 0 for kind in (slice(None), is_high, is_low)
     )
-    if (topped & filled).sum() < 0.7 * occupied.sum():
+    if (topped & filled).sum() < max(0.7 * occupied.sum(), 2.5 * cells):
         return np.ones(len(positions), dtype=bool)
     return positions[:, 2] <= high[2] - 0.12 * height
 
@@ -225,9 +225,10 @@ def _look(
     height, width = (SAMPLES * side for side in size)
     low, high = _bounds(plane)
     room = (1 - 2 * _MARGIN) * np.array([width, height])
-    scale = (room / np.maximum(high - low, np.finfo(np.float64).tiny)).min()
-    if (high == low).all():
-        scale = 1.0
+    scale = min(
+        (side / length for side, length in zip(room, high - low, strict=True) if length),
+        default=1.0,
+    )
     places = (plane - (low + high) / 2) * scale * [1, -1] + np.array([width, height]) / 2
     radii = np.clip(diameters * scale / 2, *_RADII)
     order = np.argsort(-depth, kind="stable")  # the nearest last
@@ -264,17 +265,18 @@ def _nearest_discs(centres: np.ndarray, radii: np.ndarray, shape: tuple[int, int
 
 def _eye_dome_lighting(depths: np.ndarray) -> np.ndarray:
     """Return the brightness (V, U) of samples, from their depths (V, U); inf: background."""
+    is_background = np.isinf(depths)
+    depths = np.where(is_background, np.float32(1e9), depths)
     margin = max(_SURROUNDINGS)
-    padded = np.pad(depths, margin, constant_values=np.inf)
+    padded = np.pad(depths, margin, constant_values=1e9)
     height, width = depths.shape
     hidden = np.zeros_like(depths)
     directions = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
     for distance in _SURROUNDINGS:
         for down, right in directions:
             top, left = margin + distance * down, margin + distance * right
-            with np.errstate(invalid="ignore"):  # inf - inf
-                step = depths - padded[top : top + height, left : left + width]
-            hidden += np.clip(np.nan_to_num(step, nan=0.0), 0, _DEPTH_STEP)
-    hidden[np.isinf(depths)] = 0
+            step = depths - padded[top : top + height, left : left + width]
+            hidden += np.clip(step, 0, _DEPTH_STEP, out=step)
+    hidden[is_background] = 0
     share = hidden / (len(directions) * len(_SURROUNDINGS) * _DEPTH_STEP)
     return (1 - (1 - _DARKEST) * np.sqrt(share)).astype(np.float32)

@@ -86,9 +86,9 @@ def generated_folder(name: str, generate: Callable[[Path], None]) -> Path:
         generate(fallback)
     except OSError as error:
         raise InputError(
-            f"The generated data set {name} can be written neither to {folder} ({reason}) nor to "
-            f"{fallback.resolve()} ({error}). {datasets.describe_root()}: set it to a folder that "
-            "can be written to."
+            f"The generated data set {name} cannot be written to {folder} ({reason}), and also not "
+            f"to {fallback.resolve()} ({error}). {datasets.describe_root()}: set it to a folder "
+            "that can be written to."
         ) from error
     logger.warning(f"{folder} cannot be written ({reason}): {name} is at {fallback.resolve()}.")
     return fallback
