@@ -1,6 +1,6 @@
 """Properties of the steps of the augmentation of clouds, and of their combination."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from sar.config import load_config
+from sar.data.clouds import Cloud
 from sar.errors import InputError
 from sar.points.augmentation import (
     ColorAugmentation,
@@ -23,16 +24,6 @@ from sar.points.augmentation import (
     stretch_contrast,
 )
 from sar.points.elastic import ElasticDistortion
-
-
-@dataclass(frozen=True)
-class Cloud:
-    xyz: np.ndarray
-    color: np.ndarray | None = None
-    intensity: np.ndarray | None = None
-    normal: np.ndarray | None = None
-    label: np.ndarray | None = None
-
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
