@@ -152,6 +152,14 @@ def test_rotations_are_scipys(axis, name):
         np.testing.assert_allclose(rotation_about(axis, angle), expected, rtol=0, atol=1e-15)
 
 
+def test_a_quarter_turn_maps_x_to_y():
+    quarter = Similarity(rotation_about(2, np.pi / 2), 3.0)
+    xyz = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 2, 0], [0, -2, 0]])  # the middle is the origin
+    turned = np.array([[0.0, 1, 0], [0, -1, 0], [-2, 0, 0], [2, 0, 0]])
+    np.testing.assert_allclose(quarter.apply_points(xyz), 3 * turned, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(quarter.apply_normals(xyz), turned, rtol=0, atol=1e-12)
+
+
 @few
 @given(xyz=coordinates, seed=seeds)
 def test_a_similarity_scales_all_distances_by_a_factor_of_the_range(xyz, seed):
