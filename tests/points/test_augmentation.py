@@ -1,6 +1,6 @@
 """Properties of the steps of the augmentation of clouds, and of their combination."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from sar.config import load_config
+from sar.data.clouds import Cloud
 from sar.errors import InputError
 from sar.points.augmentation import (
     ColorAugmentation,
@@ -23,16 +24,6 @@ from sar.points.augmentation import (
     stretch_contrast,
 )
 from sar.points.elastic import ElasticDistortion
-
-
-@dataclass(frozen=True)
-class Cloud:
-    xyz: np.ndarray
-    color: np.ndarray | None = None
-    intensity: np.ndarray | None = None
-    normal: np.ndarray | None = None
-    label: np.ndarray | None = None
-
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -159,6 +150,14 @@ def test_rotations_are_scipys(axis, name):
     for angle in (0.0, 0.3, -1.0, 2.5):
         expected = rotation.from_euler(name, angle).as_matrix()
         np.testing.assert_allclose(rotation_about(axis, angle), expected, rtol=0, atol=1e-15)
+
+
+def test_a_quarter_turn_maps_x_to_y():
+    quarter = Similarity(rotation_about(2, np.pi / 2), 3.0)
+    xyz = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 2, 0], [0, -2, 0]])  # the middle is the origin
+    turned = np.array([[0.0, 1, 0], [0, -1, 0], [-2, 0, 0], [2, 0, 0]])
+    np.testing.assert_allclose(quarter.apply_points(xyz), 3 * turned, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(quarter.apply_normals(xyz), turned, rtol=0, atol=1e-12)
 
 
 @few

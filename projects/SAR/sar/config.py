@@ -233,6 +233,10 @@ def add_sar_config(cfg: CfgNode) -> None:
     # rare classes: classes that a smaller share of the images shows than
     # DATALOADER.REPEAT_THRESHOLD.
 
+    # Number of unreadable training images that each process replaces by others, with a warning that
+    # names the file. One more stops the run.
+    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
+
     # -- Point clouds
     cfg.INPUT.POINTS = CfgNode()
     # Length of a voxel's edge, in the unit of the files. Above 0, the data are point clouds, for
@@ -269,18 +273,15 @@ def add_sar_config(cfg: CfgNode) -> None:
     # then shows the classes of both, but class frequencies count scenes before Mix3D.
     cfg.INPUT.POINTS.MIX3D = 0.0
 
-    # The sparse U-Net of PointSegmentor (Choy et al., CVPR 2019): channels of its stem.
+    # The sparse U-Net of PointSegmentor (Choy et al., CVPR 2019).
     cfg.MODEL.SPARSE_UNET = CfgNode()
+    # Channels of its stem.
     cfg.MODEL.SPARSE_UNET.STEM = 32
     # Channels and numbers of residual blocks of its stages: those of the encoder, each at half the
     # resolution of the one before, and then those of the decoder. The defaults are Pointcept's
     # SpUNet.
     cfg.MODEL.SPARSE_UNET.CHANNELS = (32, 64, 128, 256, 256, 128, 96, 96)
     cfg.MODEL.SPARSE_UNET.BLOCKS = (2, 3, 4, 6, 2, 2, 2, 2)
-
-    # Number of unreadable training images that each process replaces by others, with a warning that
-    # names the file. One more stops the run.
-    cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
 
     # -- Solver
     # SGD or ADAMW.

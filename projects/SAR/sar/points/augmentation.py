@@ -84,7 +84,7 @@ def _bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Similarity:
     """Rotate, flip and scale about the middle of the floor.
 
