@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sar.data.datasets.class_file import read_class_file
 from sar.errors import InputError
 
+from ..cloud_downloads import download
 from ..runs import At, Killed, kill, metrics, prepared, start, train
 
 CONFIG = "configs/Folder/sar_ceco_sparse_unet_small.yaml"
@@ -121,3 +124,31 @@ def test_a_folder_with_images_and_clouds_is_refused(words, folder, clouds):
     (clouds / "images").mkdir()
     with pytest.raises(InputError, match="scans has images and clouds"):
         prepared(words, config_file=CONFIG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["baseline", "ceco", "sar"])
+@pytest.mark.parametrize(
+    "config, name, options",
+    [
+        ("ScanNet200", "scannet", {"num_classes": 200}),
+        ("ScanNet20", "scannet", {"num_classes": 20}),
+        ("S3DIS", "s3dis", {}),
+        ("SemanticKITTI", "semantic_kitti", {}),
+        ("Oakland", "oakland", {}),
+    ],
+)
+def test_one_step_of_each_config(config, name, options, kind, tmp_path, monkeypatch):
+    """On miniatures of the official downloads, with the real network."""
+    _, prepare = download(name, tmp_path)
+    prepare(**options)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    words = ["SOLVER.MAX_ITER", "1", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2"]
+    words += ["OUTPUT_DIR", str(tmp_path / "output"), "TEST.PICTURES", "0", "SEED", "0"]
+    trainer = train(words, config=f"configs/{config}/{kind}_sparse_unet.yaml")
+    line = {k: v for each in metrics(tmp_path / "output") for k, v in each.items()}
+    assert np.isfinite(float(line["total_loss"])) and 0 <= float(line["sem_seg/mIoU"]) <= 100
+    assert ("loss_ceco" in line) == (kind == "ceco")
+    assert trainer.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == len(
+        read_class_file(Path(trainer.cfg.DATASETS.FOLDER) / "classes.txt")
+    )
