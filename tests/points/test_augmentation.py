@@ -329,6 +329,28 @@ def test_without_changes_a_part_of_the_rows_is_left(xyz, seed):
         np.testing.assert_array_equal(array, getattr(cloud, name)[result.label])
 
 
+def test_every_step_is_applied_in_the_documented_order():
+    cloud, rng = make_cloud(uniform(19)), np.random.default_rng(20)
+    result = ALL(cloud, np.random.default_rng(20))
+    index = crop(cloud.xyz, 25, rng)
+    index = index[drop(25, 0.5, rng)]
+    similarity = ALL.similarity(rng)
+    xyz = similarity.apply_points(cloud.xyz[index])
+    for distort in ALL.elastic:
+        xyz = distort(xyz, rng)
+    xyz = add_jitter(xyz, 0.01, rng)
+    np.testing.assert_array_equal(result.label, index)
+    np.testing.assert_array_equal(result.xyz, xyz)
+    np.testing.assert_array_equal(result.normal, similarity.apply_normals(cloud.normal[index]))
+    np.testing.assert_array_equal(result.color, ALL.color(cloud.color[index], rng))
+
+
+def test_points_are_dropped_from_the_crop():
+    cloud, rng = make_cloud(uniform(17)), np.random.default_rng(18)
+    augment = PointAugmentation(max_points=20, max_drop=0.5)
+    assert {len(augment(cloud, rng)) for _ in range(100)} == set(range(11, 21))
+
+
 @few
 @given(seed=seeds)
 def test_the_result_depends_on_the_cloud_and_the_generator_only(seed):
