@@ -75,9 +75,7 @@ def as_intensity(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     Raises:
         InputError: a value is NaN or infinite.
     """
-    with np.errstate(over="ignore"):
-        intensity = column.astype(np.float32)
-    return _finite(intensity, "intensities", path)
+    return _finite(_stacked([column], np.float32)[:, 0], "intensity", path)
 
 
 def as_label(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -140,7 +138,7 @@ def check_labels(
 
 def _stacked(columns: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     stacked = np.empty((len(columns[0]), len(columns)), dtype)
-    with np.errstate(over="ignore"):  # infinite values are refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # such values are refused later
         for index, column in enumerate(columns):
             stacked[:, index] = column
     return stacked
