@@ -91,7 +91,7 @@ def test_other_line_breaks(newline, order, tmp_path):
         (b"", b"", ""),  # without its end
         (b"element vertex 3", b"element vertex 0", "has no points"),
         (b"element vertex 3", b"element vertex 999999999999999", "that its header promises|promis"),
-        (b"element vertex 3", b"element vertex -3", 'Line 8 .* is "element vertex -3", which PLY'),
+        (b"element vertex 3", b"element vertex -3", 'Line 7 .* is "element vertex -3", which PLY'),
         (b"element vertex 3", b"element point 3", "has 0 elements vertex, expected one"),
         (b"property int x", b"property text x", 'is "property text x", which PLY does not have'),
         (b"property int x", b"property int w", r"has the columns y, z without x"),
@@ -118,7 +118,7 @@ def test_a_truncated_file(form, order, tmp_path):
     path = tmp_path / "a.ply"
     data = mixed(form, order)
     end = len(data) - (14 if order else 10)  # of the vertices
-    for size in (data.index(b"end_header") + 11, end - 20, end - 3):
+    for size in (data.index(b"\nend_header") + 12, end - 20, end - 3):
         path.write_bytes(data[:size])
         with pytest.raises(InputError, match=r"a\.ply .*(promises|do not fit)"):
             read_cloud(path)
@@ -133,7 +133,7 @@ def test_numbers_of_a_text_fit_their_types(tmp_path):
     ):
         read_cloud(path)
     path.write_bytes(path.read_bytes().replace(b"6.25 300", b"6.25 road"))
-    with pytest.raises(InputError, match='Line 12 of .*a.ply has "road", expected a number'):
+    with pytest.raises(InputError, match='Line 13 of .*a.ply has "road", expected a number'):
         read_cloud(path)
 
 
