@@ -24,7 +24,7 @@ def as_xyz(columns: Sequence[np.ndarray], path: str | os.PathLike) -> np.ndarray
         path: the file, for errors.
 
     Raises:
-        InputError: there are no points, or a coordinate is NaN or infinite.
+        InputError: the cloud is empty, or a coordinate is NaN or infinite.
     """
     check_not_empty(len(columns[0]), path)
     return _finite(_stacked(columns, np.float64), "coordinates", path)
