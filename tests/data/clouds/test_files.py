@@ -85,7 +85,7 @@ def test_labels_are_added(suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [s for s in CLOUD_SUFFIXES if s not in (".las", ".laz", ".bin")])
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     derandomize=True,
     database=None,

@@ -145,7 +145,8 @@ def _reading(path: Path, *, writing: bool = False) -> Iterator[None]:
         if writing and isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise InputError(
-            f"The cloud {path} cannot be read (truncated, damaged, or of another format): {error}. "
+            f"The cloud {path} cannot be read (truncated, damaged, or of another format): "
+            f"{str(error)[:200]}. "
             "Copy it again from its source, or remove it from the data set."
         ) from error
 
