@@ -3,6 +3,7 @@
 Shape shorthands: N: number of points.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,15 +87,16 @@ def write_labels(
         output_path: the new file, with the suffix of the cloud (KITTI: .label).
 
     Raises:
-        InputError: as in `read_cloud`; or the new file would replace the cloud or its labels, has
-            another suffix, or cannot be written; or the format cannot store a label.
+        InputError: as in `read_cloud`; or the new file would replace the cloud or its labels, or
+            has another suffix; or the format cannot store a label.
+        OSError: the new file cannot be written.
         ValueError: `labels` has another shape or no whole numbers.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"labels are {labels.dtype} {labels.shape}, expected whole numbers (N,)")
     path, output = Path(cloud_path), Path(output_path)
-    with _reading(path):
+    with _reading(path, writing=True):
         form = _format_of(path)
         _check_output(path, output, form)
         with atomic_path(output, sync=False) as temporary:
@@ -112,10 +114,11 @@ def _format_of(path: Path) -> ModuleType:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: Path, *, writing: bool = False) -> Iterator[None]:
     """Check that a file can be opened, and turn errors of the `with` block into an InputError.
 
-    Errors of writing (OSError) pass through.
+    Args:
+        writing: the block also writes a file. Errors of writing (OSError) pass through.
     """
     if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
         raise InputError(
@@ -123,7 +126,14 @@ def _reading(path: Path) -> Iterator[None]:
         )
     if not os.path.isfile(path):
         raise InputError(f"The cloud {path} is not there: restore it, or correct its path.")
-    if os.path.getsize(path) == 0:
+    try:
+        with open(path, "rb") as file:
+            is_empty = not file.read(1)
+    except OSError as error:
+        raise InputError(
+            f"The cloud {path} cannot be read ({error}): change its rights."
+        ) from error
+    if is_empty:
         raise InputError(f"The cloud {path} is empty: copy it again from its source.")
     try:
         yield
@@ -131,8 +141,12 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     # A damaged file can make zipfile or laspy raise nearly any error.
     except Exception as error:
+        # A damaged file leads to a seek to an impossible place, which is EINVAL.
+        if writing and isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise InputError(
-            f"The cloud {path} cannot be read (truncated, damaged, or of another format): {error}. "
+            f"The cloud {path} cannot be read (truncated, damaged, or of another format): "
+            f"{str(error)[:200]}. "
             "Copy it again from its source, or remove it from the data set."
         ) from error
 

@@ -26,7 +26,7 @@ def read(path: Path) -> Cloud:
     """Read a scan, and its labels if their file exists.
 
     Raises:
-        InputError: the size is not a multiple of 16 bytes, the numbers are no scan, or the labels
+        InputError: the size is not a multiple of 16 bytes, a number is out of range, or the labels
             do not fit.
     """
     values = np.fromfile(path, "<f4", 4 * _num_points(path)).reshape(-1, 4)

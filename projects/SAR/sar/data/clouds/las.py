@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from sar.data.clouds.cloud import Cloud
+from sar.data.clouds.laz_check import check_compression
 from sar.data.clouds.table import PointTable, label_name
 from sar.data.clouds.values import check_labels, check_not_empty
 from sar.errors import InputError
@@ -103,7 +104,7 @@ def _load(path: Path) -> "laspy.LasData":  # noqa: F821
         header = reader.header
         check_not_empty(header.point_count, path)
         if header.are_points_compressed:
-            _check_point_size(header, path)
+            check_compression(header, data, path)
         step = max(1, _CHUNK // header.point_format.size)
         chunks = [chunk.array for chunk in reader.chunk_iterator(step)]
     array = np.concatenate(chunks)
@@ -116,17 +117,6 @@ def _load(path: Path) -> "laspy.LasData":  # noqa: F821
         array, header.point_format, scales=header.scales, offsets=header.offsets
     )
     return laspy.LasData(header, points)
-
-
-def _check_point_size(header: "laspy.LasHeader", path: Path) -> None:  # noqa: F821
-    import lazrs
-
-    record = header.vlrs.get("LasZipVlr")[0].record_data
-    if lazrs.LazVlr(record).item_size() != header.point_format.size:
-        raise InputError(
-            f"The cloud {path} has points of {header.point_format.size} bytes, but its compressed "
-            "data has another size: it is damaged. Copy it again from its source."
-        )
 
 
 def _table(cloud: "laspy.LasData", path: Path) -> PointTable:  # noqa: F821

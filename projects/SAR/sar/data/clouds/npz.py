@@ -1,8 +1,8 @@
 """Read clouds in the project's own format: a file of NumPy arrays.
 
-The arrays are `xyz` (N, 3), and those that exist of `color` (N, 3), `intensity` (N,), `normal`
-(N, 3) and `label` (N,). Other arrays are not read. Arrays of Python objects, which could execute
-code, are refused.
+The array `xyz` (N, 3) is required. The arrays `color` (N, 3), `intensity` (N,), `normal` (N, 3) and
+`label` (N,) are optional, and other arrays are not read. Arrays of Python objects, which could
+execute code, are refused.
 """
 
 import math

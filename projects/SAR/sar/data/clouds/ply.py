@@ -12,7 +12,7 @@ from sar.data.clouds import ply_binary, ply_text
 from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.ply_header import MAX_HEADER, Header, Property, read_header
 from sar.data.clouds.table import PointTable, label_name
-from sar.data.clouds.values import check_labels
+from sar.data.clouds.values import check_labels, check_not_empty
 
 SUFFIXES = (".ply",)
 LABEL_PLACE = "a property label, class or classification of the vertices"
@@ -69,6 +69,7 @@ def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
 def _table(path: Path) -> PointTable:
     with open(path, "rb") as file:
         header = read_header(file.read(MAX_HEADER), path)
+        check_not_empty(header.vertex.count, path)
         reader = ply_text if header.order is None else ply_binary
         names = [property.name for property in header.vertex.properties if not property.is_list]
         return PointTable(names, reader.read_columns(file, header, path), path)

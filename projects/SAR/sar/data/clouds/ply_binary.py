@@ -54,13 +54,14 @@ def with_labels(
     start = _end_of(header.before, data, header, path)
     yield memoryview(data)[header.size : start]
     index = len(vertex.properties) if place is None else vertex.properties.index(place)
+    new = values.view(np.uint8).reshape(vertex.count, -1)
     old_size = 0 if place is None else np.dtype(place.type).itemsize
     if vertex.has_lists:
         places, end = _walk(data, start, vertex, header, path)
         begins = places[:, 0].tolist()
         ends = [*begins[1:], end]
         cuts = ends if place is None else places[:, index].tolist()
-        for begin, cut, stop, value in zip(begins, cuts, ends, values, strict=True):
+        for begin, cut, stop, value in zip(begins, cuts, ends, new, strict=True):
             yield data[begin:cut] + value.tobytes() + data[cut + old_size : stop]
     else:
         end = start + _size(vertex)
@@ -68,7 +69,6 @@ def with_labels(
         records = np.frombuffer(data, np.uint8, end - start, start).reshape(vertex.count, -1)
         dtype = vertex.dtype(header.order)
         cut = dtype.itemsize if place is None else dtype.fields[place.name][1]
-        new = values.view(np.uint8).reshape(vertex.count, -1)
         parts = (records[:, :cut], new, records[:, cut + old_size :])
         yield np.concatenate(parts, axis=1).data
     yield memoryview(data)[end:]

@@ -21,7 +21,7 @@ _MAX_LINE = 2**16  # characters
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first lines of a text file say.
+    """Columns and start of the points in a text file, from its first lines.
 
     Attributes:
         names: the names of the columns.

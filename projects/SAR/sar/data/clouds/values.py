@@ -24,7 +24,7 @@ def as_xyz(columns: Sequence[np.ndarray], path: str | os.PathLike) -> np.ndarray
         path: the file, for errors.
 
     Raises:
-        InputError: there are no points, or a coordinate is NaN or infinite.
+        InputError: the cloud is empty, or a coordinate is NaN or infinite.
     """
     check_not_empty(len(columns[0]), path)
     return _finite(_stacked(columns, np.float64), "coordinates", path)
@@ -75,9 +75,7 @@ def as_intensity(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     Raises:
         InputError: a value is NaN or infinite.
     """
-    with np.errstate(over="ignore"):
-        intensity = column.astype(np.float32)
-    return _finite(intensity, "intensities", path)
+    return _finite(_stacked([column], np.float32)[:, 0], "intensity", path)
 
 
 def as_label(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
@@ -140,7 +138,7 @@ def check_labels(
 
 def _stacked(columns: Sequence[np.ndarray], dtype: type) -> np.ndarray:
     stacked = np.empty((len(columns[0]), len(columns)), dtype)
-    with np.errstate(over="ignore"):  # infinite values are refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # such values are refused later
         for index, column in enumerate(columns):
             stacked[:, index] = column
     return stacked
