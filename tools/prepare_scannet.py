@@ -12,6 +12,7 @@ The program needs these files, as downloaded with the script of www.scan-net.org
 It writes into scannet/scannet200/ (or scannet20/):
 
   classes.txt                          the class names, in the order of their official ids
+  groups.json                          ScanNet200's groups of classes: head, common and tail
   clouds/{train,val,test}/SCENE.npz    1,201, 312 and 100 clouds: xyz, color, normal, label
 
 The points are the vertices of the mesh, in the order of the mesh. xyz is in metres, as in the
@@ -55,7 +56,7 @@ import re
 import numpy as np
 
 from sar.data import preparation
-from sar.data.datasets.scannet import CLASSES_20, CLASSES_200, scenes
+from sar.data.datasets.scannet import CLASSES_20, CLASSES_200, GROUPS, scenes
 from sar.errors import InputError, listed
 
 logger = logging.getLogger("prepare_scannet")
@@ -119,6 +120,8 @@ def prepare_scannet(
         preparation.check_there(files, f"files of the split {split}", REMEDY)
     class_of_category = read_categories(folder / "scannetv2-labels.combined.tsv", num_classes)
     preparation.write_classes(output, _TASKS[num_classes][0].values())
+    if num_classes == 200:
+        preparation.write_groups(output, {name: ids.values() for name, ids in GROUPS.items()})
     for split, of_split in scans.items():
         preparation.convert_missing(
             partial(convert, class_of_category=None if split == "test" else class_of_category),

@@ -165,6 +165,28 @@ def test_groups_by_images_and_by_pixels(tmp_path, register):
     assert math.isnan(metrics["mIoU@c"]) and math.isnan(metrics["mIoU@c_pixel"])
 
 
+def test_own_groups_of_the_data_set(tmp_path, register):
+    records = write_labels(tmp_path, 5, absent=(4,))
+    own = {"things": [2, 3, 4], "last": [4]}
+    name = register(records, own_groups=own)
+    evaluator = LongTailEvaluator(
+        name,
+        class_frequency=FREQUENCY,
+        output_dir=str(tmp_path / "output"),
+        boundary_iou=True,
+        object_iou=0.5,
+    )
+    metrics = run(evaluator, records)["sem_seg"]
+    # Class 4 has no ground truth.
+    expected = (metrics["IoU-car"] + metrics["IoU-pole"]) / 2
+    assert metrics["mIoU@things"] == pytest.approx(expected, abs=1e-12)
+    assert math.isnan(metrics["mIoU@last"]) and "mIoU@r" in metrics
+    assert {"mBoundaryIoU@things", "mObjectRecall@things"} < set(metrics)
+    content = json.loads((tmp_path / "output" / "sem_seg_evaluation.json").read_text())
+    assert content["own_groups"] == own and set(content["groups"]) >= {"f", "c", "r"}
+    assert content["metrics"]["mIoU@last"] is None
+
+
 def test_no_groups_without_class_frequency(tmp_path, register):
     records = write_labels(tmp_path, 1)
     metrics = run(LongTailEvaluator(register(records)), records)["sem_seg"]

@@ -52,6 +52,13 @@ def test_with_class_frequency():
     assert "check_dataset" not in text
 
 
+def test_own_groups_follow_the_groups_by_frequency():
+    own = {"mIoU@head": 77.0, "mIoU@tail": math.nan}
+    first, _, values = rows_of(format_table(METRICS | own, NAMES, own_groups=["head", "tail"]))[:3]
+    assert first == ["mIoU", "mIoU@head", "mIoU@tail", "fwIoU", "mACC", "pACC"]
+    assert values[:3] == ["55.00", "77.00", "-"]
+
+
 def test_ties_that_decide_the_groups_are_told():
     frequency = ClassFrequency(tuple(NAMES), 200, (9, 9, 9), (75_000, 20, 24_980), 7)
     text = format_table(METRICS | GROUPS, NAMES, frequency)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sar.data.datasets import scannet
+from sar.data.datasets.group_file import read_group_file
 from sar.errors import InputError
 
 from ..cloud_downloads import (
@@ -85,6 +86,11 @@ def test_scannet(tmp_path, num_classes):
     }  # fmt: skip
     classes = {20: scannet.CLASSES_20, 200: scannet.CLASSES_200}[num_classes]
     assert class_names(output) == list(classes.values())
+    groups = read_group_file(output / "groups.json", class_names(output))
+    assert {name: len(ids) for name, ids in groups.items()} == {
+        20: {},
+        200: {"head": 66, "common": 68, "tail": 66},
+    }[num_classes]
     rng, shown = np.random.default_rng(0), Counter()
     for split, names in SCENES.items():
         files = sorted((output / "clouds" / split).iterdir())

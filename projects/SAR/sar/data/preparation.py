@@ -6,6 +6,7 @@ too.
 """
 
 import argparse
+import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -193,8 +194,20 @@ def write_classes(folder: Path, names: Iterable[str]) -> None:
     Raises:
         InputError: the file exists with other content.
     """
-    path = folder / "classes.txt"
-    text = "".join(f"{name}\n" for name in names)
+    _write_new(folder / "classes.txt", "".join(f"{name}\n" for name in names))
+
+
+def write_groups(folder: Path, groups: Mapping[str, Iterable[str]]) -> None:
+    """Write groups.json, the names of the classes of each group, if it does not exist.
+
+    Raises:
+        InputError: the file exists with other content.
+    """
+    content = {group: list(names) for group, names in groups.items()}
+    _write_new(folder / "groups.json", json.dumps(content, indent=1) + "\n")
+
+
+def _write_new(path: Path, text: str) -> None:
     if not os.path.lexists(path):
         write_atomically(path, text)
     elif path.read_bytes() != text.encode():

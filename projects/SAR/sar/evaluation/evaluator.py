@@ -44,9 +44,10 @@ class LongTailEvaluator(DatasetEvaluator):
     The metrics include all of detectron2's `SemSegEvaluator`: `mIoU`, `fwIoU`, `mACC`, `pACC`,
     `IoU-<class>` and `ACC-<class>`. Precision and F1 are added (`confusion_metrics`).
     `class_frequency` adds the mean IoU of frequent, common and rare classes: by training images
-    (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`, ...). `tap` adds the
-    geometry of the feature space (`sar.evaluation.geometry`). Boundary IoU, objects and the loss
-    are optional (`boundary_metrics`, `object_metrics`, `ValidationLoss`).
+    (`mIoU@f`, `mIoU@c`, `mIoU@r`) and by training pixels (`mIoU@f_pixel`, ...). The `own_groups` of
+    the data set add `mIoU@<group>`. `tap` adds the geometry of the feature space
+    (`sar.evaluation.geometry`). Boundary IoU, objects and the loss are optional
+    (`boundary_metrics`, `object_metrics`, `ValidationLoss`).
 
     The device of the predictions holds a confusion matrix and sums of embeddings, but no images.
     Each process may evaluate any share of the data set, even an empty one.
@@ -66,7 +67,8 @@ class LongTailEvaluator(DatasetEvaluator):
     ):
         """
         Args:
-            dataset_name: a registered data set with `stuff_classes` and `ignore_label`.
+            dataset_name: a registered data set with `stuff_classes` and `ignore_label`. Its
+                metadata may have `own_groups`: class ids of groups, by their names.
             class_frequency: counts of the training set, with the same classes as the data set.
             output_dir: folder for `sem_seg_evaluation.json` (metrics and confusion matrix).
             save_json: also write every prediction to `output_dir`, run-length encoded, as
@@ -101,6 +103,7 @@ class LongTailEvaluator(DatasetEvaluator):
         self._groups = {}
         if class_frequency:
             self._groups = groups_of_dataset(class_frequency, dataset_name, self._class_names)
+        self._own_groups: dict[str, list[int]] = metadata.get("own_groups", {})
         self._predictions_file: PredictionsFile | None = None
         if save_json:
             if self._output_dir is None:
@@ -231,7 +234,7 @@ class LongTailEvaluator(DatasetEvaluator):
         if not is_main:
             return None
 
-        classes = self._class_names, self._groups
+        classes = self._class_names, self._groups | self._own_groups
         metrics = confusion_metrics(confusion, *classes)
         if loss is not None:
             metrics["Loss"] = loss
@@ -291,6 +294,7 @@ class LongTailEvaluator(DatasetEvaluator):
             metrics,
             self._class_names,
             self._class_frequency,
+            own_groups=tuple(self._own_groups),
             geometry=results.get("geometry"),
             objects=objects,
         )
@@ -311,6 +315,7 @@ class LongTailEvaluator(DatasetEvaluator):
             "metrics": without_nan(results["sem_seg"]),
             "class_names": self._class_names,
             "groups": self._groups,
+            "own_groups": self._own_groups,
             "confusion_truth_by_prediction": confusion.tolist(),
         }
         if "geometry" in results:

@@ -38,6 +38,7 @@ def format_table(
     class_names: Sequence[str],
     class_frequency: ClassFrequency | None = None,
     *,
+    own_groups: Sequence[str] = (),
     geometry: Mapping[str, float] | None = None,
     objects: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
@@ -51,6 +52,7 @@ def format_table(
         metrics: of pixels and objects, in percent, by the names of `LongTailEvaluator`.
         class_names: K names.
         class_frequency: counts of the training set, for the same K classes.
+        own_groups: names of the data set's own groups of classes.
         geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.
         objects: counts (K,) by the names in OBJECT_COUNTS.
     """
@@ -74,7 +76,10 @@ def format_table(
 
     columns = _training_columns(groups, class_frequency) if groups else {}
     of_pixels = [name for name in measured if name in PIXEL_METRICS]
-    parts = [_means(metrics, HEADLINE), table(columns, of_pixels, num_texts=2 if groups else 1)]
+    after_groups = HEADLINE.index("fwIoU")
+    headline = list(HEADLINE)
+    headline[after_groups:after_groups] = [f"mIoU@{name}" for name in own_groups]
+    parts = [_means(metrics, headline), table(columns, of_pixels, num_texts=2 if groups else 1)]
     if objects:
         counts = {name: [str(count) for count in row] for name, row in objects.items()}
         parts += [_means(metrics, OBJECT_HEADLINE), table(counts, OBJECT_METRICS, num_texts=1)]

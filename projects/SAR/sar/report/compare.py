@@ -76,6 +76,7 @@ def compare(
         views[names[run.folder]] = view
 
     means = [name for name in _MEANS if _is_measured(name, evaluations)]
+    means += _means_of_own_groups(evaluations[0]["metrics"])
     class_metrics = [
         metric
         for metric in CLASS_METRICS
@@ -184,6 +185,12 @@ def _metrics(evaluation: dict) -> dict[str, float | None]:
 def _is_measured(name: str, evaluations: Sequence[dict]) -> bool:
     """Return True if at least one evaluation has a metric, even without a value."""
     return any(name in _metrics(evaluation) for evaluation in evaluations)
+
+
+def _means_of_own_groups(metrics: dict) -> list[str]:
+    """Return the names of the mean IoUs of the data set's own groups of classes."""
+    by_frequency = {f"mIoU@{name}{unit}" for name in GROUP_NAMES for unit in ("", "_pixel")}
+    return [name for name in metrics if name.startswith("mIoU@") and name not in by_frequency]
 
 
 def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:

@@ -15,6 +15,8 @@ A folder of point clouds has clouds instead of images and labels. A cloud holds 
       clouds/val/
       clouds/test/
 
+groups.json is optional: groups of classes that get means of their own (group_file.py).
+
 A split is a data set if it has both images and labels, or clouds; empty folders do not count. A
 line of classes.txt is `name`, `name r g b` (0 to 255) or `name #rrggbb`; a name may have blanks.
 Blank lines and lines that start with # do not count; class_file.py describes the other forms.
@@ -33,6 +35,7 @@ from pathlib import Path
 from sar.data import datasets
 from sar.data.clouds import CLOUD_SUFFIXES
 from sar.data.datasets.class_file import read_class_file
+from sar.data.datasets.group_file import read_group_file
 from sar.errors import InputError, listed, nearest, printable
 
 from detectron2.config import CfgNode
@@ -70,14 +73,15 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
         the names of the splits (of SPLITS) with images and labels: `folder_<folder>_<split>`.
 
     Raises:
-        InputError: the folder or classes.txt is missing, or classes.txt is wrong. Loading a split
-            raises it for an empty folder and for images without label.
+        InputError: the folder or classes.txt is missing, or classes.txt or groups.json is wrong.
+            Loading a split raises it for an empty folder and for images without label.
     """
     folder = _resolved(path)
     if not os.path.isdir(folder):
         raise InputError(f"Folder not found: {folder} (DATASETS.FOLDER): correct the path. {_TREE}")
     classes = read_class_file(folder / "classes.txt", _TREE)
     class_names = [name for name, _ in classes]
+    own_groups = read_group_file(folder / "groups.json", class_names)
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
     prefix = _prefix(folder)
     parts = parts_of(folder)
@@ -100,6 +104,7 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             ignore_label=ignore_label_for(len(class_names)),
             image_root=str(image_root),
             sem_seg_root=str(label_root),
+            own_groups=own_groups,
             given_colors={i: color for i, (_, color) in enumerate(classes) if color is not None},
         )
     return tuple(f"{prefix}_{split}" for split in complete)

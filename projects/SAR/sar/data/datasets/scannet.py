@@ -64,6 +64,7 @@ TAIL = {
     1181: "case of water bottles", 1182: "coat rack", 1184: "folded chair", 1185: "fire alarm",
     1186: "power strip", 1187: "calendar", 1188: "poster", 1190: "luggage",
 }  # fmt: skip
+GROUPS = {"head": HEAD, "common": COMMON, "tail": TAIL}
 CLASSES_200 = dict(sorted((HEAD | COMMON | TAIL).items()))
 
 # The number of scans of each space with labels. Space 3 has the scans scene0003_00 to scene0003_02.
