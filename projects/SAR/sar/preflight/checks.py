@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sar.config import lookup
 from sar.data.cloud_mapper import num_features
-from sar.data.clouds import is_cloud
+from sar.data.clouds import is_cloud, read_cloud_label
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.loader import check_batch_size, check_sampler
 from sar.data.locations import folders_of_tree
@@ -229,6 +229,9 @@ def check_datasets(cfg: CfgNode, *, trains: bool) -> None:
     for name in names:
         records = load_dataset(name)  # a missing split is found now, not at its evaluation
         _check_kind(cfg, name, records[0]["file_name"])
+        is_read_later = trains and cfg.DATASETS.CHECK
+        if name in cfg.DATASETS.TEST and not is_read_later:
+            _check_has_labels(name, records[0])
         if trains and cfg.MODEL.MASK_ON and name in cfg.DATASETS.TRAIN:
             _check_instances(name, records)
         if list(metadata_of(name).stuff_classes) != classes:
@@ -253,6 +256,19 @@ def _check_kind(cfg: CfgNode, name: str, file: str) -> None:
             f'data set "{name}" has images ({os.path.basename(file)}), but the config is for point '
             "clouds (INPUT.POINTS.VOXEL_SIZE is above 0): use a config for images"
         )
+
+
+def _check_has_labels(name: str, record: dict) -> None:
+    """Raise InputError if the first record of a test set is a point cloud without labels."""
+    if not is_cloud(record["file_name"]):
+        return
+    try:
+        read_cloud_label(record.get("sem_seg_file_name", record["file_name"]))
+    except InputError as error:
+        raise InputError(
+            f'data set "{name}" in DATASETS.TEST cannot be evaluated. {error} To predict clouds '
+            "without ground truth, use tools/predict.py"
+        ) from error
 
 
 def _check_instances(name: str, records: list[dict]) -> None:
