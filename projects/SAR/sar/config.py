@@ -306,13 +306,20 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Size of the windows, and steps between them: (height, width) in pixels of the resized image.
     cfg.TEST.CROP_SIZE = (512, 512)
     cfg.TEST.CROP_STRIDE = (341, 341)
-    # Windows per batch. Each needs the memory of a training crop, without gradients.
+    # Windows per batch. Each needs the memory of a training crop, without gradients. For point
+    # clouds: passes of TEST.AUG per batch.
     cfg.TEST.WINDOWS_PER_BATCH = 1
     # TEST.AUG (of detectron2) works in both modes. With ENABLED, probabilities are averaged over
     # the sizes in MIN_SIZES, and with FLIP also over flipped images. A size is the shorter edge; 0
     # means the original size. The longer edge is at most MAX_SIZE. INPUT.MIN_SIZE_TEST is then not
     # used.
 
+    # For point clouds, ENABLED averages probabilities over all combinations of ANGLES and SCALES,
+    # and with FLIP also over mirrored clouds: eight passes by default. Each pass has another voxel
+    # grid. ANGLES are rotations about the vertical axis, in degrees.
+    cfg.TEST.AUG.ANGLES = (0.0, 90.0, 180.0, 270.0)
+    # Factors of the size.
+    cfg.TEST.AUG.SCALES = (1.0,)
     # Number of images of the first test set that TensorBoard shows after each evaluation, with
     # ground truth, prediction and the cosines between class vectors; 0 for none.
     cfg.TEST.PICTURES = 4

@@ -49,6 +49,7 @@ class CloudMapper:
         num_classes: K; label ids are 0 to K - 1, or `ignore_label`.
         ignore_label: the id of points without a class.
         augmentation: None for none; training only.
+        keep_cloud: also return the cloud as it was read, for test-time augmentation.
 
     Attributes:
         partners: the data set's dicts that Mix3D chooses from.
@@ -67,6 +68,7 @@ class CloudMapper:
         num_classes: int,
         ignore_label: int,
         augmentation: PointAugmentation | None = None,
+        keep_cloud: bool = False,
     ) -> None:
         if not 0 < voxel_size < float("inf"):
             raise InputError(
@@ -80,6 +82,7 @@ class CloudMapper:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.augmentation = augmentation
+        self.keep_cloud = keep_cloud
         self.partners: Sequence[dict] = ()
 
     @classmethod
@@ -92,6 +95,7 @@ class CloudMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "augmentation": PointAugmentation.from_config(cfg) if is_train else None,
+            "keep_cloud": not is_train and cfg.TEST.AUG.ENABLED,
         }
 
     def __call__(self, dataset_dict: dict, rng: np.random.Generator | None = None) -> dict:
@@ -103,7 +107,8 @@ class CloudMapper:
 
         Returns:
             `dataset_dict` with "image" (F, 1, P) float32, the features; "coordinates" (P, 3) int64,
-            the voxel of each point; "height" 1 and "width" P; in training, "sem_seg" (1, P) int64.
+            the voxel of each point; "height" 1 and "width" P; in training, "sem_seg" (1, P) int64;
+            with `keep_cloud`, "cloud".
 
         Raises:
             InputError: a file is missing or unreadable, lacks a feature, or has a label that is not
@@ -141,7 +146,7 @@ class CloudMapper:
         return replace(cloud, label=label.astype(np.int64))
 
     def map_points(self, cloud: Cloud, path: str = "the cloud") -> dict:
-        """Return "image", "coordinates", "height" and "width" of a cloud in memory.
+        """Return all but "sem_seg" of a sample, from a cloud in memory.
 
         Args:
             path: names the cloud in an error message.
@@ -160,12 +165,13 @@ class CloudMapper:
             columns.append(np.asarray(values, np.float32).reshape(len(cloud.xyz), -1))
         features = np.concatenate(columns, axis=1)
         coordinates = np.floor(cloud.xyz / self.voxel_size).astype(np.int64)
-        return {
+        sample = {
             "image": torch.from_numpy(np.ascontiguousarray(features.T))[:, None],
             "coordinates": torch.from_numpy(coordinates),
             "height": 1,
             "width": len(coordinates),
         }
+        return sample | {"cloud": cloud} if self.keep_cloud else sample
 
 
 def _centred(xyz: np.ndarray) -> np.ndarray:

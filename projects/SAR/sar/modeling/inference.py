@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sar.data.augmentation import resize_shortest_edge
+from sar.data.cloud_mapper import CloudMapper
 from sar.errors import InputError, nearest
+from sar.modeling.point_inference import VotingPointSegmentor, check_voting
+from sar.modeling.point_segmentor import PointSegmentor
 
 from detectron2.config import CfgNode
 from detectron2.layers import ASPP
@@ -50,7 +53,9 @@ def check_inference(cfg: CfgNode) -> None:
         return
     key = "TEST.MODE slide" if slides else "TEST.AUG.ENABLED"
     name = cfg.MODEL.META_ARCHITECTURE
-    if not is_meta_architecture(cfg, SemanticSegmentor):
+    if is_meta_architecture(cfg, PointSegmentor):
+        check_voting(cfg)
+    elif not is_meta_architecture(cfg, SemanticSegmentor):
         raise InputError(
             f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, so it needs whole "
             'images: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
@@ -138,7 +143,7 @@ def _network_shapes(cfg: CfgNode, shape: tuple[int, int]) -> Iterator[tuple[int,
 def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Return a model that predicts in the mode of TEST.MODE and TEST.AUG.
 
-    For whole images without augmentation, this is `model` itself.
+    For whole images and clouds without augmentation, this is `model` itself.
 
     Args:
         cfg: config of the model.
@@ -153,6 +158,15 @@ def inference_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
         return model
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    if is_meta_architecture(cfg, PointSegmentor):
+        return VotingPointSegmentor(
+            model,
+            CloudMapper(cfg, False),
+            angles=aug.ANGLES,
+            scales=aug.SCALES,
+            flip=aug.FLIP,
+            passes_per_batch=cfg.TEST.WINDOWS_PER_BATCH,
+        )
     return MultiPassSegmentor(
         model,
         crop_size=cfg.TEST.CROP_SIZE if slides else None,
