@@ -76,6 +76,16 @@ def test_metrics_count_points_not_voxels(words, clouds, tmp_path):
     assert confusion.sum(axis=1).tolist() == expected.tolist()
 
 
+def test_voting_and_own_groups_in_the_evaluation_of_a_training(words, clouds, tmp_path):
+    (clouds / "groups.json").write_text(json.dumps({"things": ["dot", "block"]}))
+    voting = ["TEST.AUG.ENABLED", "True", "TEST.GEOMETRY", "False", "TEST.LOSS", "False"]
+    words = [*words, *voting, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "output")]
+    train(words, config=CONFIG)
+    found = metrics(tmp_path / "output")[-1]
+    ious = [float(found[f"sem_seg/IoU-{name}"]) for name in ("block", "dot")]
+    assert float(found["sem_seg/mIoU@things"]) == pytest.approx(sum(ious) / 2)
+
+
 def test_a_config_for_images_and_a_folder_of_clouds_do_not_go_together(words, folder, clouds):
     with pytest.raises(InputError, match="has point clouds .*npz.* but the config is for images"):
         prepared(
