@@ -9,9 +9,9 @@ classes.txt says which benchmark it is. First predict its test clouds:
 
 The output folder then gets, from predicted/labels:
 
-  SCENE.txt                                ScanNet20, ScanNet200: the official id of the class of
-                                           each vertex, one on each line
-  sequences/SEQUENCE/predictions/SCAN.label  SemanticKITTI: the official ids, 32 bits for each point
+  SCENE.txt                             ScanNet20, ScanNet200: the official id of each vertex's
+                                        class, one on each line
+  sequences/NN/predictions/SCAN.label   SemanticKITTI: the official ids, 32 bits for each point
 
 All clouds of the split must be there, with the right number of labels. With --split val, the files
 are for the official evaluation programs. Zip the files without the hidden journal of this program.

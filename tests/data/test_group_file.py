@@ -57,6 +57,6 @@ def test_a_folder_has_the_groups_in_its_metadata(folder):
     for name in register_folder(folder):
         assert MetadataCatalog.get(name).own_groups == {"first": [0]}
     (folder / "groups.json").unlink()
-    os.mkdir(folder / "groups.json")
+    os.symlink("nothing", folder / "groups.json")
     with pytest.raises(InputError, match="cannot be read"):
         register_folder(folder)

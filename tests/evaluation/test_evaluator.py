@@ -328,6 +328,15 @@ def test_all_pixels_ignored_is_nan_and_no_warning(tmp_path, register):
     assert all(math.isnan(value) for value in metrics.values())
 
 
+def test_clouds_without_ground_truth_are_an_error(tmp_path, register):
+    path = tmp_path / "test.npz"
+    np.savez(path, xyz=np.ones((7, 3)), label=np.full(7, 255))
+    records = [{"file_name": str(path), "sem_seg_file_name": str(path)}]
+    evaluator = LongTailEvaluator(register(records))
+    with pytest.raises(InputError, match="No point of .*evaluator_test.* all labels are 255"):
+        run(evaluator, records, lambda _: {"sem_seg": torch.zeros(K, 1, 7)})
+
+
 # Several processes
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets import metadata_of
+from sar.data.clouds import is_cloud
+from sar.data.datasets import load_dataset, metadata_of
 from sar.errors import InputError, nearest, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.boundaries import boundary_metrics, update_boundary_counts
@@ -213,7 +214,7 @@ class LongTailEvaluator(DatasetEvaluator):
         None.
 
         Raises:
-            InputError: no image was evaluated.
+            InputError: no image was evaluated, or all points of all clouds are ignored.
         """
         confusion, num_images = self._sum_over_processes()
         boundary_counts = sum_on_cpu(self._boundary_counts)
@@ -224,6 +225,12 @@ class LongTailEvaluator(DatasetEvaluator):
             raise InputError(
                 f'No image of data set "{self._dataset_name}" was evaluated, since the data set is '
                 "empty: check its folder and DATASETS.TEST."
+            )
+        if not confusion.any() and is_cloud(load_dataset(self._dataset_name)[0]["file_name"]):
+            raise InputError(
+                f'No point of data set "{self._dataset_name}" has ground truth: all labels are '
+                f"{self._ignore_label}, which is ignored. To predict clouds without ground truth, use "
+                "tools/predict.py."
             )
         is_main = comm.is_main_process()
         if self._predictions_file:

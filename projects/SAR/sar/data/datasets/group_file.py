@@ -8,6 +8,7 @@ A class may be in several groups or in none. The evaluation adds mIoU@vehicles a
 """
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def read_group_file(path: Path, class_names: Sequence[str]) -> dict[str, list[in
         InputError: the file cannot be read or has another form; a group is empty or its name
             cannot be used; a class is unknown.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
