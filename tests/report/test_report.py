@@ -295,6 +295,8 @@ def test_confusions_and_other_metrics_of_classes(tmp_path):
     counts = [[[6, 2, 0], [0, 5, 5], [0, 0, 0]], [[1, 0, 1], [0, 10, 0], [0, 0, 0]]]
     metrics = {"mIoU": 1.0} | {f"{m}-{c}": 5.0 for m in ("IoU", "F1") for c in CLASSES}
     metrics |= {"Loss": 0.5, "mF1": 5.0, "mObjectRecall": 40.0, "mObjectRecall@r": None}
+    # An own group of the data set is shown; groups by pixel are not.
+    metrics |= {"mIoU@tail": 3.0, "mIoU@r_pixel": 4.0}
     words = []
     for seed, confusion in enumerate(counts):
         folder = tmp_path / f"plain_{seed}"
@@ -307,7 +309,8 @@ def test_confusions_and_other_metrics_of_classes(tmp_path):
         None,
     ]
     assert content["class_metrics"] == ["IoU", "F1"]
-    assert content["metrics"] == ["mIoU", "mF1", "Loss", "mObjectRecall", "mObjectRecall@r"]
+    means = ["mIoU", "mF1", "Loss", "mObjectRecall", "mObjectRecall@r", "mIoU@tail"]
+    assert content["metrics"] == means
     summary = content["methods"][1]["summary"]
     assert summary["mF1"]["difference"] == 1 and summary["F1-dot"]["mean"] == 5
     assert summary["Loss"] == {"mean": 0.1, "spread": None, "difference": None}

@@ -229,8 +229,8 @@ class LongTailEvaluator(DatasetEvaluator):
         if not confusion.any() and is_cloud(load_dataset(self._dataset_name)[0]["file_name"]):
             raise InputError(
                 f'No point of data set "{self._dataset_name}" has ground truth: all labels are '
-                f"{self._ignore_label}, which is ignored. To predict clouds without ground truth, use "
-                "tools/predict.py."
+                f"{self._ignore_label}, which is ignored. To predict clouds without ground truth, "
+                "use tools/predict.py."
             )
         is_main = comm.is_main_process()
         if self._predictions_file:
