@@ -29,7 +29,7 @@ def dicts(tmp_path, monkeypatch):
     """Four images of the embedded data set, with their instances."""
     few = {"train": 4, "val": 1, "test": 1}
     longtail_shapes.generate(tmp_path / "shapes", num_images=few)
-    monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "shapes")
+    monkeypatch.setattr(longtail_shapes, "generated_folder", lambda *args: tmp_path / "shapes")
     monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", few)
     return longtail_shapes.load_longtail_shapes_instances("train")
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 from sar.regularizers.classifier import check_classifier, why_not_linear
+from sar.regularizers.classifier_trial import _Identity
 
 from detectron2.layers import Conv2d
 
@@ -212,6 +213,19 @@ def test_functions_of_one_code_are_told_apart_by_what_they_use():
             check_classifier(wrap(nn.Conv2d(C, K, 3, padding=1)), K, C, CPU)
         with pytest.raises(ValueError, match="mixes"):
             check_classifier(partial(wrap(nn.Conv2d(C, K, 3, padding=1))), K, C, CPU)
+
+
+def test_an_object_at_the_address_of_another_one_is_another_object():
+    class Thing:
+        pass
+
+    thing = Thing()
+    identity = _Identity(thing)
+    assert identity == _Identity(thing) and _Identity(5) == _Identity(5)
+    del thing
+    others = [Thing() for _ in range(1000)]
+    same_address = [each for each in others if id(each) == identity.address]
+    assert same_address and all(_Identity(each) != identity for each in others)
 
 
 def test_what_passed_with_other_sizes_is_tried_out_again():

@@ -290,7 +290,7 @@ def test_a_resumed_run_shows_each_step_once(overrides, tmp_path):
 
 def test_the_semantic_branch_of_panoptic_models_is_drawn(tmp_path, monkeypatch):
     longtail_shapes.generate(tmp_path / "shapes", num_images={"train": 4, "val": 2, "test": 1})
-    monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "shapes")
+    monkeypatch.setattr(longtail_shapes, "generated_folder", lambda *args: tmp_path / "shapes")
     monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", {"train": 4, "val": 2, "test": 1})
     config = "configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"
     words = ["OUTPUT_DIR", str(tmp_path / "output"), "DATASETS.CHECK", "False"]

@@ -349,7 +349,9 @@ def test_other_models_resume_exactly(model, tmp_path, monkeypatch):
         tmp_path / "longtail_shapes", num_images={"train": 8, "val": 2, "test": 1}
     )
     monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", {"train": 8, "val": 2, "test": 1})
-    monkeypatch.setattr(longtail_shapes, "_generated_folder", lambda: tmp_path / "longtail_shapes")
+    monkeypatch.setattr(
+        longtail_shapes, "generated_folder", lambda *args: tmp_path / "longtail_shapes"
+    )
     common = [
         "SEED", "3", "INPUT.CROP.SIZE", "(64, 64)", "SOLVER.IMS_PER_BATCH", "2",
         "SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "0",

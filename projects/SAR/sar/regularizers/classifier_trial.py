@@ -9,7 +9,7 @@ Shape shorthands: C embedding channels, K classes.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ _SIDES = {1: 33, 2: 33, 3: 9}
 _MAGNITUDE = 100.0  # of the embeddings, so that no bias hides a ReLU
 _TOLERANCE = 0.02  # far above the rounding of half precision and TF32
 # K and C of the classifiers that passed, and what `_used_by` tells of a function.
-_passed: WeakKeyDictionary[object, tuple[int, ...]] = WeakKeyDictionary()
+_passed: WeakKeyDictionary[object, tuple] = WeakKeyDictionary()
 
 
 def try_once(
@@ -60,13 +60,32 @@ def try_once(
     return problem
 
 
-def _used_by(classifier: Callable) -> tuple[int, ...]:
+class _Identity:
+    """Equal to that of the same object only: a later object can have the address of one that is
+    gone.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.address = id(value)
+        try:
+            self.reference = ref(value)
+        except TypeError:  # such as a number
+            self.reference = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Identity) or self.address != other.address:
+            return False
+        references = (self.reference, other.reference)
+        return all(reference is None or reference() is not None for reference in references)
+
+
+def _used_by(classifier: Callable) -> tuple[_Identity, ...]:
     """The identities of the objects that a function or a method works with."""
     if not inspect.isroutine(classifier) or inspect.isbuiltin(classifier):
         return ()
     found = inspect.getclosurevars(classifier)
     values = [getattr(classifier, "__self__", None), *(classifier.__defaults__ or ())]
-    return tuple(map(id, [*values, *found.nonlocals.values(), *found.globals.values()]))
+    return tuple(map(_Identity, [*values, *found.nonlocals.values(), *found.globals.values()]))
 
 
 @contextmanager
