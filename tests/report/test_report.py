@@ -3,6 +3,7 @@ import html
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -719,6 +720,7 @@ seen.moved = scrolling.filter((box) =>
   left(box.querySelector("td")) < left(box) && left(box.querySelector("tbody th")) !== left(box));
 seen.sections = [...document.querySelectorAll("h2")].map((node) => node.textContent);
 seen.keys = document.querySelectorAll("#pictures .key").length;
+seen.breaks = document.querySelector("#settings tbody th").querySelectorAll("wbr").length;
 document.body.replaceChildren(JSON.stringify(seen));
 }, 500));</script></body>"""
 
@@ -759,3 +761,4 @@ def test_nothing_is_cut_off_in_a_window(tmp_path, width, num_methods):
     assert seen["hints"] == seen["scrolling"]
     assert bool(seen["scrolling"]) == (num_methods == 8 and width == 500)
     assert seen["sections"][0] == "Settings that differ" and seen["keys"] == 1
+    assert seen["breaks"] == len(re.findall("[._]", key))

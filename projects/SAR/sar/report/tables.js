@@ -7,17 +7,17 @@ const withBold = (text) => text.split("**").map((part, index) =>
   (index % 2 ? element("strong", {}, part) : part));
 
 // Names such as MODEL.LOSS.CLASS_WEIGHTS and SemanticAnchorRegularizer may break between words.
-const breakable = (text) => text.split(/(?<=[._/])(?=[^._/])|(?<=[a-z]{2})(?=[A-Z])/)
-  .flatMap((part, index) => (index ? [element("wbr"), part] : [part]));
+const breakable = (text) => text.replace(/[._/](?=[^._/])|[a-z]{2}(?=[A-Z])/g, "$&\n")
+  .split("\n").flatMap((part, index) => (index ? [element("wbr"), part] : [part]));
 
 // What can be wider than the window scrolls, and says so.
 function scroller(label, child) {
-  const box = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
-    child);
+  const box = element("div", { class: "scroll", role: "region", "aria-label": label }, child);
   const hint = say("More columns: scroll sideways →", "hint");
   hint.hidden = true;
   const update = () => {
     hint.hidden = box.scrollWidth <= box.clientWidth;
+    box.tabIndex = hint.hidden ? -1 : 0; // the arrow keys scroll it
     box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
   };
   box.addEventListener("scroll", update);
@@ -55,7 +55,7 @@ function table(caption, headers, rows, { sorts = true } = {}) {
     return header;
   }));
   fill();
-  return scroller(caption, element("table", {}, element("caption", {}, ...withBold(caption)),
+  return scroller(caption.replaceAll("**", ""), element("table", {}, element("caption", {}, ...withBold(caption)),
     element("thead", {}, head), body));
 }
 
