@@ -19,6 +19,7 @@ import json
 import logging
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from sar import cli
@@ -102,7 +103,7 @@ from sar.study.cells import Training, iterations_done
 from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
-from sar.study.summary import summarize
+from sar.study.summary import advise, summarize
 
 logger = logging.getLogger("compare")
 
@@ -236,8 +237,8 @@ def write_results(
 ) -> None:
     """Write comparison.md and report.html, and print the first."""
 
-    def show_progress(batches, run: Run):
-        return tqdm(batches, f"Looking at {printable(run.method)}", disable=args.quiet)
+    def show_progress(items: Iterable, title: str) -> Iterable:
+        return tqdm(items, printable(title), disable=args.quiet)
 
     text = summarize(study, rows)
     with outputs.writing(outputs.folder / "comparison.md") as temporary:
@@ -254,7 +255,7 @@ def write_results(
     content = compare(runs, dataset=study.test, show_progress=show_progress)
     for warning in warnings_of(content):
         logger.warning(warning)
-    page = render(content)
+    page = render(content, advise(study, rows))
     with outputs.writing(outputs.folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     if not args.quiet:

@@ -23,7 +23,7 @@ differ most. If a checkpoint or the data set is missing, the page says so and sh
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from sar import cli
 
@@ -57,7 +57,7 @@ from tqdm import tqdm
 
 from sar.errors import printable
 from sar.files.program_outputs import Outputs
-from sar.report import Run, compare, find_runs, render, warnings_of
+from sar.report import compare, find_runs, render, warnings_of
 from sar.report.summary import format_summary
 
 logger = logging.getLogger("report")
@@ -68,10 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_page(args: argparse.Namespace) -> None:
-    def show_progress(batches: Sequence, run: Run) -> Sequence:
-        return tqdm(
-            batches, f"Looking at {printable(run.folder.name)}", unit="image", disable=args.quiet
-        )
+    def show_progress(items: Iterable, title: str) -> Iterable:
+        return tqdm(items, printable(title), disable=args.quiet)
 
     runs = find_runs(args.runs)
     outputs = Outputs.of_file(

@@ -1,10 +1,7 @@
 import hashlib
-import html
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,57 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.files import run_folder
-from sar.report import Run, compare, find_runs, render
-from sar.report.compare import _projections, cosines, principal_components
+from sar.report import Run, compare, find_runs
+from sar.report.compare import (
+    _in_colors,
+    _projections,
+    cosines,
+    most_different,
+    principal_components,
+)
 from sar.report.views import PICTURE_SIZE, _Samples, subsampled
+from sar.visualization import colorize
 
-CLASSES = ("ground", "</script><b>bold", "dot")
-# Ids by how many training images show them: 1, 0, 2.
-FREQUENCY = ClassFrequency(CLASSES, 10, images=(5, 9, 1), pixels=(50, 45, 5), ignored_pixels=0)
-
-
-def make_run(folder, ious, dataset="roads_val", classes=CLASSES, lines=(), **changes):
-    """An OUTPUT_DIR with as much as an evaluation needs; `changes` are to its JSON file."""
-    metrics = {f"IoU-{name}": iou for name, iou in zip(classes, ious, strict=True)}
-    known = [iou for iou in ious if iou is not None]
-    metrics |= {"mIoU": sum(known) / len(known), "mIoU@f": ious[0], "pACC": 50.0}
-    evaluation = {
-        "dataset": dataset, "num_images": 7, "metrics": metrics, "class_names": classes,
-        "groups": {"f": [1, 0], "c": [], "r": [2]} if len(classes) == 3 else {},
-    }  # fmt: skip
-    path = folder / "inference" / dataset / "sem_seg_evaluation.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(evaluation | changes))
-    (folder / "metrics.json").write_text("\n".join(lines))
-    FREQUENCY.save(folder / "class_frequency.json")
-    return str(folder)
-
-
-@pytest.fixture
-def words(tmp_path):
-    """Two runs of a plain model and three of another, on the command line."""
-    lines = [json.dumps({"iteration": i, "total_loss": 1 / (i + 1), "time": 1}) for i in range(999)]
-    # Of an earlier training, which got further.
-    lines = ['{"iteration": 500, "total_loss": 9}', '{"iteration": 2000, "total_loss": 9}', *lines]
-    lines += [
-        '{"iteration": Infinity, "total_loss": 7.0}',
-        '{"iteration": 999, "total_loss": 5.0, "nan": NaN, "huge": 1%s, "sem_seg/IoU-dot": 1.0, '
-        '"sem_seg/Precision-dot": 1.0, "sem_seg/ObjectRecall-dot": 1.0}' % ("0" * 400),
-        '{"iter',
-    ]
-    make_run(tmp_path / "plain_0", (60, 40, None), lines=lines)
-    make_run(tmp_path / "plain_1", (70, 50, None))
-    for seed, shift in enumerate((1, 2, 6)):
-        make_run(tmp_path / f"sar_{seed}", (60 + shift, 60 - shift, 10))
-    return [f"plain={tmp_path}/plain_?", f"sar={tmp_path}/sar_*"]
-
-
-@pytest.fixture
-def content(words):
-    return compare(find_runs(words), num_images=0)
+from .made_runs import CLASSES, make_run
 
 
 def test_runs_are_named_and_found(tmp_path, words):
@@ -412,197 +372,39 @@ def test_centres_and_points_of_embeddings():
         assert (of_class == point).all(axis=1).any()
 
 
-def test_the_page_holds_its_data_and_loads_nothing(content):
-    page = render(content)
-    assert page.count("</script>") == 2
-    assert "Content-Security-Policy" in page
-    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
-    data = page.split('id="data">')[1].split("</script>")[0]
-    assert json.loads(data) == json.loads(json.dumps(content))
+def test_of_neighbours_at_most_two_are_shown():
+    # The frames of one video differ most.
+    shares = {f"{k:02}": 1 - abs(k - 10) / 100 for k in range(32)}
+    places = [int(name) for name in most_different(shares)]
+    assert places[:2] == [10, 9] and len(places) == 8
+    assert all(sum(abs(a - b) <= 4 for b in places[:i]) < 2 for i, a in enumerate(places))
+    assert most_different({"b": 0.1, "a": 0.3, "c": 0.2}) == ["a", "c", "b"]
+    assert most_different({}) == []
 
 
-# In the browser: what a user would do, and what there is to see then.
-SCRIPT = """<script>
-const seen = { errors };
-const [, metrics, classes] = document.querySelectorAll("table");
-const names = (table) => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
-const heads = (table) => [...table.tHead.rows[0].cells];
-const sorts = (table) => heads(table).map((cell) => cell.getAttribute("aria-sort"));
-seen.before = names(classes);
-const click = (column) => {
-  const button = heads(classes)[column].firstChild;
-  button.focus();
-  button.click();
-  return [names(classes), sorts(classes)[column], document.activeElement === button];
-};
-seen.byName = click(0);
-seen.byPlain = click(1);
-seen.byPlainAgain = click(1);
-seen.sorts = sorts(classes);
-seen.difference = metrics.tBodies[0].rows[1].cells[2].textContent;
-seen.theme = [document.documentElement.dataset.theme];
-document.getElementById("theme").click();
-seen.theme.push(document.documentElement.dataset.theme);
-const press = (target, key) =>
-  target.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
-const canvas = document.querySelector("#cosines canvas");
-canvas.focus();
-const output = document.querySelector("#cosines output");
-press(canvas, "ArrowUp");
-press(canvas, "ArrowRight");
-seen.cells = [output.textContent];
-press(canvas, "ArrowDown");
-press(canvas, "ArrowRight");
-seen.cells.push(output.textContent);
-const [toggle] = [...document.querySelectorAll("[aria-pressed]")].slice(-1);
-const away = () => document.querySelectorAll("circle.away").length;
-toggle.click();
-seen.highlight = [toggle.textContent, toggle.ariaPressed, away()];
-toggle.click();
-seen.highlight.push(toggle.ariaPressed, away());
-const confused = document.querySelector("#confusions canvas");
-const numbers = document.querySelector("#confusions .numbers");
-seen.confusions = [[...numbers.children].map((node) => node.textContent).join(" ")];
-confused.focus();
-for (const key of ["ArrowRight", "ArrowDown", "ArrowDown"]) {
-  press(confused, key);
-  seen.confusions.push(document.querySelector("#confusions output").textContent);
-}
-seen.confused = [...document.querySelector("#confusions tbody").rows].map((row) =>
-  [...row.cells].map((cell) => cell.textContent));
-seen.marks = [document.querySelectorAll("#classes .scroll > svg > path").length];
-const metric = document.getElementById("class-metric");
-seen.metrics = [...metric.options].map((option) => option.textContent);
-metric.value = "Precision";
-metric.dispatchEvent(new Event("change"));
-seen.marks.push(document.querySelectorAll("#classes .scroll > svg > path").length);
-seen.precision = document.querySelector("#classes tbody").rows[0].cells[1].textContent;
-seen.lines = document.querySelectorAll("#training path[fill=none]").length;
-seen.curve = document.getElementById("curve").value;
-const curve = document.getElementById("curve");
-curve.value = "loss_sem_seg";
-curve.dispatchEvent(new Event("change"));
-seen.losses = [...document.querySelectorAll("#training path[fill=none]")].map((path) =>
-  [path.getAttribute("stroke-dasharray"), path.textContent]);
-seen.reasons = document.querySelectorAll(".reason").length;
-// Numbers at the left of a plot.
-const labels = (low, high) => [...linePlot(
-  [{ name: "a", color: "red", points: [[0, low], [9, high]] }], "loss", 600,
-).querySelectorAll("text[text-anchor=end]")].map((node) => node.textContent);
-seen.ticks = ranges.map(([low, high]) => labels(low, high));
-seen.curves = [...document.querySelectorAll("#curve option")].map((node) => node.textContent);
-seen.first = document.querySelector("main > section").textContent;
-seen.runs = document.querySelector("#runs li").textContent;
-seen.warning = document.querySelector(".warning").textContent;
-seen.width = document.documentElement.scrollWidth <= innerWidth;
-document.body.replaceChildren(JSON.stringify(seen));
-</script></body>"""
-LISTENER = """<script>const errors = [];
-addEventListener("error", (event) => errors.push(event.message));
-addEventListener("securitypolicyviolation", (event) => errors.push(event.violatedDirective));
-const ranges = RANGES;
-</script><title>"""
+@pytest.mark.parametrize("num_classes", [3, 254, 300])
+def test_maps_have_lines_between_regions_and_keep_all_pixels(num_classes):
+    rng = np.random.default_rng(0)
+    colors = rng.integers(1, 250, (num_classes, 3), dtype=np.uint8)
+    labels = rng.integers(0, num_classes, (5, 6)).astype(np.uint16)
+    labels[1, :4], labels[2, 2] = 65535, 255 if num_classes < 255 else 1
+    picture = np.asarray(_in_colors(labels, colors).convert("RGB"))
+    assert picture.shape == (10, 12, 3)
+    assert (picture[::2, ::2] == colorize(labels, colors)).all()
+    between = (picture[::2, 1:-1:2] == 255).all(axis=-1)
+    assert (
+        between == (colorize(labels, colors)[:, 1:] != colorize(labels, colors)[:, :-1]).any(-1)
+    ).all()
+    assert (picture[2, 1:6] == 0).all()  # between ignored pixels
 
 
-# From and to, and the numbers beside the axis of a curve that goes from the one to the other.
-TICKS = [
-    (100.1, 100.5, ["100.1", "100.2", "100.3", "100.4", "100.5"]),
-    (87.8, 87.95, ["87.80", "87.85", "87.90", "87.95"]),
-    (0.0, 1.0, ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
-    (-3.0, 6.0, ["-2", "0", "2", "4", "6"]),
-    (12345.0, 12346.0, ["12345.0", "12345.2", "12345.4", "12345.6", "12345.8", "12346.0"]),
-    (0.0, 0.01, ["0", "0.002", "0.004", "0.006", "0.008", "0.010"]),
-    (2e-7, 1e-6, ["2e-7", "4e-7", "6e-7", "8e-7", "1.0e-6"]),
-    (
-        1.2345e-4,
-        1.2346e-4,
-        [f"1.234{digits}e-4" for digits in ("50", "52", "54", "56", "58", "60")],
-    ),
-    (1e6, 4e6, ["1e+6", "2e+6", "3e+6", "4e+6"]),
-    (0.37, 0.37, ["0.37"]),
-]
+def test_long_parts_are_announced(words):
+    announced = []
 
+    def show_progress(items, title):
+        announced.append((title, len(items)))
+        return items
 
-LOSSES = ("loss_sem_seg", "sem_seg/Loss")
-
-
-def test_the_page_in_a_browser(content, tmp_path):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed (Debian's package chromium)")
-    content["views"][0] |= {
-        "centres": [[1, 0.5, None], [0.5, 1, -0.25], [None, -0.25, 1]],
-        "projections": [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 0, 2], [0.5, 1, 2]]}],
-    }
-    content["confusions"][0] = {
-        "pixels": [1000, 2000, 0],
-        "shares": [[0.9, 0.096, 0.004], [1, 0, 0], None],
-    }
-    content["class_metrics"] = ["IoU", "Precision"]
-    for k, name in enumerate(CLASSES):
-        precision = {"mean": 10.0 * k, "spread": None, "difference": None}
-        content["methods"][0]["summary"][f"Precision-{name}"] = precision
-        unknown = dict.fromkeys(precision)
-        content["methods"][1]["summary"][f"Precision-{name}"] = unknown
-    content["warning"] = "Not the <same>."
-    content["settings"] |= {
-        "unfair": "Not fair: <length>.",
-        "rows": [
-            {"key": "SOLVER.MAX_ITER", "kind": "length", "is_unfair": True, "values": ["9", "99"]}
-        ],
-    }
-    for name in ("sem_seg/mIoU", "other_val/sem_seg/mIoU", "sem_seg/mIoU@f", *LOSSES):
-        content["runs"][0]["curves"][name] = [(0, 1.0), (9, 2.0)]
-    page = tmp_path / "page.html"
-    listener = LISTENER.replace("RANGES", json.dumps([bounds for *bounds, _ in TICKS]))
-    text = render(content).replace("<title>", listener, 1)
-    page.write_text(text.replace("</body>", SCRIPT), encoding="utf-8")
-    # --no-sandbox: root, in a container, has none.
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    body = done.stdout.split("<body>")[1].split("</body>")[0]
-    seen = json.loads(html.unescape(body))
-    assert seen["errors"] == []
-    bold = CLASSES[1]
-    assert seen["before"] == [bold, "ground", "dot"]
-    # A name without a letter first; what is not known, last, both ways.
-    assert seen["byName"] == [[bold, "dot", "ground"], "ascending", True]
-    assert seen["byPlain"] == [["ground", bold, "dot"], "descending", True]
-    assert seen["byPlainAgain"] == [[bold, "ground", "dot"], "ascending", True]
-    assert seen["sorts"] == [None, "ascending"] + [None] * 4
-    assert seen["difference"] == "43.33 ± 0.00 (-11.67)"
-    assert sorted(seen["theme"]) == ["dark", "light"]
-    # Three classes, two methods, one of them without the dot's IoU. One has no precision.
-    assert seen["marks"] == [5, 3]
-    assert seen["metrics"] == ["IoU", "Precision"] and seen["precision"] == "10.00"
-    # By training frequency: bold, ground, dot.
-    assert seen["confusions"] == [
-        " 100  10 90 <1   ",
-        f"{bold}, predicted as ground: 100.00% of 2,000 pixels",
-        "ground, correct: 90.00% of 1,000 pixels",
-        "dot: no ground truth",
-    ]
-    assert seen["confused"] == [
-        [bold, "ground", "100.00", "–"],
-        ["ground", bold, "9.60", "–"],
-        ["ground", "dot", "0.40", "–"],
-    ]
-    assert seen["lines"] == 1
-    # By training frequency: bold, ground, dot.
-    assert seen["cells"] == [f"{bold} and ground: 0.500", "ground and dot: not known"]
-    assert seen["highlight"] == ["dot", "true", 1, "false", 0]
-    # Cosines of two kinds, two methods; confusions; embeddings; pictures.
-    assert seen["reasons"] == 3 + 1 + 1 + 1
-    assert seen["ticks"] == [labels for *_, labels in TICKS]
-    assert seen["curves"] == [
-        "sem_seg/mIoU", "other_val/sem_seg/mIoU", *LOSSES, "sem_seg/mIoU@f", "total_loss"
-    ]  # fmt: skip
-    assert seen["losses"] == [["none", "plain (1)"], ["1 3", "plain (1), validation loss"]]
-    assert seen["curve"] == "sem_seg/mIoU"
-    for text in ("Not fair: <length>.", "SOLVER.MAX_ITER", "99", "length", "plain (1) are not kn"):
-        assert text in seen["first"]
-    assert seen["runs"].endswith("; metrics of the last evaluation of the training")
-    assert seen["warning"] == "Not the <same>."
-    assert seen["width"]
+    compare(find_runs(words), show_progress=show_progress)
+    # Without models, there are no predictions to compare.
+    assert announced == [("Arranging the embeddings", 2)]

@@ -114,8 +114,22 @@ def test_values_of_each_method_unfair_ones_first(make_run):
     ours = ("MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',)", "SOLVER.MAX_ITER", "10")
     words.append(f"sar={make_run('sar', *ours)}")
     length, method = settings_of(*words)["rows"]
-    assert length["values"] == ["10, 20", "10"]
-    assert method["values"] == ["[]", "['SemanticAnchorRegularizer']"]
+    assert length["values"] == ["10; 20", "10"]
+    assert method["values"] == ["none", "SemanticAnchorRegularizer"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("MODEL.REGULARIZERS", "('A', 'B')", ["none", "A, B"]),
+        ("MODEL.LOSS.NAME", "seesaw", ["none", "seesaw"]),
+        ("INPUT.CROP.SIZE", "[64, 32]", ["0.9, 0.9", "64, 32"]),
+        ("INPUT.CROP.ENABLED", "True", ["False", "True"]),
+    ],
+)
+def test_values_are_shown_in_words(make_run, key, value, words):
+    (row,) = settings_of(make_run("a"), make_run("b", key, value))["rows"]
+    assert row["values"] == words
 
 
 def test_iterations_that_were_really_done(make_run):

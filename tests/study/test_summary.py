@@ -1,3 +1,4 @@
+import json
 import math
 import re
 import shlex
@@ -10,7 +11,7 @@ from scipy import stats
 from sar.config import load_config
 from sar.study.comparison import METRICS
 from sar.study.matrix import Study
-from sar.study.summary import summarize
+from sar.study.summary import advise, summarize
 
 CONFIG = "configs/Folder/baseline_sem_fpn_R_18.yaml"
 METHODS = {
@@ -150,3 +151,21 @@ def test_a_method_can_be_called_like_a_number(study, rows):
     text = summarize(replace(study, methods=list(methods), candidates=candidates), rows)
     means, *_, keys = tables(text)
     assert "1e3" in means and "1e3" in keys
+
+
+def test_the_page_has_the_sentences_and_differences_of_the_text(study, rows):
+    del rows[study.cell(METHODS["B"], 2).key]
+    text, advice = summarize(study, rows), advise(study, rows)
+    assert json.loads(json.dumps(advice, allow_nan=False)) == advice
+    (missing,) = advice["missing"]
+    assert missing == "**Missing trainings:** B (1)." and missing in text
+    assert [one["question"] in text for one in advice["recommendations"]] == [True] * 3
+    for one in advice["recommendations"]:
+        assert "\n".join(one["sentences"]) in text
+    assert advice["limits"] in text and advice["caption"] in text
+    differences = tables(text)[1]
+    assert advice["metrics"] == differences[""] == ["mIoU", "mIoU@r", "mIoU@r_pixel"]
+    assert {one["name"]: one["cells"] for one in advice["differences"]} == {
+        name: differences[name] for name in ("A", "B")
+    }
+    assert advise(study, {}) is None

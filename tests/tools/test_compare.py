@@ -70,6 +70,8 @@ def test_from_a_folder_to_a_recommendation(program, words, folder, tmp_path, cap
     ]
     page = (tmp_path / "output" / "report.html").read_text()
     assert "class weights" in page and '"dataset": "folder_mine_val"' in page
+    assert "Use **CeCo**: +4.00 [+4.00, +4.00] mIoU against plain, 3 seeds." in page
+    assert "Arranging the embeddings: 100%" in err
     # The command line of the program, as each training had it.
     cell = json.loads(
         next((tmp_path / "output" / "runs").glob("ceco_seed_2_*/cell.json")).read_text()

@@ -2,6 +2,7 @@ import numpy as np
 from PIL import Image
 
 from sar.visualization import class_colors, colorize, draw_overlay, side_by_side
+from sar.visualization.overlay import region_edges
 
 from detectron2.data import Metadata
 
@@ -71,6 +72,31 @@ def test_an_overlay_is_the_image_under_its_colours_with_the_classes_it_shows():
     assert [255, 0, 0] in legend and [0, 0, 255] in legend and [0, 255, 0] not in legend
     picture = draw_overlay(image, labels, ["a", "b", "c"], COLORS, all_classes=True)
     assert [0, 255, 0] in np.asarray(picture)[100:].reshape(-1, 3).tolist()
+
+
+def test_edges_are_left_of_and_above_another_label():
+    labels = np.random.default_rng(0).integers(0, 3, (6, 7))
+    expected = [
+        [
+            (x < 6 and labels[y, x] != labels[y, x + 1])
+            or (y < 5 and labels[y, x] != labels[y + 1, x])
+            for x in range(7)
+        ]
+        for y in range(6)
+    ]
+    assert region_edges(labels).tolist() == expected
+    assert not region_edges(np.zeros((1, 1), np.uint8)).any()
+
+
+def test_a_line_tells_dark_regions_on_a_dark_scene_apart():
+    # A pedestrian of CamVid next to ignored pixels, with 65535 as their id.
+    colors = np.array([[64, 64, 0]], dtype=np.uint8)
+    labels = np.zeros((100, 240), np.uint16)
+    labels[:, 120:] = 65535
+    picture = np.asarray(draw_overlay(np.full((100, 240, 3), 10, np.uint8), labels, ["a"], colors))
+    left, line, right = (picture[50, x].astype(int) for x in (118, 119, 120))
+    assert (line - np.maximum(left, right)).min() > 100
+    assert left.tolist() == [37, 37, 5] and right.tolist() == [5, 5, 5]
 
 
 def test_a_small_overlay_is_enlarged():

@@ -15,6 +15,14 @@ function element(name, attributes = {}, ...children) {
   return node;
 }
 
+// Call draw(width) now, and again when the window changes. Returns a function that draws again.
+function drawAtEachWidth(place, draw) {
+  const redraw = () => place.replaceChildren(draw(Math.min(place.clientWidth, 800)));
+  addEventListener("resize", redraw);
+  redraw();
+  return redraw;
+}
+
 const methodColor = (index) => `var(--method-${index % SHAPES.length})`;
 
 function format(value, digits = 2) {
@@ -43,6 +51,28 @@ function ticks(low, high, count = 5) {
   return values.map((value) => ({ value, label: label(value) }));
 }
 
+// Is a plot flattened by its highest values, such as the first losses of a training?
+function needsLogAxis(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[0] > 0 && sorted[sorted.length - 1] > 4 * sorted[Math.floor(sorted.length / 2)];
+}
+
+// Marks of a logarithmic axis: 1, 2 and 5 times powers of ten, or of many powers only some. The
+// first and the last enclose the range.
+function logTicks(low, high) {
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const step = Math.ceil((last - first) / 6);
+  const values = [];
+  for (let power = first; power < last + step; power += step) {
+    for (const factor of last - first > 3 ? [1] : [1, 2, 5]) {
+      values.push(Number(`${factor}e${power}`));
+    }
+  }
+  const [from, to] = [values.findLastIndex((value) => value <= low),
+    values.findIndex((value) => value >= high)];
+  return values.slice(from, to + 1).map((value) => ({ value, label: String(value) }));
+}
+
 // Horizontal grid with numbers at the left; y maps a value to pixels.
 function grid(marks, y, left, right) {
   return marks.map(({ value, label }) => element("g", {},
@@ -50,35 +80,43 @@ function grid(marks, y, left, right) {
     element("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, label)));
 }
 
-// A metric of each class, the methods next to each other, with a line of one spread up and down.
-function classPlot(classes, methods, metric) {
-  const wide = Math.max(18, 9 * methods.length + 8, 600 / classes.length);
-  const [left, top, bottom] = [40, 10, 210];
-  const right = left + wide * classes.length;
-  const y = (value) => bottom - (bottom - top) * value / 100;
-  const longest = Math.min(Math.max(...classes.map((one) => one.name.length)), 22);
-  const height = bottom + 20 + 6 * longest;
-  const marks = classes.flatMap((one, column) => {
-    const centre = left + wide * (column + 0.5);
-    const label = element("text", { transform: `translate(${centre},${bottom + 12})rotate(60)` },
-      one.name.length > 22 ? one.name.slice(0, 21) + "…" : one.name);
-    return [label, ...methods.flatMap((method, index) => {
-      const { mean, spread } = method.summary[`${metric}-${one.name}`];
-      if (mean === null) return [];
-      const x = centre + 9 * (index - (methods.length - 1) / 2);
-      const color = methodColor(index);
-      const [low, high] = [Math.max(mean - spread, 0), Math.min(mean + spread, 100)];
-      return [
-        element("line", { x1: x, x2: x, y1: y(low), y2: y(high), stroke: color }),
-        element("path",
-          { d: SHAPES[index % SHAPES.length], fill: color, transform: `translate(${x},${y(mean)})` },
-          element("title", {}, `${one.name}, ${method.name}: ${format(mean)}`)),
-      ];
-    })];
+// A metric of each class, a row a class, the methods below each other, with a line of one spread to
+// the left and right.
+function classPlot(classes, methods, metric, width) {
+  const cut = Math.min(22, Math.floor(width / 24)); // letters of a name
+  const longest = Math.min(Math.max(...classes.map((one) => one.name.length)), cut);
+  const [left, right, top] = [16 + 7.5 * longest, width - 16, 24];
+  const high = 7 * methods.length + 10;
+  const bottom = top + high * classes.length;
+  const x = (value) => left + (right - left) * value / 100;
+  const rows = classes.flatMap((one, row) => {
+    const middle = top + high * (row + 0.5);
+    const lower = middle + high / 2;
+    const name = one.name.length > cut ? one.name.slice(0, cut - 1) + "…" : one.name;
+    return [
+      element("text", { x: left - 8, y: middle + 4, "text-anchor": "end" }, name),
+      element("line", { class: "grid", x1: 0, x2: right, y1: lower, y2: lower }),
+      ...methods.flatMap((method, index) => {
+        const { mean, spread } = method.summary[`${metric}-${one.name}`];
+        if (mean === null) return [];
+        const y = middle + 7 * (index - (methods.length - 1) / 2);
+        const color = methodColor(index);
+        const ends = { x1: x(Math.max(mean - spread, 0)), x2: x(Math.min(mean + spread, 100)) };
+        return [
+          element("line", { ...ends, y1: y, y2: y, stroke: color }),
+          element("path",
+            { d: SHAPES[index % SHAPES.length], fill: color, transform: `translate(${x(mean)},${y})` },
+            element("title", {}, `${one.name}, ${method.name}: ${format(mean)}`)),
+        ];
+      }),
+    ];
   });
-  return element("svg", { width: right + 70, height, role: "img",
+  const scale = ticks(0, 100).map(({ value, label }) => element("g", {},
+    element("line", { class: "grid", x1: x(value), x2: x(value), y1: top, y2: bottom }),
+    element("text", { x: x(value), y: top - 8, "text-anchor": "middle" }, label)));
+  return element("svg", { width, height: bottom + 4, role: "img",
     "aria-label": `${metric} of each class; the numbers are in the table below` },
-  ...grid(ticks(0, 100), y, left, right), ...marks);
+  ...scale, ...rows);
 }
 
 // Values over iterations, a line a run; [{name, color, dashes, points: [[iteration, value], ...]}].
@@ -86,12 +124,17 @@ function linePlot(lines, label, width) {
   const points = lines.flatMap((line) => line.points);
   const [xs, ys] = [points.map((p) => p[0]), points.map((p) => p[1])];
   const [first, last] = [Math.min(...xs), Math.max(...xs)];
-  const [low, high] = [Math.min(...ys), Math.max(...ys)];
-  const marks = ticks(low, high);
+  const isLog = needsLogAxis(ys);
+  const marks = isLog ? logTicks(Math.min(...ys), Math.max(...ys))
+    : ticks(Math.min(...ys), Math.max(...ys));
+  const shown = isLog ? marks.map(({ value }) => value) : ys;
+  const [low, high] = [Math.min(...shown), Math.max(...shown)];
+  const scale = isLog ? Math.log : (value) => value;
   const left = Math.max(60, 14 + 7 * Math.max(...marks.map(({ label }) => label.length)));
   const [right, top, bottom] = [width - 20, 10, 250];
   const x = (value) => left + 6 + (right - left - 12) * (value - first) / (last - first || 1);
-  const y = (value) => bottom - 6 - (bottom - top - 12) * (value - low) / (high - low || 1);
+  const y = (value) => bottom - 6
+    - (bottom - top - 12) * (scale(value) - scale(low)) / (scale(high) - scale(low) || 1);
   const drawn = lines.flatMap((line) => {
     const path = line.points.map(([iteration, value], index) =>
       `${index ? "L" : "M"}${x(iteration).toFixed(1)},${y(value).toFixed(1)}`);
@@ -103,13 +146,17 @@ function linePlot(lines, label, width) {
         element("title", {}, `${line.name}: ${lastY} at iteration ${lastX}`)),
     ];
   });
-  const below = ticks(first, last, width / 100).filter(({ value }) => Number.isInteger(value))
-    .map(({ value }) =>
-      element("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
+  // The ends of the axis, and round numbers that keep away from them.
+  const away = 12 + 8 * String(last).length;
+  const between = ticks(first, last, width / 100).map(({ value }) => value).filter((value) =>
+    Number.isInteger(value) && x(value) - x(first) > away && x(last) - x(value) > away);
+  const below = [...new Set([first, ...between, last])].map((value) =>
+    element("text", { x: x(value), y: bottom + 16, "text-anchor": "middle" }, String(value)));
   return element("svg", { width, height: 290, role: "img",
     "aria-label": `${label} over iterations, a line a run` },
   ...grid(marks, y, left, right), ...below,
-  element("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" }, "iteration"),
+  element("text", { x: (left + right) / 2, y: bottom + 34, "text-anchor": "middle" },
+    isLog ? "iteration; the vertical axis is logarithmic" : "iteration"),
   ...drawn);
 }
 
@@ -154,13 +201,13 @@ function heatmap(matrix, names, label, { shade, describe, cellText }) {
   const listOf = (kind) => element("ol", { class: kind, "aria-hidden": "true" },
     ...(size > 30 ? [] : names.map((name) => element("li", {}, cut(name)))));
   const parts = [listOf("rows"), canvas];
-  if (cellText) {
-    const texts = !hasRoom ? [] : matrix.flat().map((value) => element("span", {},
-      value === null ? "" : cellText(value)));
-    const numbers = element("div", { class: "numbers", "aria-hidden": "true" }, ...texts);
+  if (cellText && hasRoom) {
+    const numbers = element("div", { class: "numbers", "aria-hidden": "true" },
+      ...matrix.flat().map((value) => element("span", {}, value === null ? "" : cellText(value))));
     numbers.style.gridTemplateColumns = `repeat(${size}, 1fr)`;
-    parts.push(numbers, listOf("columns"));
+    parts.push(numbers);
   }
+  parts.push(listOf("columns"));
   return [element("div", { class: hasRoom ? "heatmap roomy" : "heatmap" }, ...parts), output];
 }
 

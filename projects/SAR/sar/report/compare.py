@@ -5,8 +5,7 @@ Shape shorthands: K classes, C embedding channels, P points.
 
 import base64
 import io
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,13 +21,16 @@ from sar.report.confusions import describe_confusions
 from sar.report.runs import Run
 from sar.report.settings import compare_settings
 from sar.report.views import Images, View, look_at
-from sar.visualization import colorize
 from sar.visualization.cosines import centred_cosines
+from sar.visualization.overlay import IGNORE_COLOR, LINE_COLOR, region_edges
 
 # Means in the table of metrics.
 _MEANS = (*HEADLINE, *OBJECT_HEADLINE, *GEOMETRY_METRICS)
 # Images of the test set that the page shows.
 _NUM_PICTURES = 8
+
+# Called with items and a title; returns the items.
+ShowProgress = Callable[[Iterable, str], Iterable]
 
 
 def compare(
@@ -36,7 +38,7 @@ def compare(
     *,
     num_images: int = 32,
     dataset: str = "",
-    show_progress: Callable[..., Sequence] = lambda batches, run: batches,
+    show_progress: ShowProgress = lambda items, title: items,
 ) -> dict:
     """Return the content of the page.
 
@@ -48,7 +50,7 @@ def compare(
             method of the first run.
         num_images: number of images that the models predict; 0 for none.
         dataset: the data set of the evaluations; "" for the first that all runs share.
-        show_progress: called with an iterable and a run; returns the iterable.
+        show_progress: called for each long part.
 
     Raises:
         InputError: the runs have different data sets or classes, or a class_frequency.json is
@@ -69,9 +71,12 @@ def compare(
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
-            view = View(reasons={"model": "Left out, because of --images 0."})
+            view = View(reasons={"model": "No model predicted images, because of --images 0."})
         else:
-            view, found = look_at(run, dataset, num_images, partial(show_progress, run=run))
+            title = f"Looking at {names[run.folder]}"
+            view, found = look_at(
+                run, dataset, num_images, lambda items, title=title: show_progress(items, title)
+            )
             images = images or found
         views[names[run.folder]] = view
 
@@ -115,8 +120,11 @@ def compare(
             }
             for run in runs
         ],
-        "views": [_describe_view(name, view) for name, view in views.items()],
-        "pictures": _pictures(views, images, colors),
+        "views": [
+            _describe_view(name, view)
+            for name, view in show_progress(views.items(), "Arranging the embeddings")
+        ],
+        "pictures": _pictures(views, images, colors, show_progress),
     }
 
 
@@ -301,7 +309,9 @@ def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
     return positions, float((sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-300))
 
 
-def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray) -> dict:
+def _pictures(
+    views: dict[str, View], images: Images | None, colors: np.ndarray, show_progress: ShowProgress
+) -> dict:
     """Return the images on which the predictions of several models differ most."""
     predictions = {name: view.predictions for name, view in views.items() if view.predictions}
     # Data sets of the same name may be in different folders, with different images.
@@ -310,34 +320,66 @@ def _pictures(views: dict[str, View], images: Images | None, colors: np.ndarray)
         reason = "Needs two runs whose models predict the same images of the data set."
         return {"names": [], "images": [], "reason": reason}
     shares = {}
-    for file_name in seen_by_all:
+    file_names = list(filter(seen_by_all.__contains__, images.label_files))
+    for file_name in show_progress(file_names, "Comparing the predictions"):
         first, *others = (of_run[file_name] for of_run in predictions.values())
         is_counted = images.truth(file_name) < len(colors)
         differs = np.any([first != other for other in others], axis=0) & is_counted
         shares[file_name] = differs.sum() / max(is_counted.sum(), 1)
-    most = sorted(shares, key=lambda name: (-shares[name], name))[:_NUM_PICTURES]
-    described = []
-    for file_name in most:
+    described, classes = [], set()
+    for file_name in most_different(shares):
         maps = [images.truth(file_name), *(of_run[file_name] for of_run in predictions.values())]
+        classes.update(int(k) for m in maps for k in np.unique(m) if k < len(colors))
         described.append(
             {
                 "name": file_name.replace("\\", "/").rsplit("/", 1)[-1],
                 "share": 100 * float(shares[file_name]),
                 "image": _data_uri(Image.fromarray(images.picture(file_name)), "JPEG"),
                 "maps": [_data_uri(_in_colors(labels, colors), "PNG") for labels in maps],
-                "classes": sorted({int(k) for m in maps for k in np.unique(m) if k < len(colors)}),
             }
         )
     names = ["ground truth", *predictions]
-    return {"names": names, "images": described, "num_images": len(shares), "reason": ""}
+    return {
+        "names": names,
+        "images": described,
+        "classes": sorted(classes),
+        "num_images": len(shares),
+        "reason": "",
+    }
+
+
+def most_different(shares: Mapping[str, float]) -> list[str]:
+    """Return the images with the largest shares of differing pixels, the largest first.
+
+    Neighbours can be frames of one video, which look alike. So an image near two chosen images is
+    passed over.
+
+    Args:
+        shares: by file name, in the order of the data set.
+    """
+    places = {name: place for place, name in enumerate(shares)}
+    reach = len(shares) // _NUM_PICTURES
+    chosen: list[str] = []
+    for name in sorted(shares, key=shares.__getitem__, reverse=True):
+        if sum(abs(places[name] - places[other]) <= reach for other in chosen) < 2:
+            chosen.append(name)
+    return chosen[:_NUM_PICTURES]
 
 
 def _in_colors(labels: np.ndarray, colors: np.ndarray) -> Image.Image:
-    """Return a label map as a picture. With at most 255 classes, use a palette to save space."""
-    if len(colors) > 255:
-        return Image.fromarray(colorize(labels, colors))
-    picture = Image.fromarray(np.where(labels < len(colors), labels, 255).astype(np.uint8))
-    picture.putpalette(colors.tobytes() + bytes(3 * (256 - len(colors))))
+    """Return a label map (H, W) as a picture (2 H, 2 W), with lines between its regions.
+
+    The lines fill odd rows and columns only, so that they cover no class completely. With at most
+    254 classes, a palette saves space.
+    """
+    ignored, line = len(colors), len(colors) + 1
+    drawn = np.minimum(labels, ignored, dtype=np.int64).repeat(2, axis=0).repeat(2, axis=1)
+    drawn[region_edges(drawn)] = line
+    table = np.concatenate([colors, np.array([IGNORE_COLOR, LINE_COLOR], dtype=np.uint8)])
+    if len(table) > 256:
+        return Image.fromarray(table[drawn])
+    picture = Image.fromarray(drawn.astype(np.uint8))
+    picture.putpalette(table.tobytes())
     return picture
 
 

@@ -3,55 +3,6 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const section = (id) => document.getElementById(id);
 const classesInOrder = data.order.map((k) => data.classes[k]);
-const say = (text, name = "p") => element("p", { class: name === "p" ? "" : name }, text);
-
-// A table whose columns sort: cells are {text, value, parts}; value null goes last.
-function sortableTable(caption, headers, rows) {
-  const body = element("tbody");
-  const fill = () => body.replaceChildren(...rows.map(([name, ...cells]) => element("tr", {},
-    element("th", { scope: "row" }, element("span", { class: "name" }, name.text)),
-    ...cells.map((cell) => element("td", {}, ...(cell.parts ?? [cell.text]))))));
-  const head = element("tr", {}, ...headers.map((title, column) => {
-    const button = element("button", { type: "button" }, title);
-    const header = element("th", { scope: "col" }, button);
-    button.addEventListener("click", () => {
-      // The greatest number first, but names from A on.
-      const first = typeof rows[0][column].value === "string" ? "ascending" : "descending";
-      const other = first === "ascending" ? "descending" : "ascending";
-      const direction = header.getAttribute("aria-sort") === first ? other : first;
-      for (const sibling of head.children) sibling.removeAttribute("aria-sort");
-      header.setAttribute("aria-sort", direction);
-      const sign = direction === "ascending" ? 1 : -1;
-      rows.sort((a, b) => {
-        const [x, y] = [a[column].value, b[column].value];
-        if (x === null || y === null) return (x === null) - (y === null);
-        return sign * (typeof x === "string" ? x.localeCompare(y) : x - y);
-      });
-      fill();
-    });
-    return header;
-  }));
-  fill();
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    element("table", {}, element("caption", {}, caption), element("thead", {}, head), body));
-}
-
-// A mean with its spread, and its difference to the first method.
-function metricCell({ mean, spread, difference }, index, name) {
-  const isGeometry = name.startsWith("NC");
-  const digits = isGeometry || name === "Loss" ? 4 : 2;
-  const parts = [format(mean, digits) + (spread === null ? "" : ` ± ${format(spread, digits)}`)];
-  if (index && difference !== null) {
-    const isBetter = isGeometry ? difference < 0 : difference > 0;
-    const color = difference === 0 ? "faint" : isBetter ? "better" : "worse";
-    const sign = difference > 0 ? "+" : "";
-    parts.push(" ", element("span", { class: color }, `(${sign}${format(difference, digits)})`));
-  }
-  return { value: mean, parts };
-}
-
-const textCell = (text) => ({ text: text ?? "–", value: text ?? null });
-const numberCell = (value) => ({ text: format(value), value: value ?? null });
 
 function methodKey() {
   return element("ul", { class: "key" }, ...data.methods.map((method, index) => element("li", {},
@@ -66,6 +17,29 @@ function swatch(color) {
   return node;
 }
 
+function fillRecommendation() {
+  const place = section("recommendation");
+  const advice = data.recommendation;
+  if (!advice) {
+    place.remove();
+    return;
+  }
+  for (const text of advice.missing) place.append(element("p", {}, ...withBold(text)));
+  for (const { question, sentences } of advice.recommendations) {
+    place.append(element("h3", {}, question),
+      element("p", {}, ...withBold(sentences.join(" "))));
+  }
+  place.append(table(advice.caption, ["method", ...advice.metrics],
+    advice.differences.map(({ name, cells }) => [textCell(name), ...cells.map((text) => {
+      const isClear = text.startsWith("**");
+      const color = !isClear ? "" : text.startsWith("**-") ? "worse" : "better";
+      // The difference and its interval, each in a line if the window is narrow.
+      const parts = text.replaceAll("**", "").split(/ (?=\[)/).flatMap((part, index) =>
+        [...(index ? [" "] : []), element(isClear ? "strong" : "span", { class: color }, part)]);
+      return { parts };
+    })]), { sorts: false }), say(advice.limits, "faint"));
+}
+
 function fillSettings() {
   const { rows, unfair, notes } = data.settings;
   if (unfair) section("settings").append(say(unfair, "warning"));
@@ -74,24 +48,22 @@ function fillSettings() {
     section("settings").append(say("No setting is known to differ.", "faint"));
     return;
   }
-  const headers = ["setting", ...data.methods.map((method) => method.name), "belongs to"];
-  section("settings").append(sortableTable("Settings that differ between the runs", headers,
-    rows.map(({ key, values, kind, is_unfair: isUnfair }) => [
-      textCell(key), ...values.map(textCell), { value: kind, parts: [
-        element("span", { class: isUnfair ? "worse" : "faint" }, kind || "–"),
-      ] },
-    ])));
+  const headers = ["setting", ...data.methods.map((method) => method.name)];
+  section("settings").append(table("Settings that differ between the runs, and what they belong to",
+    headers, rows.map(({ key, values, kind }) =>
+      [textCell(key, kind), ...values.map((value) => textCell(value))]), { sorts: false }));
 }
 
 function fillMetrics() {
-  const rows = data.methods.map((method, index) => [
-    textCell(method.name), { text: String(method.num_runs), value: method.num_runs },
-    ...data.metrics.map((name) => metricCell(method.summary[name], index, name)),
-  ]);
+  const rows = data.metrics.map((name) => [textCell(name),
+    ...data.methods.map((method, index) => metricCell(method.summary[name], index, name))]);
+  rows.unshift([textCell("runs"), ...data.methods.map((method) =>
+    textCell(String(method.num_runs)))]);
   const compared = data.methods.length > 1
     ? ` In brackets: the difference to ${data.methods[0].name}.` : "";
   section("metrics").append(
-    sortableTable("Metrics of each method", ["method", "runs", ...data.metrics], rows),
+    table("Metrics of each method", ["metric", ...data.methods.map((method) => method.name)], rows,
+      { sorts: false }),
     say("In percent: mean over the runs of a method ± the standard deviation of one run (n − 1)."
       + compared + (data.is_ordered ? " @f, @c, @r: frequent, common and rare classes, by training images"
         + " (60, 20 and 20% of the classes)." : "")
@@ -103,32 +75,32 @@ function fillMetrics() {
 
 function fillClasses() {
   const headers = [
-    "class", ...data.methods.map((method) => method.name),
-    "group", "train images %", "train pixels %",
+    "class", ...data.methods.map((method) => method.name), "train images %", "train pixels %",
   ];
   const select = element("select", { id: "class-metric" },
     ...data.class_metrics.map((name) => element("option", {}, name)));
-  const place = element("div");
-  const draw = () => {
+  const [plot, place] = [element("div"), element("div")];
+  const fill = () => {
     const metric = select.value;
     const rows = classesInOrder.map((one) => [
-      textCell(one.name),
+      textCell(one.name, one.group),
       ...data.methods.map((method, index) =>
         metricCell(method.summary[`${metric}-${one.name}`], index, metric)),
-      textCell(one.group), numberCell(one.images), numberCell(one.pixels),
+      numberCell(one.images), numberCell(one.pixels),
     ]);
-    place.replaceChildren(
-      element("div",
-        { class: "scroll", tabindex: 0, role: "region", "aria-label": `${metric} by class, plot` },
-        classPlot(classesInOrder, data.methods, metric)),
-      sortableTable(`${metric} of each class, in percent`, headers, rows));
+    place.replaceChildren(table(`${metric} of each class, in percent`, headers, rows));
   };
-  select.addEventListener("change", draw);
-  draw();
+  fill();
   section("classes").append(
     say("In percent, " + (data.is_ordered ? "the most frequent class in training first."
       : "in the order of ids: no run has left class_frequency.json."), "faint"),
-    element("label", { for: "class-metric" }, "Metric: "), select, methodKey(), place);
+    element("label", { for: "class-metric" }, "Metric: "), select, methodKey(), plot, place);
+  const draw = drawAtEachWidth(plot, (width) =>
+    classPlot(classesInOrder, data.methods, select.value, width));
+  select.addEventListener("change", () => {
+    fill();
+    draw();
+  });
 }
 
 // For each method, the share of the pixels of each class that is predicted as each class.
@@ -188,7 +160,7 @@ function confusionTable(matrices, names) {
     ...matrices.map((matrix) => numberCell(matrix && 100 * matrix[i][j])),
   ]);
   if (!rows.length) return say("No class is confused with another.", "faint");
-  return sortableTable(
+  return table(
     "The ten largest confusions of each method, in percent",
     ["class", "predicted as", ...data.methods.map((method) => method.name)], rows);
 }
@@ -214,55 +186,64 @@ function fillTraining() {
   const linesOf = (name, suffix, dashesOf) => data.runs.filter((run) => name in run.curves)
     .map((run) => ({ name: run.name + suffix, color: methodColor(run.method),
       points: run.curves[name], dashes: dashesOf(run) }));
-  const draw = () => {
+  const linesOfSelected = () => {
     const lines = linesOf(select.value, "", (run) =>
       (data.runs.find((other) => other.method === run.method) === run ? "none" : "5 3"));
     if (select.value === "loss_sem_seg" && validation) {
       lines.push(...linesOf(validation, ", validation loss", () => "1 3"));
     }
-    const width = Math.min(section("training").clientWidth, 720);
-    place.replaceChildren(linePlot(lines, select.value, width));
+    return lines;
   };
-  select.addEventListener("change", draw);
-  addEventListener("resize", draw);
-  draw();
   const without = data.runs.filter((run) => !Object.keys(run.curves).length).map((run) => run.name);
   section("training").append(
     element("label", { for: "curve" }, "Curve: "), select, methodKey(), place,
     say("Full lines: the first run of a method; dashed: its others."
       + (validation ? " Dotted, with loss_sem_seg: the validation loss." : "")
       + (without.length ? ` Without metrics.json: ${without.join(", ")}.` : ""), "faint"));
+  select.addEventListener("change", drawAtEachWidth(place, (width) =>
+    linePlot(linesOfSelected(), select.value, width)));
 }
 
 function fillCosines() {
   const names = classesInOrder.map((one) => one.name);
-  section("cosines").append(say("Cosines between classes, about the mean of all, in the order of"
-    + " training frequency: red alike, blue opposed, grey not known. Spread out evenly, all are"
-    + ` ${format(-1 / (names.length - 1), 3)}.`, "faint"));
-  const panels = element("div", { class: "panels" });
-  for (const [kind, title] of [["centres", "class centres"], ["anchors", "semantic anchors"]]) {
-    for (const view of data.views) {
-      const figure = element("figure", {}, element("h3", {}, `${view.name}: ${title}`));
-      const matrix = view[kind];
-      if (matrix) {
-        const sorted = data.order.map((i) => data.order.map((j) => matrix[i][j]));
-        figure.append(...heatmap(sorted, names, `${view.name}: cosines of ${title}`, {
+  const panels = [["centres", "class centres"], ["anchors", "semantic anchors"]].flatMap(
+    ([kind, title]) => data.views.filter((view) => view[kind]).map((view) => {
+      const sorted = data.order.map((i) => data.order.map((j) => view[kind][i][j]));
+      return element("figure", {}, element("h3", {}, `${view.name}: ${title}`),
+        ...heatmap(sorted, names, `${view.name}: cosines of ${title}`, {
           shade: (value) => `rgba(${value > 0 ? RED : BLUE}, ${Math.abs(value)})`,
           describe: (i, j) => `${names[i]} and ${names[j]}: `
             + (sorted[i][j] === null ? "not known" : format(sorted[i][j], 3)),
         }));
-      } else {
-        figure.append(say(`Left out. ${reasonFor(view, kind)}`, "reason"));
-      }
-      panels.append(figure);
-    }
+    }));
+  if (panels.length) {
+    section("cosines").append(say("Each cell is the cosine between the vectors of two classes, after"
+      + " the mean of all vectors is subtracted. Red classes are alike, blue ones are opposed, and"
+      + " grey is not known. If the classes were spread out evenly, all cosines would be"
+      + ` ${format(-1 / (names.length - 1), 3)}. The most frequent class in training is first.`,
+    "faint"), element("div", { class: "scale", role: "img", "aria-label":
+      "Colours from blue, a cosine of -1, over none, 0, to red, 1" },
+    element("i"), ...["−1", "0", "1"].map((text) => element("span", {}, text))));
   }
-  section("cosines").append(panels);
+  section("cosines").append(element("div", { class: "panels" }, ...panels),
+    ...leftOut("class centres", data.views.filter((view) => !view.centres)),
+    ...leftOut("semantic anchors", data.views.filter((view) => !view.anchors)));
 }
 
-function reasonFor(view, kind) {
+// A sentence for each reason why views are left out.
+function leftOut(what, views) {
+  const names = new Map();
+  for (const view of views) {
+    const reason = reasonFor(view, what);
+    names.set(reason, [...(names.get(reason) ?? []), view.name]);
+  }
+  return [...names].map(([reason, of]) =>
+    say(`Left out: ${what} of ${of.join(", ")}. ${reason}`, "reason"));
+}
+
+function reasonFor(view, what) {
   if (view.reasons.model) return view.reasons.model;
-  if (kind === "anchors") return view.reasons.anchors ?? "They are all alike.";
+  if (what === "semantic anchors") return view.reasons.anchors ?? "They are all alike.";
   return view.reasons.images ?? "There is no labelled pixel of two classes in the images.";
 }
 
@@ -278,12 +259,11 @@ function fillEmbeddings() {
     }
   };
   const draw = () => {
-    place.replaceChildren(...data.views.map((view) => {
+    place.replaceChildren(...data.views.filter((view) => view.projections.length).map((view) => {
       const projection = view.projections[select.selectedIndex];
-      return element("figure", {}, element("h3", {}, view.name), ...(projection ? [
+      return element("figure", {}, element("h3", {}, view.name),
         scatter(projection.points, data.classes, `${view.name}: embeddings by class`),
-        element("figcaption", {}, `${projection.name}; ${projection.points.length} pixels`),
-      ] : [say(`Left out. ${reasonFor(view, "points")}`, "reason")]));
+        element("figcaption", {}, `${projection.name}; ${projection.points.length} pixels`));
     }));
     highlight();
   };
@@ -301,33 +281,36 @@ function fillEmbeddings() {
   });
   select.addEventListener("change", draw);
   draw();
-  section("embeddings").append(say("What the classifier is fed, for pixels of validation images: as"
-    + " many of a rare class as of a frequent one, where there are so many.", "faint"));
   if (kinds) {
-    section("embeddings").append(element("label", { for: "projection" }, "Projection: "), select,
+    section("embeddings").append(say("Each point is a pixel of a validation image. Its place shows the"
+      + " features that the last layer classifies: pixels with similar features are close. Each class"
+      + " has the same number of points, or fewer if the images show too few of its pixels.",
+    "faint"), element("label", { for: "projection" }, "Projection: "), select,
       element("div", { class: "key", role: "group", "aria-label": "Show one class" }, ...buttons));
   }
-  section("embeddings").append(place);
+  section("embeddings").append(place,
+    ...leftOut("embeddings", data.views.filter((view) => !view.projections.length)));
 }
 
 function fillPictures() {
-  const { names, images, reason, num_images: numImages } = data.pictures;
+  const { names, images, classes, reason, num_images: numImages } = data.pictures;
   if (!images.length) {
     section("pictures").append(say(`Left out. ${reason}`, "reason"));
     return;
   }
-  section("pictures").append(say(`Of ${numImages} validation images, those where the predictions of`
-    + ` ${names.slice(1).join(", ")} differ in most pixels. Black is ignored.`, "faint"));
+  section("pictures").append(say(`From ${numImages} validation images: the predictions of`
+    + ` ${names.slice(1).join(", ")} differ most on these. At most two neighbours in the data set are`
+    + " shown, such as frames of one video. Black pixels are ignored.", "faint"),
+  element("ul", { class: "key" }, ...data.order.filter((k) => classes.includes(k)).map((k) =>
+    element("li", {}, swatch(data.classes[k].color), data.classes[k].name))));
   for (const one of images) {
     const panels = ["image", ...names].map((name, index) => {
       const source = index ? one.maps[index - 1] : one.image;
       return element("figure", {}, element("figcaption", {}, name),
         element("img", { src: source, alt: `${name} of ${one.name}`, loading: "lazy" }));
     });
-    const key = one.classes.map((k) =>
-      element("li", {}, swatch(data.classes[k].color), data.classes[k].name));
     section("pictures").append(element("h3", {}, `${one.name}: ${format(one.share, 1)}% differ`),
-      element("div", { class: "strip" }, ...panels), element("ul", { class: "key" }, ...key));
+      element("div", { class: "strip" }, ...panels));
   }
 }
 
@@ -352,6 +335,7 @@ section("summary").textContent = data.dataset
   + data.methods.map(({ name, num_runs: count }) => name + (count > 1 ? ` (${count} runs)` : ""))
     .join(", ");
 if (data.warning) section("summary").after(say(data.warning, "warning"));
+fillRecommendation();
 document.querySelector("nav").append(...[...document.querySelectorAll("section")].map((one) =>
   element("a", { href: `#${one.id}` }, one.querySelector("h2").textContent)));
 fillSettings();

@@ -4,13 +4,15 @@ import json
 from importlib.resources import files
 
 
-def render(content: dict) -> str:
+def render(content: dict, recommendation: dict | None = None) -> str:
     """Return the page with template, style, script and data in one text.
 
     Args:
         content: from `compare`.
+        recommendation: from `sar.study.summary.advise`, for the top of the page; None for none.
     """
-    parts = {name: _read(name) for name in ("page.css", "charts.js", "page.js")}
+    content = content | {"recommendation": recommendation}
+    parts = {name: _read(name) for name in ("page.css", "charts.js", "tables.js", "page.js")}
     # "</script>" or "<!--" in a class name would end or change the script.
     data = json.dumps(content, allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
     page = _read("page.html")

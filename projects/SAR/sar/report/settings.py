@@ -19,6 +19,8 @@ TRAINING_LABELS = "training labels"
 EVALUATION_LABELS = "evaluation labels"
 # Prefix for keys of the evaluation that the training also has.
 EVALUATION = "evaluation: "
+# Text of an empty value.
+_NONE = "none"
 # Keys that say nothing about a run, or differ in every run.
 _LEFT_OUT = ("OUTPUT_DIR", "SEED", "VERSION")
 _METHOD = "the method"
@@ -186,8 +188,8 @@ def _settings_of_evaluation(
 def _training_labels(run: Run, settings: dict[str, str | None]) -> str | None:
     """Return the counts of the training labels of a run as a text; None if they are unknown."""
     frequency = run.class_frequency()
-    given = settings.get("DATASETS.CLASS_FREQUENCY") or '""'
-    if frequency is None or not (given == '""' or given.startswith("OUTPUT_DIR")):
+    given = settings.get("DATASETS.CLASS_FREQUENCY") or _NONE
+    if frequency is None or not (given == _NONE or given.startswith("OUTPUT_DIR")):
         return None  # a given file may have the counts of other data
     return _counts(frequency.num_images, frequency.pixels, frequency.images)
 
@@ -213,9 +215,12 @@ def _fingerprint_of_evaluation(run: Run, dataset: str) -> str:
 
 
 def _text(key: str, value: object) -> str:
+    """Return a value in words: names joined by commas, and "none" for an empty value."""
     if key == "DATASETS.FOLDER" and value:
         value = os.path.realpath(os.path.expanduser(value))
-    return str(list(value) if isinstance(value, tuple) else value) or '""'
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    return _NONE if value in ("", None) else str(value)
 
 
 def _kind(key: str) -> str:
@@ -223,7 +228,7 @@ def _kind(key: str) -> str:
 
 
 def _joined(values) -> str:
-    return ", ".join(dict.fromkeys("not known" if value is None else value for value in values))
+    return "; ".join(dict.fromkeys("not known" if value is None else value for value in values))
 
 
 def _unfair(rows: Sequence[dict]) -> str:

@@ -3,7 +3,7 @@
 Shape shorthands: H x W pixels, K classes, C embedding channels, P points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,7 +83,7 @@ def look_at(
     run: Run,
     dataset: str,
     num_images: int,
-    show_progress: Callable[[Sequence], Sequence],
+    show_progress: Callable[[Iterable], Iterable],
 ) -> tuple[View, Images | None]:
     """Run the model of a run on some images of the data set that it was evaluated on.
 
@@ -108,7 +108,7 @@ def look_at(
     view.anchors = _read_anchors(cfg.MODEL.WEIGHTS)
     if view.anchors is None:
         view.reasons["anchors"] = (
-            "Its checkpoint has no semantic anchors: it was trained without SAR, or the gate never "
+            "The checkpoint has no semantic anchors: it was trained without SAR, or the gate never "
             "opened."
         )
     try:
@@ -129,7 +129,7 @@ def _show(
     model: nn.Module,
     cfg: CfgNode,
     view: View,
-    show_progress: Callable[[Sequence], Sequence],
+    show_progress: Callable[[Iterable], Iterable],
 ) -> None:
     """Run the model on the images and write the results into the view."""
     num_classes = len(view.colors)

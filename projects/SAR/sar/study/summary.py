@@ -1,4 +1,4 @@
-"""Write the results of a comparison as text: tables, and a recommendation."""
+"""Write the results of a comparison as text, and as data for the page: tables, recommendations."""
 
 import math
 import shlex
@@ -15,6 +15,13 @@ from sar.study.recommendation import LEAST_SEEDS, Scores, paired, recommend
 _COMPARED = ("mIoU", "mIoU@r", "mIoU@r_pixel")
 # Settings of a comparison that a training of its own does not need.
 _NOT_REPEATED = ("SOLVER.CHECKPOINT", "TEST.")
+_LIMITS = (
+    "The intervals show how much the results vary with the seed. They do not show how much they "
+    "vary with other validation images or with longer trainings."
+)
+
+# The rows of a comparison by method and seed.
+Found = Mapping[str, Mapping[int, dict]]
 
 
 def summarize(study: Study, rows: Mapping[str, dict]) -> str:
@@ -24,28 +31,20 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
         study: from `plan_comparison`.
         rows: the results by cell key. Failed trainings have none.
     """
-    chosen = study.chosen({})
-    found: dict[str, dict[int, dict]] = {}
-    for name, settings in chosen.items():
-        cells = {seed: study.cell(settings, seed) for seed in study.seeds}
-        found[name] = {seed: rows[c.key] for seed, c in cells.items() if c.key in rows}
-    num_rows = sum(map(len, found.values()))
+    found = _find(study, rows)
     parts = [
         f"# Comparison on {printable(study.title)}",
         f"Config: `{study.config}`. Iterations: {study.settings[ITERATIONS]}. Seeds: "
         f"{len(study.seeds)}. Each number is a mean over seeds. IoU is in percent.",
     ]
-    if num_rows < len(chosen) * len(study.seeds):
-        lacking = [
-            f"{name} ({len(study.seeds) - len(by_seed)})"
-            for name, by_seed in found.items()
-            if len(by_seed) < len(study.seeds)
-        ]
-        parts.append(f"**Missing trainings:** {', '.join(lacking)}.")
-    if not num_rows:
+    parts += _missing(study, found)
+    if not any(found.values()):
         return "\n\n".join(parts) + "\n"
     parts += [f"## Validation split, `{study.test}`", *_tables(study, found, "metrics")]
-    parts += ["## Recommendation", *_recommendations(study, found)]
+    parts.append("## Recommendation")
+    for question, sentences in _recommendations(study, found):
+        parts += [f"### {question}", "\n".join(sentences)]
+    parts.append(_LIMITS)
     if study.held_out:
         parts += [
             f"## Test split, `{study.held_out}`",
@@ -56,36 +55,96 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(study: Study, found: Mapping[str, Mapping[int, dict]], key: str) -> list[str]:
+def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
+    """Return the recommendations and the differences of the validation split, for the page.
+
+    Args:
+        study, rows: as in `summarize`.
+
+    Returns:
+        None without rows. Else types that JSON can hold. In all texts, `**` encloses bold words.
+        "missing": sentences about missing trainings; "recommendations": for each metric its
+        "question" and "sentences"; "limits": a text; "caption", "metrics" and "differences" of the
+        table: for each method its "name" and "cells", one text per metric.
+    """
+    found = _find(study, rows)
+    if not any(found.values()):
+        return None
+    metrics, differences = _differences(study, found, "metrics")
+    return {
+        "missing": _missing(study, found),
+        "recommendations": [
+            {"question": question, "sentences": sentences}
+            for question, sentences in _recommendations(study, found)
+        ],
+        "limits": _LIMITS,
+        "caption": _caption(study),
+        "metrics": metrics,
+        "differences": [{"name": name, "cells": cells} for name, *cells in differences],
+    }
+
+
+def _find(study: Study, rows: Mapping[str, dict]) -> Found:
+    found = {}
+    for name, settings in study.chosen({}).items():
+        cells = {seed: study.cell(settings, seed) for seed in study.seeds}
+        found[name] = {seed: rows[c.key] for seed, c in cells.items() if c.key in rows}
+    return found
+
+
+def _missing(study: Study, found: Found) -> list[str]:
+    """Return a sentence that names the methods with missing trainings; [] if there are none."""
+    lacking = [
+        f"{name} ({len(study.seeds) - len(by_seed)})"
+        for name, by_seed in found.items()
+        if len(by_seed) < len(study.seeds)
+    ]
+    return [f"**Missing trainings:** {', '.join(lacking)}."] if lacking else []
+
+
+def _tables(study: Study, found: Found, key: str) -> list[str]:
     """Return a table of means and a table of differences.
 
     Args:
-        found: rows by method and seed.
         key: the metrics of a row.
     """
-    reference = study.reference
-    scores_of = {metric: _scores(found, key, metric) for metric in study.metrics}
-    scores_of = {metric: scores for metric, scores in scores_of.items() if scores}
-    means, differences = [], []
+    scores_of = _known_scores(study, found, key)
+    means = []
     for name, by_seed in found.items():
-        line, compared = [name, str(len(by_seed))], [name]
-        for metric, scores in scores_of.items():
+        line = [name, str(len(by_seed))]
+        for scores in scores_of.values():
             line.append(f"{statistics.fmean(scores[name].values()):.2f}" if by_seed else "-")
-            values, others = paired(scores[name], scores[reference])
-            if metric in _COMPARED:
-                compared.append(_shown(values, others) if values else "-")
         times = [row["seconds_per_iteration"] for row in by_seed.values()]
         times = list(filter(math.isfinite, times))
         means.append([*line, f"{statistics.fmean(times):.2f}" if times else "-"])
-        if name != reference:
-            differences.append(compared)
-    headers = ["", *(metric for metric in scores_of if metric in _COMPARED)]
+    metrics, differences = _differences(study, found, key)
     return [
         grid(means, ["", "seeds", *scores_of, "s/iteration"]),
-        f"Differences to {reference}, with 95% intervals over the seeds (paired, Student's t). "
-        f"**Bold**: the interval of {LEAST_SEEDS} seeds or more does not contain zero.",
-        grid(differences, headers),
+        _caption(study),
+        grid(differences, ["", *metrics]),
     ]
+
+
+def _caption(study: Study) -> str:
+    return (
+        f"Differences to {study.reference}, with 95% intervals over the seeds (paired, Student's "
+        f"t). **Bold**: the interval of {LEAST_SEEDS} seeds or more does not contain zero."
+    )
+
+
+def _differences(study: Study, found: Found, key: str) -> tuple[list[str], list[list[str]]]:
+    """Return the compared metrics, and for each method its name and its differences as texts."""
+    scores_of = _known_scores(study, found, key)
+    metrics = [metric for metric in scores_of if metric in _COMPARED]
+    differences = []
+    for name in found:
+        if name != study.reference:
+            pairs = [
+                paired(scores_of[metric][name], scores_of[metric][study.reference])
+                for metric in metrics
+            ]
+            differences.append([name, *(_shown(*pair) if pair[0] else "-" for pair in pairs)])
+    return metrics, differences
 
 
 def _shown(values: Sequence[float], others: Sequence[float]) -> str:
@@ -94,8 +153,8 @@ def _shown(values: Sequence[float], others: Sequence[float]) -> str:
     return f"**{difference}**" if is_bold else str(difference)
 
 
-def _recommendations(study: Study, found: Mapping[str, Mapping[int, dict]]) -> list[str]:
-    """Return paragraphs: by mIoU, by the metrics of rare classes, and the limits of the numbers."""
+def _recommendations(study: Study, found: Found) -> list[tuple[str, list[str]]]:
+    """Return questions and answers: by mIoU, and by the metrics of rare classes."""
     row = next(row for by_seed in found.values() for row in by_seed.values())
     rare = listed([printable(name) for name in row["groups"]["r"]])
     questions = {
@@ -109,16 +168,17 @@ def _recommendations(study: Study, found: Mapping[str, Mapping[int, dict]]) -> l
         if not scores or scores in seen:  # both kinds of rare classes can be the same classes
             continue
         seen.append(scores)
-        parts.append(f"### {question}")
-        parts.append("\n".join(recommend(scores, study.reference, metric)))
-    parts.append(
-        "The intervals show how much the results vary with the seed. They do not show how much "
-        "they vary with other validation images or with longer trainings."
-    )
+        parts.append((question, recommend(scores, study.reference, metric)))
     return parts
 
 
-def _scores(found: Mapping[str, Mapping[int, dict]], key: str, metric: str) -> Scores:
+def _known_scores(study: Study, found: Found, key: str) -> dict[str, Scores]:
+    """Return the scores of each metric that all rows have."""
+    scores_of = {metric: _scores(found, key, metric) for metric in study.metrics}
+    return {metric: scores for metric, scores in scores_of.items() if scores}
+
+
+def _scores(found: Found, key: str, metric: str) -> Scores:
     """Return a metric by method and seed; {} if a class group has no ground truth."""
     scores = {
         name: {seed: row[key].get(f"sem_seg/{metric}", math.nan) for seed, row in by_seed.items()}

@@ -13,6 +13,7 @@ from sar.data.datasets.folder import default_colors
 from detectron2.data import Metadata
 
 IGNORE_COLOR = (0, 0, 0)
+LINE_COLOR = (255, 255, 255)  # between regions
 MARGIN = 8  # pixels around and between the panels
 TITLE_SIZE = 14  # pixels
 LINE = TITLE_SIZE + MARGIN
@@ -33,6 +34,14 @@ def colorize(labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.take(table, known, axis=0)
 
 
+def region_edges(labels: np.ndarray) -> np.ndarray:
+    """Return a mask (H, W) of the pixels whose right or lower neighbour has another label."""
+    edges = np.zeros(labels.shape, dtype=bool)
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= labels[:-1] != labels[1:]
+    return edges
+
+
 def draw_overlay(
     image: np.ndarray,
     labels: np.ndarray,
@@ -43,6 +52,8 @@ def draw_overlay(
     all_classes: bool = False,
 ) -> Image.Image:
     """Draw the image with the colours of its classes, over a legend of these classes.
+
+    Thin lines separate the regions, so that dark classes on dark scenes are told apart.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -57,6 +68,10 @@ def draw_overlay(
         Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
     )
     panel = _enlarged(blended)
+    # At half strength, since the line can cover a thin object.
+    lined = Image.blend(panel, Image.new("RGB", panel.size, LINE_COLOR), 0.5)
+    edges = region_edges(np.asarray(_enlarged(Image.fromarray(labels.astype(np.int32)))))
+    panel.paste(lined, mask=Image.fromarray(edges))
     shown = range(len(class_names))
     if not all_classes:
         shown = np.flatnonzero(np.bincount(labels.ravel())[: len(class_names)])
