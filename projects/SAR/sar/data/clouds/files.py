@@ -103,6 +103,16 @@ def write_labels(
             form.write_labels(path, labels, temporary)
 
 
+def label_suffix(cloud_path: str | os.PathLike) -> str:
+    """Return the suffix of the files that `write_labels` writes for a cloud.
+
+    Raises:
+        InputError: the suffix of the cloud is unknown.
+    """
+    path = Path(cloud_path)
+    return kitti.LABEL_SUFFIX if _format_of(path) is kitti else path.suffix.lower()
+
+
 def _format_of(path: Path) -> ModuleType:
     try:
         return _FORMATS[path.suffix.lower()]
@@ -152,7 +162,7 @@ def _reading(path: Path, *, writing: bool = False) -> Iterator[None]:
 
 
 def _check_output(path: Path, output: Path, form: ModuleType) -> None:
-    suffix = kitti.LABEL_SUFFIX if form is kitti else path.suffix.lower()
+    suffix = label_suffix(path)
     if output.suffix.lower() != suffix:
         raise InputError(
             f"The labels of the cloud {path} cannot be written to {output}: expected the suffix "
