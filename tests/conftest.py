@@ -8,10 +8,10 @@ from PIL import Image
 import sar  # noqa: F401  before detectron2, which test modules import
 from sar.files import lock
 
-from .clouds import write_cloud_folder
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
+
+from .clouds import write_cloud_folder
 
 # The tests' tensors are small: more threads only get into each other's way.
 torch.set_num_threads(1)

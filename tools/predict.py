@@ -17,8 +17,8 @@ gives its images. If a video is cut off, the frames before the cut are predicted
 A model of point clouds takes clouds instead (npz, ply, las, laz, txt, xyz, csv, pts or bin), and
 writes for each cloud:
 
-  labels/NAME.ply        a copy of the cloud with the class ids as labels, in the format of the cloud
-                         (KITTI: NAME.label)
+  labels/NAME.ply        a copy of the cloud, in its own format, with class ids as labels (KITTI:
+                         NAME.label)
   overlays/NAME.jpg      the cloud and its classes, obliquely and from above
   viewers/NAME.html      a page that turns the cloud in a browser, at most 2 MB
   confidence/NAME.npy    with --confidence: the probability of each point's class, float32

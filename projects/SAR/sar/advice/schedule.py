@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sar.advice.item import Advice
 from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import class_repeat_factors, tail_by_image
+from sar.data.units import units_of_config
 from sar.errors import printable
 
 from detectron2.config import CfgNode
@@ -44,7 +45,7 @@ def advise_on_schedule(
     epochs = steps / epoch
     rarest = tail_by_image(frequency).least
     samples = sum(f for f, classes in zip(factors, shown, strict=True) if rarest in classes)
-    images = f"{len(shown)} images"
+    images = f"{len(shown)} {units_of_config(cfg).sample}s"
     if repeats:
         images += f" ({sum(factors):,.0f} with repetitions)"
     number = max(round(epoch), 1)

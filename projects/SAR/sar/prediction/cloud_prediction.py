@@ -36,7 +36,7 @@ class CloudPrediction:
     colors: np.ndarray
 
     def overlay(self) -> Image.Image:
-        """Draw the cloud and its classes, obliquely and from above, with errors if it has labels."""
+        """Draw the cloud and its classes obliquely and from above, with errors if it has labels."""
         return draw_cloud(self.cloud, self.truth, self.labels, self.class_names, self.colors)
 
     def viewer(self, title: str) -> str:

@@ -24,9 +24,9 @@ from sar.data.video import Frame, is_video
 from sar.errors import InputError, listed
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model
+from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
 from sar.preflight.checks import check_config
 from sar.preflight.device import choose_device
-from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
 from sar.threads import map_ahead
 from sar.training.trainer import Trainer
 from sar.visualization import draw_overlay
@@ -217,9 +217,7 @@ class Predictor:
             return self.mapper.read_image(source)
         except InputError as error:
             if os.path.isfile(source) and is_cloud(source):
-                raise InputError(
-                    f"{source} has the suffix of a point cloud, {remedy}"
-                ) from error
+                raise InputError(f"{source} has the suffix of a point cloud, {remedy}") from error
             raise
 
     @torch.inference_mode()
