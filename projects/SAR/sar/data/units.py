@@ -38,5 +38,6 @@ def lacks_labels(record: dict) -> bool:
     """
     file = record["file_name"]
     with suppress(InputError):
-        return is_cloud(file) and read_cloud(file).label is None
+        holds_labels = is_cloud(file) and record.get("sem_seg_file_name", file) == file
+        return holds_labels and read_cloud(file).label is None
     return False
