@@ -55,7 +55,7 @@ def test_words_counts_pictures_and_commands_are_of_clouds(tool, cloud_folder, tm
     assert compare[:6] == [
         "python", "tools/compare.py", "--folder", str(cloud_folder), "--config-file", plain,
     ]  # fmt: skip
-    methods = {"plain": {}, "weights": {"MODEL.LOSS.CLASS_WEIGHTS": "enet"}}
+    methods = {"plain": {}, "faster": {"SOLVER.BASE_LR": 0.1}}
     study = plan_comparison(methods, plain, folder=str(cloud_folder))
     assert study.test == "folder_scans_val"
 

@@ -63,8 +63,8 @@ def has_rare_classes(frequency: ClassFrequency) -> bool:
 def _describe_images(frequency: ClassFrequency, tail: Tail, units: Units) -> str:
     names, images, number = _names(frequency), frequency.images, frequency.num_images
     return (
-        f"{_length(tail)}. {names[tail.most]} is on {images[tail.most]} of {number} "
-        f"{units.sample}s, {names[tail.least]} on {images[tail.least]} "
+        f"{_length(tail)}. {names[tail.most]} is {units.on} {images[tail.most]} of {number} "
+        f"{units.sample}s, {names[tail.least]} {units.on} {images[tail.least]} "
         f"({percent(images[tail.least] / number)})."
     )
 
@@ -81,7 +81,7 @@ def _describe_pixels(frequency: ClassFrequency, tail: Tail, units: Units) -> str
 
 def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, units: Units) -> str:
     names, sample, part = _names(frequency), units.sample, units.part
-    few = f"on less than {percent(RARE_BY_IMAGE)} of the {sample}s"
+    few = f"{units.on} less than {percent(RARE_BY_IMAGE)} of the {sample}s"
     small = f"less than {percent(RARE_BY_PIXEL)} of an equal share of the {part}s"
     both = [k for k in by_pixel.rare if k in by_image.rare]
     parts = [
@@ -89,7 +89,7 @@ def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, un
         ([k for k in by_image.rare if k not in both], f"by {sample} only ({few}, but large)"),
         (
             [k for k in by_pixel.rare if k not in both],
-            f"by {part} only ({small}, on many {sample}s)",
+            f"by {part} only ({small}, {units.on} many {sample}s)",
         ),
     ]
     sentences = [
@@ -110,7 +110,7 @@ def _describe_repeats(frequency: ClassFrequency, tail: Tail, units: Units) -> st
             f"Can help: repeat-factor sampling shows the {units.sample}s of {name} {factor} in an "
             "epoch (DATALOADER.REPEAT_THRESHOLD 1.0)."
         )
-    many = f"even {name}, on the fewest {units.sample}s, is on {share} of them"
+    many = f"even {name}, {units.on} the fewest {units.sample}s, is {units.on} {share} of them"
     if factors[tail.least] < _LEAST_FACTOR:
         return f"Cannot help: {many}, so hardly any {units.sample} would be repeated."
     return f"Cannot help: {many}. An epoch would show them {factor} instead of once."

@@ -45,14 +45,15 @@ def advise_on_schedule(
     epochs = steps / epoch
     rarest = tail_by_image(frequency).least
     samples = sum(f for f, classes in zip(factors, shown, strict=True) if rarest in classes)
-    images = f"{len(shown)} {units_of_config(cfg).sample}s"
+    units = units_of_config(cfg)
+    images = f"{len(shown)} {units.sample}s"
     if repeats:
         images += f" ({sum(factors):,.0f} with repetitions)"
     number = max(round(epoch), 1)
     text = (
         f"An epoch has {images}, or {number:,} step{'s' if number > 1 else ''} of {batch}. "
         f"SOLVER.MAX_ITER {steps} is {epochs:,.{1 if epochs < 10 else 0}f} epochs, in which "
-        f"{printable(frequency.class_names[rarest])} is on {round(epochs * samples):,} of "
+        f"{printable(frequency.class_names[rarest])} is {units.on} {round(epochs * samples):,} of "
         f"{steps * batch:,} samples."
     )
     new_steps = steps

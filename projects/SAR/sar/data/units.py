@@ -12,13 +12,14 @@ from detectron2.config import CfgNode
 
 @dataclass(frozen=True)
 class Units:
-    """Words, such as "image" and "pixel", with an s in the plural."""
+    """Words, such as "image" and "pixel", with an s in the plural; and a class is "on" an image."""
 
     sample: str
     part: str
+    on: str
 
 
-IMAGES, CLOUDS = Units("image", "pixel"), Units("cloud", "point")
+IMAGES, CLOUDS = Units("image", "pixel", "on"), Units("cloud", "point", "in")
 
 
 def units_of_file(path: str | os.PathLike) -> Units:

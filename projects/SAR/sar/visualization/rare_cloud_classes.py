@@ -18,9 +18,9 @@ _SIZE = (200, 200)  # pixels, height and width of a view
 # Points of a class belong to one object if they are in neighbouring cells of the floor plan, which
 # has this many cells along its longer side.
 _CELLS = 40
-# The surroundings reach this many times the width of the object, but at least this part of the
-# cloud's width.
-_TIMES, _LEAST = 2.0, 0.15
+# The surroundings are this many times as wide as the object, but at least this part of the cloud's
+# width.
+_TIMES, _LEAST = 4.0, 0.5
 
 
 @dataclass(frozen=True, eq=False)
