@@ -9,7 +9,8 @@ CLOUD_CLASSES = "floor\nblock\ndot\n"
 # Overrides for a training of seconds on `cloud_folder`.
 SMALL = [
     "SEED", "3", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2",
-    "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0", "DATALOADER.NUM_WORKERS", "0",
+    "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0", "TEST.PICTURES", "0",
+    "DATALOADER.NUM_WORKERS", "0",
     "INPUT.POINTS.VOXEL_SIZE", "0.2", "MODEL.SPARSE_UNET.STEM", "4",
     "MODEL.SPARSE_UNET.CHANNELS", "(8, 8)", "MODEL.SPARSE_UNET.BLOCKS", "(1, 1)",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import base64
 import io
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,11 +28,12 @@ TOOLS = Path(__file__).parents[2] / "tools"
 def run(cloud_folder, tmp_path):
     """The folder of a training."""
     words = ["DATASETS.FOLDER", str(cloud_folder), "OUTPUT_DIR", str(tmp_path / "run")]
-    train([*SMALL, "TEST.PICTURES", "1", *words], config=CONFIG)
+    train([*SMALL, *words], config=CONFIG)
     return tmp_path / "run"
 
 
-def test_programs_show_runs_on_clouds(run, cloud_folder, tmp_path, capsys):
+def test_programs_show_runs_on_clouds(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)  # without t-SNE, which is slow
     other = shutil.copytree(run, tmp_path / "other")
     path = other / "model_final.pth"
     state = torch.load(path)
@@ -66,9 +68,9 @@ def test_programs_show_runs_on_clouds(run, cloud_folder, tmp_path, capsys):
 
 def test_tensorboard_shows_clouds(cloud_folder, tmp_path):
     words = ["DATASETS.FOLDER", str(cloud_folder), "OUTPUT_DIR", str(tmp_path / "run")]
-    cfg = prepared([*SMALL, "TEST.PICTURES", "2", *words], config_file=CONFIG)
+    cfg = prepared([*SMALL, "TEST.PICTURES", "1", *words], config_file=CONFIG)
     with EventStorage(0) as storage:
         Pictures(cfg, Trainer.build_test_mapper).put(Trainer.build_model(cfg), storage)
     shown = {name: picture for name, picture, _ in storage._vis_data}
-    assert len([name for name in shown if name.startswith("predictions/")]) == 2
+    assert len([name for name in shown if name.startswith("predictions/")]) == 1
     assert shown["predictions/0.npz"].shape[2] == 4 * (440 + 2 * 8)
