@@ -83,7 +83,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.data.clouds import CLOUD_SUFFIXES, label_suffix
+from sar.data.clouds import CLOUD_SUFFIXES, label_file, label_suffix
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
 from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
@@ -123,7 +123,7 @@ def predict(args: argparse.Namespace) -> None:
     outputs = Outputs(
         args.output,
         overwrite=args.overwrite,
-        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files],
+        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files, *filter(None, map(label_file, files))],
         data=folders_of_config(cfg),
     )
     if is_of_clouds:
@@ -304,9 +304,7 @@ def save_cloud(
     steps = {
         "labels": lambda temporary: prediction.write_labels(path, temporary),
         "overlays": lambda temporary: prediction.overlay().save(temporary, **JPEG),
-        "viewers": lambda temporary: temporary.write_text(
-            prediction.viewer(Path(path).stem), encoding="utf-8"
-        ),
+        "viewers": lambda temporary: prediction.write_viewer(temporary, Path(path).stem),
         "confidence": lambda temporary: np.save(temporary, prediction.confidence),
     }
     for folder, file in files.items():

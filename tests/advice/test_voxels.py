@@ -8,6 +8,7 @@ import pytest
 from sar.advice.voxels import VoxelMix, advise_on_voxels, measure_mixing
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
+from sar.errors import InputError
 
 
 @pytest.fixture
@@ -44,6 +45,14 @@ def test_points_whose_voxel_has_another_class(records):
         assert mix.mixed.tolist() == [mixed[k] for k in range(3)]
         assert mix.points_per_voxel == pytest.approx(400 / voxels)
         assert mix.share == pytest.approx(sum(mixed.values()) / sum(points.values()))
+
+
+def test_a_point_far_away_is_an_error(tmp_path):
+    file = str(tmp_path / "far.npz")
+    np.savez(file, xyz=np.array([[0, 0, 0], [1e9, 1e9, 1e9]]), label=np.array([0, 1], np.uint8))
+    record = {"file_name": file, "sem_seg_file_name": file}
+    with pytest.raises(InputError, match="far.npz cannot be divided into voxels of 0.01"):
+        measure_mixing([record], [0.01], 2, 255, progress=False)
 
 
 def test_advice_halves_voxels_that_are_too_coarse():

@@ -92,6 +92,17 @@ def test_a_bad_cloud_is_told_and_the_rest_done(tool, scans, tmp_path, capsys):
     assert written(tmp_path / "output") == ["labels/a.npz"]
 
 
+def test_ground_truth_of_kitti_is_never_replaced(tool, scans, tmp_path, capsys):
+    sequence = tmp_path / "sequences" / "08"
+    (sequence / "velodyne").mkdir(parents=True)
+    (sequence / "labels").mkdir()
+    (scans / "c.bin").rename(sequence / "velodyne" / "c.bin")
+    np.arange(300, dtype="<u4").tofile(sequence / "labels" / "c.label")
+    assert run(tool, sequence, sequence / "velodyne", more=["--overwrite"]) == 1
+    assert "c.label is the input" in capsys.readouterr().err
+    assert (np.fromfile(sequence / "labels" / "c.label", "<u4") == np.arange(300)).all()
+
+
 def test_files_of_the_user_stay(tool, scans, cloud_folder, tmp_path, capsys):
     (tmp_path / "output/labels").mkdir(parents=True)
     (tmp_path / "output/labels/a.npz").write_text("the user's")

@@ -15,7 +15,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.clouds import Cloud, read_cloud
 from sar.data.label_files import read_label
 from sar.data.tail import percent
-from sar.errors import listed, printable
+from sar.errors import InputError, listed, printable
 from sar.points.sites import Sites
 from sar.points.voxels import majority_labels
 
@@ -81,7 +81,7 @@ def measure_mixing(
         progress: show a progress bar.
 
     Raises:
-        InputError: a cloud is missing or unreadable.
+        InputError: a cloud is missing or unreadable, or too large for its voxels.
     """
     points = np.zeros(num_classes, np.int64)
     mixed = np.zeros((len(edges), num_classes), np.int64)
@@ -93,7 +93,14 @@ def measure_mixing(
         points += np.bincount(label[counted], minlength=num_classes)
         num_points += len(label)
         for row, edge in enumerate(edges):
-            of_voxel, number = _majority(cloud, label, edge, ignore_label)
+            try:
+                of_voxel, number = _majority(cloud, label, edge, ignore_label)
+            except ValueError as error:
+                raise InputError(
+                    f"{record['file_name']} cannot be divided into voxels of {edge:g}: {error}. "
+                    "Look for points far away from the others, or set INPUT.POINTS.VOXEL_SIZE "
+                    "higher"
+                ) from error
             num_voxels[row] += number
             differs = counted & (of_voxel != label)
             mixed[row] += np.bincount(label[differs], minlength=num_classes)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sar.data.clouds import Cloud, write_labels
 from sar.visualization.cloud_picture import draw_cloud, own_colors
-from sar.visualization.cloud_viewer import PREDICTION, TRUTH, render_viewer
+from sar.visualization.cloud_viewer import PREDICTION, TRUTH, write_viewer
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +39,21 @@ class CloudPrediction:
         """Draw the cloud and its classes obliquely and from above, with errors if it has labels."""
         return draw_cloud(self.cloud, self.truth, self.labels, self.class_names, self.colors)
 
-    def viewer(self, title: str) -> str:
-        """Return an HTML page that turns the cloud in a browser, at most 2 MB long."""
+    def write_viewer(self, path: str | os.PathLike, title: str = "") -> None:
+        """Write an HTML page that turns the cloud in a browser, at most 2 MB long.
+
+        Args:
+            path: the HTML file.
+            title: the title of the page; by default, the name of the file without the ending.
+        """
         layers = {PREDICTION: self.labels}
         if self.truth is not None:
             layers = {TRUTH: self.truth} | layers
         cloud = self.cloud
         has_colors = cloud.color is not None or cloud.intensity is not None
         colors = own_colors(cloud) if has_colors else None
-        return render_viewer(title, cloud.xyz, colors, layers, self.class_names, self.colors)
+        names = self.class_names
+        write_viewer(path, cloud.xyz, colors, layers, names, self.colors, title=title)
 
     def write_labels(self, cloud_path: str | os.PathLike, path: str | os.PathLike) -> None:
         """Write the labels in the format of the cloud's file.

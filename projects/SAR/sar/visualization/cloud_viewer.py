@@ -27,38 +27,31 @@ _LEVELS = 65535  # of a coordinate, along the longest side of the cloud
 _NUMBERS_BYTES = 200  # at most, of the numbers that are added at the end
 
 
-def write_viewer(path: str | os.PathLike, *args, **kwargs) -> None:
-    """Write the page of a cloud. Its title is the name of the file without the ending.
-
-    Args:
-        path: the HTML file.
-        args, kwargs: as in `render_viewer`, from `xyz` on.
-    """
-    write_atomically(path, render_viewer(Path(path).stem, *args, **kwargs))
-
-
-def render_viewer(
-    title: str,
+def write_viewer(
+    path: str | os.PathLike,
     xyz: np.ndarray,
     colors: np.ndarray | None,
     layers: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     class_colors: np.ndarray,
-) -> str:
-    """Return the page of a cloud as HTML, at most MAX_BYTES long.
+    *,
+    title: str = "",
+) -> None:
+    """Write the page of a cloud, at most MAX_BYTES long.
 
     Positions have 16 bits: their error is at most 1/131,070 of the longest side. If the cloud has
     too many points, a random part is shown, in which rare classes keep more of their points. The
     page says so. The numbers of points in its legend always count the whole cloud.
 
     Args:
-        title: the title of the page.
+        path: the HTML file.
         xyz: (N, 3) coordinates, z up; at least one point.
         colors: (N, 3) uint8, the own colours. None: the page shows colours by height instead.
         layers: class ids (N,) by name, usually TRUTH and PREDICTION. Ids without a class, such as
             255, are ignored points.
         class_names: K names.
         class_colors: (K, 3) uint8 RGB.
+        title: the title of the page; by default, the name of the file without the ending.
     """
     num_classes = len(class_names)
     # All ignored points get the id K, which needs no more bits than the classes.
@@ -68,7 +61,7 @@ def render_viewer(
     }
     id_type = np.dtype("u1" if num_classes <= 255 else "<u2")
     content = {
-        "title": printable(title),
+        "title": printable(title or Path(path).stem),
         "own": "height" if colors is None else "own colours",
         "classes": [
             {"name": printable(name), "color": f"#{bytes(color.tolist()).hex()}"}
@@ -102,7 +95,7 @@ def render_viewer(
     }
     for layer, ids in zip(content["layers"], layers.values(), strict=True):
         layer["ids"] = _encode(ids[shown], id_type)
-    return _render(content)
+    write_atomically(path, _render(content))
 
 
 def _choose(

@@ -4,6 +4,7 @@ from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.files import (
     CLOUD_SUFFIXES,
     is_cloud,
+    label_file,
     label_suffix,
     read_cloud,
     read_cloud_label,
@@ -14,6 +15,7 @@ __all__ = [
     "CLOUD_SUFFIXES",
     "Cloud",
     "is_cloud",
+    "label_file",
     "label_suffix",
     "read_cloud",
     "read_cloud_label",
