@@ -11,6 +11,8 @@ from sar.files import lock
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from .clouds import write_cloud_folder
+
 # The tests' tensors are small: more threads only get into each other's way.
 torch.set_num_threads(1)
 
@@ -58,6 +60,12 @@ def folder(tmp_path):
             Image.fromarray(labels).save(root / "labels" / split / f"{index}.png")
     (root / "classes.txt").write_text("ground\nblock\ndot\n")
     return root
+
+
+@pytest.fixture
+def cloud_folder(tmp_path):
+    """A data set of three clouds in train and in val, with three classes."""
+    return write_cloud_folder(tmp_path / "scans")
 
 
 @pytest.fixture

@@ -87,6 +87,12 @@ def analyze(
         InputError: the config is wrong, or its model is not a semantic segmentor.
     """
     cfg = load_config(config_file, overrides)
+    if cfg.INPUT.POINTS.VOXEL_SIZE:
+        raise InputError(
+            f"config {config_file} is for point clouds, whose costs depend on the cloud, and this "
+            "program only analyzes models of images. The log of a training has the number of "
+            "parameters and the time of a step"
+        )
     model = build(cfg)
     if not isinstance(model, SemanticSegmentor):
         raise InputError(

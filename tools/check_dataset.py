@@ -1,6 +1,9 @@
 #!/usr/bin/env python
 """Check every file of a data set, print problems and contents, and count its classes.
 
+The data set has images or point clouds. For clouds, read "cloud" for image and "point" for pixel
+below.
+
 For each split, the program prints:
 
   - the number of images, their sizes, the share of ignored pixels, and the ids found
@@ -12,9 +15,9 @@ For each split, the program prints:
     their range
 
 If a training set has no problem, advice follows: how long its tail is, which classes are rare,
-whether repeated images or class weights can help, which sizes keep small objects, and the
-commands to train. The advice is about --config-file. With --time, some steps of this training are
-measured, which takes a minute or two.
+whether repeated images or class weights can help, which sizes keep small objects (for clouds:
+whether voxels mix classes), and the commands to train. The advice is about --config-file. With
+--time, some steps of this training are measured, which takes a minute or two.
 
 The counts of a training set without problems are written to class_frequency.json, for
 DATASETS.CLASS_FREQUENCY. With --pictures, the program also draws for each split:
@@ -26,7 +29,6 @@ DATASETS.CLASS_FREQUENCY. With --pictures, the program also draws for each split
 import argparse
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--folder",
         metavar="FOLDER",
         help="check all splits of a folder with images/{train,val}, labels/{train,val} and "
-        "classes.txt",
+        "classes.txt, or with clouds/{train,val} and classes.txt",
     )
     cli.add_output(
         parser,
@@ -82,43 +84,49 @@ if __name__ == "__main__":
 import torch
 from tabulate import tabulate
 
-from sar.advice.advise import advise, merged_keys
+from sar.advice.advise import advise, advise_on_clouds, merged_keys
 from sar.advice.balance import has_rare_classes
-from sar.advice.item import Advice, format_advice, format_command
+from sar.advice.commands import comparing_command, keys_of_data, training_command
+from sar.advice.item import Advice, format_advice
+from sar.advice.voxels import measure_mixing
 from sar.config import load_config
 from sar.data.datasets import load_dataset
-from sar.data.datasets.folder import SPLITS, describe_missing, missing_parts, register_folder
+from sar.data.datasets.folder import (
+    SPLITS,
+    describe_missing,
+    missing_parts,
+    parts_of,
+    register_folder,
+)
 from sar.data.grey_range import GreyRange
-from sar.data.image_files import read_image
-from sar.data.label_files import read_label
 from sar.data.locations import folders_of_data_set, folders_of_tree
 from sar.data.object_sizes import measure_objects
 from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.pillow_files import allow_pixels
 from sar.data.scan import DatasetScan, scan_dataset
+from sar.data.units import CLOUDS, IMAGES, Units, lacks_labels, units_of_config, units_of_file
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.loss_terms import check_loss
-from sar.study.comparison import INSTEAD
-from sar.study.matrix import ITERATIONS
 from sar.training.duration import measure_duration
 from sar.visualization import class_colors
-from sar.visualization.dataset import (
-    contact_sheet,
-    plot_class_frequency,
-    select_samples,
-    text_bar,
-)
+from sar.visualization.dataset import plot_class_frequency, select_samples, text_bar
+from sar.visualization.samples import draw_samples
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
 NUM_SAMPLES = 12  # on a contact sheet
+NUM_MEASURED = 20  # clouds whose voxels are measured
 RECOMMENDED = {
     "cpu": "configs/Folder/recommended_sem_fpn_efficientnet_lite0.yaml",
     "cuda": "configs/Folder/recommended_sem_fpn_R_50.yaml",
+}
+RECOMMENDED_FOR_CLOUDS = {
+    "cpu": "configs/Folder/recommended_sparse_unet_small.yaml",
+    "cuda": "configs/Folder/recommended_sparse_unet.yaml",
 }
 BAR_WIDTH = 16  # characters of the longest bar in the table
 
@@ -128,15 +136,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_all(args: argparse.Namespace) -> None:
+    units = units_of_data(args)
     if args.config_file is None:
-        args.config_file = RECOMMENDED["cuda" if torch.cuda.is_available() else "cpu"]
+        recommended = RECOMMENDED_FOR_CLOUDS if units is CLOUDS else RECOMMENDED
+        args.config_file = recommended["cuda" if torch.cuda.is_available() else "cpu"]
     cfg = load_config(args.config_file, args.opts)
+    if (others := units_of_config(cfg)) is not units:
+        raise InputError(
+            f"{args.folder or args.dataset} has {units.sample}s, but --config-file "
+            f"{args.config_file} is for {others.sample}s (INPUT.POINTS.VOXEL_SIZE): give another"
+        )
     check_loss(cfg)  # the advice is about it
     args.grey_range = GreyRange.from_config(cfg)
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
-    if names[0] not in DatasetCatalog:
-        load_dataset(names[0])  # raises an error that lists the registered data sets
     # All splits share their classes, so the first split has the metadata of all.
     metadata = MetadataCatalog.get(names[0])
     args.palettes = PaletteComparison(metadata.get("stuff_classes") or (), given_colors(metadata))
@@ -148,6 +161,14 @@ def check_all(args: argparse.Namespace) -> None:
             print_advice(*args.training_set, cfg, args)
     if errors:
         raise InputError(*(line for error in errors for line in error.args))
+
+
+def units_of_data(args: argparse.Namespace) -> Units:
+    """Return what the samples are called, without reading them. A registered data set is loaded."""
+    if args.folder is not None:
+        return IMAGES if len(parts_of(args.folder)) > 1 else CLOUDS
+    args.dicts = load_dataset(args.dataset)
+    return units_of_file(args.dicts[0]["file_name"])
 
 
 def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
@@ -163,9 +184,10 @@ def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
         InputError: as `register_folder`; or a split is incomplete; or no split has both.
     """
     names = register_folder(folder)
+    has_labels = len(parts_of(folder)) > 1  # in folders of their own, which may be missing
     for split in SPLITS:
         missing = missing_parts(folder, split)
-        if len(missing) == 1:
+        if has_labels and len(missing) == 1:
             (path,) = missing
             is_in_the_way = os.path.lexists(path) and not path.is_dir()
             if split == "train" or path.parent.name == "images" or is_in_the_way:
@@ -176,9 +198,10 @@ def splits_of(folder: str, quiet: bool) -> tuple[str, ...]:
             if not quiet:
                 print(f"The split {split} is not checked, because {describe_missing(path)}.")
     if not names:
+        example = "images/train and labels/train" if has_labels else "clouds/train"
         raise InputError(
-            f"{folder} has no split with images and labels, such as images/train and "
-            "labels/train: add one."
+            f"{folder} has no split with images and labels, or with clouds, such as {example}: "
+            "add one."
         )
     return names
 
@@ -191,7 +214,11 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
     """
     folder = args.output or Path("output", name)
     try:
-        dicts = load_dataset(name)
+        dicts = args.dicts if args.folder is None else load_dataset(name)
+        if not is_training_set(name) and lacks_labels(dicts[0]):
+            if not args.quiet:
+                print(f"{name} is not checked, because its clouds have no labels.")
+            return None
         data = folders_of_tree(args.folder) if args.folder else folders_of_data_set(name)
         outputs = Outputs(folder, overwrite=args.overwrite, data=data)
         outputs.check(planned_files(name, folder, args))
@@ -250,7 +277,7 @@ def draw(
         return
     pictures = {
         outputs.folder / f"{name}_classes.png": plot_class_frequency(
-            scan.frequency, with_groups=is_training_set(name)
+            scan.frequency, with_groups=is_training_set(name), units=scan.units
         )
     }
     broken = {problem.file for problem in scan.problems}
@@ -262,13 +289,9 @@ def draw(
     if sound:
         classes = [classes for _, classes in sound]
         chosen = select_samples(classes, scan.frequency.images, NUM_SAMPLES)
-        samples = []
-        for record in (sound[i][0] for i in chosen):
-            image, label = record["file_name"], record["sem_seg_file_name"]
-            samples.append((Path(image).name, read_image(image, grey_range), read_label(label)))
-        pictures[outputs.folder / f"{name}_samples.jpg"] = contact_sheet(
-            samples, metadata.stuff_classes, class_colors(metadata)
-        )
+        records, names = [sound[i][0] for i in chosen], metadata.stuff_classes
+        sheet = draw_samples(records, names, class_colors(metadata), grey_range)
+        pictures[outputs.folder / f"{name}_samples.jpg"] = sheet
     errors: list[InputError] = []
     for path, picture in pictures.items():
         with collected(errors), outputs.writing(path) as temporary:
@@ -301,11 +324,12 @@ def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) ->
     found = sum(frequency.pixels)
     unknown = sum(pixels for _, pixels in scan.out_of_range.values())
     total = found + frequency.ignored_pixels + unknown
-    print(f"\n{name}: {num_images} images, {total} labelled or ignored pixels")
+    sample, part = scan.units.sample, scan.units.part
+    print(f"\n{name}: {num_images} {sample}s, {total} labelled or ignored {part}s")
     if total:
-        print(f"sizes (width x height): {describe_sizes(scan.sizes)}")
+        print(describe_sizes(scan.sizes, scan.units))
         print(
-            f"ignored ({scan.ignore_label}): {frequency.ignored_pixels / total:.2%} of the pixels"
+            f"ignored ({scan.ignore_label}): {frequency.ignored_pixels / total:.2%} of the {part}s"
         )
         print(f"ids found: {describe_ids(scan)}")
     if found:
@@ -322,9 +346,16 @@ def print_advice(
         InputError: the training cannot be measured.
     """
     frequency = scan.frequency
-    labels = [record["sem_seg_file_name"] for record in dicts]
-    objects = measure_objects(labels, scan.shown, frequency)
-    items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
+    if scan.units is CLOUDS:
+        chosen = select_samples(scan.shown, frequency.images, NUM_MEASURED)
+        edges = [cfg.INPUT.POINTS.VOXEL_SIZE, cfg.INPUT.POINTS.VOXEL_SIZE / 2]
+        records, num_classes = [dicts[i] for i in chosen], len(frequency.class_names)
+        mixes = measure_mixing(records, edges, num_classes, scan.ignore_label)
+        items = advise_on_clouds(frequency, scan.shown, *mixes, cfg)
+    else:
+        labels = [record["sem_seg_file_name"] for record in dicts]
+        objects = measure_objects(labels, scan.shown, frequency)
+        items = advise(frequency, scan.shown, scan.sizes, objects, cfg)
     given = keys_of_data(name, args.folder)
     given |= zip(args.opts[::2], args.opts[1::2], strict=True)
     keys = given | merged_keys(items)
@@ -347,29 +378,6 @@ def print_advice(
         print(f"Duration: {measure_duration(cfg, frequency).describe()}")
 
 
-def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
-    """Return the keys that name the data of a training, and of its evaluation."""
-    if folder is not None:
-        return {"DATASETS.FOLDER": folder}
-    val = re.sub(r"train(?!.*train)", "val", name)
-    has_val = val != name and val in DatasetCatalog
-    return {"DATASETS.TRAIN": name, "DATASETS.TEST": val if has_val else "()"}
-
-
-def training_command(config_file: str, keys: dict[str, str]) -> str:
-    call = cli.call_of("train_net.py")
-    return format_command(f"{call} --config-file {shlex.quote(config_file)}", keys)
-
-
-def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
-    """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
-    options = {"--folder": folder, "--config-file": config_file}
-    if ITERATIONS in keys:
-        options["--iterations"] = keys[ITERATIONS]
-    others = {key: value for key, value in keys.items() if key not in INSTEAD}
-    return format_command(cli.call_of("tools/compare.py"), options | others)
-
-
 def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:
     """Return the problems and warnings, one per line, or "No problems found"."""
     paragraphs = [scan.describe_problems(each_file=each_file)] if scan.problems else []
@@ -380,10 +388,14 @@ def describe_findings(scan: DatasetScan, *, each_file: bool) -> str:
     return "\n".join(paragraphs) or "No problems found."
 
 
-def describe_sizes(sizes: dict[tuple[int, int], int]) -> str:
-    """Return the three most frequent sizes, with their numbers of images."""
+def describe_sizes(sizes: dict[tuple[int, int], int], units: Units) -> str:
+    """Return the three most frequent sizes, with their numbers of images; or points of clouds."""
+    if units is CLOUDS:
+        points = sorted(points for (_, points), number in sizes.items() for _ in range(number))
+        return f"points of a cloud: {points[0]} to {points[-1]}, median {points[len(points) // 2]}"
     by_number = sorted(sizes.items(), key=lambda item: -item[1])
-    return listed([f"{w} x {h} ({number} images)" for (h, w), number in by_number], 3)
+    found = listed([f"{w} x {h} ({number} images)" for (h, w), number in by_number], 3)
+    return f"sizes (width x height): {found}"
 
 
 def describe_ids(scan: DatasetScan) -> str:
@@ -411,9 +423,10 @@ def class_table(scan: DatasetScan, with_groups: bool) -> str:
     columns = [("class", names, "left"), ("id", range(len(names)), "right")]
     images, pixels = frequency.images, frequency.pixels
     ties = []
+    samples, parts = f"{scan.units.sample}s", f"{scan.units.part}s"
     for what, counts, total, (other, ties_by) in (
-        ("images", images, frequency.num_images, ("pixels", pixels)),
-        ("pixels", pixels, sum(pixels), ("images", images)),
+        (samples, images, frequency.num_images, (parts, pixels)),
+        (parts, pixels, sum(pixels), (samples, images)),
     ):
         columns.append((what, counts, "right"))
         columns.append(("%", [f"{100 * count / total:.3f}" for count in counts], "right"))
@@ -429,7 +442,7 @@ def class_table(scan: DatasetScan, with_groups: bool) -> str:
     rows.sort(key=lambda row: (-images[row[1]], -pixels[row[1]]))
     table = tabulate(rows, headers, disable_numparse=True, colalign=align)
     if with_groups:
-        ties.append("f, c, r: frequent, common and rare classes, by images and by pixels.")
+        ties.append(f"f, c, r: frequent, common and rare classes, by {samples} and by {parts}.")
     return "\n".join([table, *filter(None, ties)])
 
 

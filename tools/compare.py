@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   python tools/compare.py --folder mine
   python tools/compare.py --folder mine --seeds 5 \\
       --config-file configs/Folder/baseline_sem_fpn_R_50.yaml SOLVER.IMS_PER_BATCH 16
+  python tools/compare.py --folder scans \\
+      --config-file configs/Folder/baseline_sparse_unet_small.yaml
   python tools/compare.py --folder mine --list
 """
 CONFIG = "configs/Folder/baseline_sem_fpn_efficientnet_lite0.yaml"
@@ -42,7 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--folder",
         type=cli.path,
         metavar="FOLDER",
-        help="your data set: classes.txt, images/, labels/ (default: the data sets of the config)",
+        help="your data set: classes.txt, images/, labels/, or classes.txt, clouds/ (default: the "
+        "data sets of the config)",
     )
     parser.add_argument(
         "--methods",

@@ -17,8 +17,8 @@ The sizes are the shorter and the longer edge of an image in evaluation; 0 means
 See examples/onnx_inference.py for how to read them.
 
 The program runs the exported graph at several image sizes and compares the logits with the model.
-It makes no graph of panoptic models, models with TEST.MODE slide or TEST.AUG, or heads that only
-accept certain image sizes. The error message then says why.
+It makes no graph of panoptic models, models of point clouds, models with TEST.MODE slide or
+TEST.AUG, or heads that only accept certain image sizes. The error message then says why.
 """
 
 import argparse

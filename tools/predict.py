@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict images and videos: label maps, pictures with a legend, and maps of confidence.
+"""Predict images, videos or point clouds: labels, pictures with a legend, and confidence.
 
 An input is a file, a folder or a quoted pattern. A folder includes its sub-folders and linked
 folders. Hidden folders, and folders that systems create, such as @eaDir, are skipped. The output
@@ -13,6 +13,18 @@ A video (such as mp4, mov or GIF) gives one overlays/NAME.mp4. Each frame gives
 labels/NAME/000001.png and so on, and the same in confidence/. The overlays are MPEG-4 without
 sound, at the mean frame rate of the video. Name videos, or match them with a pattern: a folder only
 gives its images. If a video is cut off, the frames before the cut are predicted.
+
+A model of point clouds takes clouds instead (npz, ply, las, laz, txt, xyz, csv, pts or bin), and
+writes for each cloud:
+
+  labels/NAME.ply        a copy of the cloud, in its own format, with class ids as labels (KITTI:
+                         NAME.label)
+  overlays/NAME.jpg      the cloud and its classes, obliquely and from above
+  viewers/NAME.html      a page that turns the cloud in a browser, at most 2 MB
+  confidence/NAME.npy    with --confidence: the probability of each point's class, float32
+
+If the labels of a cloud are class ids of the model, pictures and pages also show the ground truth
+and the errors.
 
 NAME is the path of the file below the folder that all inputs share, without its suffix. If two
 files would then share a name, the suffixes stay. A file that cannot be read or written is reported,
@@ -45,6 +57,7 @@ EXAMPLES = """examples:
   python tools/predict.py --config-file C --input 'drive/**/*.jpg' still.png --output predictions \\
       --confidence MODEL.WEIGHTS W TEST.MODE slide
   python tools/predict.py --config-file C --input drive.mp4 --output predictions MODEL.WEIGHTS W
+  python tools/predict.py --weights model_inference.pth --input scans/*.ply --output predictions
 """
 
 
@@ -56,28 +69,35 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     cli.add_output(parser, "FOLDER", "folder for the results")
     parser.add_argument("--confidence", action="store_true", help="also write confidence/")
-    parser.add_argument("--no-overlays", action="store_true", help="do not write overlays/")
+    parser.add_argument(
+        "--no-overlays", action="store_true", help="do not write overlays/ and viewers/"
+    )
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
     parse_args()  # answer --help before the imports below, which take seconds
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from sar.config import load_config
+from sar.data.clouds import CLOUD_SUFFIXES, label_file, label_suffix
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
 from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
 from sar.errors import InputError, printable
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
+from sar.prediction.cloud_prediction import CloudPrediction
 from sar.prediction.predictor import Prediction, Predictor
 from sar.threads import map_ahead
 
-# Folders in --output.
+# Folders in --output. The pages in viewers/ are never taken for inputs.
 RESULTS = ("labels", "overlays", "confidence")
+# With subsampling, the letters of the legend would get coloured edges.
+JPEG = {"quality": 90, "subsampling": 0}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -85,28 +105,34 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predict and write all images, then the videos.
+    """Predict and write all images, then the videos; or all point clouds.
 
     Raises:
         InputError: anything is wrong. For single files, it is raised after the others are done.
     """
-    files = find_files(args.input, args.output)
+    cfg = load_config(args.config_file, args.opts)
+    is_of_clouds = cfg.INPUT.POINTS.VOXEL_SIZE > 0
+    kind, suffixes = ("cloud", CLOUD_SUFFIXES) if is_of_clouds else ("image", IMAGE_SUFFIXES)
+    files = find_files(args.input, args.output, suffixes, kind)
     check_keeps_inputs(files, args.output)
     names = dict(zip(files, output_names(files), strict=True))
-    videos = {path: name for path, name in names.items() if is_video(path)}
+    videos = {path: name for path, name in names.items() if is_video(path) and not is_of_clouds}
     images = {path: name for path, name in names.items() if path not in videos}
     if videos:
         import_cv2()  # before any image is predicted
-    cfg = load_config(args.config_file, args.opts)
     outputs = Outputs(
         args.output,
         overwrite=args.overwrite,
-        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files],
+        inputs=[args.config_file, cfg.MODEL.WEIGHTS, *files, *filter(None, map(label_file, files))],
         data=folders_of_config(cfg),
     )
-    outputs.check(planned_files(images.values(), videos.values(), args))
+    if is_of_clouds:
+        planned = [path for name in images.items() for path in files_of_cloud(*name, args).values()]
+    else:
+        planned = planned_files(images.values(), videos.values(), args)
+    outputs.check(planned)
     predictor = Predictor.load(args.config_file, *args.opts)
-    num_done, errors = predict_images(predictor, images, outputs, args)
+    num_done, errors = predict_files(predictor, images, outputs, args, kind)
     for path, name in videos.items():
         num_frames, error = predict_video(predictor, path, name, outputs, args)
         num_done += num_frames
@@ -119,7 +145,7 @@ def predict(args: argparse.Namespace) -> None:
         what = (
             "files not predicted, or not to the end"
             if videos
-            else "images not predicted or written"
+            else f"{kind}s not predicted or written"
         )
         raise InputError(f"{len(errors)} of {len(files)} {what}")
 
@@ -142,41 +168,60 @@ def planned_files(
     return files
 
 
+def files_of_cloud(path: str, name: str, args: argparse.Namespace) -> dict[str, Path]:
+    """Return the files that will be written for a cloud, by their folder in --output."""
+    is_cloud = path.lower().endswith(CLOUD_SUFFIXES)  # others are reported later
+    suffixes = {"labels": label_suffix(path) if is_cloud else Path(path).suffix}
+    if not args.no_overlays:
+        suffixes |= {"overlays": ".jpg", "viewers": ".html"}
+    if args.confidence:
+        suffixes["confidence"] = ".npy"
+    return {folder: args.output / folder / f"{name}{end}" for folder, end in suffixes.items()}
+
+
 def say(error: InputError) -> None:
     tqdm.write(f"error: {error}", file=sys.stderr)
 
 
-def predict_images(
-    predictor: Predictor, names: dict[str, str], outputs: Outputs, args: argparse.Namespace
+def predict_files(
+    predictor: Predictor,
+    names: dict[str, str],
+    outputs: Outputs,
+    args: argparse.Namespace,
+    kind: str,
 ) -> tuple[int, list[InputError]]:
-    """Predict and write images.
+    """Predict and write images or clouds.
 
     Args:
-        names: the name of the results for each image path.
+        names: the name of the results for each path.
+        kind: "image" or "cloud".
 
     Returns:
-        The number of predicted images, and the errors of the other images, already printed.
+        The number of predicted files, and the errors of the other files, already printed.
 
     Raises:
         DiskFullError: the disk is full.
     """
 
-    def write(name_and_prediction: tuple[str, Prediction | InputError]) -> InputError | None:
-        name, prediction = name_and_prediction
+    def write(
+        result: tuple[str, Prediction | CloudPrediction | InputError],
+    ) -> InputError | None:
+        path, prediction = result
         if isinstance(prediction, InputError):
             return prediction
         errors: list[InputError] = []
         with collected(errors):
-            save(prediction, outputs, name, with_overlay=not args.no_overlays)
+            if kind == "cloud":
+                save_cloud(prediction, outputs, path, files_of_cloud(path, names[path], args))
+            else:
+                save(prediction, outputs, names[path], with_overlay=not args.no_overlays)
         return errors[0] if errors else None
 
     predictions = predictor.predict_all(names, with_confidence=args.confidence)
-    results = map_ahead(write, zip(names.values(), predictions, strict=True), predictor.num_threads)
+    results = map_ahead(write, zip(names, predictions, strict=True), predictor.num_threads)
     errors = []
     if names:
-        progress = tqdm(
-            results, total=len(names), desc="Predicting", unit="image", disable=args.quiet
-        )
+        progress = tqdm(results, total=len(names), desc="Predicting", unit=kind, disable=args.quiet)
         for error in filter(None, progress):
             say(error)
             errors.append(error)
@@ -236,9 +281,7 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
     folder = outputs.folder
     pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
     if with_overlay:
-        # With subsampling, the letters of the legend would get coloured edges.
-        options = {"quality": 90, "subsampling": 0}
-        pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), options)
+        pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), JPEG)
     if prediction.confidence is not None:
         pictures[folder / "confidence" / f"{name}.png"] = (prediction.confidence_image(), {})
     for path, (picture, options) in pictures.items():
@@ -246,14 +289,43 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
             picture.save(temporary, **options)
 
 
-def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
-    """Return the absolute paths of the images and videos, each once.
+def save_cloud(
+    prediction: CloudPrediction, outputs: Outputs, path: str, files: dict[str, Path]
+) -> None:
+    """Write the results of one cloud.
+
+    Args:
+        path: the file of the cloud.
+        files: from `files_of_cloud`.
+
+    Raises:
+        InputError: a file cannot be written, or the format of the cloud cannot store a label.
+    """
+    steps = {
+        "labels": lambda temporary: prediction.write_labels(path, temporary),
+        "overlays": lambda temporary: prediction.overlay().save(temporary, **JPEG),
+        "viewers": lambda temporary: prediction.write_viewer(temporary, Path(path).stem),
+        "confidence": lambda temporary: np.save(temporary, prediction.confidence),
+    }
+    for folder, file in files.items():
+        with outputs.writing(file, sync=False) as temporary:
+            steps[folder](temporary)
+
+
+def find_files(
+    inputs: Sequence[str], output: str | os.PathLike, suffixes: tuple[str, ...], kind: str
+) -> list[str]:
+    """Return the absolute paths of the images and videos, or of the clouds, each once.
 
     If a folder or pattern contains the output folder, earlier results are left out.
 
+    Args:
+        suffixes: of the files that are taken from a folder.
+        kind: what messages call these files.
+
     Raises:
-        InputError: an input is missing, holds no image, or holds earlier results only; or a folder
-            cannot be read.
+        InputError: an input is missing, holds no such file, or holds earlier results only; or a
+            folder cannot be read.
     """
     found: dict[str, None] = {}
     results = result_folders(output)
@@ -263,7 +335,7 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
         elif os.path.isdir(word):
             if os.path.realpath(word) == os.path.realpath(output):
                 raise InputError(f"--input {word} is also --output: choose another --output")
-            files = walk(word)
+            files = walk(word, suffixes)
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
             named = set(Path(word).parts)
@@ -277,10 +349,10 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
                 raise InputError(f"--input {word} not found: correct the path{hint}")
         if not files:
-            raise InputError(
-                f"--input {word}: no image found ({', '.join(IMAGE_SUFFIXES)}). Name videos, or "
-                "match them with a pattern"
-            )
+            hint = ". Name videos, or match them with a pattern"
+            if kind == "cloud":
+                hint = ": the model segments point clouds, so give clouds"
+            raise InputError(f"--input {word}: no {kind} found ({', '.join(suffixes)}){hint}")
         if not os.path.isfile(word):
             files = [path for path in files if not lies_in(path, results)]
         if not files:
@@ -292,8 +364,8 @@ def find_files(inputs: Sequence[str], output: str | os.PathLike) -> list[str]:
     return list(found)
 
 
-def walk(folder: str) -> list[str]:
-    """Return the images in a folder and its sub-folders, sorted.
+def walk(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the files with one of the suffixes in a folder and its sub-folders, sorted.
 
     Links are followed, but not in circles. Hidden files and folders, and folders that operating
     systems create, are skipped.
@@ -318,7 +390,7 @@ def walk(folder: str) -> list[str]:
         found += [
             os.path.join(directory, name)
             for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(suffixes) and not name.startswith(".")
         ]
     return sorted(found)
 

@@ -3,7 +3,7 @@
 
 Each row shows one of the rarest classes of the training set: the image, the ground truth, and the
 prediction of each run. The image is the first one of the test set that shows the class, so no image
-is selected by result.
+is selected by result. For point clouds, a row shows the part of the cloud around the object.
 
 A RUN is the OUTPUT_DIR of an evaluated training, or NAME=FOLDER. Each run needs a name of its own.
 The weights come from model_best.pth, or else from model_final.pth.
@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
+from sar.data.clouds import is_cloud, read_cloud
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
 from sar.data.image_files import read_image
@@ -54,6 +55,7 @@ from sar.prediction.predictor import Predictor
 from sar.report import Run, find_runs
 from sar.visualization import class_colors
 from sar.visualization.rare_classes import Example, draw_rare_classes
+from sar.visualization.rare_cloud_classes import CloudExample
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,21 +85,24 @@ def draw(args: argparse.Namespace) -> None:
         register_folder(cfg.DATASETS.FOLDER)
     dataset = args.dataset or cfg.DATASETS.TEST[0]
     records = _find_images(dataset, frequency, args.classes, quiet=args.quiet)
-    examples = [
-        Example(
-            f"{frequency.class_names[k]}: {frequency.images[k]} training images",
-            k,
-            read_image(record["file_name"]),
-            read_label(record["sem_seg_file_name"]),
-            {name: predictor(record["file_name"]).labels for name, predictor in predictors.items()},
-        )
-        for k, record in records.items()
-    ]
+    examples = [_example(k, record, frequency, predictors) for k, record in records.items()]
     picture = draw_rare_classes(examples, class_colors(metadata_of(dataset)))
     with outputs.writing(args.output) as temporary:
         picture.save(temporary, format="png")
     if not args.quiet:
         print(f"The {len(examples)} rarest classes of {dataset} in {args.output}")
+
+
+def _example(
+    k: int, record: dict, frequency: ClassFrequency, predictors: dict[str, Predictor]
+) -> Example | CloudExample:
+    """Return the example of a class in an image or a cloud, with the predictions of all models."""
+    file, truth = record["file_name"], read_label(record["sem_seg_file_name"])
+    title = f"{frequency.class_names[k]}: {frequency.images[k]} training"
+    predictions = {name: predictor(file).labels for name, predictor in predictors.items()}
+    if is_cloud(file):
+        return CloudExample(f"{title} clouds", k, read_cloud(file), truth[0], predictions)
+    return Example(f"{title} images", k, read_image(file), truth, predictions)
 
 
 def _load(run: Run) -> Predictor:

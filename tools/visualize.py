@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw image, ground truth and prediction for every image in the test set of a config.
+"""Draw image, ground truth and prediction for every image or cloud in the test set of a config.
 
 The colours of the classes come from the checkpoint, as in tools/predict.py. Older checkpoints have
 no colours; then the colours come from the data set.
@@ -38,6 +38,7 @@ from tqdm import tqdm
 from sar.checkpoints.classes import Classes
 from sar.config import load_config
 from sar.data import loader
+from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.label_files import read_label
 from sar.data.locations import folders_of_config
@@ -50,6 +51,7 @@ from sar.preflight.device import choose_device
 from sar.preflight.prepare import complete_config
 from sar.training.trainer import Trainer, check_test_images
 from sar.visualization import class_colors, side_by_side
+from sar.visualization.cloud_picture import draw_cloud_file
 
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -89,21 +91,22 @@ def draw(args: argparse.Namespace) -> None:
     model = inference_model(cfg, model)
     mapper = Trainer.build_test_mapper(cfg)
     batches = loader.build_test_loader(cfg, mapper, dicts)
+    unit = "cloud" if is_cloud(files[0]) else "image"
     progress = tqdm(
-        batches, f"Drawing {printable(name)}", len(dicts), unit="image", disable=args.quiet
+        batches, f"Drawing {printable(name)}", len(dicts), unit=unit, disable=args.quiet
     )
     errors: list[InputError] = []
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
         for (sample,), path in zip(bar, paths, strict=True):
             scores = model([sample])[0]["sem_seg"]
-            picture = side_by_side(
-                mapper.read_image(sample["file_name"]),
-                read_label(sample["sem_seg_file_name"]),
-                argmax_over_classes(scores).cpu().numpy(),
-                metadata.stuff_classes,
-                colors,
-            )
+            file, truth = sample["file_name"], read_label(sample["sem_seg_file_name"])
+            prediction = argmax_over_classes(scores).cpu().numpy()
+            shown = truth, prediction, metadata.stuff_classes, colors
+            if is_cloud(file):
+                picture = draw_cloud_file(file, *shown)
+            else:
+                picture = side_by_side(mapper.read_image(file), *shown)
             with collected(errors), outputs.writing(path) as temporary:
                 picture.save(temporary)
     if errors:

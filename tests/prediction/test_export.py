@@ -46,6 +46,13 @@ def test_what_is_no_single_graph_is_refused(config, overrides, key):
         check_exportable(load_config(config, overrides))
 
 
+def test_models_of_point_clouds_are_refused_with_the_file_to_use():
+    cfg = load_config("configs/LongTailRooms/ceco_sparse_unet.yaml", [])
+    message = "PointSegmentor cannot be exported .* yet: .* model_inference.pth is its file for pre"
+    with pytest.raises(InputError, match=message):
+        check_exportable(cfg)
+
+
 def test_a_head_that_pools_over_windows_is_refused():
     windows = ["MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False", "INPUT.CROP.SIZE", "(64, 64)"]
     with pytest.raises(InputError, match="INPUT.CROP.SIZE.*ASPP_GLOBAL_POOLING True"):

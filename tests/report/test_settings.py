@@ -234,6 +234,7 @@ def test_label_files_that_were_written_again_are_noted(make_run):
         ("TEST.MODE", "slide", "TEST.MODE", "evaluation"),
         ("INPUT.MIN_SIZE_TEST", 8, "INPUT.MIN_SIZE_TEST", "input size or augmentation"),
         ("INPUT.FORMAT", "RGB", "evaluation: INPUT.FORMAT", "evaluation"),
+        ("INPUT.POINTS.VOXEL_SIZE", 0.1, "evaluation: INPUT.POINTS.VOXEL_SIZE", "evaluation"),
         ("DATASETS.FOLDER", "/mine", "evaluation: DATASETS.FOLDER", "evaluation"),
     ],
 )

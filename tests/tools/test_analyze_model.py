@@ -99,6 +99,7 @@ def test_saved_activations_are_counted_once(tool):
         (["nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["configs/Folder/sar_sem_fpn_R_18.yaml"], "NUM_CLASSES is 0"),
         (["configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"], "not a semantic segmentor"),
+        (["configs/LongTailRooms/baseline_sparse_unet.yaml"], "is for point clouds"),
     ],
 )
 def test_errors_are_one_line(tool, line, expected, capsys):

@@ -12,6 +12,7 @@ from sar import cli
 from sar.config import load_config
 from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
+from sar.data.units import IMAGES
 from sar.study.comparison import plan_comparison
 from sar.training.duration import Duration
 from sar.visualization.dataset import GROUP_COLORS, MARGIN, TILE_WIDTH
@@ -225,7 +226,7 @@ def test_ties_that_decide_a_group_are_told_below_the_table(tool, folder, tmp_pat
 
 def test_names_of_classes_cannot_write_to_the_terminal(tool):
     frequency = ClassFrequency(("\x1b[2Jroad", "car"), 4, (4, 1), (10, 1), 0)
-    table = tool.class_table(SimpleNamespace(frequency=frequency), with_groups=True)
+    table = tool.class_table(SimpleNamespace(frequency=frequency, units=IMAGES), with_groups=True)
     assert r"\x1b[2Jroad" in table and "\x1b" not in table
 
 

@@ -6,6 +6,7 @@ from sar.advice.balance import advise_on_balance
 from sar.advice.item import Advice
 from sar.advice.resolution import advise_on_resolution
 from sar.advice.schedule import advise_on_schedule
+from sar.advice.voxels import VoxelMix, advise_on_voxels
 from sar.data.class_frequency import ClassFrequency
 from sar.data.object_sizes import ObjectSize
 
@@ -30,6 +31,25 @@ def advise(
     """
     items = advise_on_balance(frequency, cfg)
     items += advise_on_resolution(frequency, sizes, objects, cfg)
+    return [*items, advise_on_schedule(frequency, shown, cfg, merged_keys(items))]
+
+
+def advise_on_clouds(
+    frequency: ClassFrequency,
+    shown: Sequence[Sequence[int]],
+    mix: VoxelMix,
+    finer: VoxelMix,
+    cfg: CfgNode,
+) -> list[Advice]:
+    """Return advice on how to train on a data set of point clouds.
+
+    Args:
+        frequency, shown, cfg: as in `advise`, with clouds as images.
+        mix: how voxels of INPUT.POINTS.VOXEL_SIZE mix the classes.
+        finer: the same for half of this size.
+    """
+    items = advise_on_balance(frequency, cfg)
+    items.append(advise_on_voxels(frequency, mix, finer, cfg))
     return [*items, advise_on_schedule(frequency, shown, cfg, merged_keys(items))]
 
 

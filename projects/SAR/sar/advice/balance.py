@@ -15,6 +15,7 @@ from sar.data.tail import (
     tail_by_image,
     tail_by_pixel,
 )
+from sar.data.units import Units, units_of_config
 from sar.errors import listed, printable
 from sar.losses.class_weights import CLASS_WEIGHTS
 from sar.modeling.loss_terms import WEIGHTED_LOSSES, loss_terms
@@ -43,12 +44,13 @@ def advise_on_balance(frequency: ClassFrequency, cfg: CfgNode) -> list[Advice]:
         cfg: the config of the training. The keys of the advice are the ones that it lacks.
     """
     by_image, by_pixel = tail_by_image(frequency), tail_by_pixel(frequency)
+    units = units_of_config(cfg)
     return [
-        Advice("tail by image", _describe_images(frequency, by_image)),
-        Advice("tail by pixel", _describe_pixels(frequency, by_pixel)),
-        Advice("rare classes", _describe_rare(frequency, by_image, by_pixel)),
-        Advice("repeat images", _describe_repeats(frequency, by_image)),
-        Advice("class weights", _describe_weights(frequency, by_pixel)),
+        Advice(f"tail by {units.sample}", _describe_images(frequency, by_image, units)),
+        Advice(f"tail by {units.part}", _describe_pixels(frequency, by_pixel, units)),
+        Advice("rare classes", _describe_rare(frequency, by_image, by_pixel, units)),
+        Advice(f"repeat {units.sample}s", _describe_repeats(frequency, by_image, units)),
+        Advice("class weights", _describe_weights(frequency, by_pixel, units)),
         _recipe(frequency, by_image, by_pixel, cfg),
     ]
 
@@ -58,33 +60,37 @@ def has_rare_classes(frequency: ClassFrequency) -> bool:
     return bool(tail_by_image(frequency).rare or tail_by_pixel(frequency).rare)
 
 
-def _describe_images(frequency: ClassFrequency, tail: Tail) -> str:
+def _describe_images(frequency: ClassFrequency, tail: Tail, units: Units) -> str:
     names, images, number = _names(frequency), frequency.images, frequency.num_images
     return (
-        f"{_length(tail)}. {names[tail.most]} is on {images[tail.most]} of {number} images, "
-        f"{names[tail.least]} on {images[tail.least]} ({percent(images[tail.least] / number)})."
+        f"{_length(tail)}. {names[tail.most]} is {units.on} {images[tail.most]} of {number} "
+        f"{units.sample}s, {names[tail.least]} {units.on} {images[tail.least]} "
+        f"({percent(images[tail.least] / number)})."
     )
 
 
-def _describe_pixels(frequency: ClassFrequency, tail: Tail) -> str:
+def _describe_pixels(frequency: ClassFrequency, tail: Tail, units: Units) -> str:
     names, pixels, number = _names(frequency), frequency.pixels, sum(frequency.pixels)
     most, least = tail.most, tail.least
     return (
         f"{_length(tail)}. {names[most]} has {percent(pixels[most] / number)} of the labelled "
-        f"pixels, {names[least]} {percent(pixels[least] / number)}. For each pixel of "
-        f"{names[least]}, the loss sums over {max(round(tail.ratio), 1):,} of {names[most]}."
+        f"{units.part}s, {names[least]} {percent(pixels[least] / number)}. For each {units.part} "
+        f"of {names[least]}, the loss sums over {max(round(tail.ratio), 1):,} of {names[most]}."
     )
 
 
-def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail) -> str:
-    names = _names(frequency)
-    few = f"on less than {percent(RARE_BY_IMAGE)} of the images"
-    small = f"less than {percent(RARE_BY_PIXEL)} of an equal share of the pixels"
+def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, units: Units) -> str:
+    names, sample, part = _names(frequency), units.sample, units.part
+    few = f"{units.on} less than {percent(RARE_BY_IMAGE)} of the {sample}s"
+    small = f"less than {percent(RARE_BY_PIXEL)} of an equal share of the {part}s"
     both = [k for k in by_pixel.rare if k in by_image.rare]
     parts = [
-        (both, f"by image and by pixel ({few}; {small})"),
-        ([k for k in by_image.rare if k not in both], f"by image only ({few}, but large)"),
-        ([k for k in by_pixel.rare if k not in both], f"by pixel only ({small}, on many images)"),
+        (both, f"by {sample} and by {part} ({few}; {small})"),
+        ([k for k in by_image.rare if k not in both], f"by {sample} only ({few}, but large)"),
+        (
+            [k for k in by_pixel.rare if k not in both],
+            f"by {part} only ({small}, {units.on} many {sample}s)",
+        ),
     ]
     sentences = [
         f"Rare {sense}: {listed([names[k] for k in classes])}."
@@ -94,31 +100,32 @@ def _describe_rare(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail) ->
     return " ".join(sentences) or f"None: no class is {few}, and none has {small}."
 
 
-def _describe_repeats(frequency: ClassFrequency, tail: Tail) -> str:
+def _describe_repeats(frequency: ClassFrequency, tail: Tail, units: Units) -> str:
     names = _names(frequency)
     factors = class_repeat_factors(frequency, float(REPEAT["DATALOADER.REPEAT_THRESHOLD"]))
     share = percent(frequency.images[tail.least] / frequency.num_images)
     name, factor = names[tail.least], f"{factors[tail.least]:.1f} times"
     if tail.rare:
         return (
-            f"Can help: repeat-factor sampling shows the images of {name} {factor} in an epoch "
-            "(DATALOADER.REPEAT_THRESHOLD 1.0)."
+            f"Can help: repeat-factor sampling shows the {units.sample}s of {name} {factor} in an "
+            "epoch (DATALOADER.REPEAT_THRESHOLD 1.0)."
         )
-    many = f"even {name}, on the fewest images, is on {share} of them"
+    many = f"even {name}, {units.on} the fewest {units.sample}s, is {units.on} {share} of them"
     if factors[tail.least] < _LEAST_FACTOR:
-        return f"Cannot help: {many}, so hardly an image would be repeated."
+        return f"Cannot help: {many}, so hardly any {units.sample} would be repeated."
     return f"Cannot help: {many}. An epoch would show them {factor} instead of once."
 
 
-def _describe_weights(frequency: ClassFrequency, tail: Tail) -> str:
+def _describe_weights(frequency: ClassFrequency, tail: Tail, units: Units) -> str:
     if not tail.rare:
-        return "Not needed: no class is rare by pixel."
+        return f"Not needed: no class is rare by {units.part}."
     names, kind = _names(frequency), _fitting_weights(frequency)
     weights = CLASS_WEIGHTS[kind](frequency.pixels, frequency.images).tolist()
     times = f"{weights[tail.least] / weights[tail.most]:,.0f} times"
     text = (
-        f"Can help: with {_WEIGHTS_KEY} {kind}, a pixel of {names[tail.least]} counts {times} as "
-        f"much as a pixel of {names[tail.most]}. Frequent classes may lose some IoU."
+        f"Can help: with {_WEIGHTS_KEY} {kind}, a {units.part} of {names[tail.least]} counts "
+        f"{times} as much as a {units.part} of {names[tail.most]}. Frequent classes may lose some "
+        "IoU."
     )
     if kind != _CHOICES[0]:
         ratio = _largest_ratio(_CHOICES[0], frequency)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sar.advice.item import Advice
 from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import class_repeat_factors, tail_by_image
+from sar.data.units import units_of_config
 from sar.errors import printable
 
 from detectron2.config import CfgNode
@@ -44,14 +45,15 @@ def advise_on_schedule(
     epochs = steps / epoch
     rarest = tail_by_image(frequency).least
     samples = sum(f for f, classes in zip(factors, shown, strict=True) if rarest in classes)
-    images = f"{len(shown)} images"
+    units = units_of_config(cfg)
+    images = f"{len(shown)} {units.sample}s"
     if repeats:
         images += f" ({sum(factors):,.0f} with repetitions)"
     number = max(round(epoch), 1)
     text = (
         f"An epoch has {images}, or {number:,} step{'s' if number > 1 else ''} of {batch}. "
         f"SOLVER.MAX_ITER {steps} is {epochs:,.{1 if epochs < 10 else 0}f} epochs, in which "
-        f"{printable(frequency.class_names[rarest])} is on {round(epochs * samples):,} of "
+        f"{printable(frequency.class_names[rarest])} is {units.on} {round(epochs * samples):,} of "
         f"{steps * batch:,} samples."
     )
     new_steps = steps

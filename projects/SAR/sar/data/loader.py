@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sar.data.scan import classes_shown
+from sar.data.units import units_of_config
 from sar.data.workers import WatchedLoader
 from sar.errors import InputError, nearest
 
@@ -123,7 +124,10 @@ def repeat_factors(cfg: CfgNode, dataset_dicts: list[dict]) -> np.ndarray:
         cfg.DATALOADER.REPEAT_THRESHOLD,
         **options,
     ).numpy()
-    logger.info(f"An epoch shows {factors.sum():.1f} images, of {len(factors)} in the data set")
+    logger.info(
+        f"An epoch shows {factors.sum():.1f} {units_of_config(cfg).sample}s, of {len(factors)} in "
+        "the data set"
+    )
     return factors
 
 

@@ -17,6 +17,7 @@ from sar.data.image_files import FULL_RANGE, read_image_size, read_stored_image
 from sar.data.label_files import ColorMaskError, how_to_convert, read_label, read_label_and_palette
 from sar.data.palettes import IdColors, PaletteComparison
 from sar.data.pillow_files import exif_orientation, swaps_sides
+from sar.data.units import IMAGES, Units, units_of_file
 from sar.errors import InputError, listed, printable
 from sar.files.cache import cache_path, load_cached, states_of, store_cached
 from sar.threads import map_ahead
@@ -50,6 +51,10 @@ _MAY_BE_SKIPPED = (
     COLOR_MASK,
     SIZE_DIFFERS,
 )
+_HOW_TO_MAP = (
+    " To name, merge or ignore ids, import the folder: python tools/import_dataset.py FOLDER "
+    "--output NEW --map ID=NAME --ignore ID"
+)
 _NUM_IDS = 65536  # number of values in 16 bits
 # Reading threads: more than cores, because some wait for the disk.
 _NUM_THREADS = min(16, (os.cpu_count() or 1) + 4)
@@ -77,6 +82,7 @@ class DatasetScan:
         problems: problems that would stop a training, in the order of the data set.
         warnings: sentences about probable mistakes that do not stop a training.
         shown: for each image, the ids of the classes in its label; empty if it cannot be read.
+        units: what messages call the samples and their parts.
     """
 
     frequency: ClassFrequency
@@ -86,6 +92,7 @@ class DatasetScan:
     problems: list[Problem]
     warnings: list[str]
     shown: list[list[int]]
+    units: Units = IMAGES
 
     def describe_problems(self, *, each_file: bool = False) -> str:
         """Return the problems by kind, and what to do.
@@ -100,7 +107,7 @@ class DatasetScan:
             if not found:
                 continue
             shown = found if each_file else found[:1]
-            lines = [f"{kind} ({len(found)}):"]
+            lines = [f"{kind.replace('image', self.units.sample)} ({len(found)}):"]
             lines += [f"  {printable(problem.message)}" for problem in shown]
             if others := [os.path.basename(problem.file) for problem in found[len(shown) :]]:
                 files = "more file" if len(others) == 1 else "more files"
@@ -108,7 +115,8 @@ class DatasetScan:
             if kind == COLOR_MASK:
                 lines.append(f"  {printable(how_to_convert(found[0].file))}")
             if kind == SIZE_DIFFERS:
-                lines.append("  An image and its label must have the same size: export them again.")
+                a = f"{'An' if self.units is IMAGES else 'A'} {self.units.sample}"
+                lines.append(f"  {a} and its label must have the same size: export them again.")
             if kind == IDS_OUT_OF_RANGE:
                 lines += self._describe_out_of_range()
             paragraphs.append("\n".join(lines))
@@ -116,17 +124,17 @@ class DatasetScan:
 
     def _describe_out_of_range(self) -> list[str]:
         ids = [
-            f"{i} ({labels} labels, {pixels} pixels)"
+            f"{i} ({labels} labels, {pixels} {self.units.part}s)"
             for i, (labels, pixels) in self.out_of_range.items()
         ]
         num_classes = len(self.frequency.class_names)
         return [
             f"  In all: {listed(ids, 10)}.",
             f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
-            f"{self.ignore_label} is ignored. Relabel these pixels; or complete the classes "
-            "(classes.txt or the metadata's stuff_classes, and MODEL.SEM_SEG_HEAD.NUM_CLASSES); or "
-            "correct the metadata's ignore_label. To name, merge or ignore ids, import the folder: "
-            "python tools/import_dataset.py FOLDER --output NEW --map ID=NAME --ignore ID",
+            f"{self.ignore_label} is ignored. Relabel these {self.units.part}s; or complete the "
+            "classes (classes.txt or the metadata's stuff_classes, and "
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES); or correct the metadata's ignore_label."
+            f"{_HOW_TO_MAP if self.units is IMAGES else ''}",
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:
@@ -176,7 +184,7 @@ def scan_dataset(
         num_threads: default: a few more than the number of cores, at most 16.
         progress: show a progress bar.
     """
-    num_classes = len(class_names)
+    num_classes, units = len(class_names), units_of_file(dicts[0]["file_name"]) if dicts else IMAGES
     pixels, labels = np.zeros(_NUM_IDS, np.int64), np.zeros(_NUM_IDS, np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
     problems: list[Problem] = []
@@ -190,7 +198,7 @@ def scan_dataset(
 
     results = map_ahead(examine, dicts, num_threads or _NUM_THREADS)
     results = tqdm(
-        results, total=len(dicts), desc="Checking files", unit="image", disable=not progress
+        results, total=len(dicts), desc="Checking files", unit=units.sample, disable=not progress
     )
     for record, result in zip(dicts, results, strict=True):
         problems += result.problems
@@ -215,7 +223,9 @@ def scan_dataset(
     absent = sorted({*range(num_classes)} - {*shown, ignore_label})
     warnings = []
     if sizes and not shown:
-        message = f"All pixels of all {sum(sizes.values())} labels are ignored ({ignore_label})."
+        message = (
+            f"All {units.part}s of all {sum(sizes.values())} labels are ignored ({ignore_label})."
+        )
         problems.append(Problem(NOTHING_LABELLED, "", message))
     elif num_classes == 1:
         problems.append(
@@ -223,10 +233,11 @@ def scan_dataset(
         )
     elif shown and is_training_set:
         if len(shown) == 1:
-            message = describe_single_class("One class has pixels", [class_names[shown[0]]])
+            finding = f"One class has {units.part}s"
+            message = describe_single_class(finding, [class_names[shown[0]]])
             problems.append(Problem(SINGLE_CLASS, "", message))
         if absent:
-            warnings.append(_absent([class_names[k] for k in absent]))
+            warnings.append(_absent([class_names[k] for k in absent], units))
     if turned:
         warnings.append(_turned(turned))
     return DatasetScan(
@@ -247,6 +258,7 @@ def scan_dataset(
             for warning in part
         ],
         shown=shown_in,
+        units=units,
     )
 
 
@@ -263,12 +275,12 @@ def describe_single_class(finding: str, class_names: Sequence[str]) -> str:
     )
 
 
-def _absent(class_names: Sequence[str]) -> str:
+def _absent(class_names: Sequence[str], units: Units) -> str:
     names = listed([f'"{name}"' for name in class_names], 10)
     classes, them = ("class", "it") if len(class_names) == 1 else ("classes", "them")
     return (
-        f"No training label has a pixel of the {classes} {names}: add images that show {them}, or "
-        f"correct the labels or classes.txt."
+        f"No training label has a {units.part} of the {classes} {names}: add {units.sample}s that "
+        f"show {them}, or correct the labels or classes.txt."
     )
 
 
@@ -315,7 +327,7 @@ def classes_shown(
         return _classes_in(counts, num_classes, ignore_label)
 
     results = map_ahead(examine, labels, _NUM_THREADS)
-    bar = tqdm(results, "Reading labels", len(labels), unit="image", disable=not progress)
+    bar = tqdm(results, "Reading labels", len(labels), unit="label", disable=not progress)
     shown = list(bar)
     if not unreadable:
         store_cached(path, shown)
@@ -348,6 +360,8 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     except InputError as error:
         kind = UNREADABLE_IMAGE if os.path.isfile(image_file) else MISSING_IMAGE
         result.problems.append(Problem(kind, image_file, str(error)))
+        if label_file == image_file:  # a cloud with its labels: the same problem again
+            return result
 
     if label_file is None:
         result.problems.append(Problem(MISSING_LABEL, image_file, _lacks_label(record)))
@@ -384,7 +398,8 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     unknown = num_classes + np.flatnonzero(result.counts[num_classes:])
     unknown = unknown[unknown != ignore_label]
     if unknown.size:
-        ids = [f"{i} ({result.counts[i]} pixels)" for i in unknown]
+        part = units_of_file(image_file).part
+        ids = [f"{i} ({result.counts[i]} {part}s)" for i in unknown]
         message = f"{label_file} has the ids {listed(ids, 10)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result

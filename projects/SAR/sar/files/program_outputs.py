@@ -224,8 +224,10 @@ def _identity(path: str | os.PathLike) -> tuple[int, int] | None:
 
 
 def _is_data_set(folder: Path) -> bool:
-    parts = (folder / "images", folder / "labels")
-    return (folder / "classes.txt").is_file() and all(part.is_dir() for part in parts)
+    trees = (("images", "labels"), ("clouds",))
+    return (folder / "classes.txt").is_file() and any(
+        all((folder / part).is_dir() for part in tree) for tree in trees
+    )
 
 
 def _check_is_regular(path: Path) -> None:

@@ -13,6 +13,7 @@ from torch.fx.experimental import _config
 
 from sar.errors import InputError
 from sar.modeling.inference import is_meta_architecture
+from sar.modeling.point_segmentor import PointSegmentor
 
 from detectron2.config import CfgNode
 from detectron2.layers.aspp import ASPP
@@ -26,6 +27,12 @@ _EXAMPLE_SIZE = (97, 161)
 def check_exportable(cfg: CfgNode) -> None:
     """Raise InputError if one graph cannot hold the model of a config, and name the key."""
     name = cfg.MODEL.META_ARCHITECTURE
+    if name in META_ARCH_REGISTRY and is_meta_architecture(cfg, PointSegmentor):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE {name} cannot be exported to ONNX or .pt2 yet: its sparse "
+            "convolutions are no fixed graph. model_inference.pth is its file for predictions: "
+            "tools/predict.py --weights"
+        )
     # `build_model` refuses unknown names.
     if name in META_ARCH_REGISTRY and not is_meta_architecture(cfg, SemanticSegmentor):
         raise InputError(

@@ -1,6 +1,6 @@
-"""Predict images with a trained model. The data set of the training is not needed.
+"""Predict images or point clouds with a trained model. The data set of the training is not needed.
 
-Shape shorthands: H x W pixels of an image, K classes.
+Shape shorthands: H x W pixels of an image, N points of a cloud, K classes.
 """
 
 import os
@@ -16,12 +16,15 @@ from torch import nn
 from sar.checkpoints.classes import Classes
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets.folder import default_colors, read_classes
+from sar.data.cloud_mapper import CloudMapper
+from sar.data.clouds import CLOUD_SUFFIXES, Cloud, is_cloud, read_cloud
+from sar.data.datasets.folder import IMAGE_SUFFIXES, default_colors, read_classes
 from sar.data.mapper import SemanticSegmentationMapper
-from sar.data.video import Frame
+from sar.data.video import Frame, is_video
 from sar.errors import InputError, listed
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model
+from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
 from sar.preflight.checks import check_config
 from sar.preflight.device import choose_device
 from sar.threads import map_ahead
@@ -32,6 +35,8 @@ from detectron2.config import CfgNode
 
 # A file, (H, W, 3) uint8 RGB, or a frame of a video.
 Picture = str | os.PathLike | np.ndarray | Frame
+# A file, or a cloud in memory.
+Scan = str | os.PathLike | Cloud
 
 # A palette has at most 256 colours. With more classes, label maps are 16-bit grey images.
 _PALETTE_SIZE = 256
@@ -74,7 +79,9 @@ class Prediction:
 
 
 class Predictor:
-    """Model that reads images and returns a `Prediction` for each.
+    """Model that reads images or point clouds, and returns a prediction for each.
+
+    A model of images returns a `Prediction`, and a model of point clouds a `CloudPrediction`.
 
     Example::
 
@@ -88,8 +95,8 @@ class Predictor:
         model: called like a SemanticSegmentor, in evaluation mode.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        mapper: turns pixels into the input of the model. Predictions always have the size of the
-            image. None: the model reads RGB images that are not resized.
+        mapper: turns pixels or points into the input of the model. Predictions always have the size
+            of the image or cloud. None: the model reads RGB images that are not resized.
         gives_probabilities: the model returns probabilities instead of logits.
         num_threads: number of threads that read ahead; 0 for none.
     """
@@ -100,7 +107,7 @@ class Predictor:
         class_names: Sequence[str],
         colors: np.ndarray,
         *,
-        mapper: SemanticSegmentationMapper | None = None,
+        mapper: SemanticSegmentationMapper | CloudMapper | None = None,
         gives_probabilities: bool = False,
         num_threads: int = 0,
     ) -> None:
@@ -136,8 +143,15 @@ class Predictor:
             num_threads=cfg.DATALOADER.NUM_WORKERS,
         )
 
-    def __call__(self, image: Picture, *, with_confidence: bool = False) -> Prediction:
-        """Return the prediction of one image.
+    @property
+    def reads_clouds(self) -> bool:
+        """Return whether the model segments point clouds, not images."""
+        return isinstance(self.mapper, CloudMapper)
+
+    def __call__(
+        self, image: Picture | Scan, *, with_confidence: bool = False
+    ) -> Prediction | CloudPrediction:
+        """Return the prediction of one image or cloud.
 
         Raises:
             InputError: the file cannot be read, the array is not an image, or the model cannot
@@ -147,11 +161,11 @@ class Predictor:
 
     def predict_all(
         self,
-        images: Iterable[Picture],
+        images: Iterable[Picture | Scan],
         *,
         with_confidence: bool = False,
-    ) -> Iterator[Prediction | InputError]:
-        """Yield the prediction of each image, in order, or its InputError.
+    ) -> Iterator[Prediction | CloudPrediction | InputError]:
+        """Yield the prediction of each image or cloud, in order, or its InputError.
 
         Threads read ahead, at most two images each. If `images` raises an InputError, as
         `read_video` does for a damaged video, this error is the last result.
@@ -166,7 +180,7 @@ class Predictor:
             except InputError as error:
                 yield error
 
-    def _read_or_error(self, image: Picture | InputError) -> dict | InputError:
+    def _read_or_error(self, image: Picture | Scan | InputError) -> dict | InputError:
         if isinstance(image, InputError):
             return image
         try:
@@ -174,13 +188,20 @@ class Predictor:
         except InputError as error:
             return error
 
-    def _read(self, image: Picture) -> dict:
-        """Return the input of the model, with the image itself as "pixels" and its "name"."""
+    def _read(self, image: Picture | Scan) -> dict:
+        """Return the input of the model, with the image itself as "pixels" and its "name".
+
+        A cloud is "cloud" instead.
+        """
+        if self.reads_clouds:
+            name = "the cloud" if isinstance(image, Cloud) else str(image)
+            cloud = image if isinstance(image, Cloud) else _read_scan(image)
+            return {**self.mapper.map_points(cloud, name), "cloud": cloud, "name": name}
         name = "the array"
         if isinstance(image, Frame):
             name, image = image.name, image.pixels
         elif not isinstance(image, np.ndarray):
-            name, image = str(image), self.mapper.read_image(image)
+            name, image = str(image), self._read_image(image)
         elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise InputError(
                 f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 RGB "
@@ -188,16 +209,31 @@ class Predictor:
             )
         return {**self.mapper.map_pixels(image), "pixels": image, "name": name}
 
+    def _read_image(self, source: str | os.PathLike | Cloud) -> np.ndarray:
+        remedy = "but the model segments images: use a model that was trained on point clouds"
+        if isinstance(source, Cloud):
+            raise InputError(f"a point cloud was given, {remedy}")
+        try:
+            return self.mapper.read_image(source)
+        except InputError as error:
+            if os.path.isfile(source) and is_cloud(source):
+                raise InputError(f"{source} has the suffix of a point cloud, {remedy}") from error
+            raise
+
     @torch.inference_mode()
-    def _predict(self, sample: dict, with_confidence: bool) -> Prediction:
+    def _predict(self, sample: dict, with_confidence: bool) -> Prediction | CloudPrediction:
         try:
             scores = self.model([sample])[0]["sem_seg"]
         except (RuntimeError, ValueError) as error:  # out of memory, or an unsupported size
             height, width = sample["image"].shape[1:]
+            size = f"{width} points" if self.reads_clouds else f"{width} x {height} pixels"
             reason = str(error).strip().split("\n")[0]
+            remedy = "set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide"
+            if self.reads_clouds:
+                remedy = "cut the cloud into parts"
             raise InputError(
-                f"{sample['name']}: the model cannot predict {width} x {height} pixels: {reason}. "
-                "If memory is too small, set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide"
+                f"{sample['name']}: the model cannot predict {size}: {reason}. If memory is too "
+                f"small, {remedy}"
             ) from error
         best, labels = scores.max(dim=0)
         confidence = None
@@ -207,10 +243,31 @@ class Predictor:
             confidence = best.float().cpu().numpy()
         dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
         labels = labels.cpu().numpy().astype(dtype)
-        return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
+        if not self.reads_clouds:
+            return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
+        cloud, names = sample["cloud"], self.class_names
+        truth = ground_truth_of(cloud, len(names), self.mapper.ignore_label)
+        confidence = None if confidence is None else confidence[0]  # a cloud has one row
+        return CloudPrediction(cloud, truth, labels[0], confidence, names, self.colors)
 
 
-def _with_error_as_last(images: Iterable[Picture]) -> Iterator[Picture | InputError]:
+def _read_scan(source: Scan) -> Cloud:
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            "the model segments point clouds, not images: give the path of a cloud, or a "
+            "sar.data.clouds.Cloud"
+        )
+    if os.path.splitext(source)[1].lower() in IMAGE_SUFFIXES or is_video(source):
+        raise InputError(
+            f"{source} is an image or a video, but the model segments point clouds: give clouds "
+            f"({', '.join(CLOUD_SUFFIXES)}), or use a model that was trained on images"
+        )
+    return read_cloud(source)
+
+
+def _with_error_as_last(
+    images: Iterable[Picture | Scan],
+) -> Iterator[Picture | Scan | InputError]:
     try:
         yield from images
     except InputError as error:

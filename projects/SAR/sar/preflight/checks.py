@@ -249,7 +249,8 @@ def _check_kind(cfg: CfgNode, name: str, file: str) -> None:
     if is_cloud(file) and not cfg.INPUT.POINTS.VOXEL_SIZE:
         raise InputError(
             f'data set "{name}" has point clouds ({os.path.basename(file)}), but the config is for '
-            "images (INPUT.POINTS.VOXEL_SIZE is 0): use a config with a sparse_unet"
+            "images (INPUT.POINTS.VOXEL_SIZE is 0): use a config with a sparse_unet, such as "
+            "configs/Folder/baseline_sparse_unet_small.yaml"
         )
     if not is_cloud(file) and cfg.INPUT.POINTS.VOXEL_SIZE:
         raise InputError(

@@ -159,8 +159,8 @@ def _scan(
         scan.raise_for_problems(max_skipped)
         if scan.problems:
             logger.warning(
-                f"{len(scan.problems)} images will be skipped, of at most {max_skipped} "
-                f"(DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems()}"
+                f"{len(scan.problems)} {scan.units.sample}s will be skipped, of at most "
+                f"{max_skipped} (DATALOADER.MAX_SKIPPED_SAMPLES).\n{scan.describe_problems()}"
             )
         warnings += found
         is_clean = is_clean and not scan.problems

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sar.config import load_config
 from sar.data import loader
+from sar.data.clouds import is_cloud, read_cloud
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.data.image_files import read_image
@@ -24,6 +25,8 @@ from sar.prediction.predictor import load_for_inference
 from sar.regularizers.labels import match_labels
 from sar.report.runs import Run
 from sar.training.trainer import Trainer
+from sar.visualization.cloud_picture import own_colors
+from sar.visualization.clouds import SAMPLES, view_obliquely
 from sar.visualization.dataset import evenly_spaced
 
 from detectron2.config import CfgNode
@@ -31,6 +34,7 @@ from detectron2.data import MetadataCatalog
 
 # Longer edge of the pictures on the page, in pixels.
 PICTURE_SIZE = 384
+CLOUD_SIZE = (288, PICTURE_SIZE)  # height and width of the picture of a cloud
 # Number of embeddings in a projection, the same number for each class.
 _NUM_POINTS = 900
 _MIN_POINTS_OF_A_CLASS = 6
@@ -59,7 +63,10 @@ class View:
 
 
 class Images:
-    """Evenly chosen images of a data set, the same for all runs."""
+    """Evenly chosen images of a data set, the same for all runs.
+
+    A point cloud is shown obliquely: its picture and its label maps have the points that are seen.
+    """
 
     def __init__(self, name: str, num_images: int):
         """
@@ -70,13 +77,33 @@ class Images:
         self.label_files = {r["file_name"]: r["sem_seg_file_name"] for r in self.records}
         self.metadata = MetadataCatalog.get(name)
 
+        self._seen: dict[str, np.ndarray] = {}  # points of clouds
+
     def picture(self, file_name: str) -> np.ndarray:
         """Return the image as (H, W, 3) uint8 RGB, at the size of the predictions."""
+        if is_cloud(file_name):
+            cloud = read_cloud(file_name)
+            return view_obliquely(cloud.xyz, cloud.normal, CLOUD_SIZE).draw(own_colors(cloud))
         return subsampled(read_image(file_name))
 
     def truth(self, file_name: str) -> np.ndarray:
         """Return the ground truth as (H, W) class ids, at the size of the predictions."""
-        return subsampled(read_label(self.label_files[file_name]))
+        return self.shown(file_name, read_label(self.label_files[file_name]))
+
+    def shown(self, file_name: str, labels: np.ndarray) -> np.ndarray:
+        """Return class ids (H, W) of an image at the size of its picture.
+
+        Args:
+            labels: (H, W) of the image, or (1, N) of the cloud. Where no point is seen, the id is
+                65535, which is no class.
+        """
+        if not is_cloud(file_name):
+            return subsampled(labels)
+        if file_name not in self._seen:
+            cloud = read_cloud(file_name)
+            view = view_obliquely(cloud.xyz, cloud.normal, CLOUD_SIZE)
+            self._seen[file_name] = view.points[::SAMPLES, ::SAMPLES].copy()
+        return np.append(labels[0].astype(np.uint16), np.uint16(65535))[self._seen[file_name]]
 
 
 def look_at(
@@ -145,7 +172,8 @@ def _show(
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
                 raise InputError(f"{record['sem_seg_file_name']} has another size than its image.")
-            predictions[record["file_name"]] = subsampled(labels.astype(np.uint16))
+            file_name = record["file_name"]
+            predictions[file_name] = images.shown(file_name, labels.astype(np.uint16))
             size = tuple(sample["image"].shape[-2:])
             embeddings, labels = tap.take([truth], [size], images.metadata.ignore_label)
             if not bool(embeddings.isfinite().all()):

@@ -107,8 +107,9 @@ def plan_comparison(
     check_batch(cfg, num_processes=1)
     if not cfg.DATASETS.TEST:
         raise InputError(
-            "a comparison needs a validation split, to evaluate the methods: move some images and "
-            f"labels from {folder}/*/train to {folder}/*/val"
+            "a comparison needs a validation split, to evaluate the methods: move some "
+            f"{'clouds' if cfg.INPUT.POINTS.VOXEL_SIZE else 'images and labels'} from "
+            f"{folder}/*/train to {folder}/*/val"
         )
     for name in others:
         try:

@@ -6,6 +6,7 @@ from torch import nn
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import class_repeat_factors
+from sar.data.units import IMAGES, units_of_config
 from sar.errors import printable
 from sar.modeling.head_loss import SegmentationLoss
 
@@ -27,11 +28,13 @@ def describe_balance(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency) 
     Returns:
         The table, with a title; "" for a training without class weights and repeated images.
     """
-    num_classes = len(frequency.class_names)
+    num_classes, units = len(frequency.class_names), units_of_config(cfg)
     columns = {
         "class": list(map(printable, frequency.class_names)),
-        "% of images": [f"{100 * n / frequency.num_images:.3g}" for n in frequency.images],
-        "% of pixels": [f"{100 * n / sum(frequency.pixels):.3g}" for n in frequency.pixels],
+        f"% of {units.sample}s": [
+            f"{100 * n / frequency.num_images:.3g}" for n in frequency.images
+        ],
+        f"% of {units.part}s": [f"{100 * n / sum(frequency.pixels):.3g}" for n in frequency.pixels],
     }
     title = []
     if (weights := class_weights_of(model, num_classes)) is not None:
@@ -43,7 +46,8 @@ def describe_balance(cfg: CfgNode, model: nn.Module, frequency: ClassFrequency) 
             frequency, sampling.REPEAT_THRESHOLD, sqrt=sampling.get("REPEAT_SQRT", True)
         )
         columns["repeat factor"] = [f"{factor:.3g}" for factor in factors]
-        title.append("repeat factors (an image takes the largest of its classes)")
+        a = "an image" if units is IMAGES else f"a {units.sample}"
+        title.append(f"repeat factors ({a} takes the largest of its classes)")
     if not title:
         return ""
     order = sorted(range(num_classes), key=lambda k: (-frequency.images[k], -frequency.pixels[k]))

@@ -11,6 +11,7 @@ import torch
 
 from sar.data.class_frequency import ClassFrequency, note_class_frequency
 from sar.data.datasets import load_dataset
+from sar.data.units import IMAGES, Units, units_of_config
 from sar.modeling.inference import inference_model
 from sar.preflight.checks import check_batch
 from sar.preflight.device import choose_device
@@ -37,6 +38,7 @@ class Duration:
         num_images: images of one evaluation.
         num_evaluations: evaluations of the whole training.
         device: the name of the measured device.
+        units: what the text calls the images.
     """
 
     step: float
@@ -46,6 +48,7 @@ class Duration:
     num_images: int
     num_evaluations: int
     device: str
+    units: Units = IMAGES
 
     @property
     def seconds(self) -> float:
@@ -58,8 +61,8 @@ class Duration:
         if self.num_evaluations:
             plural = "s" if self.num_evaluations > 1 else ""
             parts.append(
-                f"{self.num_evaluations} evaluation{plural} of {self.num_images} images at "
-                f"{self.image:.3g} s"
+                f"{self.num_evaluations} evaluation{plural} of {self.num_images} "
+                f"{self.units.sample}s at {self.image:.3g} s"
             )
         return (
             f"About {in_words(self.seconds)} for {' and '.join(parts)}. Measured on this machine, "
@@ -109,6 +112,7 @@ def measure_duration(cfg: CfgNode, frequency: ClassFrequency) -> Duration:
         num_images=num_images,
         num_evaluations=num_evaluations(cfg) if num_images else 0,
         device=_describe_device(cfg),
+        units=units_of_config(cfg),
     )
 
 

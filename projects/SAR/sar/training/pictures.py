@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from sar.data.class_frequency import class_frequency_of
+from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.label_files import read_label
 from sar.data.scan import classes_shown
@@ -22,6 +23,7 @@ from sar.modeling.inference import inference_model
 from sar.modeling.taps import find_classifier
 from sar.regularizers import SemanticAnchorRegularizer
 from sar.visualization import class_colors, side_by_side
+from sar.visualization.cloud_picture import draw_cloud_file
 from sar.visualization.cosines import centred_cosines, plot_cosines
 from sar.visualization.dataset import evenly_spaced, select_samples
 
@@ -41,7 +43,8 @@ class Pictures:
     """Draw pictures after each evaluation:
 
     * `predictions/FILE`: image, ground truth and prediction for TEST.PICTURES images of the first
-      test set. The images stay the same; images with rare classes come first;
+      test set. The images stay the same; images with rare classes come first. Point clouds are
+      drawn obliquely and from above;
     * `cosines/LAYER`: cosines between the class vectors of the classifier, and between the semantic
       anchors of SAR once its gate has opened.
 
@@ -92,12 +95,16 @@ class Pictures:
             for name, record in self._records.items():
                 scores = predictor([mapper(record)])[0]["sem_seg"]
                 prediction = argmax_over_classes(scores).cpu().numpy()
-                image = mapper.read_image(record["file_name"])
-                label_file = record.get("sem_seg_file_name")
-                truth = None if label_file is None else reduced(read_label(label_file))
-                pictures[f"predictions/{name}"] = side_by_side(
-                    reduced(image), truth, reduced(prediction), metadata.stuff_classes, colors
-                )
+                file, label_file = record["file_name"], record.get("sem_seg_file_name")
+                truth = None if label_file is None else read_label(label_file)
+                classes = metadata.stuff_classes, colors
+                if is_cloud(file):
+                    picture = draw_cloud_file(file, truth, prediction, *classes)
+                else:
+                    truth = None if truth is None else reduced(truth)
+                    image = reduced(mapper.read_image(file))
+                    picture = side_by_side(image, truth, reduced(prediction), *classes)
+                pictures[f"predictions/{name}"] = picture
         finally:
             model.train(is_training)
         return pictures

@@ -3,12 +3,13 @@
 Shape shorthands: N points, K classes.
 """
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sar.data.clouds import Cloud, read_cloud
 from sar.visualization.clouds import height_colors, view_from_above, view_obliquely
 from sar.visualization.overlay import (
     IGNORE_COLOR,
@@ -19,14 +20,11 @@ from sar.visualization.overlay import (
     label_font,
 )
 
-if TYPE_CHECKING:
-    from sar.data.clouds import Cloud
-
 PANEL = (330, 440)  # pixels, height and width
 CORRECT_COLOR, WRONG_COLOR, UNKNOWN_COLOR = (190, 196, 202), (204, 32, 32), (232, 235, 238)
 
 
-def own_colors(cloud: "Cloud") -> np.ndarray:
+def own_colors(cloud: Cloud) -> np.ndarray:
     """Return colours (N, 3) uint8: of the cloud, or by its intensity, or by height."""
     if cloud.color is not None:
         return np.rint(255 * cloud.color).astype(np.uint8)
@@ -50,8 +48,51 @@ def error_colors(truth: np.ndarray, prediction: np.ndarray, num_classes: int) ->
     return np.array([CORRECT_COLOR, WRONG_COLOR, UNKNOWN_COLOR], dtype=np.uint8)[kinds]
 
 
+def draw_cloud_labels(
+    cloud: Cloud,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    size: tuple[int, int],
+) -> Image.Image:
+    """Draw a cloud obliquely in the colours of its classes, over a legend of these classes.
+
+    Args:
+        cloud, class_names, colors: as in `draw_cloud`.
+        labels: (N,) class ids. Other ids are ignored points.
+        size: height and width in pixels, without the legend.
+    """
+    view = view_obliquely(cloud.xyz, cloud.normal, size)
+    legend = _draw_legend([labels], class_names, colors, size[1])
+    canvas = Image.new("RGB", (size[1], size[0] + legend.height), "white")
+    canvas.paste(Image.fromarray(view.draw(colorize(labels, colors))), (0, 0))
+    canvas.paste(legend, (0, size[0]))
+    return canvas
+
+
+def draw_cloud_file(
+    path: str | os.PathLike,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+) -> Image.Image:
+    """Draw a cloud of a file as `draw_cloud`.
+
+    Args:
+        path: as in `read_cloud`.
+        truth, prediction: (1, N), since a cloud is an image with one row. `truth` may be None.
+        class_names, colors: as in `draw_cloud`.
+
+    Raises:
+        InputError: as in `read_cloud`.
+    """
+    truth = None if truth is None else truth[0]
+    return draw_cloud(read_cloud(path), truth, prediction[0], class_names, colors)
+
+
 def draw_cloud(
-    cloud: "Cloud",
+    cloud: Cloud,
     truth: np.ndarray | None,
     prediction: np.ndarray | None,
     class_names: Sequence[str],

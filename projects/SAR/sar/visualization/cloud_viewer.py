@@ -34,6 +34,8 @@ def write_viewer(
     layers: Mapping[str, np.ndarray],
     class_names: Sequence[str],
     class_colors: np.ndarray,
+    *,
+    title: str = "",
 ) -> None:
     """Write the page of a cloud, at most MAX_BYTES long.
 
@@ -42,13 +44,14 @@ def write_viewer(
     page says so. The numbers of points in its legend always count the whole cloud.
 
     Args:
-        path: the HTML file. Its name without the ending is the title.
+        path: the HTML file.
         xyz: (N, 3) coordinates, z up; at least one point.
         colors: (N, 3) uint8, the own colours. None: the page shows colours by height instead.
         layers: class ids (N,) by name, usually TRUTH and PREDICTION. Ids without a class, such as
             255, are ignored points.
         class_names: K names.
         class_colors: (K, 3) uint8 RGB.
+        title: the title of the page; by default, the name of the file without the ending.
     """
     num_classes = len(class_names)
     # All ignored points get the id K, which needs no more bits than the classes.
@@ -58,7 +61,7 @@ def write_viewer(
     }
     id_type = np.dtype("u1" if num_classes <= 255 else "<u2")
     content = {
-        "title": printable(Path(path).stem),
+        "title": printable(title or Path(path).stem),
         "own": "height" if colors is None else "own colours",
         "classes": [
             {"name": printable(name), "color": f"#{bytes(color.tolist()).hex()}"}

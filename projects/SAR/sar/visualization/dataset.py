@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import describe_ratio, percent, tail_by_image, tail_by_pixel
+from sar.data.units import IMAGES, Units
 from sar.errors import printable
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.table import GROUP_NAMES
@@ -25,7 +26,9 @@ NUMBER_WIDTH = 150
 TILE_WIDTH = 320
 
 
-def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True) -> Image.Image:
+def plot_class_frequency(
+    frequency: ClassFrequency, *, with_groups: bool = True, units: Units = IMAGES
+) -> Image.Image:
     """Draw bars of the images and pixels of each class, on linear axes that start at 0.
 
     Each of the two charts has its own order, with the most frequent class at the top. So the bars
@@ -35,6 +38,7 @@ def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True)
         frequency: counts of K classes. At least one class has a pixel.
         with_groups: colour the frequent, common and rare classes, by images and by pixels. Use this
             for counts of a training set.
+        units: what the titles call the samples and their parts.
     """
     font = ImageFont.load_default(TEXT_SIZE)
     names = list(map(printable, frequency.class_names))
@@ -52,8 +56,8 @@ def plot_class_frequency(frequency: ClassFrequency, *, with_groups: bool = True)
     images, pixels = frequency.images, frequency.pixels
     for number, (what, tail, total, ties_by) in enumerate(
         (
-            ("images", tail_by_image(frequency), frequency.num_images, pixels),
-            ("pixels", tail_by_pixel(frequency), sum(pixels), images),
+            (f"{units.sample}s", tail_by_image(frequency), frequency.num_images, pixels),
+            (f"{units.part}s", tail_by_pixel(frequency), sum(pixels), images),
         )
     ):
         left = number * panel + names_width
@@ -130,7 +134,11 @@ def contact_sheet(
         colors: (K, 3) uint8 RGB.
         columns: number of images in a row.
     """
-    tiles = [_tile(*sample, class_names, colors) for sample in samples]
+    return arrange([_tile(*sample, class_names, colors) for sample in samples], columns=columns)
+
+
+def arrange(tiles: Sequence[Image.Image], *, columns: int = 4) -> Image.Image:
+    """Put pictures of TILE_WIDTH into rows."""
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) + MARGIN for row in rows]
     width = min(columns, len(tiles)) * (TILE_WIDTH + MARGIN) + MARGIN
@@ -153,11 +161,15 @@ def _tile(
     size = (TILE_WIDTH, max(round(image.shape[0] * TILE_WIDTH / image.shape[1]), 1))
     small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     ids = Image.fromarray(label.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    overlay = draw_overlay(np.asarray(small), np.asarray(ids), class_names, colors)
-    tile = Image.new("RGB", (TILE_WIDTH, ROW + overlay.height), "white")
+    return titled(name, draw_overlay(np.asarray(small), np.asarray(ids), class_names, colors))
+
+
+def titled(name: str, picture: Image.Image) -> Image.Image:
+    """Put a name above a picture of TILE_WIDTH. Only the end of a long name is shown."""
+    tile = Image.new("RGB", (TILE_WIDTH, ROW + picture.height), "white")
     font = ImageFont.load_default(TEXT_SIZE)
     while font.getlength(name) > TILE_WIDTH:
         name = "…" + name[2:]
     ImageDraw.Draw(tile).text((0, 0), name, fill="black", font=font)
-    tile.paste(overlay, (0, ROW))
+    tile.paste(picture, (0, ROW))
     return tile

@@ -5,6 +5,7 @@ Shape shorthands: H x W pixels, K classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -12,15 +13,18 @@ from PIL import Image, ImageDraw
 
 from sar.visualization.overlay import LINE, MARGIN, colorize, label_font
 
+if TYPE_CHECKING:
+    from sar.visualization.rare_cloud_classes import CloudExample
+
 PANEL = 200  # pixels, width and height of a panel
 # The part of an image that a panel shows has at least this edge, in pixels.
 _LEAST_EDGE = 96
 _FRAME = (220, 30, 30)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
-    """One image with a class.
+    """One image with a class. `CloudExample` is one for point clouds.
 
     Attributes:
         title: name of the class, and how rare it is.
@@ -36,12 +40,23 @@ class Example:
     truth: np.ndarray
     predictions: dict[str, np.ndarray]
 
+    def mask(self) -> np.ndarray:
+        """Return (H, W) bool: where the ground truth has the class."""
+        return self.truth == self.class_id
 
-def draw_rare_classes(examples: Sequence[Example], colors: np.ndarray) -> Image.Image:
+    def panels(self, colors: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the pictures (H, W, 3) of image, ground truth and predictions, by their names."""
+        labels = {"ground truth": self.truth} | self.predictions
+        return {"image": self.image} | {n: colorize(ids, colors) for n, ids in labels.items()}
+
+
+def draw_rare_classes(
+    examples: "Sequence[Example | CloudExample]", colors: np.ndarray
+) -> Image.Image:
     """Draw an example per row: image, ground truth and predictions, around an object of the class.
 
     A frame marks the largest object of the class, in all panels. Below each prediction is the share
-    of the class's pixels that the model finds in the whole image.
+    of the class's pixels (or points) that the model finds in the whole image (or cloud).
 
     Args:
         examples: at least one, all with the same models.
@@ -56,14 +71,13 @@ def draw_rare_classes(examples: Sequence[Example], colors: np.ndarray) -> Image.
     return canvas
 
 
-def _draw_row(example: Example, colors: np.ndarray) -> Image.Image:
-    shown = example.truth == example.class_id
-    top, bottom, left, right = _bounds(shown)
-    window = _window(top, bottom, left, right, shown.shape)
-    panels = {"image": example.image, "ground truth": colorize(example.truth, colors)}
+def _draw_row(example: "Example | CloudExample", colors: np.ndarray) -> Image.Image:
+    mask, panels = example.mask(), example.panels(colors)
+    top, bottom, left, right = _bounds(mask)
+    window = _window(top, bottom, left, right, mask.shape)
     notes = {"ground truth": example.title}
+    shown = example.truth == example.class_id
     for name, labels in example.predictions.items():
-        panels[name] = colorize(labels, colors)
         notes[name] = f"finds {np.mean(labels[shown] == example.class_id):.0%} of it"
     step = PANEL + MARGIN
     canvas = Image.new("RGB", (MARGIN + len(panels) * step, 2 * LINE + step + MARGIN), "white")

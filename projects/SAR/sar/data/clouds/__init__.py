@@ -4,9 +4,20 @@ from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.files import (
     CLOUD_SUFFIXES,
     is_cloud,
+    label_file,
+    label_suffix,
     read_cloud,
     read_cloud_label,
     write_labels,
 )
 
-__all__ = ["CLOUD_SUFFIXES", "Cloud", "is_cloud", "read_cloud", "read_cloud_label", "write_labels"]
+__all__ = [
+    "CLOUD_SUFFIXES",
+    "Cloud",
+    "is_cloud",
+    "label_file",
+    "label_suffix",
+    "read_cloud",
+    "read_cloud_label",
+    "write_labels",
+]

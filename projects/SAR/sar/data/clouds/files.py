@@ -103,6 +103,22 @@ def write_labels(
             form.write_labels(path, labels, temporary)
 
 
+def label_file(cloud_path: str | os.PathLike) -> Path | None:
+    """Return the file of the labels of a cloud if it is another file, as for KITTI; else None."""
+    path = Path(cloud_path)
+    return kitti.label_path(path) if path.suffix.lower() in kitti.SUFFIXES else None
+
+
+def label_suffix(cloud_path: str | os.PathLike) -> str:
+    """Return the suffix of the files that `write_labels` writes for a cloud.
+
+    Raises:
+        InputError: the suffix of the cloud is unknown.
+    """
+    path = Path(cloud_path)
+    return kitti.LABEL_SUFFIX if _format_of(path) is kitti else path.suffix.lower()
+
+
 def _format_of(path: Path) -> ModuleType:
     try:
         return _FORMATS[path.suffix.lower()]
@@ -152,13 +168,13 @@ def _reading(path: Path, *, writing: bool = False) -> Iterator[None]:
 
 
 def _check_output(path: Path, output: Path, form: ModuleType) -> None:
-    suffix = kitti.LABEL_SUFFIX if form is kitti else path.suffix.lower()
+    suffix = label_suffix(path)
     if output.suffix.lower() != suffix:
         raise InputError(
             f"The labels of the cloud {path} cannot be written to {output}: expected the suffix "
             f'"{suffix}".'
         )
-    for source in (path, kitti.label_path(path) if form is kitti else None):
+    for source in (path, label_file(path)):
         if source and output.exists() and os.path.samefile(source, output):
             raise InputError(
                 f"The labels of the cloud {path} would replace {source}, which was read. "

@@ -1,0 +1,35 @@
+"""The commands that train on a data set, as a user types them."""
+
+import re
+import shlex
+
+from sar import cli
+from sar.advice.item import format_command
+from sar.study.comparison import INSTEAD
+from sar.study.matrix import ITERATIONS
+
+from detectron2.data import DatasetCatalog
+
+
+def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
+    """Return the keys that name the data of a training, and of its evaluation."""
+    if folder is not None:
+        return {"DATASETS.FOLDER": folder}
+    val = re.sub(r"train(?!.*train)", "val", name)
+    has_val = val != name and val in DatasetCatalog
+    return {"DATASETS.TRAIN": name, "DATASETS.TEST": val if has_val else "()"}
+
+
+def training_command(config_file: str, keys: dict[str, str]) -> str:
+    """Return a command of train_net.py."""
+    call = cli.call_of("train_net.py")
+    return format_command(f"{call} --config-file {shlex.quote(config_file)}", keys)
+
+
+def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
+    """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
+    options = {"--folder": folder, "--config-file": config_file}
+    if ITERATIONS in keys:
+        options["--iterations"] = keys[ITERATIONS]
+    others = {key: value for key, value in keys.items() if key not in INSTEAD}
+    return format_command(cli.call_of("tools/compare.py"), options | others)
