@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sar.ops import sparse_convolution as engine
 from sar.ops.sparse_convolution import SitePairs, sparse_convolution
 from sar.points.layers import (
     DownConvolution,
@@ -137,10 +138,59 @@ def test_the_pairs_are_those_of_a_search_over_all_sites():
     assert pairs.num_pairs == number
 
 
+@pytest.mark.parametrize("most_pairs", [1, 50, 200])
+def test_blocks_of_any_size_give_the_same_result(most_pairs, monkeypatch):
+    x = tensor()
+    layers = [SubmanifoldConvolution(3, 4), DownConvolution(4, 4), UpConvolution(4, 2)]
+
+    def compute():
+        sites = Sites(x.sites.coordinates)  # without the blocks of another size
+        y = layers[0](SparseTensor(x.features, sites))
+        y = layers[2](layers[1](y), sites).features
+        parameters = [p for layer in layers for p in layer.parameters()]
+        gradients = torch.autograd.grad(y.square().sum(), [x.features, *parameters])
+        return sites.neighbours(3).blocks(y.device), [y, *gradients]
+
+    for layer in layers:
+        layer.double()
+    x.features.requires_grad_()
+    blocks, expected = compute()
+    assert len(blocks) == 1
+    monkeypatch.setattr(engine, "_CPU_BLOCK", most_pairs)
+    blocks, found = compute()
+    assert len(blocks) > 1
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("wanted", ["features", "weight"])
+def test_a_single_gradient(wanted):
+    """The first layer needs no gradient of its input, and frozen layers none of their weight."""
+    x, weight = tensor(), torch.randn(4, 27, 3, dtype=torch.float64)
+    pairs = x.sites.neighbours(3)
+    both = {"features": x.features.requires_grad_(), "weight": weight.requires_grad_()}
+    expected = torch.autograd.grad(sparse_convolution(**both, pairs=pairs).sum(), both[wanted])
+    alone = {name: value.detach() for name, value in both.items()}
+    alone[wanted].requires_grad_()
+    found = torch.autograd.grad(sparse_convolution(**alone, pairs=pairs).sum(), alone[wanted])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_pairs_ascend():
+    sites = tensor().sites
+    for pairs in (sites.neighbours(3), sites.to_coarser, sites.coarser.neighbours(5)):
+        for index in (*pairs.inputs, *pairs.outputs):
+            assert index is None or (index.diff() > 0).all()
+
+
 def test_maps_are_computed_once_for_all_layers():
     sites = tensor().sites
     assert sites.neighbours(3) is sites.neighbours(3)
     assert sites.coarser is sites.coarser and sites.to_coarser is sites.to_coarser
+    pairs, cpu = sites.to_coarser, torch.device("cpu")
+    blocks, reversed_blocks = pairs.blocks(cpu), pairs.reversed().blocks(cpu)
+    assert blocks is pairs.reversed().reversed().blocks(cpu) is not reversed_blocks
+    assert reversed_blocks is pairs.reversed().blocks(cpu)
 
 
 def test_sites_are_unique_sorted_and_start_at_zero():
