@@ -57,7 +57,7 @@ class Growth:
 
     Attributes:
         axis: the part of the size that grows, such as "classes" or "pixels".
-        value: the number of classes or pixels.
+        value: the number of them.
         predicted: the cost on paper, in any unit: only its growth is compared.
     """
 

@@ -33,6 +33,7 @@ PROGRAMS = (
     "anchor_branch",
     "center_collapse",
     "upsample_cross_entropy",
+    "sparse_convolution",
     "evaluator",
     "loader",
     "inference",
@@ -170,8 +171,8 @@ def growth_section(series: dict[tuple[str, str], list[dict]], picture: str) -> s
         rows.append(row)
     grid = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
     return (
-        "### Growth\n\nGrowth of the cost with the number of classes or pixels, next to the growth "
-        "predicted on paper.\nThe text of each program explains its prediction.\n\n"
+        "### Growth\n\nGrowth of the cost with the number that the second column names, next to "
+        "the growth predicted on paper.\nThe text of each program explains its prediction.\n\n"
         f"{grid}\n\n![Growth]({picture})\n"
     )
 
