@@ -282,6 +282,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # SpUNet.
     cfg.MODEL.SPARSE_UNET.CHANNELS = (32, 64, 128, 256, 256, 128, 96, 96)
     cfg.MODEL.SPARSE_UNET.BLOCKS = (2, 3, 4, 6, 2, 2, 2, 2)
+    # What computes its convolutions on a GPU: pytorch, or the package spconv-triton. Both have the
+    # same weights. On a CPU, PyTorch always computes them.
+    cfg.MODEL.SPARSE_UNET.BACKEND = "pytorch"
 
     # -- Solver
     # SGD or ADAMW.

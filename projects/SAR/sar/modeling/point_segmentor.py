@@ -11,15 +11,39 @@ import torch
 from torch import Tensor, nn
 
 from sar.data.cloud_mapper import num_features
+from sar.errors import InputError
 from sar.losses import CrossEntropy
 from sar.modeling.head_loss import SegmentationLoss
-from sar.points.layers import SparseTensor
+from sar.points.layers import SparseTensor, use_spconv_triton
 from sar.points.sites import Sites
 from sar.points.sparse_unet import SparseUNet
 from sar.points.voxels import majority_labels, voxel_means
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+
+BACKENDS = ("pytorch", "spconv-triton")
+
+
+def choose_backend(unet: SparseUNet, backend: str, device: torch.device) -> None:
+    """Choose what computes the convolutions of a network on a device.
+
+    Raises:
+        InputError: an unknown backend, or a package that is not installed and that the device
+            needs.
+    """
+    if backend not in BACKENDS:
+        raise InputError(
+            f'MODEL.SPARSE_UNET.BACKEND is "{backend}", expected one of {", ".join(BACKENDS)}.'
+        )
+    if backend == "spconv-triton" and device.type == "cuda":
+        try:
+            use_spconv_triton(unet)
+        except ImportError as error:
+            raise InputError(
+                f"MODEL.SPARSE_UNET.BACKEND spconv-triton needs this package ({error}): "
+                "pip install spconv-triton, or set the key to pytorch."
+            ) from error
 
 
 class VoxelFeatures(NamedTuple):
@@ -131,6 +155,7 @@ class PointSegmentor(nn.Module):
             channels=settings.CHANNELS,
             blocks=settings.BLOCKS,
         )
+        choose_backend(unet, settings.BACKEND, torch.device(cfg.MODEL.DEVICE))
         backbone = VoxelBackbone(unet)
         return {
             "backbone": backbone,

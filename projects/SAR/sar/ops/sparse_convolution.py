@@ -17,9 +17,9 @@ site then sums its products in one pass. This takes a quarter of the time of add
 each offset to the output. No tensor has the size of all pairs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 # Pairs in a block: on a CPU, their products fit into the cache; a GPU needs few, large kernels.
 _CPU_BLOCK, _GPU_BLOCK = 2**15, 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,9 @@ class SitePairs:
     outputs: Sequence[torch.Tensor | None]
     num_inputs: int
     num_outputs: int
-    # Blocks of these pairs and of the reversed ones, which share this dict; by direction.
-    _blocks: dict[bool, list["_Block"]] = field(default_factory=dict, repr=False)
     _is_reversed: bool = field(default=False, repr=False)
+    # Shared with the reversed pairs.
+    _cache: dict[tuple, object] = field(default_factory=dict, repr=False)
 
     def reversed(self) -> "SitePairs":
         """Return the pairs with inputs and outputs exchanged."""
@@ -55,8 +56,8 @@ class SitePairs:
             self.inputs,
             self.num_outputs,
             self.num_inputs,
-            self._blocks,
             not self._is_reversed,
+            self._cache,
         )
 
     @property
@@ -64,12 +65,16 @@ class SitePairs:
         """Return the number of pairs of all offsets."""
         return sum(self.num_inputs if i is None else len(i) for i in self.inputs)
 
+    def cached(self, function: Callable[..., T], *args: object) -> T:
+        """Return `function(pairs, *args)`, which is computed once for these pairs."""
+        key = function, args, self._is_reversed
+        if key not in self._cache:
+            self._cache[key] = function(self, *args)
+        return self._cache[key]
+
     def blocks(self, device: torch.device) -> list["_Block"]:
         """Return the blocks of the output sites that have a pair; computed once."""
-        if self._is_reversed not in self._blocks:
-            limit = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
-            self._blocks[self._is_reversed] = _divide(self, limit, device)
-        return self._blocks[self._is_reversed]
+        return self.cached(_divide, _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK, device)
 
 
 class _Part(NamedTuple):
@@ -115,11 +120,18 @@ def sparse_convolution(
     Returns:
         (U, D), in the precision of the features.
     """
+    return _SparseConvolution.apply(*in_autocast_precision(features, weight), pairs)
+
+
+def in_autocast_precision(
+    features: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both in the precision of autocast; unchanged without autocast, and in float64."""
     kind = features.device.type
     if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
         precision = torch.get_autocast_dtype(kind)
-        features, weight = features.to(precision), weight.to(precision)
-    return _SparseConvolution.apply(features, weight, pairs)
+        return features.to(precision), weight.to(precision)
+    return features, weight
 
 
 class _SparseConvolution(torch.autograd.Function):

@@ -28,6 +28,8 @@ class SparseTensor:
 class _Convolution(nn.Module):
     """Weight and bias of a kernel; initialized as nn.Conv3d."""
 
+    compute = staticmethod(sparse_convolution)
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool):
         super().__init__()
         self.kernel_size = kernel_size
@@ -39,7 +41,7 @@ class _Convolution(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
     def _convolve(self, features: torch.Tensor, pairs: SitePairs) -> torch.Tensor:
-        result = sparse_convolution(features, self.weight.flatten(1, 3), pairs)
+        result = self.compute(features, self.weight.flatten(1, 3), pairs)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
     def extra_repr(self) -> str:
@@ -91,3 +93,16 @@ class UpConvolution(_Convolution):
     def forward(self, x: SparseTensor, finer: Sites) -> SparseTensor:
         """Return features at the sites of `finer`, whose coarser sites are those of `x`."""
         return SparseTensor(self._convolve(x.features, finer.to_coarser.reversed()), finer)
+
+
+def use_spconv_triton(model: nn.Module) -> None:
+    """Let spconv-triton compute all convolutions of a model on a GPU, except in float64.
+
+    Raises:
+        ImportError: spconv-triton is not installed.
+    """
+    from sar.ops import sparse_convolution_spconv as spconv
+
+    for module in model.modules():
+        if isinstance(module, _Convolution):
+            module.compute = spconv.sparse_convolution
