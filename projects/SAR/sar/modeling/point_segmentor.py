@@ -42,7 +42,7 @@ def choose_backend(unet: SparseUNet, backend: str, device: torch.device) -> None
         except ImportError as error:
             raise InputError(
                 f"MODEL.SPARSE_UNET.BACKEND spconv-triton needs this package ({error}): "
-                "pip install spconv-triton, or set the key to pytorch."
+                "pip install -e .[spconv], or set the key to pytorch."
             ) from error
 
 
