@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-# Pairs in a block: on a CPU, their products fit into the cache; a GPU needs few, large kernels.
-_CPU_BLOCK, _GPU_BLOCK = 2**15, 2**20
+# Mean number of pairs of a block and an offset. On a CPU, the products of a block then fit into the
+# cache; a GPU needs few, large kernels.
+_CPU_BLOCK, _GPU_BLOCK = 2**10, 2**15
 T = TypeVar("T")
 
 
@@ -39,12 +40,14 @@ class SitePairs:
             most one pair of an offset, and so is an output site. None means that both are all
             sites, in order.
         num_inputs, num_outputs: V and U.
+        is_symmetric: the pairs of offset o, reversed, are the pairs of offset O - 1 - o.
     """
 
     inputs: Sequence[torch.Tensor | None]
     outputs: Sequence[torch.Tensor | None]
     num_inputs: int
     num_outputs: int
+    is_symmetric: bool = False
     _is_reversed: bool = field(default=False, repr=False)
     # Shared with the reversed pairs.
     _cache: dict[tuple, object] = field(default_factory=dict, repr=False)
@@ -56,6 +59,7 @@ class SitePairs:
             self.inputs,
             self.num_outputs,
             self.num_inputs,
+            self.is_symmetric,
             not self._is_reversed,
             self._cache,
         )
@@ -74,7 +78,10 @@ class SitePairs:
 
     def blocks(self, device: torch.device) -> list["_Block"]:
         """Return the blocks of the output sites that have a pair; computed once."""
-        return self.cached(_divide, _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK, device)
+        if self._is_reversed and self.is_symmetric:
+            return self.cached(_mirrored_blocks, device)
+        size = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
+        return self.cached(_divide, size * len(self.inputs), device)
 
 
 class _Part(NamedTuple):
@@ -202,33 +209,45 @@ def _divide(pairs: SitePairs, most_pairs: int, device: torch.device) -> list[_Bl
     step = max(1, number * most_pairs // max(1, pairs.num_pairs))
     edges = [*range(0, number, step), number]
     at = torch.tensor(edges, device=device)
+    everywhere = torch.arange(number, device=device)
+    outputs = [everywhere if j is None else j for j in pairs.outputs]
     # For each offset, the first pair of each block.
-    cuts = [edges if j is None else torch.searchsorted(j, at).tolist() for j in pairs.outputs]
+    cuts = torch.stack([torch.searchsorted(j, at) for j in outputs])
+    counts = cuts.diff(dim=1)  # (O, blocks)
+    # The first row of each offset in the products of each block, and the end.
+    rows = F.pad(counts.cumsum(dim=0), (0, 0, 1, 0))
+    starts = F.pad(torch.bincount(torch.cat(outputs), minlength=number).cumsum(0), (1, 0))
+    order = torch.empty(pairs.num_pairs, dtype=torch.int32, device=device)
+    following = starts[:-1].clone()  # for each site, where its next row is written in `order`
+    for offset, j in enumerate(outputs):
+        shift = (rows[offset] - cuts[offset, :-1]).repeat_interleave(counts[offset])
+        place = following[j]
+        order[place] = (shift + everywhere[: len(j)]).int()
+        following[j] = place + 1
+    cuts, rows, ends = cuts.tolist(), rows.tolist(), starts[at].tolist()
     blocks = []
     for b, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
-        # The row of the product of each site and offset, or -1.
-        table = torch.full((len(cuts), last - first), -1, dtype=torch.int32, device=device)
-        parts, end = [], 0
+        parts = []
         for offset, (i, j) in enumerate(zip(pairs.inputs, pairs.outputs, strict=True)):
             pair = slice(*cuts[offset][b : b + 2])
-            rows = slice(end, end + _length(pair))
-            if not _length(pair):
-                continue
-            end = rows.stop
-            numbers = torch.arange(rows.start, end, dtype=torch.int32, device=device)
-            if j is None:
-                table[offset] = numbers
-                parts.append(_Part(offset, pair, pair, rows))
-            else:
-                table[offset, j[pair] - first] = numbers
-                parts.append(_Part(offset, i[pair], j[pair], rows))
+            if pair.start < pair.stop:
+                index = (pair, pair) if j is None else (i[pair], j[pair])
+                parts.append(_Part(offset, *index, slice(rows[offset][b], rows[offset + 1][b])))
         if parts:
-            table = table.T.contiguous()
-            exists = table >= 0
-            starts = torch.zeros(last - first + 1, dtype=torch.int32, device=device)
-            torch.cumsum(exists.sum(dim=1), 0, out=starts[1:])
-            blocks.append(_Block(slice(first, last), parts, table[exists], starts))
+            block_starts = (starts[first : last + 1] - ends[b]).int()
+            blocks.append(
+                _Block(slice(first, last), parts, order[ends[b] : ends[b + 1]], block_starts)
+            )
     return blocks
+
+
+def _mirrored_blocks(pairs: SitePairs, device: torch.device) -> list[_Block]:
+    """Return the blocks of symmetric pairs, made from the blocks of the reversed pairs."""
+    last = len(pairs.inputs) - 1
+    return [
+        block._replace(parts=[part._replace(offset=last - part.offset) for part in block.parts])
+        for block in pairs.reversed().blocks(device)
+    ]
 
 
 def _length(rows: slice) -> int:

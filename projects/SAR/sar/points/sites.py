@@ -87,7 +87,7 @@ class Sites:
             found = torch.nonzero(keys[place] == wanted)[:, 0]
             inputs[o], outputs[o] = place[found], found
             inputs[-1 - o], outputs[-1 - o] = outputs[o], inputs[o]
-        return SitePairs(inputs, outputs, len(self), len(self))
+        return SitePairs(inputs, outputs, len(self), len(self), is_symmetric=True)
 
     @cached_property
     def coarser(self) -> "Sites":
