@@ -13,8 +13,8 @@ Floor: each pair needs C D multiplications in the forward pass and twice as many
 pass. The forward pass reads C values for each pair. The backward pass reads C + D values.
 
 The output sites are divided into blocks. The products of a block stay in the cache, and each output
-site then sums its products in one pass. This takes a quarter of the time of adding the products of
-each offset to the output. No tensor has the size of all pairs.
+site then sums its products in one pass. On a CPU, this takes a quarter of the time of adding the
+products of each offset to the output. No tensor of features has a row for each pair.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Sparse convolution with the Triton kernels of spconv-triton, for GPUs.
 
-Its interface is that of spconv 2 (`spconv.pytorch.functional.indice_conv`). Shape shorthands as in
-`sparse_convolution`, whose results it equals up to rounding. Importing this module needs the
+It has the interface of spconv 2 (`spconv.pytorch.functional.indice_conv`). Shape shorthands are
+those of `sparse_convolution`, and results are equal up to rounding. Importing this module needs the
 package spconv-triton.
 """
 
