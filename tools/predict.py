@@ -349,10 +349,11 @@ def find_files(
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
                 raise InputError(f"--input {word} not found: correct the path{hint}")
         if not files:
-            hint = ". Name videos, or match them with a pattern"
-            if kind == "cloud":
-                hint = ": the model segments point clouds, so give clouds"
-            raise InputError(f"--input {word}: no {kind} found ({', '.join(suffixes)}){hint}")
+            hint = ". Name videos, or match them with a pattern" if kind == "image" else ""
+            raise InputError(
+                f"--input {word}: no {kind} found ({', '.join(suffixes)}), but the model segments "
+                f"{kind}s{hint}"
+            )
         if not os.path.isfile(word):
             files = [path for path in files if not lies_in(path, results)]
         if not files:

@@ -30,7 +30,7 @@ def check_exportable(cfg: CfgNode) -> None:
     if name in META_ARCH_REGISTRY and is_meta_architecture(cfg, PointSegmentor):
         raise InputError(
             f"MODEL.META_ARCHITECTURE {name} cannot be exported to ONNX or .pt2 yet: its sparse "
-            "convolutions are no fixed graph. model_inference.pth is its file for predictions: "
+            "convolutions have no fixed graph. model_inference.pth is its file for predictions: "
             "tools/predict.py --weights"
         )
     # `build_model` refuses unknown names.

@@ -94,8 +94,8 @@ class Images:
         """Return class ids (H, W) of an image at the size of its picture.
 
         Args:
-            labels: (H, W) of the image, or (1, N) of the cloud. Where no point is seen, the id is
-                65535, which is no class.
+            labels: (H, W) of the image, or (1, N) of the cloud. The background of a cloud gets the
+                id 65535, which is not a class.
         """
         if not is_cloud(file_name):
             return subsampled(labels)
