@@ -34,14 +34,21 @@ COMMAND = re.compile(
 INSTEAD = {
     "C": "configs/Folder/sar_sem_fpn_R_18.yaml",
     "path/to/your/folder": "mine",
+    "datasets/scannet/scannet200/clouds/test": "scans/clouds/val",
     "8": "2",
 }
 CONFIG = re.compile(r"configs/(Cityscapes|ADE20K|CamVid)/\S*")
 RUN = re.compile(r"output/(Cityscapes|ADE20K|CamVid)/\w+/")
+CLOUD_CONFIG = re.compile(r"configs/(LongTailRooms|ScanNet200)/\S*")
+CLOUD_RUN = re.compile(r"output/ScanNet200/\w+/")
 SMALL = {
     "train_net.py": "DATASETS.FOLDER {data} SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 "
     "DATALOADER.NUM_WORKERS 0 INPUT.CROP.SIZE 64,64 INPUT.MIN_SIZE_TRAIN 64,64 TEST.PICTURES 1 "
     "TEST.AUG.MIN_SIZES 64 TEST.CROP_SIZE 64 TEST.CROP_STRIDE 64",
+    "train_net.py on clouds": "DATASETS.FOLDER scans SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 "
+    "DATALOADER.NUM_WORKERS 0 MODEL.SPARSE_UNET.CHANNELS 8,8 MODEL.SPARSE_UNET.BLOCKS 1,1 "
+    "TEST.PICTURES 1",
+    "submit_points.py": "",
     "visualize.py": "DATALOADER.NUM_WORKERS 0",
     "predict.py": "DATALOADER.NUM_WORKERS 0",
     "export.py": "",
@@ -62,7 +69,9 @@ LEFT_OUT = re.compile(
     r"my_wandb|my_mlflow"
 )
 # Need a download, or an export of annotations, that is not here; the error says so.
-REFUSED = re.compile(r"prepare_\w+\.py|--dataset camvid_train|import_dataset|R-50\.pkl")
+REFUSED = re.compile(
+    r"prepare_\w+\.py|submit_points\.py|--dataset camvid_train|import_dataset|R-50\.pkl"
+)
 
 pytestmark = pytest.mark.slow
 
@@ -89,6 +98,8 @@ def smaller(words):
     if program == "train_net.py":  # others need no data of their configs
         words = [CONFIG.sub(INSTEAD["C"], word) for word in words]
     words = [RUN.sub("output/Folder/sar_sem_fpn_R_18/", word) for word in words]
+    words = [CLOUD_RUN.sub("output/Folder/ceco_sparse_unet_small/", word) for word in words]
+    words = [CLOUD_CONFIG.sub("configs/Folder/ceco_sparse_unet_small.yaml", w) for w in words]
     words = [word.replace("R_50", "R_18") for word in words]  # whose weights are not here
     data = "example_data" if "example_data" in words else "mine"
     if words[0] == "torchrun":
@@ -98,6 +109,8 @@ def smaller(words):
         words[index : index + 2] = ["--num-gpus", "0", "--num-processes", "2"]
     if program.startswith("prepare_"):
         return words
+    if program == "train_net.py" and any("sparse_unet" in word for word in words):
+        program += " on clouds"
     return [*words, *SMALL[program].format(data=data).split()]
 
 
@@ -114,11 +127,24 @@ def write_data_set(folder):
     (folder / "classes.txt").write_text("gravel\nkerb\nbollard\n")
 
 
+def write_clouds(folder):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        path = folder / "clouds" / split
+        path.mkdir(parents=True)
+        for index in range(3):
+            xyz, label = rng.uniform(0, 2, (200, 3)), rng.integers(0, 3, 200, dtype=np.uint8)
+            color = rng.integers(0, 256, (200, 3), dtype=np.uint8)
+            np.savez(path / f"{index}.npz", xyz=xyz, color=color, label=label)
+    (folder / "classes.txt").write_text("gravel\nkerb\nbollard\n")
+
+
 def prepare_folder(folder):
     """A user's folder with the project's programs, and files of all kinds next to their outputs."""
     for name in ("configs", "tools", "examples", "docs", "train_net.py"):
         (folder / name).symlink_to(ROOT / name)
     write_data_set(folder / "mine")
+    write_clouds(folder / "scans")
     (folder / "two.yaml").write_text("plain: {}\nSAR: {_BASE_: configs/methods/sar.yaml}\n")
     page = (ROOT / "docs" / "your-head.md").read_text()  # its files begin with their names
     for name, content in re.findall(r"^```\w+\n# ([\w.]+).*?\n(.*?)^```$", page, re.S | re.M):
