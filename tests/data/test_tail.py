@@ -50,6 +50,7 @@ def test_repeat_factors_of_classes_and_images_agree(monkeypatch):
     images = [sum(k in classes for classes in shown) for k in range(6)]
     cfg = CfgNode({
         "DATALOADER": {"REPEAT_THRESHOLD": 0.4, "MAX_SKIPPED_SAMPLES": 0},
+        "INPUT": {"POINTS": {"VOXEL_SIZE": 0.0}},
         "MODEL": {"SEM_SEG_HEAD": {"NUM_CLASSES": 6, "IGNORE_VALUE": 255}},
     })  # fmt: skip
     of_classes = class_repeat_factors(frequency(images, images, 40), 0.4)

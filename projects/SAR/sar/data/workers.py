@@ -57,7 +57,10 @@ class WatchedLoader(DataLoader):
             raise
         except BaseException as error:
             if isinstance(error, (ConnectionError, EOFError)):  # a worker is about to end
-                wait([worker.sentinel for worker in workers], timeout=5)
+                ended = wait([worker.sentinel for worker in workers], timeout=5)
+                for worker in workers:
+                    if worker.sentinel in ended:  # its files are closed, its exit code comes later
+                        worker.join(timeout=5)
             explanation = _explain_end(workers) or _explain(error)
             _kill(workers)
             if isinstance(error, Exception) and not isinstance(error, InputError) and explanation:
