@@ -23,7 +23,12 @@ from sar.files.program_outputs import JOURNAL
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
-    *sorted(path for path in (ROOT / "docs").glob("*.md") if path.stem not in ("benchmarks",)),
+    # benchmarks.md: see above. first-hour.md: a diary, with commands of the other pages.
+    *sorted(
+        path
+        for path in (ROOT / "docs").glob("*.md")
+        if path.stem not in ("benchmarks", "first-hour")
+    ),
     ROOT / "examples" / "README.md",
     ROOT / "datasets" / "README.md",
 ]
