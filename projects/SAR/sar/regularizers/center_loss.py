@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sar.ops.squared_distance import mean_squared_distance
+from sar.regularizers.arguments import check_share
 from sar.regularizers.class_means import class_means
 from sar.regularizers.labels import as_points, check_channels, match_labels
 
@@ -48,8 +49,7 @@ class CenterLossRegularizer(nn.Module):
         ignore_value: int = 255,
     ):
         super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+        check_share("alpha", alpha)
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.weight = weight

@@ -9,6 +9,7 @@ from torch import nn
 
 from sar.ops.class_sums import class_sums
 from sar.ops.over_processes import sum_over_processes
+from sar.regularizers.arguments import check_share
 
 
 def class_means(
@@ -53,8 +54,7 @@ class PrototypeMemory(nn.Module):
         self, num_classes: int, embed_dim: int, momentum: float, *, unit_length: bool = False
     ):
         super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        check_share("momentum", momentum)
         self.momentum = momentum
         self.unit_length = unit_length
         self.register_buffer("prototypes", torch.zeros(num_classes, embed_dim))

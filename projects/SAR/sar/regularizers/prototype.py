@@ -8,7 +8,8 @@ import math
 import torch
 from torch import nn
 
-from sar.ops.squared_distance import CLASSES, PIXELS, mean_squared_distance
+from sar.ops.squared_distance import PIXELS, mean_squared_distance
+from sar.regularizers.arguments import check_pull_over, check_share
 from sar.regularizers.class_means import PrototypeMemory, class_means
 from sar.regularizers.classifier import check_classifier
 from sar.regularizers.classify import classify
@@ -59,10 +60,8 @@ class PrototypeRegularizer(nn.Module):
         ignore_value: int = 255,
     ):
         super().__init__()
-        if not 0 <= gate_confidence <= 1:
-            raise ValueError(f"gate_confidence must lie in [0, 1], got {gate_confidence}")
-        if pull_over not in (PIXELS, CLASSES):
-            raise ValueError(f'pull_over must be "{PIXELS}" or "{CLASSES}", got "{pull_over}"')
+        check_share("gate_confidence", gate_confidence)
+        check_pull_over(pull_over)
         self.num_classes = num_classes
         self.embed_dim = embed_dim
         self.pull_weight = pull_weight

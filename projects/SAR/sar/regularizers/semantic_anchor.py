@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sar.ops.squared_distance import CLASSES, PIXELS, mean_squared_distance
+from sar.ops.squared_distance import PIXELS, mean_squared_distance
 from sar.regularizers.anchors import gaussian_anchors
+from sar.regularizers.arguments import check_pull_over, check_share
 from sar.regularizers.classifier import check_classifier
 from sar.regularizers.classify import classify
 from sar.regularizers.labels import check_channels, match_labels
@@ -82,16 +83,13 @@ class SemanticAnchorRegularizer(nn.Module):
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"SAR needs at least 2 classes, got num_classes={num_classes}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        check_share("momentum", momentum)
         if not 0 < hard_anchor_confidence <= 1:
             raise ValueError(
                 f"hard_anchor_confidence must lie in (0, 1], got {hard_anchor_confidence}"
             )
-        if not 0 <= gate_confidence <= 1:
-            raise ValueError(f"gate_confidence must lie in [0, 1], got {gate_confidence}")
-        if pull_over not in (PIXELS, CLASSES):
-            raise ValueError(f'pull_over must be "{PIXELS}" or "{CLASSES}", got "{pull_over}"')
+        check_share("gate_confidence", gate_confidence)
+        check_pull_over(pull_over)
         if anchors is None:
             anchors = gaussian_anchors(num_classes, embed_dim)
         else:
