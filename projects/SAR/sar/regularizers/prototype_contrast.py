@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sar.ops.class_sums import class_counts
 from sar.ops.over_processes import mean_over_processes
 from sar.regularizers.class_means import PrototypeMemory, class_means
 from sar.regularizers.labels import as_points, check_channels, match_labels
@@ -103,7 +102,7 @@ class PrototypeContrastRegularizer(nn.Module):
 
             is_valid = labels != self.ignore_value
             own = similarities.gather(1, torch.where(is_valid, labels, 0)[:, None])[:, 0]
-            num_valid = class_counts(labels, self.num_classes, self.ignore_value).sum()
+            num_valid = is_valid.sum()
             squares = torch.where(is_valid, (1 - own).square(), 0.0)
             distance = squares.sum() / num_valid.clamp(min=1)
             num_valid = num_valid.to(contrast.dtype)
