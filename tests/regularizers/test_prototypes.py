@@ -189,6 +189,17 @@ def test_the_gate_follows_the_classifier():
     assert regularizer(embeddings, labels, classifier)["loss_prototype_pull"] > 0
 
 
+def test_the_gate_of_an_evaluation_is_that_of_its_classifier():
+    embeddings, labels = batch()
+    trained = PrototypeRegularizer(K, C).double()
+    trained(embeddings, labels, nn.Linear(C, K).double())
+    classifier = sure_classifier(trained.memory.prototypes)
+    restored = PrototypeRegularizer(K, C).double().eval()
+    restored.load_state_dict(trained.state_dict())
+    assert restored(embeddings, labels, classifier)["loss_prototype_pull"] > 0
+    assert restored(embeddings, labels, nn.Linear(C, K).double())["loss_prototype_pull"] == 0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_ignored_pixels_and_the_layout_change_nothing(kind):
     embeddings, labels = batch()

@@ -3,9 +3,8 @@
 Shape shorthands: N samples, C embedding channels, K classes.
 """
 
-import math
-
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sar.ops.squared_distance import PIXELS, mean_squared_distance
@@ -13,6 +12,7 @@ from sar.regularizers.arguments import check_pull_over, check_share
 from sar.regularizers.class_means import PrototypeMemory, class_means
 from sar.regularizers.classifier import check_classifier
 from sar.regularizers.classify import classify
+from sar.regularizers.gate import recognized
 from sar.regularizers.labels import as_points, check_channels, match_labels
 
 
@@ -69,7 +69,7 @@ class PrototypeRegularizer(nn.Module):
         self.pull_over = pull_over
         self.ignore_value = ignore_value
         self.memory = PrototypeMemory(num_classes, embed_dim, momentum)
-        # State of the gate in the last step; not in the state_dict.
+        # State of the gate in the last step, for logs; not in the state_dict.
         self.register_buffer("gate_is_open", torch.tensor(False), persistent=False)
 
     def forward(
@@ -101,19 +101,18 @@ class PrototypeRegularizer(nn.Module):
                 self.memory.update(
                     *class_means(vectors, flat_labels, self.num_classes, self.ignore_value)
                 )
-                self.gate_is_open.copy_(self._gate(classifier))
+            gate = self._gate(classifier)
+            if self.training:
+                self.gate_is_open.copy_(gate)
             pull = mean_squared_distance(
                 embeddings, labels, prototypes, self.ignore_value, self.pull_weight, self.pull_over
             )
-            return {"loss_prototype_pull": torch.where(self.gate_is_open, pull, 0.0)}
+            return {"loss_prototype_pull": torch.where(gate, pull, 0.0)}
 
     @torch.no_grad()
     def _gate(self, classifier) -> torch.Tensor:
-        if self.gate_confidence == 0:
-            return torch.ones_like(self.gate_is_open)
         logits = classify(classifier, self.memory.prototypes)
         targets = torch.arange(self.num_classes, device=logits.device)
-        log_probabilities = logits.log_softmax(dim=1).diagonal()
-        is_right = logits.argmax(dim=1) == targets
-        is_confident = log_probabilities > math.log(self.gate_confidence)
-        return (is_right & is_confident | ~self.memory.is_known).all()
+        cross_entropy = F.cross_entropy(logits, targets, reduction="none")
+        is_recognized = recognized(logits, cross_entropy, self.gate_confidence)
+        return (is_recognized | ~self.memory.is_known).all()

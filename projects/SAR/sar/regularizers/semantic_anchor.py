@@ -14,6 +14,7 @@ from sar.regularizers.anchors import gaussian_anchors
 from sar.regularizers.arguments import check_pull_over, check_share
 from sar.regularizers.classifier import check_classifier
 from sar.regularizers.classify import classify
+from sar.regularizers.gate import recognized
 from sar.regularizers.labels import check_channels, match_labels
 
 
@@ -159,7 +160,7 @@ class SemanticAnchorRegularizer(nn.Module):
             targets = torch.arange(self.num_classes, device=logits.device)
             cross_entropy = F.cross_entropy(logits, targets, reduction="none")
 
-            gate = self._gate(logits.detach(), cross_entropy.detach(), targets)
+            gate = recognized(logits.detach(), cross_entropy.detach(), self.gate_confidence).all()
             if self.training:
                 self._update_memory(gate, projected.detach())
             pull = mean_squared_distance(
@@ -181,13 +182,6 @@ class SemanticAnchorRegularizer(nn.Module):
         log_confidence = torch.where(is_hard, 0.0, -cross_entropy)
         weights = log_confidence / (log_confidence.sum() + 1e-9)
         return (weights * cross_entropy).sum()
-
-    def _gate(self, logits, cross_entropy, targets) -> torch.Tensor:
-        if self.gate_confidence == 0:
-            return torch.ones_like(self.gate_has_opened)
-        is_right = logits.argmax(dim=1) == targets
-        is_confident = cross_entropy < -math.log(self.gate_confidence)
-        return (is_right & is_confident).all()
 
     @torch.no_grad()
     def _update_memory(self, gate: torch.Tensor, projected: torch.Tensor) -> None:
