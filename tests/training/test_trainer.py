@@ -55,6 +55,15 @@ def test_the_gate_is_logged(overrides, tmp_path):
     assert lines[0]["sar/gate_is_open"] in (0.0, 1.0)
 
 
+def test_two_gates_have_two_names(overrides, tmp_path):
+    both = "('SemanticAnchorRegularizer', 'PrototypeRegularizer')"
+    words = ["MODEL.REGULARIZERS", both, "MODEL.PROTOTYPE.GATE_CONFIDENCE", "0.0"]
+    words += ["MODEL.SEMANTIC_ANCHOR.GATE_CONFIDENCE", "1.0", "SOLVER.MAX_ITER", "20"]
+    train([*overrides, *words])
+    (line,) = [line for line in read_metrics(tmp_path / "output") if "sar/gate_is_open" in line]
+    assert line["sar/gate_is_open"] == 0 and line["sar/prototype_gate_is_open"] == 1
+
+
 def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides, tmp_path):
     trained = train(overrides)._last_eval_results
     opts = [*overrides, "MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]

@@ -77,24 +77,30 @@ class FirstLosses(HookBase):
 
 
 class GateLogger(HookBase):
-    """Log if the gate of the pull is open ("sar/gate_is_open", 0 or 1), together with the losses.
+    """Log if gates are open (0 or 1), together with the losses, under the names in NAMES.
 
     Args:
         model: a model; without a regularizer that has a gate, nothing is logged.
     """
 
+    NAMES = {
+        SemanticAnchorRegularizer: "sar/gate_is_open",
+        PrototypeRegularizer: "sar/prototype_gate_is_open",
+    }
+
     def __init__(self, model: nn.Module) -> None:
         self.regularizers = [
-            module
+            (name, module)
             for module in model.modules()
-            if isinstance(module, SemanticAnchorRegularizer | PrototypeRegularizer)
+            for kind, name in self.NAMES.items()
+            if isinstance(module, kind)
         ]
 
     def after_step(self) -> None:
         if is_due(self.trainer.iter, LOG_PERIOD):
-            for regularizer in self.regularizers:
+            for name, regularizer in self.regularizers:
                 is_open = float(regularizer.gate_is_open)
-                self.trainer.storage.put_scalar("sar/gate_is_open", is_open, smoothing_hint=False)
+                self.trainer.storage.put_scalar(name, is_open, smoothing_hint=False)
 
 
 class PreciseBN(hooks.PreciseBN):
