@@ -141,3 +141,14 @@ def test_home_and_variables_are_expanded_in_paths(tmp_path, monkeypatch):
     assert cfg.DATASETS.FOLDER == "/data/mine"
     assert cfg.OUTPUT_DIR == f"{tmp_path}//datax"
     assert cfg.MODEL.WEIGHTS == "$NOT_SET/x.pth"
+
+
+def test_the_folder_of_the_data_sets_has_a_default_in_paths(monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    monkeypatch.setenv("DETECTRON2_DATASETS_OLD", "/old")
+    for written, expected in {
+        "$DETECTRON2_DATASETS/mine": "datasets/mine",
+        "${DETECTRON2_DATASETS}/mine": "datasets/mine",
+        "$DETECTRON2_DATASETS_OLD/mine": "/old/mine",
+    }.items():
+        assert load_config("", ["DATASETS.FOLDER", written]).DATASETS.FOLDER == expected

@@ -1,6 +1,7 @@
 """Every config key that the project adds to detectron2, each with a comment that explains it."""
 
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -394,7 +395,8 @@ def load_config(
 
 def _expanded(path: str) -> str:
     # Configs of data sets name them below $DETECTRON2_DATASETS, which has a default.
-    path = path.replace("$DETECTRON2_DATASETS", root())
+    name = r"\$(DETECTRON2_DATASETS\b|\{DETECTRON2_DATASETS\})"
+    path = re.sub(name, lambda _: root(), path)
     return os.path.expanduser(os.path.expandvars(path))
 
 
