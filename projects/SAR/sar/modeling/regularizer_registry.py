@@ -162,8 +162,8 @@ def _build_from_keys(
 def _require_classifier(cfg, name: str) -> None:
     if not cfg.MODEL.CLASSIFIER:
         raise InputError(
-            f'MODEL.CLASSIFIER is "", but {name} needs the classifier: use '
-            "CenterCollapseRegularizer alone"
+            f'MODEL.CLASSIFIER is "", but {name} needs the classifier: set the path of '
+            "the layer, or use only regularizers that need none, such as CenterCollapseRegularizer"
         )
 
 
