@@ -55,8 +55,8 @@ function table(caption, headers, rows, { sorts = true } = {}) {
     return header;
   }));
   fill();
-  return scroller(caption.replaceAll("**", ""), element("table", {}, element("caption", {}, ...withBold(caption)),
-    element("thead", {}, head), body));
+  return scroller(caption.replaceAll("**", ""), element("table", {},
+    element("caption", {}, ...withBold(caption)), element("thead", {}, head), body));
 }
 
 // A mean with its spread, and its difference to the first method. Each part may be a line.

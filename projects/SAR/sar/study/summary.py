@@ -200,7 +200,7 @@ def _methods(study: Study) -> list[str]:
     ]
 
 
-def _trainings(found: Mapping[str, Mapping[int, dict]]) -> list[str]:
+def _trainings(found: Found) -> list[str]:
     """Return the mIoU of each training, and where its model is."""
     seeds = sorted({seed for by_seed in found.values() for seed in by_seed})
     table = [
