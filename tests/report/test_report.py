@@ -276,6 +276,16 @@ def test_confusions_and_other_metrics_of_classes(tmp_path):
     assert summary["Loss"] == {"mean": 0.1, "spread": None, "difference": None}
 
 
+def test_own_groups_that_the_first_run_lacks_are_shown(tmp_path):
+    """Its evaluation may be older than the groups."""
+    metrics = {"mIoU": 1.0} | {f"IoU-{name}": 5.0 for name in CLASSES}
+    words = [make_run(tmp_path / "old", (1, 2, 3), metrics=metrics)]
+    words.append(make_run(tmp_path / "new", (1, 2, 3), metrics=metrics | {"mIoU@tail": 3.0}))
+    content = compare(find_runs(words), num_images=0)
+    assert content["metrics"] == ["mIoU", "mIoU@tail"]
+    assert [m["summary"]["mIoU@tail"]["mean"] for m in content["methods"]] == [None, 3.0]
+
+
 def test_one_run_has_no_spread(words):
     (method,) = compare(find_runs([words[0].replace("?", "0")]), num_images=0)["methods"]
     assert method["summary"]["mIoU"] == {"mean": 50, "spread": None, "difference": 0}

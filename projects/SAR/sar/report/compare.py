@@ -81,7 +81,7 @@ def compare(
         views[names[run.folder]] = view
 
     means = [name for name in _MEANS if _is_measured(name, evaluations)]
-    means += _means_of_own_groups(evaluations[0]["metrics"])
+    means += _means_of_own_groups(evaluations)
     class_metrics = [
         metric
         for metric in CLASS_METRICS
@@ -195,10 +195,11 @@ def _is_measured(name: str, evaluations: Sequence[dict]) -> bool:
     return any(name in _metrics(evaluation) for evaluation in evaluations)
 
 
-def _means_of_own_groups(metrics: dict) -> list[str]:
-    """Return the names of the mean IoUs of the data set's own groups of classes."""
+def _means_of_own_groups(evaluations: Sequence[dict]) -> list[str]:
+    """Return the names of the mean IoUs of the data set's own groups of classes, in any run."""
     by_frequency = {f"mIoU@{name}{unit}" for name in GROUP_NAMES for unit in ("", "_pixel")}
-    return [name for name in metrics if name.startswith("mIoU@") and name not in by_frequency]
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation["metrics"])
+    return [name for name in names if name.startswith("mIoU@") and name not in by_frequency]
 
 
 def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:
