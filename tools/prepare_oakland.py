@@ -36,11 +36,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # answer --help before the imports below, which take seconds
 
-import zipfile
-
 import numpy as np
 
 from sar.data import preparation
+from sar.data.clouds import read_cloud, read_cloud_label
+from sar.data.clouds.rows import parse_rows
+from sar.data.clouds.values import as_label
 from sar.errors import InputError
 
 REMEDY = "`python tools/prepare_oakland.py --help` lists the needed files and their sources."
@@ -117,23 +118,14 @@ def read_tile(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates, (N, 3) float32 in metres, and the official labels, (N,) int64.
 
     Raises:
-        InputError: the file cannot be read, or its arrays have other shapes or types.
+        InputError: the file cannot be read, or its numbers are wrong.
     """
-    try:
-        if path.suffix == ".npz":
-            with np.load(path) as arrays:
-                xyz, ids = arrays["xyz"], arrays["label"]
-        else:
-            values = np.loadtxt(path, usecols=range(4), ndmin=2)
-            xyz, ids = values[:, :3], values[:, 3]
-        xyz, ids = xyz.astype(np.float32), ids.astype(np.int64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read ({error!r}). {REMEDY}") from error
-    if ids.ndim != 1 or xyz.shape != (ids.size, 3) or not ids.size:
-        raise InputError(
-            f"{path}: expected xyz (N, 3) and label (N,), found {xyz.shape} and {ids.shape}. "
-            f"{REMEDY}"
-        )
+    if path.suffix == ".npz":
+        xyz, ids = read_cloud(path).xyz, read_cloud_label(path)
+    else:
+        values = parse_rows(path, 5, path, first_line=1)
+        xyz, ids = values[:, :3], as_label(values[:, 3], path)
+    xyz = xyz.astype(np.float32)
     if not np.isfinite(xyz).all() or ids.min() < 0 or ids.max() > 65535:
         raise InputError(
             f"{path} has a coordinate that is not finite, or a label outside of 0 to 65535. "

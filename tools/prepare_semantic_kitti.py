@@ -37,9 +37,8 @@ if __name__ == "__main__":
 
 import logging
 
-import numpy as np
-
 from sar.data import preparation
+from sar.data.clouds import read_cloud_label
 from sar.data.datasets.semantic_kitti import CLASSES, IGNORED, MERGED, NUM_SCANS
 from sar.errors import InputError
 from sar.files.atomic import write_atomically
@@ -100,14 +99,12 @@ def convert(source: Path, target: Path) -> None:
         preparation.link(source, target)
         return
     scan = source.parents[1] / "velodyne" / f"{source.stem}.bin"
-    # A point has four numbers of 32 bits and a label of 32 bits.
-    if scan.stat().st_size != 4 * source.stat().st_size or source.stat().st_size % 4:
+    ids = read_cloud_label(source)
+    if scan.stat().st_size != 16 * len(ids):  # a point has four numbers of 32 bits
         raise InputError(
-            f"{source} has {source.stat().st_size / 4:g} labels, but {scan} has "
-            f"{scan.stat().st_size / 16:g} points. {REMEDY}"
+            f"{source} has {len(ids)} labels, but {scan} has {scan.stat().st_size / 16:g} points. "
+            f"{REMEDY}"
         )
-    # The upper 16 bits are the number of the object.
-    ids = np.fromfile(source, "<u4") & 0xFFFF
     new_ids = preparation.replace_ids(ids, _NEW_ID, source, "points")
     write_atomically(target, new_ids.astype("<u4").tobytes())
 

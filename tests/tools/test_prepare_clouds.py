@@ -1,5 +1,7 @@
 """Common behaviour of the programs tools/prepare_*.py of point clouds."""
 
+import json
+
 import pytest
 
 from sar.errors import InputError
@@ -53,6 +55,13 @@ def test_no_file_that_is_there_is_replaced_or_deleted(name, tmp_path):
     assert own.read_bytes() == b"the user's"
     assert dangling.is_symlink() and not (tmp_path / "nothing").exists()
     (classes,) = folder.rglob("classes.txt")
+    names = classes.read_text().splitlines()
+    colored = "".join(f"{name} {i} 0 0\n" for i, name in enumerate(names))
+    classes.write_text(colored)
+    groups = classes.with_name("groups.json")
+    groups.write_text(json.dumps({"my group": names[:2]}))
+    run()
+    assert classes.read_text() == colored and "my group" in groups.read_text()
     classes.write_text("my class\n")
     with pytest.raises(InputError, match=f"{classes} has other classes than"):
         run()

@@ -34,11 +34,12 @@ def test_oakland(tmp_path):
 @pytest.mark.parametrize(
     "arrays, expected",
     [
-        ({"xyz": np.zeros((3, 3))}, "cannot be read"),
-        ({"xyz": np.zeros((3, 2)), "label": np.zeros(3)}, r"found \(3, 2\) and \(3,\)"),
-        ({"xyz": np.zeros((3, 3)), "label": np.zeros(2)}, r"found \(3, 3\) and \(2,\)"),
-        ({"xyz": np.zeros((0, 3)), "label": np.zeros(0)}, r"found \(0, 3\) and \(0,\)"),
-        ({"xyz": np.array([[{}] * 3]), "label": np.zeros(1)}, "cannot be read"),
+        ({"xyz": np.zeros((3, 3))}, "has no labels. Expected an array label"),
+        ({"xyz": np.zeros((3, 2)), "label": np.zeros(3)}, "has the shape 3x2. Expected Nx3"),
+        ({"xyz": np.zeros((3, 3)), "label": np.zeros(2)}, "has the shape 2. Expected 3"),
+        ({"xyz": np.zeros((0, 3)), "label": np.zeros(0)}, "has no points"),
+        ({"xyz": np.array([[{}] * 3]), "label": np.zeros(1)}, "has the type object"),
+        ({"xyz": np.zeros((1, 3)), "label": np.array([1203.7])}, r"is 1203\.7\. Expected whole"),
     ],
 )
 def test_oakland_with_wrong_arrays(tmp_path, arrays, expected):
@@ -55,8 +56,12 @@ def test_oakland_with_wrong_arrays(tmp_path, arrays, expected):
         ("1 2 3 -7 0\n", "a label outside of 0 to 65535"),
         ("1 2 3 99999999999 0\n", "a label outside of 0 to 65535"),
         ("1 2 nan 1203 0\n", "a coordinate that is not finite"),
-        ("1 2 x 1203 0\n", "cannot be read"),
-        ("1 2 3\n", "cannot be read"),
+        ("1 2 1e39 1203 0\n", "a coordinate that is not finite"),
+        ("1 2 3 1203.7 0\n", r"label of point 0 .* is 1203\.7\. Expected whole numbers"),
+        ("1 2 x 1203 0\n", 'Line 1 of .* has "x", expected a number'),
+        ("1 2 3\n", "Line 1 of .* has 3 columns, expected 5"),
+        ("1 2 3 1203\n", "Line 1 of .* has 4 columns, expected 5"),
+        ("", "has lines without numbers"),
     ],
 )
 def test_oakland_with_a_wrong_tile(tmp_path, text, expected):

@@ -66,7 +66,7 @@ def test_semantic_kitti_in_another_folder_and_without_test_scans(tmp_path, caplo
     "label, expected",
     [
         (np.full(40, 10, "<u4")[:39].tobytes(), "has 39 labels, but .*000000.bin has 40 points"),
-        (np.full(40, 10, "<u4").tobytes()[:-2], "has 39.5 labels"),
+        (np.full(40, 10, "<u4").tobytes()[:-2], r"has 158 bytes\. Expected 4 bytes for each point"),
         (np.full(40, 12, "<u4").tobytes(), r"has the ids 12 \(40 points\), which the official"),
     ],
 )

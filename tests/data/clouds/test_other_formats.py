@@ -81,6 +81,23 @@ def test_las_has_room_for_any_class(suffix, tmp_path):
         np.testing.assert_array_equal(read_cloud_label(again), labels[::-1])
 
 
+def test_las_with_several_labels_reads_the_first_and_replaces_it(tmp_path):
+    """CloudCompare adds a dimension of its own to a file that has labels already."""
+    laspy = pytest.importorskip("laspy", reason="needs pip install -e .[points]")
+    names = ("scalar_Label", "label", "Label", "LABEL", "scalar_label", "Scalar_Label", "lAbel")
+    las = laspy.create(point_format=3)
+    las.x, las.y, las.z = XYZ.T
+    for value, name in enumerate(names):
+        las.add_extra_dim(laspy.ExtraBytesParams(name, np.uint8))
+        las[name] = np.full(4, value)
+    path, output = tmp_path / "a.las", tmp_path / "b.las"
+    las.write(path)
+    assert read_cloud_label(path).tolist() == [0] * 4
+    write_labels(path, LABEL, output)
+    assert read_cloud_label(output).tolist() == LABEL.tolist()
+    assert [int(laspy.read(output)[name][0]) for name in names[1:]] == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_las_with_a_header_that_lies(suffix, tmp_path):
     pytest.importorskip("laspy", reason="needs pip install -e .[points]")

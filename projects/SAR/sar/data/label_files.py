@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sar.data.clouds import is_cloud
+from sar.data.clouds import is_cloud, read_cloud_label
 from sar.data.pillow_files import as_uint16, is_deep, num_pages, opened, raw_mode, upright
 from sar.errors import InputError, listed
 
@@ -174,8 +174,6 @@ def how_to_convert(path: str | os.PathLike) -> str:
 
 def _read_cloud_label(path: str | os.PathLike) -> np.ndarray:
     """Return the labels (1, N) of a point cloud."""
-    from sar.data.clouds import read_cloud_label  # formats of clouds are rarely needed
-
     label = read_cloud_label(path)
     low, high = int(label.min()), int(label.max())
     if low < 0 or high > 65535:

@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar import cli
+from sar.data.datasets.class_file import read_class_file
 from sar.data.label_files import read_label
 from sar.errors import InputError, listed
 from sar.files.atomic import atomic_path, write_atomically
@@ -189,32 +190,30 @@ def write_cloud(path: Path, **arrays: np.ndarray) -> None:
 
 
 def write_classes(folder: Path, names: Iterable[str]) -> None:
-    """Write classes.txt, a name per line, if it does not exist.
+    """Write classes.txt, a name per line. If it exists, it stays, with the user's colours.
 
     Raises:
-        InputError: the file exists with other content.
+        InputError: the file exists with other classes, or cannot be read.
     """
-    _write_new(folder / "classes.txt", "".join(f"{name}\n" for name in names))
-
-
-def write_groups(folder: Path, groups: Mapping[str, Iterable[str]]) -> None:
-    """Write groups.json, the names of the classes of each group, if it does not exist.
-
-    Raises:
-        InputError: the file exists with other content.
-    """
-    content = {group: list(names) for group, names in groups.items()}
-    _write_new(folder / "groups.json", json.dumps(content, indent=1) + "\n")
-
-
-def _write_new(path: Path, text: str) -> None:
+    path, names = folder / "classes.txt", list(names)
     if not os.path.lexists(path):
-        write_atomically(path, text)
-    elif path.read_bytes() != text.encode():
+        write_atomically(path, "".join(f"{name}\n" for name in names))
+    elif [name for name, _ in read_class_file(path)] != names:
         raise InputError(
             f"{path} has other classes than the clouds that this program writes: move the file "
             "away, or give another folder with --output."
         )
+
+
+def write_groups(folder: Path, groups: Mapping[str, Iterable[str]]) -> None:
+    """Write groups.json, the names of the classes of each group.
+
+    If it exists, it stays: its groups may be the user's, and the clouds do not depend on them.
+    """
+    path = folder / "groups.json"
+    if not os.path.lexists(path):
+        content = {group: list(names) for group, names in groups.items()}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def link(source: Path, target: Path) -> None:

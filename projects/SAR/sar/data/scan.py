@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.clouds import is_cloud
+from sar.data.clouds import is_cloud, read_cloud
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
 from sar.data.ignored_foreground import IgnoredForeground
@@ -350,7 +350,8 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     image_size = None
     try:
         if is_cloud(image_file):
-            image_size = _cloud_size(image_file, check_images)
+            # Without a check, the labels say how many points there are.
+            image_size = (1, len(read_cloud(image_file))) if check_images else None
         elif check_images:
             image = read_stored_image(image_file)
             image_size = image.values.shape[:2]
@@ -403,15 +404,6 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
         message = f"{label_file} has the ids {listed(ids, 10)}"
         result.problems.append(Problem(IDS_OUT_OF_RANGE, label_file, message))
     return result
-
-
-def _cloud_size(path: str, check: bool) -> tuple[int, int] | None:
-    """Return (1, N) of a point cloud; None without a check, since its label has as many points."""
-    if not check:
-        return None
-    from sar.data.clouds import read_cloud
-
-    return 1, len(read_cloud(path).xyz)
 
 
 def _explain_turn(

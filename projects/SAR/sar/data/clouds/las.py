@@ -50,9 +50,9 @@ def read_label(path: Path) -> np.ndarray:
 def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
     """Write a copy of a cloud with other labels.
 
-    They become the classification, if the file has no extra dimension `label` and the labels fit:
-    up to 31 in the point formats 0 to 5, up to 255 in the others. Otherwise, they become this extra
-    dimension, with 16 bits.
+    They replace the labels that `read` finds, if they fit there. The classification holds labels up
+    to 31 in the point formats 0 to 5, and up to 255 in the others. If the labels do not fit, they
+    get an extra dimension of 16 bits: the one that had the labels, or `label`.
 
     Raises:
         InputError: the number of labels differs, a label needs more than 16 bits, or as in `read`.
@@ -61,15 +61,14 @@ def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
     cloud = _load(path)
     check_labels(labels, len(cloud.points), (0, 65535), path)
     name = label_name(cloud.point_format.dimension_names)
-    if name == "classification" and labels.max() <= (31 if cloud.point_format.id < 6 else 255):
-        cloud.classification = labels
-    else:
+    dimension = cloud.point_format.dimension_by_name(name)
+    if labels.max() > dimension.max or dimension.is_scaled:
         if name == "classification":
             name = "label"
         else:
             cloud.remove_extra_dim(name)
         cloud.add_extra_dim(laspy.ExtraBytesParams(name, np.uint16))
-        cloud[name] = labels
+    cloud[name] = labels
     with open(target, "wb+") as file:
         cloud.write(file, do_compress=path.suffix.lower() == ".laz", laz_backend=_backend(laspy))
 
@@ -121,7 +120,8 @@ def _load(path: Path) -> "laspy.LasData":  # noqa: F821
 
 def _table(cloud: "laspy.LasData", path: Path) -> PointTable:  # noqa: F821
     # The dimensions X, Y and Z are whole numbers, before scale and offset.
-    names = ["x", "y", "z", *(set(cloud.point_format.dimension_names) - {"X", "Y", "Z"})]
+    names = [name for name in cloud.point_format.dimension_names if name not in ("X", "Y", "Z")]
+    names = ["x", "y", "z", *names]
     return PointTable(names, lambda name: np.array(cloud[name]), path)
 
 

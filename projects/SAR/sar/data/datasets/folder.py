@@ -48,9 +48,9 @@ SPLITS = ("train", "val", "test")
 IMAGES, CLOUDS = ("images", "labels"), ("clouds",)
 _TREE = (
     "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
-    "have images and labels of val and test, or clouds/train, clouds/val and clouds/test; "
-    "datasets/README.md shows it. To convert an export of "
-    "an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
+    "have images and labels of val and test. A folder of point clouds has clouds/train instead, "
+    "and may have clouds/val and clouds/test. datasets/README.md shows both. To convert an export "
+    "of an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
 )
 # Folders that operating systems and network storage create, besides names with a leading dot.
 _SYSTEM_FOLDERS = {
@@ -93,9 +93,10 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
                     catalog.remove(name)
             continue
         image_root, label_root = folder / parts[0] / split, folder / parts[-1] / split
-        load = partial(pair_images_and_labels, image_root, label_root, remedy=_TREE)
         if parts == CLOUDS:
             load = partial(list_clouds, image_root, remedy=_TREE)
+        else:
+            load = partial(pair_images_and_labels, image_root, label_root, remedy=_TREE)
         datasets.register(
             name,
             load,

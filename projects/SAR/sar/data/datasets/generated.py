@@ -10,14 +10,14 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from sar.data import datasets
-from sar.errors import InputError
+from sar.errors import InputError, nearest
 from sar.files.atomic import sha256
 
 SPLITS = ("train", "val", "test")
@@ -30,7 +30,8 @@ def generate_folder(
     name: str,
     folder: str | os.PathLike,
     recipe: Mapping[str, int],
-    write: Callable[[Path], None],
+    class_names: Iterable[str],
+    write_split: Callable[[Path, str], None],
 ) -> None:
     """Generate a data set as `folder`, unless it is there from the same recipe already.
 
@@ -43,7 +44,8 @@ def generate_folder(
         folder: where to generate; a leading ~ is the home folder.
         recipe: the numbers that the data set follows from: "version", "seed", the number of
             samples of each of `SPLITS`, and possibly others.
-        write: writes the files into the empty folder that it gets.
+        class_names: the lines of classes.txt.
+        write_split: writes the files of a split into the folder that it gets.
 
     Raises:
         InputError: `folder` is a file or a link, or holds files that were not generated.
@@ -56,7 +58,9 @@ def generate_folder(
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     temporary.mkdir(parents=True)
     try:
-        write(temporary)
+        for split in SPLITS:
+            write_split(temporary, split)
+        (temporary / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
         files = {file: _checksum(temporary / file) for file in _files_in(temporary)}
         (temporary / RECIPE).write_text(json.dumps({**recipe, "files": files}))
         _move_into_place(name, temporary, folder, recipe)
@@ -92,6 +96,15 @@ def generated_folder(name: str, generate: Callable[[Path], None]) -> Path:
         ) from error
     logger.warning(f"{folder} cannot be written ({reason}): {name} is at {fallback.resolve()}.")
     return fallback
+
+
+def check_split(name: str, split: str) -> None:
+    """Raise InputError unless a data set has a split."""
+    if split not in SPLITS:
+        raise InputError(
+            f'{name} has no split "{split}".{nearest(split, SPLITS)} There are: '
+            f"{', '.join(SPLITS)}."
+        )
 
 
 def random_numbers(seed: int, split: str, stream: int) -> np.random.Generator:

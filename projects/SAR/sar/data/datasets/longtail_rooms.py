@@ -25,12 +25,12 @@ from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.generated import (
     SPLITS,
+    check_split,
     generate_folder,
     generated_folder,
     random_numbers,
     samples_with,
 )
-from sar.errors import InputError, nearest
 from sar.points.rooms import CHANCES, CLASS_NAMES, COLORS, furnish, paint, scan
 
 from detectron2.utils import comm
@@ -71,12 +71,10 @@ def generate(
     """
     recipe = {"version": RECIPE_VERSION, "seed": seed, "points": NUM_POINTS, **num_rooms}
 
-    def write(target: Path) -> None:
-        for split in SPLITS:
-            _generate_split(target, split, num_rooms[split], seed)
-        (target / "classes.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    def write_split(target: Path, split: str) -> None:
+        _generate_split(target, split, num_rooms[split], seed)
 
-    generate_folder(NAME, folder, recipe, write)
+    generate_folder(NAME, folder, recipe, CLASS_NAMES, write_split)
 
 
 def load_longtail_rooms(split: str) -> list[dict]:
@@ -87,11 +85,7 @@ def load_longtail_rooms(split: str) -> list[dict]:
     Raises:
         InputError: unknown split, or no place to write the data set to.
     """
-    if split not in SPLITS:
-        raise InputError(
-            f'{NAME} has no split "{split}".{nearest(split, SPLITS)} There are: '
-            f"{', '.join(SPLITS)}."
-        )
+    check_split(NAME, split)
     folder = generated_folder(NAME, generate) / "clouds" / split
     return [
         {

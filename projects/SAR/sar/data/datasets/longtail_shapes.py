@@ -29,6 +29,7 @@ from sar.data import datasets
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.generated import (
     SPLITS,
+    check_split,
     generate_folder,
     generated_folder,
     random_numbers,
@@ -42,7 +43,6 @@ from sar.data.datasets.longtail_shapes_drawing import (
     WIDTH,
     draw_scene,
 )
-from sar.errors import InputError, nearest
 
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
@@ -88,12 +88,10 @@ def generate(
     """
     recipe = {"version": RECIPE_VERSION, "seed": seed, **num_images}
 
-    def write(target: Path) -> None:
-        for split in SPLITS:
-            _generate_split(target, split, num_images[split], seed)
-        (target / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    def write_split(target: Path, split: str) -> None:
+        _generate_split(target, split, num_images[split], seed)
 
-    generate_folder(NAME, folder, recipe, write)
+    generate_folder(NAME, folder, recipe, CLASSES, write_split)
 
 
 def load_longtail_shapes(split: str) -> list[dict]:
@@ -102,11 +100,7 @@ def load_longtail_shapes(split: str) -> list[dict]:
     Raises:
         InputError: unknown split, or no place to write the data set to.
     """
-    if split not in SPLITS:
-        raise InputError(
-            f'{NAME} has no split "{split}".{nearest(split, SPLITS)} There are: '
-            f"{', '.join(SPLITS)}."
-        )
+    check_split(NAME, split)
     folder = generated_folder(NAME, generate)
     return [
         {

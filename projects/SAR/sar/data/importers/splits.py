@@ -102,7 +102,7 @@ def _describe_groups(
     texts = []
     for split in range(1, num_splits):
         names = [str(key) for key, index in order.items() if chosen[index] == split]
-        share = np.isin(members, np.flatnonzero(chosen == split)).mean()
+        share = (chosen[members] == split).mean()
         texts.append(f"{SPLITS[split]}: {share:.0%} of the images, {listed(names, 5)}")
     return "; ".join(texts)
 
