@@ -12,7 +12,7 @@ import torch
 from sar.data.clouds import Cloud, read_cloud
 from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest
-from sar.points.augmentation import PointAugmentation, mix3d
+from sar.points.augmentation import PointAugmentation, floor_center, mix3d
 
 from detectron2.config import CfgNode, configurable
 
@@ -156,7 +156,7 @@ class CloudMapper:
         """
         columns = []
         for name in self.features:
-            values = _centred(cloud.xyz) if name == "xyz" else getattr(cloud, name)
+            values = cloud.xyz - floor_center(cloud.xyz) if name == "xyz" else getattr(cloud, name)
             if values is None:
                 raise InputError(
                     f"{path} has no {name}, which INPUT.POINTS.FEATURES names: remove "
@@ -172,10 +172,3 @@ class CloudMapper:
             "width": len(coordinates),
         }
         return sample | {"cloud": cloud} if self.keep_cloud else sample
-
-
-def _centred(xyz: np.ndarray) -> np.ndarray:
-    """Return coordinates with x and y from the middle of the cloud, and z from its lowest point."""
-    low, high = xyz.min(axis=0), xyz.max(axis=0)
-    origin = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-    return xyz - origin

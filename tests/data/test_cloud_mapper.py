@@ -1,0 +1,28 @@
+"""Samples of clouds in memory, against a loop."""
+
+import math
+
+import numpy as np
+
+from sar.data.cloud_mapper import CloudMapper
+from sar.data.clouds import Cloud
+
+
+def mapper(voxel_size=0.5, features=("xyz",)):
+    return CloudMapper(
+        False, voxel_size=voxel_size, features=features, num_classes=2, ignore_label=255
+    )
+
+
+def test_a_sample_has_features_and_voxels():
+    generator = np.random.default_rng(0)
+    xyz = generator.uniform(-3, 4, (20, 3)) + [5e6, -4e5, 100]  # map coordinates
+    intensity = generator.random(20, np.float32)
+    sample = mapper(features=("intensity", "xyz")).map_points(Cloud(xyz, intensity=intensity))
+    lowest, highest = np.sort(xyz, axis=0)[[0, -1]]
+    for p, (x, y, z) in enumerate(xyz):
+        middle = (lowest + highest) / 2
+        expected = [intensity[p], x - middle[0], y - middle[1], z - lowest[2]]
+        np.testing.assert_array_equal(sample["image"][:, 0, p], np.float32(expected))
+        assert sample["coordinates"][p].tolist() == [math.floor(2 * value) for value in (x, y, z)]
+    assert (sample["height"], sample["width"]) == (1, 20)
