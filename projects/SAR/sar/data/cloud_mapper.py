@@ -13,6 +13,7 @@ from sar.data.clouds import Cloud, read_cloud
 from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest
 from sar.points.augmentation import PointAugmentation, floor_center, mix3d
+from sar.points.voxels import voxel_coordinates
 
 from detectron2.config import CfgNode, configurable
 
@@ -111,8 +112,8 @@ class CloudMapper:
             with `keep_cloud`, "cloud".
 
         Raises:
-            InputError: a file is missing or unreadable, lacks a feature, or has a label that is not
-                a class and not `ignore_label`.
+            InputError: a file is missing or unreadable, lacks a feature, is too large for its
+                voxels, or has a label that is not a class and not `ignore_label`.
         """
         path = dataset_dict["file_name"]
         if not self.is_train:
@@ -152,8 +153,9 @@ class CloudMapper:
             path: names the cloud in an error message.
 
         Raises:
-            InputError: the cloud lacks a feature.
+            InputError: the cloud lacks a feature, or is too large for its voxels.
         """
+        coordinates = voxel_coordinates(cloud.xyz, self.voxel_size, path)
         columns = []
         for name in self.features:
             values = cloud.xyz - floor_center(cloud.xyz) if name == "xyz" else getattr(cloud, name)
@@ -164,7 +166,6 @@ class CloudMapper:
                 )
             columns.append(np.asarray(values, np.float32).reshape(len(cloud.xyz), -1))
         features = np.concatenate(columns, axis=1)
-        coordinates = np.floor(cloud.xyz / self.voxel_size).astype(np.int64)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(features.T))[:, None],
             "coordinates": torch.from_numpy(coordinates),

@@ -71,12 +71,12 @@ def add_jitter(xyz: np.ndarray, deviation: float, rng: np.random.Generator) -> n
 
 def floor_center(xyz: np.ndarray) -> np.ndarray:
     """Return the middle (3,) of the bounding box of (N, 3) in x and y, and its lowest z."""
-    low, high = _bounds(xyz)
+    low, high = bounds(xyz)
     return np.array([*(low[:2] + high[:2]) / 2, low[2]])
 
 
-def _bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the greatest value of each column."""
+def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the greatest value of each column of (N, C)."""
     # Column by column: several times faster than `min(axis=0)`.
     return (
         np.array([column.min() for column in rows.T]),
@@ -201,7 +201,7 @@ def stretch_contrast(color: np.ndarray, share: float) -> np.ndarray:
         color: (N, 3) float32, from 0 to 1.
         share: of the stretched colours, from 0 to 1.
     """
-    low, high = _bounds(color)
+    low, high = bounds(color)
     is_flat = low == high
     stretched = np.where(is_flat, color, (color - low) / np.where(is_flat, 1, high - low))
     return color + np.float32(share) * (stretched - color)
