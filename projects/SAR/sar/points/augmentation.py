@@ -160,8 +160,8 @@ def rotation_about(axis: int, angle: float) -> np.ndarray:
     """Return the matrix (3, 3) that rotates about an axis, counterclockwise, seen from its tip."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = math.cos(angle)
-    matrix[j, i] = math.sin(angle)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[j, i] = np.sin(angle)
     matrix[i, j] = -matrix[j, i]
     return matrix
 
