@@ -1,6 +1,6 @@
 """Augment a training cloud, with an explicit random generator.
 
-`PointAugmentation` crops, drops points, rotates, tilts, scales, flips, distorts, jitters and
+`PointAugmentation` crops, drops points, flips, rotates, tilts, scales, distorts, jitters and
 changes colours, in this order. Nothing changes its input. The same generator state and the same
 cloud give the same result bit for bit, on any number of threads.
 
