@@ -99,14 +99,15 @@ class Similarity:
     def apply_points(self, xyz: np.ndarray) -> np.ndarray:
         """Map coordinates (N, 3) to float64 coordinates."""
         center = floor_center(xyz)
-        return _multiply(xyz - center, self.scale * self.orthogonal) + center
+        return transform(xyz - center, self.scale * self.orthogonal) + center
 
     def apply_normals(self, normal: np.ndarray) -> np.ndarray:
         """Map normals (N, 3) to normals of the same type and length."""
-        return _multiply(normal, self.orthogonal).astype(normal.dtype)
+        return transform(normal, self.orthogonal).astype(normal.dtype)
 
 
-def _multiply(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transform(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the products of a matrix (3, 3) with vectors (N, 3)."""
     # Not `@`: how BLAS rounds depends on the number of threads.
     return np.einsum("nj,ij->ni", vectors, matrix)
 
