@@ -32,7 +32,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sar.cli import exit_code
-from sar.points.rooms import CLASS_NAMES, COLORS, furnish, rotation, scan
+from sar.points.augmentation import rotation_about
+from sar.points.rooms import CLASS_NAMES, COLORS, furnish, scan
 
 NUM_CLASSES = len(CLASS_NAMES)
 CLASS_COLORS = np.array(COLORS) / 255
@@ -71,7 +72,8 @@ def make_data(seed: int) -> Rooms:
 def turn_rooms(points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Rotate each room (N, 6, L) about the vertical axis by a random angle."""
     angles = 2 * torch.pi * torch.rand(len(points), generator=generator)
-    turns = torch.stack([torch.from_numpy(rotation(angle)).float() for angle in angles.numpy()])
+    turns = np.stack([rotation_about(2, angle) for angle in angles.numpy()])
+    turns = torch.from_numpy(turns).float()
     return (turns[:, None] @ points.unflatten(1, (2, 3))).flatten(1, 2)
 
 

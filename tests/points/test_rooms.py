@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from sar.points.rooms import CHANCES, CLASS_NAMES, COLORS, furnish, paint, rotation, scan
+from sar.points.rooms import CHANCES, CLASS_NAMES, COLORS, furnish, paint, scan
 
 EVERYTHING = {name: (1.0,) for name in CHANCES}
 
@@ -106,10 +106,6 @@ def test_rooms_follow_from_the_generator():
     points = scan(furnish(generator), 500, generator)
     digest = hashlib.sha256(points.positions.round(4).tobytes() + points.labels.tobytes())
     assert digest.hexdigest()[:16] == "0baea3e197e7e04b"
-
-
-def test_rotation_is_about_the_vertical_axis():
-    assert rotation(np.pi / 2) @ [1, 0, 5] == pytest.approx([0, 1, 5])
 
 
 def test_classes_have_colours_of_their_own():

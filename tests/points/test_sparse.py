@@ -287,6 +287,27 @@ def test_autocast():
     assert x.features.grad.isfinite().all() and layer.weight.grad.any()
 
 
+def test_sums_over_many_blocks_are_not_in_low_precision(monkeypatch):
+    monkeypatch.setattr(engine, "_CPU_BLOCK", 1)
+    sites = tensor(number=3000).sites
+    pairs = sites.neighbours(3)
+    generator = torch.Generator().manual_seed(0)
+    # All products are positive, so that the sums grow.
+    features = torch.rand(len(sites), 4, generator=generator, requires_grad=True)
+    weight = torch.rand(4, 27, 4, generator=generator, requires_grad=True)
+
+    def compute(*inputs):
+        result = sparse_convolution(*inputs, pairs)
+        return [result, *torch.autograd.grad(result.double().sum(), (features, weight))]
+
+    exact = compute(features.double(), weight.double())
+    assert len(pairs.blocks(features.device)) > 100
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compute(features, weight)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=0.01, atol=0)
+
+
 def test_sites_without_a_pair_are_zero():
     nothing = torch.zeros(0, dtype=torch.int64)
     pairs = SitePairs([nothing], [nothing], 3, 2)

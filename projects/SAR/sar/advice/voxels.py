@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from sar.advice.item import Advice
 from sar.data.class_frequency import ClassFrequency
-from sar.data.clouds import Cloud, read_cloud
+from sar.data.clouds import read_cloud
 from sar.data.label_files import read_label
 from sar.data.tail import percent
-from sar.errors import InputError, listed, printable
+from sar.errors import listed, printable
 from sar.points.sites import Sites
-from sar.points.voxels import majority_labels
+from sar.points.voxels import majority_labels, voxel_coordinates
 
 from detectron2.config import CfgNode
 
@@ -93,14 +93,8 @@ def measure_mixing(
         points += np.bincount(label[counted], minlength=num_classes)
         num_points += len(label)
         for row, edge in enumerate(edges):
-            try:
-                of_voxel, number = _majority(cloud, label, edge, ignore_label)
-            except ValueError as error:
-                raise InputError(
-                    f"{record['file_name']} cannot be divided into voxels of {edge:g}: {error}. "
-                    "Look for points far away from the others, or set INPUT.POINTS.VOXEL_SIZE "
-                    "higher"
-                ) from error
+            coordinates = voxel_coordinates(cloud.xyz, edge, record["file_name"])
+            of_voxel, number = _majority(coordinates, label, ignore_label)
             num_voxels[row] += number
             differs = counted & (of_voxel != label)
             mixed[row] += np.bincount(label[differs], minlength=num_classes)
@@ -111,11 +105,11 @@ def measure_mixing(
 
 
 def _majority(
-    cloud: Cloud, label: np.ndarray, edge: float, ignore_label: int
+    coordinates: np.ndarray, label: np.ndarray, ignore_label: int
 ) -> tuple[np.ndarray, int]:
     """Return the label (N,) of each point's voxel as in training, and the number of voxels."""
-    coordinates = torch.from_numpy(np.floor(cloud.xyz / edge).astype(np.int64))
-    sites, voxel_of = Sites.of_voxels(torch.zeros(len(label), dtype=torch.int64), coordinates)
+    clouds = torch.zeros(len(label), dtype=torch.int64)
+    sites, voxel_of = Sites.of_voxels(clouds, torch.from_numpy(coordinates))
     labels = majority_labels(torch.from_numpy(label), voxel_of, len(sites), ignore_label)
     return labels[voxel_of].numpy(), len(sites)
 

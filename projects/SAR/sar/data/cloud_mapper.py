@@ -12,7 +12,8 @@ import torch
 from sar.data.clouds import Cloud, read_cloud
 from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest
-from sar.points.augmentation import PointAugmentation, mix3d
+from sar.points.augmentation import PointAugmentation, floor_center, mix3d
+from sar.points.voxels import voxel_coordinates
 
 from detectron2.config import CfgNode, configurable
 
@@ -111,8 +112,8 @@ class CloudMapper:
             with `keep_cloud`, "cloud".
 
         Raises:
-            InputError: a file is missing or unreadable, lacks a feature, or has a label that is not
-                a class and not `ignore_label`.
+            InputError: a file is missing or unreadable, lacks a feature, is too large for its
+                voxels, or has a label that is not a class and not `ignore_label`.
         """
         path = dataset_dict["file_name"]
         if not self.is_train:
@@ -152,11 +153,12 @@ class CloudMapper:
             path: names the cloud in an error message.
 
         Raises:
-            InputError: the cloud lacks a feature.
+            InputError: the cloud lacks a feature, or is too large for its voxels.
         """
+        coordinates = voxel_coordinates(cloud.xyz, self.voxel_size, path)
         columns = []
         for name in self.features:
-            values = _centred(cloud.xyz) if name == "xyz" else getattr(cloud, name)
+            values = cloud.xyz - floor_center(cloud.xyz) if name == "xyz" else getattr(cloud, name)
             if values is None:
                 raise InputError(
                     f"{path} has no {name}, which INPUT.POINTS.FEATURES names: remove "
@@ -164,7 +166,6 @@ class CloudMapper:
                 )
             columns.append(np.asarray(values, np.float32).reshape(len(cloud.xyz), -1))
         features = np.concatenate(columns, axis=1)
-        coordinates = np.floor(cloud.xyz / self.voxel_size).astype(np.int64)
         sample = {
             "image": torch.from_numpy(np.ascontiguousarray(features.T))[:, None],
             "coordinates": torch.from_numpy(coordinates),
@@ -172,10 +173,3 @@ class CloudMapper:
             "width": len(coordinates),
         }
         return sample | {"cloud": cloud} if self.keep_cloud else sample
-
-
-def _centred(xyz: np.ndarray) -> np.ndarray:
-    """Return coordinates with x and y from the middle of the cloud, and z from its lowest point."""
-    low, high = xyz.min(axis=0), xyz.max(axis=0)
-    origin = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-    return xyz - origin

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sar.data.cloud_mapper import CloudMapper
 from sar.data.clouds import Cloud
 from sar.errors import InputError
-from sar.points.augmentation import rotation_about
+from sar.points.augmentation import rotation_about, transform
 
 from detectron2.config import CfgNode
 
@@ -62,11 +62,11 @@ class Pass:
 
     def apply(self, cloud: Cloud, voxel_size: float) -> Cloud:
         """Return the changed cloud. The identity keeps every bit."""
-        xyz = np.einsum("nj,ij->ni", cloud.xyz, self.scale * self.matrix)
+        xyz = transform(cloud.xyz, self.scale * self.matrix)
         xyz += voxel_size * self.shift
         normal = cloud.normal
         if normal is not None:
-            normal = np.einsum("nj,ij->ni", normal, self.matrix).astype(normal.dtype)
+            normal = transform(normal, self.matrix).astype(normal.dtype)
         return replace(cloud, xyz=xyz, normal=normal)
 
 

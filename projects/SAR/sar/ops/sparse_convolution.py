@@ -13,8 +13,9 @@ Floor: each pair needs C D multiplications in the forward pass and twice as many
 pass. The forward pass reads C values for each pair. The backward pass reads C + D values.
 
 The output sites are divided into blocks. The products of a block stay in the cache, and each output
-site then sums its products in one pass. On a CPU, this takes a quarter of the time of adding the
-products of each offset to the output. No tensor of features has a row for each pair.
+site then sums its products in one pass. On a CPU, these sums take a third of the time of adding the
+products of each offset to the output (48,000 sites of a room, 27 offsets, 32 or 96 channels, one
+thread). Only the products of one block are in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -117,7 +118,8 @@ def sparse_convolution(
     """Return the convolution of features at the output sites; 0 at a site without a pair.
 
     Differentiable once, in features and weight. In autocast, features and weight are converted to
-    its precision. Sums over offsets and over pairs are at least in float32.
+    its precision. For each block and offset, matrix products are rounded to the precision of the
+    features. They are then summed at least in float32.
 
     Args:
         features: (V, C).

@@ -1,6 +1,6 @@
 """Augment a training cloud, with an explicit random generator.
 
-`PointAugmentation` crops, drops points, rotates, tilts, scales, flips, distorts, jitters and
+`PointAugmentation` crops, drops points, flips, rotates, tilts, scales, distorts, jitters and
 changes colours, in this order. Nothing changes its input. The same generator state and the same
 cloud give the same result bit for bit, on any number of threads.
 
@@ -71,12 +71,12 @@ def add_jitter(xyz: np.ndarray, deviation: float, rng: np.random.Generator) -> n
 
 def floor_center(xyz: np.ndarray) -> np.ndarray:
     """Return the middle (3,) of the bounding box of (N, 3) in x and y, and its lowest z."""
-    low, high = _bounds(xyz)
+    low, high = bounds(xyz)
     return np.array([*(low[:2] + high[:2]) / 2, low[2]])
 
 
-def _bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the greatest value of each column."""
+def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the smallest and the greatest value of each column of (N, C)."""
     # Column by column: several times faster than `min(axis=0)`.
     return (
         np.array([column.min() for column in rows.T]),
@@ -99,14 +99,15 @@ class Similarity:
     def apply_points(self, xyz: np.ndarray) -> np.ndarray:
         """Map coordinates (N, 3) to float64 coordinates."""
         center = floor_center(xyz)
-        return _multiply(xyz - center, self.scale * self.orthogonal) + center
+        return transform(xyz - center, self.scale * self.orthogonal) + center
 
     def apply_normals(self, normal: np.ndarray) -> np.ndarray:
         """Map normals (N, 3) to normals of the same type and length."""
-        return _multiply(normal, self.orthogonal).astype(normal.dtype)
+        return transform(normal, self.orthogonal).astype(normal.dtype)
 
 
-def _multiply(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transform(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the products of a matrix (3, 3) with vectors (N, 3)."""
     # Not `@`: how BLAS rounds depends on the number of threads.
     return np.einsum("nj,ij->ni", vectors, matrix)
 
@@ -160,8 +161,8 @@ def rotation_about(axis: int, angle: float) -> np.ndarray:
     """Return the matrix (3, 3) that rotates about an axis, counterclockwise, seen from its tip."""
     i, j = (axis + 1) % 3, (axis + 2) % 3
     matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = math.cos(angle)
-    matrix[j, i] = math.sin(angle)
+    matrix[i, i] = matrix[j, j] = np.cos(angle)
+    matrix[j, i] = np.sin(angle)
     matrix[i, j] = -matrix[j, i]
     return matrix
 
@@ -201,7 +202,7 @@ def stretch_contrast(color: np.ndarray, share: float) -> np.ndarray:
         color: (N, 3) float32, from 0 to 1.
         share: of the stretched colours, from 0 to 1.
     """
-    low, high = _bounds(color)
+    low, high = bounds(color)
     is_flat = low == high
     stretched = np.where(is_flat, color, (color - low) / np.where(is_flat, 1, high - low))
     return color + np.float32(share) * (stretched - color)

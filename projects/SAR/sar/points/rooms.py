@@ -1,8 +1,7 @@
 """Generated rooms: furniture and small things as faces, and points that a scanner sees on them.
 
 Floor, walls and a table are in every room. Bottles and cups are small, and stand on the table.
-Lengths are in metres, z points up, and the origin is the middle of the floor. This module needs
-only NumPy.
+Lengths are in metres, z points up, and the origin is the middle of the floor.
 
 Shape shorthands: L points of a room, Q faces (four corners each).
 """
@@ -11,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from sar.points.augmentation import rotation_about
 
 # Class names and their colours (r, g, b) in pictures.
 CLASSES = {
@@ -128,7 +129,7 @@ def furnish(
     # Nine places on the floor; each thing stands on its own place.
     cells = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], [0]), axis=-1).reshape(-1, 3)
     places = iter(generator.permutation(cells) * size / 3.1)
-    table, turn = next(places), rotation(generator.uniform(0, 2 * np.pi))
+    table, turn = next(places), rotation_about(2, generator.uniform(0, 2 * np.pi))
     add("table", table, turn)
     for name, x in _ON_TABLE.items():
         for chance in chances[name]:
@@ -139,7 +140,7 @@ def furnish(
     for name in _ON_FLOOR:
         for chance in chances[name]:
             if generator.random() < chance:
-                add(name, next(places), rotation(generator.uniform(0, 2 * np.pi)))
+                add(name, next(places), rotation_about(2, generator.uniform(0, 2 * np.pi)))
     return room
 
 
@@ -180,12 +181,6 @@ def paint(points: Scan, generator: np.random.Generator) -> np.ndarray:
     colors = paints[points.things] * light[:, None]
     colors += generator.normal(0, _COLOR_NOISE, colors.shape)
     return np.clip(np.rint(colors), 0, 255).astype(np.uint8)
-
-
-def rotation(angle: float) -> np.ndarray:
-    """Return the rotation matrix (3, 3) about the vertical axis; the angle is in radians."""
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
 
 
 def _block(size: Sequence[float], middle: Sequence[float]) -> np.ndarray:

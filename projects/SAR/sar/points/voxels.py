@@ -1,9 +1,41 @@
-"""From points to voxels: means of features, and labels by majority.
+"""From points to voxels: coordinates, means of features, and labels by majority.
 
 Shape shorthands: P points, V voxels, C channels.
 """
 
+import numpy as np
 import torch
+
+from sar.errors import InputError
+from sar.points.augmentation import bounds
+
+# Most voxels of the box around a cloud. So a batch of clouds has fewer than 2^63, as `Sites` needs.
+_MOST_VOXELS = 2**53
+
+
+def voxel_coordinates(xyz: np.ndarray, edge: float, path: str) -> np.ndarray:
+    """Return the voxel (P, 3) int64 of each point.
+
+    Args:
+        xyz: (P, 3) float64, with one point or more.
+        edge: length of a voxel's edge, in the unit of the coordinates.
+        path: names the cloud in an error message.
+
+    Raises:
+        InputError: the box around the points has too many voxels to number them.
+    """
+    low, high = bounds(xyz)
+    with np.errstate(over="ignore"):
+        number = np.prod((high - low) / edge + 1)
+        farthest = np.abs([low, high]).max() / edge
+    if not (number < _MOST_VOXELS and farthest < _MOST_VOXELS):  # so that NaN is refused
+        ranges = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
+        raise InputError(
+            f"{path} cannot be divided into voxels of {edge:g}: its coordinates range over "
+            f"{ranges}. Look for points far away from the others, or set INPUT.POINTS.VOXEL_SIZE "
+            "higher."
+        )
+    return np.floor(xyz / edge).astype(np.int64)
 
 
 def voxel_means(features: torch.Tensor, voxel_of: torch.Tensor, num_voxels: int) -> torch.Tensor:
