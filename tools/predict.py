@@ -15,7 +15,7 @@ sound, at the mean frame rate of the video. Name videos, or match them with a pa
 gives its images. If a video is cut off, the frames before the cut are predicted.
 
 A model of point clouds takes clouds instead (npz, ply, las, laz, txt, xyz, csv, pts or bin), and
-writes for each cloud:
+writes for each cloud (in a folder, text without points, such as README.txt, is skipped):
 
   labels/NAME.ply        a copy of the cloud, in its own format, with class ids as labels (KITTI:
                          NAME.label)
@@ -83,11 +83,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.data.clouds import CLOUD_SUFFIXES, label_file, label_suffix
+from sar.data.clouds import CLOUD_SUFFIXES, is_other_text, label_file, label_suffix
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
 from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
-from sar.errors import InputError, printable
+from sar.errors import InputError, listed, printable
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
 from sar.prediction.cloud_prediction import CloudPrediction
@@ -113,7 +113,7 @@ def predict(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     is_of_clouds = cfg.INPUT.POINTS.VOXEL_SIZE > 0
     kind, suffixes = ("cloud", CLOUD_SUFFIXES) if is_of_clouds else ("image", IMAGE_SUFFIXES)
-    files = find_files(args.input, args.output, suffixes, kind)
+    files = find_files(args.input, args.output, suffixes, kind, quiet=args.quiet)
     check_keeps_inputs(files, args.output)
     names = dict(zip(files, output_names(files), strict=True))
     videos = {path: name for path, name in names.items() if is_video(path) and not is_of_clouds}
@@ -313,7 +313,12 @@ def save_cloud(
 
 
 def find_files(
-    inputs: Sequence[str], output: str | os.PathLike, suffixes: tuple[str, ...], kind: str
+    inputs: Sequence[str],
+    output: str | os.PathLike,
+    suffixes: tuple[str, ...],
+    kind: str,
+    *,
+    quiet: bool = False,
 ) -> list[str]:
     """Return the absolute paths of the images and videos, or of the clouds, each once.
 
@@ -322,6 +327,7 @@ def find_files(
     Args:
         suffixes: of the files that are taken from a folder.
         kind: what messages call these files.
+        quiet: do not print which text files of a folder are skipped, because they are no clouds.
 
     Raises:
         InputError: an input is missing, holds no such file, or holds earlier results only; or a
@@ -336,6 +342,10 @@ def find_files(
             if os.path.realpath(word) == os.path.realpath(output):
                 raise InputError(f"--input {word} is also --output: choose another --output")
             files = walk(word, suffixes)
+            others = list(filter(is_other_text, files))
+            files = sorted(set(files) - set(others))
+            if others and not quiet:
+                print(f"Skipped, because these text files have no points: {listed(others, 3)}")
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
             named = set(Path(word).parts)

@@ -4,6 +4,7 @@ from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.files import (
     CLOUD_SUFFIXES,
     is_cloud,
+    is_other_text,
     label_file,
     label_suffix,
     read_cloud,
@@ -15,6 +16,7 @@ __all__ = [
     "CLOUD_SUFFIXES",
     "Cloud",
     "is_cloud",
+    "is_other_text",
     "label_file",
     "label_suffix",
     "read_cloud",
