@@ -94,8 +94,8 @@ from sar.prediction.cloud_prediction import CloudPrediction
 from sar.prediction.predictor import Prediction, Predictor
 from sar.threads import map_ahead
 
-# Folders in --output. The pages in viewers/ are never taken for inputs.
-RESULTS = ("labels", "overlays", "confidence")
+# Folders in --output.
+RESULTS = ("labels", "overlays", "viewers", "confidence")
 # With subsampling, the letters of the legend would get coloured edges.
 JPEG = {"quality": 90, "subsampling": 0}
 

@@ -139,3 +139,11 @@ def test_text_without_points_in_a_folder_is_skipped(tool, scans, tmp_path, capsy
     readme.rename(tmp_path / "texts" / "README.txt")
     assert run(tool, tmp_path / "out", tmp_path / "texts", more=words) == 1
     assert "no cloud found (.ply," in capsys.readouterr().err
+
+
+def test_pages_of_an_earlier_run_are_no_inputs_of_a_pattern(tool, scans, tmp_path):
+    folder = tmp_path / "clouds"
+    folder.mkdir()
+    (scans / "a.npz").rename(folder / "a.npz")
+    for _ in range(2):
+        assert run(tool, folder / "out", folder / "**" / "*", more=["--quiet"]) == 0
