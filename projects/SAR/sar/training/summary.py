@@ -7,6 +7,7 @@ from torch import nn
 
 import sar
 from sar.data.class_frequency import ClassFrequency
+from sar.data.units import units_of_config
 from sar.errors import printable
 from sar.training.class_balance import describe_balance
 
@@ -64,10 +65,10 @@ def _describe_data(cfg: CfgNode, frequency: ClassFrequency | None) -> str:
         return names
     pixels, name = min(zip(frequency.pixels, frequency.class_names, strict=True))
     share = 100 * pixels / max(1, sum(frequency.pixels))
-    whole, part = ("clouds", "points") if cfg.INPUT.POINTS.VOXEL_SIZE else ("images", "pixels")
+    units = units_of_config(cfg)
     return (
-        f"{names}; {frequency.num_images} {whole}, {len(frequency.pixels)} classes, "
-        f"rarest {name} ({share:.2g}% of the labelled {part})"
+        f"{names}; {frequency.num_images} {units.sample}s, {len(frequency.pixels)} classes, "
+        f"rarest {name} ({share:.2g}% of the labelled {units.part}s)"
     )
 
 
