@@ -3,6 +3,7 @@
 from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.files import (
     CLOUD_SUFFIXES,
+    has_labels,
     is_cloud,
     is_other_text,
     label_file,
@@ -15,6 +16,7 @@ from sar.data.clouds.files import (
 __all__ = [
     "CLOUD_SUFFIXES",
     "Cloud",
+    "has_labels",
     "is_cloud",
     "is_other_text",
     "label_file",

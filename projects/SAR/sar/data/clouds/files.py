@@ -84,6 +84,17 @@ def read_cloud_label(path: str | os.PathLike) -> np.ndarray:
         return label
 
 
+def has_labels(path: str | os.PathLike) -> bool:
+    """Return whether a point cloud has labels.
+
+    Raises:
+        InputError: as in `read_cloud`, for the parts of the file that hold labels.
+    """
+    path = Path(path)
+    with _reading(path):
+        return _format_of(path).read_label(path) is not None
+
+
 def write_labels(
     cloud_path: str | os.PathLike, labels: np.ndarray, output_path: str | os.PathLike
 ) -> None:
