@@ -30,6 +30,7 @@ import argparse
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from sar import cli
@@ -90,6 +91,7 @@ from sar.advice.commands import comparing_command, keys_of_data, training_comman
 from sar.advice.item import Advice, format_advice
 from sar.advice.voxels import measure_mixing
 from sar.config import load_config
+from sar.data.clouds import has_labels, is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import (
     SPLITS,
@@ -104,7 +106,7 @@ from sar.data.object_sizes import measure_objects
 from sar.data.palettes import PaletteComparison, given_colors
 from sar.data.pillow_files import allow_pixels
 from sar.data.scan import DatasetScan, scan_dataset
-from sar.data.units import CLOUDS, IMAGES, Units, lacks_labels, units_of_config, units_of_file
+from sar.data.units import CLOUDS, IMAGES, Units, units_of_config, units_of_file
 from sar.errors import InputError, listed, printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.files.program_outputs import Outputs, collected
@@ -215,7 +217,7 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
     folder = args.output or Path("output", name)
     try:
         dicts = args.dicts if args.folder is None else load_dataset(name)
-        if not is_training_set(name) and lacks_labels(dicts[0]):
+        if not is_training_set(name) and all(map(lacks_labels, dicts)):
             if not args.quiet:
                 print(f"{name} is not checked, because its clouds have no labels.")
             return None
@@ -256,6 +258,19 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
     except InputError as error:
         return error
     return None
+
+
+def lacks_labels(record: dict) -> bool:
+    """Return whether a data set dict is a readable cloud without labels.
+
+    Images without labels are never data sets (see `register_folder`), but clouds hold their labels.
+    """
+    file = record["file_name"]
+    if not is_cloud(file) or record.get("sem_seg_file_name", file) != file:
+        return False
+    with suppress(InputError):  # a damaged cloud is reported later
+        return not has_labels(file)
+    return False
 
 
 def draw(

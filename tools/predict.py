@@ -15,7 +15,7 @@ sound, at the mean frame rate of the video. Name videos, or match them with a pa
 gives its images. If a video is cut off, the frames before the cut are predicted.
 
 A model of point clouds takes clouds instead (npz, ply, las, laz, txt, xyz, csv, pts or bin), and
-writes for each cloud:
+writes for each cloud (in a folder, text without points, such as README.txt, is skipped):
 
   labels/NAME.ply        a copy of the cloud, in its own format, with class ids as labels (KITTI:
                          NAME.label)
@@ -83,19 +83,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.data.clouds import CLOUD_SUFFIXES, label_file, label_suffix
+from sar.data.clouds import CLOUD_SUFFIXES, is_other_text, label_file, label_suffix
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder
 from sar.data.locations import folders_of_config
+from sar.data.units import CLOUDS, IMAGES, Units, units_of_config
 from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
-from sar.errors import InputError, printable
+from sar.errors import InputError, listed, printable
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
 from sar.prediction.cloud_prediction import CloudPrediction
 from sar.prediction.predictor import Prediction, Predictor
 from sar.threads import map_ahead
 
-# Folders in --output. The pages in viewers/ are never taken for inputs.
-RESULTS = ("labels", "overlays", "confidence")
+# Folders in --output.
+RESULTS = ("labels", "overlays", "viewers", "confidence")
 # With subsampling, the letters of the legend would get coloured edges.
 JPEG = {"quality": 90, "subsampling": 0}
 
@@ -111,9 +112,9 @@ def predict(args: argparse.Namespace) -> None:
         InputError: anything is wrong. For single files, it is raised after the others are done.
     """
     cfg = load_config(args.config_file, args.opts)
-    is_of_clouds = cfg.INPUT.POINTS.VOXEL_SIZE > 0
-    kind, suffixes = ("cloud", CLOUD_SUFFIXES) if is_of_clouds else ("image", IMAGE_SUFFIXES)
-    files = find_files(args.input, args.output, suffixes, kind)
+    units = units_of_config(cfg)
+    is_of_clouds = units is CLOUDS
+    files = find_files(args.input, args.output, units, quiet=args.quiet)
     check_keeps_inputs(files, args.output)
     names = dict(zip(files, output_names(files), strict=True))
     videos = {path: name for path, name in names.items() if is_video(path) and not is_of_clouds}
@@ -132,7 +133,7 @@ def predict(args: argparse.Namespace) -> None:
         planned = planned_files(images.values(), videos.values(), args)
     outputs.check(planned)
     predictor = Predictor.load(args.config_file, *args.opts)
-    num_done, errors = predict_files(predictor, images, outputs, args, kind)
+    num_done, errors = predict_files(predictor, images, outputs, args, units)
     for path, name in videos.items():
         num_frames, error = predict_video(predictor, path, name, outputs, args)
         num_done += num_frames
@@ -145,7 +146,7 @@ def predict(args: argparse.Namespace) -> None:
         what = (
             "files not predicted, or not to the end"
             if videos
-            else f"{kind}s not predicted or written"
+            else f"{units.sample}s not predicted or written"
         )
         raise InputError(f"{len(errors)} of {len(files)} {what}")
 
@@ -188,13 +189,13 @@ def predict_files(
     names: dict[str, str],
     outputs: Outputs,
     args: argparse.Namespace,
-    kind: str,
+    units: Units,
 ) -> tuple[int, list[InputError]]:
     """Predict and write images or clouds.
 
     Args:
         names: the name of the results for each path.
-        kind: "image" or "cloud".
+        units: what the progress bar calls the files.
 
     Returns:
         The number of predicted files, and the errors of the other files, already printed.
@@ -211,7 +212,7 @@ def predict_files(
             return prediction
         errors: list[InputError] = []
         with collected(errors):
-            if kind == "cloud":
+            if isinstance(prediction, CloudPrediction):
                 save_cloud(prediction, outputs, path, files_of_cloud(path, names[path], args))
             else:
                 save(prediction, outputs, names[path], with_overlay=not args.no_overlays)
@@ -221,7 +222,7 @@ def predict_files(
     results = map_ahead(write, zip(names, predictions, strict=True), predictor.num_threads)
     errors = []
     if names:
-        progress = tqdm(results, total=len(names), desc="Predicting", unit=kind, disable=args.quiet)
+        progress = tqdm(results, "Predicting", len(names), unit=units.sample, disable=args.quiet)
         for error in filter(None, progress):
             say(error)
             errors.append(error)
@@ -313,21 +314,26 @@ def save_cloud(
 
 
 def find_files(
-    inputs: Sequence[str], output: str | os.PathLike, suffixes: tuple[str, ...], kind: str
+    inputs: Sequence[str],
+    output: str | os.PathLike,
+    units: Units,
+    *,
+    quiet: bool = False,
 ) -> list[str]:
     """Return the absolute paths of the images and videos, or of the clouds, each once.
 
     If a folder or pattern contains the output folder, earlier results are left out.
 
     Args:
-        suffixes: of the files that are taken from a folder.
-        kind: what messages call these files.
+        units: of the model: images or clouds.
+        quiet: do not print which text files of a folder are skipped, because they are no clouds.
 
     Raises:
         InputError: an input is missing, holds no such file, or holds earlier results only; or a
             folder cannot be read.
     """
     found: dict[str, None] = {}
+    suffixes = CLOUD_SUFFIXES if units is CLOUDS else IMAGE_SUFFIXES
     results = result_folders(output)
     for word in map(os.path.expanduser, inputs):
         if os.path.isfile(word):
@@ -336,6 +342,10 @@ def find_files(
             if os.path.realpath(word) == os.path.realpath(output):
                 raise InputError(f"--input {word} is also --output: choose another --output")
             files = walk(word, suffixes)
+            others = list(filter(is_other_text, files))
+            files = sorted(set(files) - set(others))
+            if others and not quiet:
+                print(f"Skipped, because these text files have no points: {listed(others, 3)}")
         else:
             files = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
             named = set(Path(word).parts)
@@ -349,10 +359,10 @@ def find_files(
                 hint = "; KEY VALUE pairs come after another option, such as --output" * is_key
                 raise InputError(f"--input {word} not found: correct the path{hint}")
         if not files:
-            hint = ". Name videos, or match them with a pattern" if kind == "image" else ""
+            hint = ". Name videos, or match them with a pattern" if units is IMAGES else ""
             raise InputError(
-                f"--input {word}: no {kind} found ({', '.join(suffixes)}), but the model segments "
-                f"{kind}s{hint}"
+                f"--input {word}: no {units.sample} found ({', '.join(suffixes)}), but the model "
+                f"segments {units.sample}s{hint}"
             )
         if not os.path.isfile(word):
             files = [path for path in files if not lies_in(path, results)]

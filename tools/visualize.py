@@ -42,6 +42,7 @@ from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.label_files import read_label
 from sar.data.locations import folders_of_config
+from sar.data.units import units_of_file
 from sar.errors import InputError, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.files.atomic import names_below_common_folder
@@ -91,7 +92,7 @@ def draw(args: argparse.Namespace) -> None:
     model = inference_model(cfg, model)
     mapper = Trainer.build_test_mapper(cfg)
     batches = loader.build_test_loader(cfg, mapper, dicts)
-    unit = "cloud" if is_cloud(files[0]) else "image"
+    unit = units_of_file(files[0]).sample
     progress = tqdm(
         batches, f"Drawing {printable(name)}", len(dicts), unit=unit, disable=args.quiet
     )

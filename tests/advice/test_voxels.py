@@ -1,6 +1,7 @@
 """Voxels that mix classes, against a count in plain NumPy."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_points_whose_voxel_has_another_class(records):
             voxels += len(votes)
         assert mix.points.tolist() == [points[k] for k in range(3)]
         assert mix.mixed.tolist() == [mixed[k] for k in range(3)]
+        assert mix.num_clouds == 2
         assert mix.points_per_voxel == pytest.approx(400 / voxels)
         assert mix.share == pytest.approx(sum(mixed.values()) / sum(points.values()))
 
@@ -60,9 +62,13 @@ def test_advice_halves_voxels_that_are_too_coarse():
     cfg = load_config("", ["INPUT.POINTS.VOXEL_SIZE", "0.05"])
 
     def mix(edge, floor, cup):
-        return VoxelMix(edge, np.array([1000, 20]), np.array([floor, cup]), 100 * edge)
+        return VoxelMix(edge, np.array([1000, 20]), np.array([floor, cup]), 100 * edge, 4)
 
     fine = advise_on_voxels(frequency, mix(0.05, 3, 1), mix(0.025, 0, 0), cfg)
+    assert fine.text.startswith("A voxel of 0.05 (INPUT.POINTS.VOXEL_SIZE")
+    some = replace(mix(0.05, 3, 1), num_clouds=3)
+    text = advise_on_voxels(frequency, some, some, cfg).text
+    assert text.startswith("Measured on 3 of 4 clouds: a voxel of 0.05 (")
     assert fine.keys == {} and fine.text.endswith("most often cup 5%, floor 0.3%. This is fine.")
     coarse = advise_on_voxels(frequency, mix(0.05, 3, 9), mix(0.025, 1, 2), cfg)
     assert coarse.keys == {"INPUT.POINTS.VOXEL_SIZE": "0.025"}

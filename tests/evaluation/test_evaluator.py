@@ -337,6 +337,17 @@ def test_clouds_without_ground_truth_are_an_error(tmp_path, register):
         run(evaluator, records, lambda _: {"sem_seg": torch.zeros(K, 1, 7)})
 
 
+def test_the_log_counts_clouds(tmp_path, register, caplog):
+    path = tmp_path / "test.npz"
+    np.savez(path, xyz=np.ones((7, 3)), label=np.zeros(7, int))
+    records = [{"file_name": str(path), "sem_seg_file_name": str(path)}]
+    evaluator = LongTailEvaluator(register(records), class_frequency=FREQUENCY)
+    with caplog.at_level("INFO"):
+        run(evaluator, records, lambda _: {"sem_seg": torch.zeros(K, 1, 7)})
+    assert 'Evaluation of "evaluator_test", 1 clouds:' in caplog.text
+    assert "train points %" in caplog.text and "image" not in caplog.text
+
+
 # Several processes
 
 

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.units import CLOUDS
 from sar.evaluation.table import format_table
 
 NAMES = ["sky", "1e3", "pole"]
@@ -50,6 +51,13 @@ def test_with_class_frequency():
     ]
     assert "no ground truth" in text
     assert "check_dataset" not in text
+
+
+def test_words_of_point_clouds():
+    frequency = ClassFrequency(tuple(NAMES), 200, (9, 9, 9), (75_000, 20, 24_980), 7)
+    text = format_table(METRICS | GROUPS, NAMES, frequency, units=CLOUDS)
+    assert "train points %" in text and "train clouds %" in text and "(9 clouds each)" in text
+    assert "image" not in text and "pixel" not in text
 
 
 def test_own_groups_follow_the_groups_by_frequency():

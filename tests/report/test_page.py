@@ -321,3 +321,31 @@ def test_nothing_is_cut_off_in_a_window(tmp_path, width, num_methods):
     assert bool(seen["scrolling"]) == (num_methods == 8 and width == 500)
     assert seen["sections"][0] == "Settings that differ" and seen["keys"] == 1
     assert seen["breaks"] == len(re.findall("[._]", key))
+
+
+@pytest.mark.slow
+def test_words_of_point_clouds(tmp_path):
+    config = {"INPUT.POINTS.VOXEL_SIZE": 0.1}
+    counts = {"confusion_truth_by_prediction": np.eye(3, dtype=int).tolist()}
+    words = [
+        make_run(tmp_path / str(n), (1, 2, 3), config=config, num_images=n, **counts)
+        for n in (2, 3)
+    ]
+    content = compare(find_runs(words), num_images=0)
+    assert "numbers of clouds (2: 2; 3: 3)" in content["warning"]
+    for view in content["views"]:
+        view["projections"] = [{"name": "PCA, 90%", "points": [[0, 0, 0], [1, 1, 2]]}]
+    content["pictures"] = {
+        "names": ["ground truth", "a", "b"], "num_images": 9, "reason": "", "classes": [1, 2],
+        "images": [{"name": "scan.ply", "share": 9.0, "image": "", "maps": ["", "", ""]}],
+    }  # fmt: skip
+    script = """<script>document.body.replaceChildren(JSON.stringify(
+      { errors, text: document.querySelector("main").innerText }));</script></body>"""
+    seen = in_browser(render(content), script, tmp_path)
+    assert seen["errors"] == []
+    for text in (
+        "by training clouds", "train clouds %", "train points %", "which classes its points are",
+        "Each dot is a point of a validation cloud", "2 points", "From 9 validation clouds",
+    ):  # fmt: skip
+        assert text in seen["text"], text
+    assert not re.search(r"\b(images?|pixels?)\b", seen["text"].replace("--images 0", ""))

@@ -95,6 +95,18 @@ def test_a_method_is_recommended_for_each_kind_of_rare_class(study, rows):
     assert "No choice above uses these numbers" in text
 
 
+def test_words_of_point_clouds(study, rows):
+    config = "configs/Folder/baseline_sparse_unet.yaml"
+    rows = {
+        replace(study, config=config).cell(of, seed).key: rows[study.cell(of, seed).key]
+        for of in METHODS.values()
+        for seed in study.seeds
+    }
+    text = summarize(replace(study, config=config), rows)
+    assert "Only the classes in the fewest clouds count (mIoU@r): pole" in text
+    assert "Only the classes with the fewest points count (mIoU@r_pixel)" in text
+
+
 def test_metrics_without_ground_truth_are_left_out(study, rows):
     for row in rows.values():
         row["metrics"]["sem_seg/mIoU@r"] = float("nan")

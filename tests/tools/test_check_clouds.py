@@ -84,6 +84,14 @@ def test_splits_without_labels_are_left_out(tool, cloud_folder, tmp_path, capsys
     assert said in capsys.readouterr().out
 
 
+def test_a_split_of_which_some_clouds_lack_labels_is_checked(tool, cloud_folder, tmp_path, capsys):
+    first = sorted((cloud_folder / "clouds" / "val").iterdir())[0]
+    np.savez(first, xyz=np.load(first)["xyz"])
+    words = ["--folder", str(cloud_folder), "--output", str(tmp_path / "out")]
+    assert tool.main(words) == 1
+    assert f"{first} has no labels" in capsys.readouterr().out
+
+
 def test_a_config_for_images_is_refused(tool, cloud_folder, folder, capsys):
     config = ["--config-file", "configs/Folder/baseline_sem_fpn_R_18.yaml"]
     assert tool.main(["--folder", str(cloud_folder), *config]) == 1

@@ -43,6 +43,7 @@ def test_programs_show_runs_on_clouds(run, tmp_path, capsys, monkeypatch):
     (other / "model_best.pth").unlink(missing_ok=True)
 
     content = compare(find_runs([f"plain={run}", f"worst={other}"]), num_images=2)
+    assert content["units"] == {"sample": "cloud", "part": "point"}
     assert content["views"][0]["reasons"].keys() == {"anchors"}
     assert content["views"][0]["projections"][0]["points"]
     pictures = content["pictures"]

@@ -115,3 +115,35 @@ def test_files_of_the_user_stay(tool, scans, cloud_folder, tmp_path, capsys):
     assert run(tool, tmp_path / "other", scans / "sub") == 1
     assert "no cloud found (.ply," in capsys.readouterr().err
     assert written(tmp_path / "output") == ["labels/a.npz"]
+
+
+def test_text_without_points_in_a_folder_is_skipped(tool, scans, tmp_path, capsys):
+    """Damaged clouds and files that the user names are still reported."""
+    readme = scans / "README.txt"
+    readme.write_text("Scans of 3 rooms\n\n1. Kitchen, 2024\n2. Hall, 12 m 8 m 3 m\n")
+    (scans / "sub" / "calib.txt").write_text("P0: 7.1 0 6.0 0 0 7.1\nTr: 0 -0.9 1 2 3 4\n")
+    words = ["--no-overlays"]
+    assert run(tool, tmp_path / "out", scans, more=words) == 0
+    said = capsys.readouterr().out
+    assert "Skipped, because these text files have no points:" in said
+    assert str(readme) in said and "calib.txt" in said and "3 predictions in" in said
+    (scans / "sub" / "decimal_commas.txt").write_text("1,5;2,5;3,5\n" * 3)
+    (scans / "sub" / "header.csv").write_text("x,y,z\n")
+    (scans / "sub" / "nothing.txt").write_text("")
+    (scans / "sub" / "binary.txt").write_bytes(bytes(16))
+    assert run(tool, tmp_path / "out", scans, more=words) == 1
+    assert "error: 4 of 7 clouds not predicted" in capsys.readouterr().err
+    assert run(tool, tmp_path / "out", readme, more=words) == 1
+    assert "README.txt is" in capsys.readouterr().err
+    (tmp_path / "texts").mkdir()
+    readme.rename(tmp_path / "texts" / "README.txt")
+    assert run(tool, tmp_path / "out", tmp_path / "texts", more=words) == 1
+    assert "no cloud found (.ply," in capsys.readouterr().err
+
+
+def test_pages_of_an_earlier_run_are_no_inputs_of_a_pattern(tool, scans, tmp_path):
+    folder = tmp_path / "clouds"
+    folder.mkdir()
+    (scans / "a.npz").rename(folder / "a.npz")
+    for _ in range(2):
+        assert run(tool, folder / "out", folder / "**" / "*", more=["--quiet"]) == 0

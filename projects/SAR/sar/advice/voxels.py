@@ -37,12 +37,14 @@ class VoxelMix:
         points: (K,) number of points of each class.
         mixed: (K,) number of points of each class whose voxel has another class by majority.
         points_per_voxel: the mean number of points in a voxel, with ignored points.
+        num_clouds: number of the measured clouds.
     """
 
     edge: float
     points: np.ndarray
     mixed: np.ndarray
     points_per_voxel: float
+    num_clouds: int
 
     @property
     def share(self) -> float:
@@ -99,7 +101,7 @@ def measure_mixing(
             differs = counted & (of_voxel != label)
             mixed[row] += np.bincount(label[differs], minlength=num_classes)
     return [
-        VoxelMix(edge, points, mixed[row], num_points / num_voxels[row])
+        VoxelMix(edge, points, mixed[row], num_points / num_voxels[row], len(records))
         for row, edge in enumerate(edges)
     ]
 
@@ -125,8 +127,11 @@ def advise_on_voxels(
         finer: measured at half of it.
         cfg: the config of the training.
     """
+    start = "A"
+    if mix.num_clouds < frequency.num_images:
+        start = f"Measured on {mix.num_clouds} of {frequency.num_images} clouds: a"
     text = (
-        f"A voxel of {mix.edge:g} (INPUT.POINTS.VOXEL_SIZE, in the unit of the files) has "
+        f"{start} voxel of {mix.edge:g} (INPUT.POINTS.VOXEL_SIZE, in the unit of the files) has "
         f"{mix.points_per_voxel:.1f} points on average. {_describe_mixed(frequency, mix)}"
     )
     if not mix.is_too_coarse:

@@ -15,6 +15,7 @@ from torch import Tensor
 from sar.data.class_frequency import ClassFrequency
 from sar.data.clouds import is_cloud
 from sar.data.datasets import load_dataset, metadata_of
+from sar.data.units import IMAGES, units_of_file
 from sar.errors import InputError, nearest, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.boundaries import boundary_metrics, update_boundary_counts
@@ -130,6 +131,7 @@ class LongTailEvaluator(DatasetEvaluator):
         num_classes = len(self._class_names)
         self._confusion: Tensor | None = None  # created on the device of the first prediction
         self._num_images = 0
+        self._units = IMAGES
         self._boundary_counts = torch.zeros(3, num_classes, dtype=torch.int64)
         self._object_counts = torch.zeros(len(OBJECT_COUNTS), num_classes, dtype=torch.int64)
         self._validation_loss: ValidationLoss | None = None
@@ -173,6 +175,7 @@ class LongTailEvaluator(DatasetEvaluator):
             truth = self._ground_truth.read(input, tuple(prediction.shape))
             if self._confusion is None:
                 self._confusion = self._empty_confusion(prediction.device)
+                self._units = units_of_file(input["file_name"])
             device = self._confusion.device
             truth_on_device = torch.from_numpy(truth).to(device, non_blocking=True)
             update_confusion(
@@ -304,8 +307,10 @@ class LongTailEvaluator(DatasetEvaluator):
             own_groups=tuple(self._own_groups),
             geometry=results.get("geometry"),
             objects=objects,
+            units=self._units,
         )
-        logger.info('Evaluation of "%s", %d images:\n%s', self._dataset_name, num_images, table)
+        samples = f"{num_images} {self._units.sample}s"
+        logger.info('Evaluation of "%s", %s:\n%s', self._dataset_name, samples, table)
 
     def _write_metrics(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.units import IMAGES, Units
 from sar.errors import printable
 from sar.evaluation.class_groups import class_groups, describe_ties
 from sar.evaluation.class_metrics import CLASS_METRICS, OBJECT_METRICS, PIXEL_METRICS
@@ -41,6 +42,7 @@ def format_table(
     own_groups: Sequence[str] = (),
     geometry: Mapping[str, float] | None = None,
     objects: Mapping[str, Sequence[int]] | None = None,
+    units: Units = IMAGES,
 ) -> str:
     """Return tables of the means, the classes, the objects and the geometry.
 
@@ -55,6 +57,7 @@ def format_table(
         own_groups: names of the data set's own groups of classes.
         geometry: the numbers of `sar.evaluation.geometry.FeatureGeometry.compute`.
         objects: counts (K,) by the names in OBJECT_COUNTS.
+        units: what the texts call the samples of the data set and their parts.
     """
     groups, order = {}, range(len(class_names))
     if class_frequency is not None:
@@ -74,7 +77,7 @@ def format_table(
         ]
         return grid(rows, ["class", *columns, *names], num_texts)
 
-    columns = _training_columns(groups, class_frequency) if groups else {}
+    columns = _training_columns(groups, class_frequency, units) if groups else {}
     of_pixels = [name for name in measured if name in PIXEL_METRICS]
     after_groups = HEADLINE.index("fwIoU")
     headline = list(HEADLINE)
@@ -93,7 +96,12 @@ def format_table(
             "the means."
         )
     if class_frequency is not None:
-        ties = describe_ties(class_frequency.images, class_frequency.pixels, class_names)
+        ties = describe_ties(
+            class_frequency.images,
+            class_frequency.pixels,
+            class_names,
+            units=(f"{units.sample}s", f"{units.part}s"),
+        )
         if ties:
             parts.append(ties)
     else:
@@ -113,15 +121,17 @@ def _means(metrics: Mapping[str, float], names: Sequence[str]) -> str:
 
 
 def _training_columns(
-    groups: Mapping[str, Sequence[int]], frequency: ClassFrequency
+    groups: Mapping[str, Sequence[int]], frequency: ClassFrequency, units: Units
 ) -> dict[str, list[str]]:
     """Return columns of K cells that say how frequent each class is in training."""
     group_of = {i: GROUP_NAMES[name] for name, ids in groups.items() for i in ids}
     num_pixels = sum(frequency.pixels)
     return {
         "group": [group_of[i] for i in range(len(group_of))],
-        "train pixels %": [_percent(100 * count / num_pixels, 3) for count in frequency.pixels],
-        "train images %": [
+        f"train {units.part}s %": [
+            _percent(100 * count / num_pixels, 3) for count in frequency.pixels
+        ],
+        f"train {units.sample}s %": [
             _percent(100 * count / frequency.num_images) for count in frequency.images
         ],
     }

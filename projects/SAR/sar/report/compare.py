@@ -12,6 +12,7 @@ from PIL import Image
 
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets.folder import default_colors
+from sar.data.units import Units
 from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
 from sar.evaluation.class_metrics import CLASS_METRICS
@@ -66,12 +67,14 @@ def compare(
     methods = list(dict.fromkeys(run.method for run in runs))
     first_runs = [next(run for run in runs if run.method == method) for method in methods]
     names = {run.folder: _name(run, runs) for run in runs}
-    warning = _warn_of_other_images(list(names.values()), evaluations)
+    units = runs[0].units(dataset)
+    warning = _warn_of_other_images(list(names.values()), evaluations, units)
     settings = compare_settings(runs, list(names.values()), dataset)
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
-            view = View(reasons={"model": "No model predicted images, because of --images 0."})
+            reason = f"No model predicted {units.sample}s, because of --images 0."
+            view = View(reasons={"model": reason})
         else:
             title = f"Looking at {names[run.folder]}"
             view, found = look_at(
@@ -92,6 +95,7 @@ def compare(
         colors = np.array(default_colors(len(class_names)), dtype=np.uint8)
     return {
         "dataset": dataset,
+        "units": {"sample": units.sample, "part": units.part},
         "num_evaluated": None if warning else evaluations[0]["num_images"],
         "warning": warning,
         "settings": settings,
@@ -124,7 +128,7 @@ def compare(
             _describe_view(name, view)
             for name, view in show_progress(views.items(), "Arranging the embeddings")
         ],
-        "pictures": _pictures(views, images, colors, show_progress),
+        "pictures": _pictures(views, images, colors, units, show_progress),
     }
 
 
@@ -171,7 +175,7 @@ def _name(run: Run, runs: Sequence[Run]) -> str:
     return run.method if len(alike) == 1 else f"{run.method} ({alike.index(run) + 1})"
 
 
-def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict]) -> str:
+def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict], units: Units) -> str:
     """Return a warning if the runs were evaluated on different numbers of images; else ""."""
     by_count: dict[int, list[str]] = {}
     for name, evaluation in zip(names, evaluations, strict=True):
@@ -180,9 +184,9 @@ def _warn_of_other_images(names: Sequence[str], evaluations: Sequence[dict]) -> 
         return ""
     listed = "; ".join(f"{count}: {', '.join(by_count[count])}" for count in sorted(by_count))
     return (
-        f"The runs were evaluated on different numbers of images ({listed}), so they differ in "
-        "more than their methods: evaluate all runs on the same images with train_net.py "
-        "--eval-only."
+        f"The runs were evaluated on different numbers of {units.sample}s ({listed}), so they "
+        f"differ in more than their methods: evaluate all runs on the same {units.sample}s with "
+        "train_net.py --eval-only."
     )
 
 
@@ -311,14 +315,18 @@ def principal_components(points: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _pictures(
-    views: dict[str, View], images: Images | None, colors: np.ndarray, show_progress: ShowProgress
+    views: dict[str, View],
+    images: Images | None,
+    colors: np.ndarray,
+    units: Units,
+    show_progress: ShowProgress,
 ) -> dict:
     """Return the images on which the predictions of several models differ most."""
     predictions = {name: view.predictions for name, view in views.items() if view.predictions}
     # Data sets of the same name may be in different folders, with different images.
     seen_by_all = set.intersection(*map(set, predictions.values())) if predictions else set()
     if len(predictions) < 2 or not seen_by_all:
-        reason = "Needs two runs whose models predict the same images of the data set."
+        reason = f"Needs two runs whose models predict the same {units.sample}s of the data set."
         return {"names": [], "images": [], "reason": reason}
     shares = {}
     file_names = list(filter(seen_by_all.__contains__, images.label_files))

@@ -2,6 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const section = (id) => document.getElementById(id);
+const { sample, part } = data.units; // "image" and "pixel", or "cloud" and "point"
 const classesInOrder = data.order.map((k) => data.classes[k]);
 
 function methodKey() {
@@ -65,7 +66,7 @@ function fillMetrics() {
     table("Metrics of each method", ["metric", ...data.methods.map((method) => method.name)], rows,
       { sorts: false }),
     say("In percent: mean over the runs of a method ± the standard deviation of one run (n − 1)."
-      + compared + (data.is_ordered ? " @f, @c, @r: frequent, common and rare classes, by training images"
+      + compared + (data.is_ordered ? ` @f, @c, @r: frequent, common and rare classes, by training ${sample}s`
         + " (60, 20 and 20% of the classes)." : "")
       + (data.metrics.includes("NC1")
         ? " NC1 to NC3, no percentages: 0 is full neural collapse." : "")
@@ -75,7 +76,7 @@ function fillMetrics() {
 
 function fillClasses() {
   const headers = [
-    "class", ...data.methods.map((method) => method.name), "train images %", "train pixels %",
+    "class", ...data.methods.map((method) => method.name), `train ${sample}s %`, `train ${part}s %`,
   ];
   const select = element("select", { id: "class-metric" },
     ...data.class_metrics.map((name) => element("option", {}, name)));
@@ -125,7 +126,7 @@ function fillConfusions() {
       const pixels = data.confusions[index].pixels[data.order[i]].toLocaleString("en");
       if (matrix[i][j] === null) return `${names[i]}: no ground truth`;
       const verb = i === j ? "correct" : `predicted as ${names[j]}`;
-      return `${names[i]}, ${verb}: ${percent(matrix[i][j])} of ${pixels} pixels`;
+      return `${names[i]}, ${verb}: ${percent(matrix[i][j])} of ${pixels} ${part}s`;
     };
     figure.append(...heatmap(matrix, names, `${method.name}: confusion matrix`, {
       // Paler behind numbers.
@@ -138,7 +139,7 @@ function fillConfusions() {
   });
   section("confusions").append(
     say("Each row is a class of the ground truth, the most frequent in training first. Its cells"
-      + " show, in percent, as which classes its pixels are predicted. Blue is correct, red is"
+      + ` show, in percent, as which classes its ${part}s are predicted. Blue is correct, red is`
       + " wrong, and grey has no ground truth. The shade grows with the square root of the share, so"
       + " that small shares are visible. Runs of a method are added up.", "faint"),
     element("div", { class: names.length > 30 ? "panels wide" : "panels" }, ...panels),
@@ -244,7 +245,7 @@ function leftOut(what, views) {
 function reasonFor(view, what) {
   if (view.reasons.model) return view.reasons.model;
   if (what === "semantic anchors") return view.reasons.anchors ?? "They are all alike.";
-  return view.reasons.images ?? "There is no labelled pixel of two classes in the images.";
+  return view.reasons.images ?? `There is no labelled ${part} of two classes in the ${sample}s.`;
 }
 
 function fillEmbeddings() {
@@ -263,7 +264,7 @@ function fillEmbeddings() {
       const projection = view.projections[select.selectedIndex];
       return element("figure", {}, element("h3", {}, view.name),
         scatter(projection.points, data.classes, `${view.name}: embeddings by class`),
-        element("figcaption", {}, `${projection.name}; ${projection.points.length} pixels`));
+        element("figcaption", {}, `${projection.name}; ${projection.points.length} ${part}s`));
     }));
     highlight();
   };
@@ -282,9 +283,9 @@ function fillEmbeddings() {
   select.addEventListener("change", draw);
   draw();
   if (kinds) {
-    section("embeddings").append(say("Each point is a pixel of a validation image. Its place shows the"
-      + " features that the last layer classifies: pixels with similar features are close. Each class"
-      + " has the same number of points, or fewer if the images show too few of its pixels.",
+    section("embeddings").append(say(`Each dot is a ${part} of a validation ${sample}. Its place shows the`
+      + ` features that the last layer classifies: ${part}s with similar features are close. Each class`
+      + ` has the same number of dots, or fewer if the ${sample}s show too few of its ${part}s.`,
     "faint"), element("label", { for: "projection" }, "Projection: "), select,
       element("div", { class: "key", role: "group", "aria-label": "Show one class" }, ...buttons));
   }
@@ -298,13 +299,14 @@ function fillPictures() {
     section("pictures").append(say(`Left out. ${reason}`, "reason"));
     return;
   }
-  section("pictures").append(say(`From ${numImages} validation images: the predictions of`
+  section("pictures").append(say(`From ${numImages} validation ${sample}s: the predictions of`
     + ` ${names.slice(1).join(", ")} differ most on these. At most two neighbours in the data set are`
-    + " shown, such as frames of one video. Black pixels are ignored.", "faint"),
+    + ` shown, such as frames of one video. ${sample === "image" ? "Black pixels are ignored."
+      : "Black is the background, or ignored points."}`, "faint"),
   element("ul", { class: "key" }, ...data.order.filter((k) => classes.includes(k)).map((k) =>
     element("li", {}, swatch(data.classes[k].color), data.classes[k].name))));
   for (const one of images) {
-    const panels = ["image", ...names].map((name, index) => {
+    const panels = [sample, ...names].map((name, index) => {
       const source = index ? one.maps[index - 1] : one.image;
       return element("figure", {}, element("figcaption", {}, name),
         element("img", { src: source, alt: `${name} of ${one.name}`, loading: "lazy" }));
@@ -331,7 +333,7 @@ section("theme").addEventListener("click", () =>
   setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
 
 section("summary").textContent = data.dataset
-  + (data.num_evaluated === null ? ": " : `, ${data.num_evaluated} images: `)
+  + (data.num_evaluated === null ? ": " : `, ${data.num_evaluated} ${sample}s: `)
   + data.methods.map(({ name, num_runs: count }) => name + (count > 1 ? ` (${count} runs)` : ""))
     .join(", ");
 if (data.warning) section("summary").after(say(data.warning, "warning"));

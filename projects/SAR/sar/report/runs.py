@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sar.data.class_frequency import ClassFrequency
+from sar.data.units import CLOUDS, IMAGES, Units
 from sar.errors import InputError, shortened
 from sar.evaluation.class_metrics import CLASS_METRICS
 from sar.evaluation.table import GROUP_NAMES
@@ -152,6 +153,12 @@ class Run:
         """
         evaluated = _evaluated_after(self.evaluations[dataset])
         return _iterations_done(self.folder) if evaluated is None else evaluated
+
+    def units(self, dataset: str) -> Units:
+        """Return what the samples of a data set are called. Without a recorded config: images."""
+        recorded = self.evaluations[dataset].get("config")
+        has_voxels = isinstance(recorded, dict) and recorded.get("INPUT.POINTS.VOXEL_SIZE")
+        return CLOUDS if has_voxels else IMAGES
 
     def confusion(self, dataset: str) -> np.ndarray | None:
         """Return the confusion matrix (K, K) of an evaluation; None if it is not recorded.

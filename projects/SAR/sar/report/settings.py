@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 
 from sar.config import leaves, load_config, lookup
+from sar.data.units import Units
 from sar.errors import InputError, listed
 from sar.files.run_folder import CONFIG
 from sar.report.runs import Run
@@ -112,7 +113,7 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
         iterations = run.iterations(dataset)
         settings[ITERATIONS] = None if iterations is None else str(iterations)
         settings[CHECKPOINT] = "model_best" if run.is_of_best(dataset) else "the last one"
-        settings[TRAINING_LABELS] = _training_labels(run, settings)
+        settings[TRAINING_LABELS] = _training_labels(run, settings, run.units(dataset))
         settings[EVALUATION_LABELS] = _evaluation_labels(run, dataset)
         of_runs.append(settings)
     methods = list(dict.fromkeys(run.method for run in runs))
@@ -187,24 +188,29 @@ def _settings_of_evaluation(
     return settings
 
 
-def _training_labels(run: Run, settings: dict[str, str | None]) -> str | None:
+def _training_labels(run: Run, settings: dict[str, str | None], units: Units) -> str | None:
     """Return the counts of the training labels of a run as a text; None if they are unknown."""
     frequency = run.class_frequency()
     given = settings.get("DATASETS.CLASS_FREQUENCY") or _NONE
     if frequency is None or not (given == _NONE or given.startswith("OUTPUT_DIR")):
         return None  # a given file may have the counts of other data
-    return _counts(frequency.num_images, frequency.pixels, frequency.images)
+    return _counts(units, frequency.num_images, frequency.pixels, frequency.images)
 
 
 def _evaluation_labels(run: Run, dataset: str) -> str | None:
     """Return the counts of the evaluation labels as a text; None if they are not recorded."""
     pixels = run.ground_truth(dataset)
-    return None if pixels is None else _counts(run.evaluations[dataset]["num_images"], pixels)
+    if pixels is None:
+        return None
+    return _counts(run.units(dataset), run.evaluations[dataset]["num_images"], pixels)
 
 
-def _counts(num_images: int, pixels: Sequence[int], *more: Sequence[int]) -> str:
+def _counts(units: Units, num_images: int, pixels: Sequence[int], *more: Sequence[int]) -> str:
     checksum = zlib.crc32(repr((list(pixels), *map(list, more))).encode())
-    return f"{num_images} images, {sum(pixels)} pixels (counts of the classes: {checksum:08x})"
+    return (
+        f"{num_images} {units.sample}s, {sum(pixels)} {units.part}s (counts of the classes: "
+        f"{checksum:08x})"
+    )
 
 
 def _fingerprint_of_training(run: Run, settings: dict[str, str | None]) -> str:

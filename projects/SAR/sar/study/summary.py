@@ -5,6 +5,8 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 
+from sar.config import load_config
+from sar.data.units import units_of_config
 from sar.errors import listed, printable
 from sar.evaluation.table import grid
 from sar.study.differences import paired_difference
@@ -17,7 +19,7 @@ _COMPARED = ("mIoU", "mIoU@r", "mIoU@r_pixel")
 _NOT_REPEATED = ("SOLVER.CHECKPOINT", "TEST.")
 _LIMITS = (
     "The intervals show how much the results vary with the seed. They do not show how much they "
-    "vary with other validation images or with longer trainings."
+    "vary with other validation data or with longer trainings."
 )
 
 # The rows of a comparison by method and seed.
@@ -156,11 +158,14 @@ def _shown(values: Sequence[float], others: Sequence[float]) -> str:
 def _recommendations(study: Study, found: Found) -> list[tuple[str, list[str]]]:
     """Return questions and answers: by mIoU, and by the metrics of rare classes."""
     row = next(row for by_seed in found.values() for row in by_seed.values())
+    units = units_of_config(load_config(study.config))
     rare = listed([printable(name) for name in row["groups"]["r"]])
     questions = {
         "mIoU": "All classes count the same (mIoU)",
-        "mIoU@r": f"Only the classes on the fewest images count (mIoU@r): {rare}",
-        "mIoU@r_pixel": "Only the classes with the fewest pixels count (mIoU@r_pixel)",
+        "mIoU@r": (
+            f"Only the classes {units.on} the fewest {units.sample}s count (mIoU@r): {rare}"
+        ),
+        "mIoU@r_pixel": f"Only the classes with the fewest {units.part}s count (mIoU@r_pixel)",
     }
     parts, seen = [], []
     for metric, question in questions.items():

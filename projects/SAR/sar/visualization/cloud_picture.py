@@ -94,7 +94,7 @@ def draw_cloud_file(
 def draw_cloud(
     cloud: Cloud,
     truth: np.ndarray | None,
-    prediction: np.ndarray | None,
+    prediction: np.ndarray,
     class_names: Sequence[str],
     colors: np.ndarray,
 ) -> Image.Image:
@@ -105,16 +105,17 @@ def draw_cloud(
     Args:
         cloud: at least one point.
         truth: (N,) ids of the ground truth. Ids without a class are ignored points. None: this
-            panel is left out.
-        prediction: (N,) class ids. None: this panel is left out.
+            panel and the errors are left out.
+        prediction: (N,) class ids.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
     """
     panels = {"cloud": own_colors(cloud)}
-    layers = {"ground truth": truth, "prediction": prediction}
-    layers = {title: ids for title, ids in layers.items() if ids is not None}
+    layers = {"prediction": prediction}
+    if truth is not None:
+        layers = {"ground truth": truth} | layers
     panels |= {title: colorize(ids, colors) for title, ids in layers.items()}
-    if len(layers) == 2:
+    if truth is not None:
         panels["errors"] = error_colors(truth, prediction, len(class_names))
     rows = [
         np.concatenate([_with_margin(view.draw(panel)) for panel in panels.values()], axis=1)
@@ -143,7 +144,7 @@ def _draw_legend(
     layers: list[np.ndarray], class_names: Sequence[str], colors: np.ndarray, width: int
 ) -> Image.Image:
     num_classes = len(class_names)
-    ids = np.unique(np.concatenate(layers)) if layers else np.array([], dtype=np.int64)
+    ids = np.unique(np.concatenate(layers))
     shown = [int(k) for k in ids if 0 <= k < num_classes]
     names, table = [*class_names], [*colors[:num_classes]]
     more = {"ignored": IGNORE_COLOR} if len(shown) < len(ids) else {}

@@ -7,16 +7,15 @@ Shape shorthands: N points of the cloud, M points of the page, K classes.
 """
 
 import base64
-import json
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from sar.errors import printable
 from sar.files.atomic import write_atomically
+from sar.files.html_page import html_page
 from sar.visualization.clouds import height_colors, point_spacing
 
 MAX_BYTES = 2_000_000  # of a page
@@ -122,14 +121,5 @@ def _encode(array: np.ndarray, dtype: str | np.dtype) -> str:
 
 
 def _render(content: dict) -> str:
-    # "</script>" or "<!--" in a class name would end or change the script.
-    data = json.dumps(content, allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
-    page = _read("cloud_viewer.html")
-    parts = {name: _read(name) for name in ("cloud_viewer.css", "cloud_viewer.js")}
-    for name, text in (parts | {"data.json": data}).items():
-        page = page.replace(f"/* {name} */", text)
-    return page
-
-
-def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    parts = ("cloud_viewer.css", "cloud_viewer.js")
+    return html_page(__package__, "cloud_viewer.html", parts, content)

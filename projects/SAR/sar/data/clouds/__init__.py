@@ -3,7 +3,9 @@
 from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.files import (
     CLOUD_SUFFIXES,
+    has_labels,
     is_cloud,
+    is_other_text,
     label_file,
     label_suffix,
     read_cloud,
@@ -14,7 +16,9 @@ from sar.data.clouds.files import (
 __all__ = [
     "CLOUD_SUFFIXES",
     "Cloud",
+    "has_labels",
     "is_cloud",
+    "is_other_text",
     "label_file",
     "label_suffix",
     "read_cloud",

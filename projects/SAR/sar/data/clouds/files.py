@@ -6,7 +6,7 @@ Shape shorthands: N: number of points.
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +28,17 @@ def is_cloud(path: str | os.PathLike) -> bool:
     """Return whether the suffix of a path is that of a cloud, or of KITTI's labels."""
     suffix = os.path.splitext(path)[1].lower()
     return suffix in _FORMATS or suffix == kitti.LABEL_SUFFIX
+
+
+def is_other_text(path: str | os.PathLike) -> bool:
+    """Return whether a file has the suffix of clouds in text, but is no cloud, such as README.txt.
+
+    Only the start of the file is read. A damaged or unreadable cloud gives False.
+    """
+    path = Path(path)
+    with suppress(OSError):
+        return path.suffix.lower() in text.SUFFIXES and not text.may_hold_points(path)
+    return False
 
 
 def read_cloud(path: str | os.PathLike) -> Cloud:
@@ -71,6 +82,17 @@ def read_cloud_label(path: str | os.PathLike) -> np.ndarray:
                 "the cloud from the data set."
             )
         return label
+
+
+def has_labels(path: str | os.PathLike) -> bool:
+    """Return whether a point cloud has labels.
+
+    Raises:
+        InputError: as in `read_cloud`, for the parts of the file that hold labels.
+    """
+    path = Path(path)
+    with _reading(path):
+        return _format_of(path).read_label(path) is not None
 
 
 def write_labels(

@@ -14,13 +14,28 @@ import numpy as np
 from sar.data.clouds.cloud import Cloud
 from sar.data.clouds.rows import parse_rows
 from sar.data.clouds.table import PointTable, label_name
-from sar.data.clouds.text_layout import Layout, find_layout, separator_of
+from sar.data.clouds.text_layout import Layout, find_layout, looks_like_point, separator_of
 from sar.data.clouds.values import check_labels
 from sar.errors import InputError
 
 SUFFIXES = (".txt", ".xyz", ".csv", ".pts")
 LABEL_PLACE = "a column that the first line names label, class or classification"
 _INT64 = (-(2**63), 2**63 - 1)
+_START = 2**16  # bytes
+
+
+def may_hold_points(path: Path) -> bool:
+    """Return whether the start of a file looks like a cloud, or like a damaged one.
+
+    A line that begins with three numbers, or that names the columns x, y and z, looks like a cloud.
+    Empty and binary files count as damaged clouds.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_START)
+    return b"\0" in start or not start.strip() or any(map(looks_like_point, start.splitlines()))
 
 
 def read(path: Path) -> Cloud:

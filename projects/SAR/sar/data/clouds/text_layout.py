@@ -1,5 +1,6 @@
 """Find out what the columns of a text file with points mean, from its first lines."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,15 @@ def find_layout(data: bytes, path: Path) -> Layout:
                 )
             return Layout(names, separator, header, start, number, count)
     raise InputError(f"The cloud {path} has no points: remove it from the data set.")
+
+
+def looks_like_point(line: bytes) -> bool:
+    """Return whether a line begins with three numbers, or names the columns x, y and z.
+
+    All separators count, so that numbers with decimal commas also look like a point.
+    """
+    words = re.split(r'[\s,;"]+', line.decode("utf-8", "replace").strip(' \t,;"\ufeff').lower())
+    return {*_XYZ} <= {*words} or (len(words) >= 3 and all(map(is_number, words[:3])))
 
 
 def separator_of(line: str) -> str | None:
