@@ -26,6 +26,7 @@ from sar import cli
 EXAMPLES = """examples:
   python experiments/run.py
   python experiments/run.py experiments/longtail_shapes.yaml --jobs 2
+  python experiments/run.py experiments/ccp_imagenet.yaml --methods plain "class weights"
 """
 PROJECT = Path(__file__).parents[1]
 STUDIES = sorted((PROJECT / "experiments").glob("*.yaml"))
@@ -35,6 +36,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, EXAMPLES)
     parser.add_argument(
         "studies", nargs="*", metavar="FILE", type=Path, help="default: all of experiments/*.yaml"
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="only train these methods, without ablations (default: everything)",
     )
     parser.add_argument("--no-run", action="store_true", help="only write the page")
     parser.add_argument(
@@ -92,7 +99,8 @@ def run(args: Namespace) -> int:
     studies = [read_study(path) for path in args.studies or STUDIES]
     rows = read_results(args.results)
     has_failed = False
-    for study in () if args.no_run else studies:
+    trained = [study.only(args.methods) for study in studies] if args.methods else studies
+    for study in () if args.no_run else trained:
         failed = run_missing(study.choice_cells(), rows, args, f"{study.title}, choice")
         if not failed:
             failed = run_missing(study.cells(rows), rows, args, study.title)

@@ -282,15 +282,42 @@ def test_costs_of_one_commit_alone_are_compared(results, tmp_path):
     assert found["weights"] == "2.00" and found["SAR"] == "-" and found["both"] == "3.00"
 
 
-def test_a_study_that_is_not_complete_is_not_on_the_page(results, tmp_path):
+def test_the_page_shows_what_is_trained_with_every_seed(results, tmp_path):
     study, rows = results
+    page = Outputs(tmp_path)
+
+    def text():
+        write_page([study], rows, page)
+        return (tmp_path / "results.md").read_text()
+
+    def drop(name, seed):
+        del rows[study.cell(study.chosen(rows)[name], seed).key]
+
+    assert "Not trained yet" not in text()
     del rows[study.cells(rows)[-3].key]
-    write_page([study], rows, Outputs(tmp_path))
-    text = (tmp_path / "results.md").read_text()
-    assert "## Roads" in text and "| as it is" in text and "| no filter" not in text
-    del rows[study.cells(rows)[3].key]
-    write_page([study], rows, Outputs(tmp_path))
-    assert "Roads" not in (tmp_path / "results.md").read_text()
+    assert "| as it is" in text() and "| no filter" not in text()
+    drop("SAR", 1)  # not a seed of the ablations
+    assert "Not trained yet: SAR." in text() and "| as it is" in text()
+    drop("both", 0)
+    drop("SAR", 2)
+    assert "| weights " in text() and "| both " not in text()
+    assert "Not trained yet: SAR, both." in text() and "Ablations" not in text()
+    drop("plain", 2)
+    assert "Roads" not in text()
+
+
+def test_a_study_of_some_methods(results):
+    study, rows = results
+    some = study.only(["both", "plain"])
+    assert {tuple(cell.settings.items()) for cell in some.choice_cells()} == {
+        (("SOLVER.MAX_ITER", 10), *settings.items())
+        for settings in ({}, {"W": 1}, {"W": 2}, {"P": 0.1}, {"P": 1})
+    }
+    assert [cell.key for cell in some.cells(rows)] == [
+        study.cell(settings, seed).key for seed in (0, 1, 2) for settings in ({}, {"P": 1, "W": 2})
+    ]
+    with pytest.raises(InputError, match='Roads has no method "wieghts". Did you mean "weights"?'):
+        study.only(["plain", "wieghts"])
 
 
 def test_finished_trainings_are_kept_and_failed_ones_are_said(
@@ -321,6 +348,8 @@ def test_finished_trainings_are_kept_and_failed_ones_are_said(
     # What is reported waits until everything is there to choose by.
     assert len(calls) == 12
     assert "no space left" in capsys.readouterr().err
+    assert program.main([*words, "--methods", "plain"]) == 0
+    assert len(calls) == 12 + 3
     assert program.main(words) == 0
     assert len(calls) == 12 + 1 + 17
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]

@@ -26,14 +26,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 
 import yaml
 
-from sar.errors import InputError
+from sar.errors import InputError, nearest
 
 Settings = dict[str, object]
 
@@ -116,6 +117,30 @@ class Study:
     def reference(self) -> str:
         """Return the method that all other methods are compared with."""
         return self.methods[0]
+
+    def only(self, names: Collection[str]) -> "Study":
+        """Return the study of some methods, without ablations.
+
+        Raises:
+            InputError: a name is not a method.
+        """
+        unknown = [name for name in names if name not in self.methods]
+        if unknown:
+            raise InputError(
+                f'{self.title} has no method "{unknown[0]}".{nearest(unknown[0], self.methods)} '
+                f"There are: {', '.join(self.methods)}."
+            )
+        combinations = {k: parts for k, parts in self.combinations.items() if k in names}
+        needed = {*names, *chain.from_iterable(combinations.values())}
+        return replace(
+            self,
+            methods=[name for name in self.methods if name in names],
+            candidates={name: s for name, s in self.candidates.items() if name in needed},
+            combinations=combinations,
+            ablated="",
+            ablation_seeds=(),
+            variants={},
+        )
 
     def cell(self, settings: Settings, seed: int) -> Cell:
         """Return the cell of a training that the page reports."""

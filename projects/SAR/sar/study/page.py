@@ -43,14 +43,16 @@ GEOMETRY = ("NC1", "NC2_equinorm", "NC2_equiangularity", "NC3")
 def write_page(studies: Sequence[Study], rows: Rows, docs: Outputs) -> None:
     """Write results.md and its figures.
 
-    A study appears when all its methods are trained with every seed. A variant of the ablations
-    appears when it is trained with every seed.
+    A study appears when its settings are chosen, and its reference and another method are trained
+    with every seed. A method or variant of the ablations appears when it is trained with every
+    seed.
     """
     parts = [INTRODUCTION]
     for study in studies:
         if all(cell.key in rows for cell in study.choice_cells()):
-            if all(cell.key in rows for cell in study.method_cells(rows)):
-                parts += _Section(study, rows, docs).parts()
+            section = _Section(study, rows, docs)
+            if study.reference in section.methods and len(section.methods) > 1:
+                parts += section.parts()
     with docs.writing(docs.folder / "results.md") as temporary:
         temporary.write_text("\n\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
@@ -61,12 +63,11 @@ class _Section:
     def __init__(self, study: Study, rows: Rows, docs: Outputs) -> None:
         self.study, self.rows, self.docs = study, rows, docs
         chosen = study.chosen(rows)
-        self.methods = {name: self._rows(s, study.seeds) for name, s in chosen.items()}
+        self.methods = self._trained(chosen, study.seeds)
         self.variants = {}
         if study.ablated:
             compared = {study.ablated: chosen[study.ablated]} | study.ablations(chosen)
-            found = {name: self._rows(s, study.ablation_seeds) for name, s in compared.items()}
-            self.variants = {name: rows for name, rows in found.items() if all(rows)}
+            self.variants = self._trained(compared, study.ablation_seeds)
         self.name = re.sub("[^a-z0-9]+", "-", study.title.lower())
 
     def parts(self) -> list[str]:
@@ -109,7 +110,7 @@ class _Section:
                 self._losses(),
                 self._figure("losses", self._draw_losses),
             ]
-        if len(self.variants) > 1:
+        if study.ablated in self.variants and len(self.variants) > 1:
             seeds = ", ".join(map(str, study.ablation_seeds))
             parts += [
                 f"### Ablations of {study.ablated}",
@@ -121,9 +122,15 @@ class _Section:
             parts += ["### Choice of hyper-parameters", self._choice()]
         return parts
 
-    def _rows(self, settings: Settings, seeds: Sequence[int]) -> list[dict | None]:
-        """Return a row for each seed; None for a cell that is not trained."""
-        return [self.rows.get(self.study.cell(settings, seed).key) for seed in seeds]
+    def _trained(
+        self, settings_of: Mapping[str, Settings], seeds: Sequence[int]
+    ) -> dict[str, list[dict]]:
+        """Return a row for each seed, of all settings that are trained with every seed."""
+        found = {
+            name: [self.rows.get(self.study.cell(settings, seed).key) for seed in seeds]
+            for name, settings in settings_of.items()
+        }
+        return {name: rows for name, rows in found.items() if all(rows)}
 
     def _set_up(self) -> str:
         found = [*self.methods.values(), *self.variants.values()]
@@ -134,11 +141,13 @@ class _Section:
         commits = {row["commit"] for row in rows}
         seeds = ", ".join(map(str, self.study.seeds))
         common = "\n".join(f"    {key} {value}" for key, value in self.study.settings.items())
+        missing = [name for name in self.study.methods if name not in self.methods]
+        missing = f" Not trained yet: {', '.join(missing)}." if missing else ""
         return (
             f"All trainings use `{self.study.config}` with\n\n{common}\n\nThe evaluation uses "
             f"`{self.study.test}`. Seeds: {seeds}. {len(rows)} trainings took {hours:.1f} hours in "
             f"total on {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions))}. "
-            f"Commits: {', '.join(sorted(commits))}."
+            f"Commits: {', '.join(sorted(commits))}.{missing}"
         )
 
     def _comparison(self, rows_of: Mapping[str, list[dict]], reference: str) -> str:
