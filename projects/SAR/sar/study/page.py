@@ -68,7 +68,7 @@ class _Section:
         if study.ablated:
             compared = {study.ablated: chosen[study.ablated]} | study.ablations(chosen)
             self.variants = self._trained(compared, study.ablation_seeds)
-        self.name = re.sub("[^a-z0-9]+", "-", study.title.lower())
+        self.name = re.sub("[^a-z0-9]+", "-", study.title.lower()).strip("-")
 
     def parts(self) -> list[str]:
         study = self.study
