@@ -102,6 +102,21 @@ def test_recipe_of_a_plain_config(frequency, keys, words):
     assert has_rare_classes(frequency) == bool(keys)
 
 
+@pytest.mark.parametrize(
+    ("frequency", "keys", "words"),
+    [
+        (NEITHER, {}, "The plain model"),
+        (BY_IMAGE, REPEAT, "Repeat-factor sampling. Train"),
+        (BY_PIXEL, WEIGHTS, "Class weights. Train"),
+        (BOTH, REPEAT | WEIGHTS, "Repeat-factor sampling with class weights. Train"),
+    ],
+)
+def test_recipe_of_point_clouds(frequency, keys, words):
+    recipe = advice(frequency, "INPUT.POINTS.VOXEL_SIZE", "0.05")["recipe"]
+    assert recipe.recipe == keys
+    assert recipe.text.startswith(words)
+
+
 def test_the_recipe_says_which_metric_shows_the_rare_classes():
     assert "compare mIoU@r_pixel." in advice(BY_PIXEL)["recipe"].text
     assert "compare mIoU@r." in advice(BOTH)["recipe"].text
