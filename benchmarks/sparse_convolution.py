@@ -2,9 +2,10 @@
 
 The clouds are parts of a generated room of `longtail_rooms`, in voxels of 2 cm. Kernels have 27
 offsets. The first peer gathers the neighbours of each site into a matrix (V, 27 C), with zeros for
-empty voxels, and multiplies it by the weight. The second peer is torch's dense conv3d; its grid has
-the size of the cloud's bounding box, so only a small cloud is compared. The third is the forward
-pass of spconv on the CPU, if spconv is installed; spconv has no backward pass there.
+empty voxels, and multiplies it by the weight. The second peer adds the products of each offset to
+the output, without blocks of sites. The third is torch's dense conv3d; its grid has the size of the
+cloud's bounding box, so only a small cloud is compared. The fourth is the forward pass of spconv on
+the CPU, if spconv is installed; spconv has no backward pass there.
 
 The floor of the time is the time for the operations plus the time for the bytes. With V sites, P
 pairs, and C = D channels, the operations are 6 P C^2, at the rate of a product of two matrices
@@ -13,7 +14,8 @@ backward pass reads two), and all features and gradients are read or written. Th
 bandwidth of a copy. On paper, the time grows with P C^2 in the operations and P C in the bytes.
 
 The maps are the sites of the voxels, their pairs for both passes, and the coarser level. The last
-table has a training step of `Base-SparseUNetSmall` on 50,000 voxels, maps included.
+table has a training step of `Base-SparseUNetSmall` on 50,000 voxels, maps included. Its peer is the
+same network with the convolutions of the second peer.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,6 +53,8 @@ SMALLEST = (500, 8)
 def measure(device: torch.device) -> Iterator[Measurement]:
     for size in chosen(SIZES, smallest=SMALLEST):
         yield compare_with_gather(size, device)
+    for size in chosen(SIZES, smallest=SMALLEST):
+        yield compare_with_scatter(size, device)
     for size in chosen(DENSE_SIZES, smallest=SMALLEST):
         yield compare_with_dense(size, device)
     if spconv is None:
@@ -142,6 +146,61 @@ def neighbour_rows(pairs: SitePairs, device: torch.device) -> torch.Tensor:
         else:
             rows[outputs, offset] = inputs
     return rows
+
+
+class Scatter(torch.autograd.Function):
+    """The convolution that adds the products of each offset to the output."""
+
+    @staticmethod
+    def forward(ctx, features, weight, pairs):
+        ctx.save_for_backward(features, weight)
+        ctx.pairs = pairs
+        result = features.new_zeros(pairs.num_outputs, len(weight))
+        for i, j, kernel in offsets(pairs, weight.permute(1, 2, 0)):
+            add_rows(result, j, rows_of(features, i) @ kernel)
+        return result
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        features, weight = ctx.saved_tensors
+        grad_features, grads = torch.zeros_like(features), []
+        for i, j, kernel in offsets(ctx.pairs, weight.transpose(0, 1)):
+            grad_rows = rows_of(grad_output, j)
+            add_rows(grad_features, i, grad_rows @ kernel)
+            grads.append(grad_rows.T @ rows_of(features, i))
+        return grad_features, torch.stack(grads, dim=1), None
+
+
+def offsets(pairs: SitePairs, kernels: torch.Tensor) -> Iterator[tuple]:
+    """Yield the input sites, the output sites and the kernel of each offset."""
+    return zip(pairs.inputs, pairs.outputs, kernels.contiguous(), strict=True)
+
+
+def rows_of(tensor: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
+    return tensor if index is None else tensor[index]
+
+
+def add_rows(tensor: torch.Tensor, index: torch.Tensor | None, rows: torch.Tensor) -> None:
+    if index is None:
+        tensor += rows
+    else:
+        tensor.index_add_(0, index, rows)
+
+
+def compare_with_scatter(size: tuple[int, int], device: torch.device) -> Measurement:
+    sites, features, weight = draw(size, device)
+    pairs = sites.neighbours(KERNEL_SIZE)
+    steps = {
+        "ours": step(lambda *inputs: sparse_convolution(*inputs, pairs), features, weight),
+        "peer": step(lambda *inputs: Scatter.apply(*inputs, pairs), features, weight),
+    }
+    verify(*steps.values())
+    seconds = time_alternately(steps, seconds=10)
+    return Measurement(
+        "Sparse convolution against sums of offsets",
+        name(sites, size[1]),
+        *(1e3 * value for value in seconds.values()),
+    )
 
 
 def compare_with_dense(size: tuple[int, int], device: torch.device) -> Measurement:
@@ -236,25 +295,42 @@ def measure_maps(num_sites: int, device: torch.device) -> Iterator[Measurement]:
 def measure_step(num_sites: int, device: torch.device) -> Measurement:
     cfg = load_config(str(CONFIG), [])
     settings = cfg.MODEL.SPARSE_UNET
-    torch.manual_seed(0)
-    model = SparseUNet(
-        6, stem=settings.STEM, channels=settings.CHANNELS, blocks=settings.BLOCKS
-    ).to(device)
-    optimizer = torch.optim.AdamW(model.parameters())
     clouds, coordinates = draw_voxels(num_sites, device)
     features = torch.randn(len(clouds), 6, device=device)
 
-    def train():
-        sites, _ = Sites.of_voxels(clouds, coordinates)
-        loss = model(SparseTensor(features, sites)).features.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def network(convolution: Callable[..., torch.Tensor]) -> SparseUNet:
+        torch.manual_seed(0)
+        model = SparseUNet(
+            6, stem=settings.STEM, channels=settings.CHANNELS, blocks=settings.BLOCKS
+        )
+        for module in model.modules():
+            if hasattr(module, "compute"):
+                module.compute = convolution
+        return model.to(device)
 
-    seconds = time_alternately({"step": train}, seconds=20)["step"]
+    def trainer(model: SparseUNet) -> Callable[[], float]:
+        optimizer = torch.optim.AdamW(model.parameters())
+
+        def train():
+            sites, _ = Sites.of_voxels(clouds, coordinates)
+            loss = model(SparseTensor(features, sites)).features.square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return train
+
+    model = network(sparse_convolution)
+    steps = {"ours": trainer(model), "peer": trainer(network(Scatter.apply))}
+    ours, peer = (train() for train in steps.values())
+    torch.testing.assert_close(ours, peer, rtol=1e-3, atol=0)
+    seconds = time_alternately(steps, seconds=40)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     where = f"{CONFIG.stem}, {millions:.2f} M parameters, V = {len(clouds)}"
-    return Measurement("Training step of a sparse U-Net", where, 1e3 * seconds)
+    return Measurement(
+        "Training step of a sparse U-Net", where, *(1e3 * value for value in seconds.values())
+    )
 
 
 def name(sites: Sites, channels: int) -> str:
