@@ -32,7 +32,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sar.cli import exit_code
-from sar.points.augmentation import rotation_about
+from sar.points.geometry import rotation_about
 from sar.points.rooms import CLASS_NAMES, COLORS, furnish, scan
 
 NUM_CLASSES = len(CLASS_NAMES)

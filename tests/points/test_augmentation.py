@@ -20,10 +20,10 @@ from sar.points.augmentation import (
     crop,
     drop,
     mix3d,
-    rotation_about,
     stretch_contrast,
 )
 from sar.points.elastic import ElasticDistortion
+from sar.points.geometry import rotation_about
 
 few = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -142,14 +142,6 @@ def test_rotations_are_by_any_angle():
     angles = np.arctan2(turned[:, 1], turned[:, 0])
     counts, _ = np.histogram(angles, bins=8, range=(-np.pi, np.pi))
     assert counts.sum() == 400 and counts.min() > 25
-
-
-@pytest.mark.parametrize("axis, name", [(0, "x"), (1, "y"), (2, "z")])
-def test_rotations_are_scipys(axis, name):
-    rotation = pytest.importorskip("scipy.spatial.transform").Rotation
-    for angle in (0.0, 0.3, -1.0, 2.5):
-        expected = rotation.from_euler(name, angle).as_matrix()
-        np.testing.assert_allclose(rotation_about(axis, angle), expected, rtol=0, atol=1e-15)
 
 
 def test_a_quarter_turn_maps_x_to_y():

@@ -12,7 +12,8 @@ import torch
 from sar.data.clouds import Cloud, read_cloud
 from sar.data.label_files import read_truth
 from sar.errors import InputError, nearest
-from sar.points.augmentation import PointAugmentation, floor_center, mix3d
+from sar.points.augmentation import PointAugmentation, mix3d
+from sar.points.geometry import floor_center
 from sar.points.voxels import voxel_coordinates
 
 from detectron2.config import CfgNode, configurable

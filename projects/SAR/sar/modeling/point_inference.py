@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sar.data.cloud_mapper import CloudMapper
 from sar.data.clouds import Cloud
 from sar.errors import InputError
-from sar.points.augmentation import rotation_about, transform
+from sar.points.geometry import rotation_about, transform
 
 from detectron2.config import CfgNode
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from sar.errors import InputError
 from sar.points.elastic import ElasticDistortion
+from sar.points.geometry import bounds, floor_center, rotation_about, transform
 
 if TYPE_CHECKING:
     from sar.data.clouds import Cloud
@@ -69,21 +70,6 @@ def add_jitter(xyz: np.ndarray, deviation: float, rng: np.random.Generator) -> n
     return xyz + deviation * np.clip(noise, -_JITTER_CLIP, _JITTER_CLIP)
 
 
-def floor_center(xyz: np.ndarray) -> np.ndarray:
-    """Return the middle (3,) of the bounding box of (N, 3) in x and y, and its lowest z."""
-    low, high = bounds(xyz)
-    return np.array([*(low[:2] + high[:2]) / 2, low[2]])
-
-
-def bounds(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and the greatest value of each column of (N, C)."""
-    # Column by column: several times faster than `min(axis=0)`.
-    return (
-        np.array([column.min() for column in rows.T]),
-        np.array([column.max() for column in rows.T]),
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Similarity:
     """Rotate, flip and scale about the middle of the floor.
@@ -104,12 +90,6 @@ class Similarity:
     def apply_normals(self, normal: np.ndarray) -> np.ndarray:
         """Map normals (N, 3) to normals of the same type and length."""
         return transform(normal, self.orthogonal).astype(normal.dtype)
-
-
-def transform(vectors: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return the products of a matrix (3, 3) with vectors (N, 3)."""
-    # Not `@`: how BLAS rounds depends on the number of threads.
-    return np.einsum("nj,ij->ni", vectors, matrix)
 
 
 class RandomSimilarity:
@@ -155,16 +135,6 @@ class RandomSimilarity:
         tilt_x, tilt_y = rng.uniform(-self.max_tilt, self.max_tilt, size=2)
         rotation = rotation_about(0, tilt_x) @ rotation_about(1, tilt_y) @ rotation_about(2, turn)
         return Similarity(rotation * [*flips, 1.0], rng.uniform(*self.scale))
-
-
-def rotation_about(axis: int, angle: float) -> np.ndarray:
-    """Return the matrix (3, 3) that rotates about an axis, counterclockwise, seen from its tip."""
-    i, j = (axis + 1) % 3, (axis + 2) % 3
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = np.cos(angle)
-    matrix[j, i] = np.sin(angle)
-    matrix[i, j] = -matrix[j, i]
-    return matrix
 
 
 class ColorAugmentation:

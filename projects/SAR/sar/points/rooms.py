@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sar.points.augmentation import rotation_about
+from sar.points.geometry import rotation_about
 
 # Class names and their colours (r, g, b) in pictures.
 CLASSES = {

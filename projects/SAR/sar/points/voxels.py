@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sar.errors import InputError
-from sar.points.augmentation import bounds
+from sar.points.geometry import bounds
 
 # Most voxels of the box around a cloud. So a batch of clouds has fewer than 2^63, as `Sites` needs.
 _MOST_VOXELS = 2**53
