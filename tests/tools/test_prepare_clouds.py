@@ -37,7 +37,7 @@ def test_second_run_writes_only_what_is_missing(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_file_that_is_there_is_replaced_or_deleted(name, tmp_path):
+def test_no_file_that_is_there_is_replaced_or_deleted(name, tmp_path, caplog):
     folder, run = download(name, tmp_path)
     downloaded = snapshot(folder)
     run()
@@ -60,8 +60,12 @@ def test_no_file_that_is_there_is_replaced_or_deleted(name, tmp_path):
     classes.write_text(colored)
     groups = classes.with_name("groups.json")
     groups.write_text(json.dumps({"my group": names[:2]}))
-    run()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run()
     assert classes.read_text() == colored and "my group" in groups.read_text()
+    # Only ScanNet200 has groups of its own.
+    assert (f"{groups} stays" in caplog.text) == (name == "scannet")
     classes.write_text("my class\n")
     with pytest.raises(InputError, match=f"{classes} has other classes than"):
         run()

@@ -211,9 +211,12 @@ def write_groups(folder: Path, groups: Mapping[str, Iterable[str]]) -> None:
     If it exists, it stays: its groups may be the user's, and the clouds do not depend on them.
     """
     path = folder / "groups.json"
+    content = {group: list(names) for group, names in groups.items()}
+    text = json.dumps(content, indent=1) + "\n"
     if not os.path.lexists(path):
-        content = {group: list(names) for group, names in groups.items()}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        write_atomically(path, text)
+    elif path.read_bytes() != text.encode():
+        logger.info("%s stays: it has other groups than this program would write", path)
 
 
 def link(source: Path, target: Path) -> None:
