@@ -279,11 +279,11 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Channels of its stem.
     cfg.MODEL.SPARSE_UNET.STEM = 32
     # Channels and numbers of residual blocks of its stages: first the encoder, where each stage
-    # halves the resolution, then the decoder. The defaults are those of Pointcept's SpUNet.
+    # halves the resolution, then the decoder. The defaults are Pointcept's SpUNet.
     cfg.MODEL.SPARSE_UNET.CHANNELS = (32, 64, 128, 256, 256, 128, 96, 96)
     cfg.MODEL.SPARSE_UNET.BLOCKS = (2, 3, 4, 6, 2, 2, 2, 2)
-    # Code of its convolutions on a GPU: pytorch, or the package spconv-triton. Both use the same
-    # weights. On a CPU, PyTorch always computes them.
+    # Implementation of its convolutions on a GPU: pytorch, or the package spconv-triton. Both use
+    # the same weights. On a CPU, PyTorch always computes them.
     cfg.MODEL.SPARSE_UNET.BACKEND = "pytorch"
 
     # -- Solver

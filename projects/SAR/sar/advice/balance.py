@@ -15,7 +15,7 @@ from sar.data.tail import (
     tail_by_image,
     tail_by_pixel,
 )
-from sar.data.units import IMAGES, Units, units_of_config
+from sar.data.units import CLOUDS, Units, units_of_config
 from sar.errors import listed, printable
 from sar.losses.class_weights import CLASS_WEIGHTS
 from sar.modeling.loss_terms import WEIGHTED_LOSSES, loss_terms
@@ -149,13 +149,11 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     """Return the re-weighting that fits the tails, with the keys that the config lacks.
 
     Repeated images come first, if they can help. Class weights are for classes that are rare by
-    pixel, but on many images. Models of point clouds start from random weights. They need class
-    weights for all classes that are rare by point.
+    pixel, but on many images. In point clouds, they are for all classes that are rare by point.
     """
     loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
-    repeats, needs_weights = bool(by_image.rare), bool(by_pixel.rare)
-    if units_of_config(cfg) is IMAGES and repeats:
-        needs_weights = False
+    repeats = bool(by_image.rare)
+    needs_weights = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
     if not (repeats or needs_weights):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
         return Advice("recipe", text)

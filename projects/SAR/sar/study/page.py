@@ -141,13 +141,13 @@ class _Section:
         commits = {row["commit"] for row in rows}
         seeds = ", ".join(map(str, self.study.seeds))
         common = "\n".join(f"    {key} {value}" for key, value in self.study.settings.items())
-        missing = [name for name in self.study.methods if name not in self.methods]
-        missing = f" Not trained yet: {', '.join(missing)}." if missing else ""
+        missing = ", ".join(name for name in self.study.methods if name not in self.methods)
         return (
             f"All trainings use `{self.study.config}` with\n\n{common}\n\nThe evaluation uses "
             f"`{self.study.test}`. Seeds: {seeds}. {len(rows)} trainings took {hours:.1f} hours in "
             f"total on {'; '.join(sorted(machines))}. Versions: {'; '.join(sorted(versions))}. "
-            f"Commits: {', '.join(sorted(commits))}.{missing}"
+            f"Commits: {', '.join(sorted(commits))}."
+            f"{f' Not trained yet: {missing}.' if missing else ''}"
         )
 
     def _comparison(self, rows_of: Mapping[str, list[dict]], reference: str) -> str:
