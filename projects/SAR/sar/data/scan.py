@@ -2,14 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from sar.data.class_frequency import ClassFrequency
-from sar.data.clouds import is_cloud, read_cloud
+from sar.data.clouds import Cloud, is_cloud, read_cloud
 from sar.data.grey_range import GreyRange
 from sar.data.grey_use import GreyUse, ImageUse
 from sar.data.ignored_foreground import IgnoredForeground
@@ -163,6 +163,7 @@ def scan_dataset(
     is_training_set: bool = False,
     palettes: PaletteComparison | None = None,
     grey_range: GreyRange = FULL_RANGE,
+    map_cloud: Callable[[Cloud, str], object] | None = None,
     num_threads: int | None = None,
     progress: bool = True,
 ) -> DatasetScan:
@@ -181,6 +182,8 @@ def scan_dataset(
         palettes: compares the palettes of these labels with earlier data sets and with the colours
             of the classes. Default: only these labels are compared.
         grey_range: range that scales 16-bit images; a warning says if it does not fit.
+        map_cloud: called with each cloud and its path if `check_images` is set; an InputError says
+            that the model cannot take the cloud.
         num_threads: default: a few more than the number of cores, at most 16.
         progress: show a progress bar.
     """
@@ -194,7 +197,7 @@ def scan_dataset(
     foreground = IgnoredForeground(ignore_label)
 
     def examine(record: dict) -> "_Examined":
-        return _examine(record, num_classes, ignore_label, check_images)
+        return _examine(record, num_classes, ignore_label, check_images, map_cloud)
 
     results = map_ahead(examine, dicts, num_threads or _NUM_THREADS)
     results = tqdm(
@@ -344,14 +347,23 @@ class _Examined:
     is_turned: bool = False  # image and label have different EXIF orientations
 
 
-def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bool) -> _Examined:
+def _examine(
+    record: dict,
+    num_classes: int,
+    ignore_label: int,
+    check_images: bool,
+    map_cloud: Callable[[Cloud, str], object] | None,
+) -> _Examined:
     image_file, label_file = record["file_name"], record.get("sem_seg_file_name")
     result = _Examined(problems=[])
     image_size = None
     try:
         if is_cloud(image_file):
-            # Without a check, the labels say how many points there are.
-            image_size = (1, len(read_cloud(image_file))) if check_images else None
+            if check_images:  # otherwise, the labels say how many points there are
+                cloud = read_cloud(image_file)
+                image_size = (1, len(cloud))
+                if map_cloud is not None:
+                    map_cloud(cloud, image_file)
         elif check_images:
             image = read_stored_image(image_file)
             image_size = image.values.shape[:2]
@@ -361,7 +373,7 @@ def _examine(record: dict, num_classes: int, ignore_label: int, check_images: bo
     except InputError as error:
         kind = UNREADABLE_IMAGE if os.path.isfile(image_file) else MISSING_IMAGE
         result.problems.append(Problem(kind, image_file, str(error)))
-        if label_file == image_file:  # a cloud with its labels: the same problem again
+        if is_cloud(image_file):  # it was read with its labels: the same problem again
             return result
 
     if label_file is None:

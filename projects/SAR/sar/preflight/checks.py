@@ -108,6 +108,12 @@ def _check_names(cfg: CfgNode) -> None:
     check_inference(cfg)
     if cfg.INPUT.POINTS.VOXEL_SIZE:
         num_features(cfg.INPUT.POINTS.FEATURES)
+        for key in ("TEST.OBJECTS", "TEST.BOUNDARY_IOU"):
+            if lookup(cfg, key):
+                raise InputError(
+                    f"{key} is True, but it measures regions of images, and the points of a cloud "
+                    "have no neighbours in their file: set it to False"
+                )
     elif is_meta_architecture(cfg, PointSegmentor):
         raise InputError(
             "INPUT.POINTS.VOXEL_SIZE is 0, but MODEL.META_ARCHITECTURE PointSegmentor segments "

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from sar.data.class_frequency import ClassFrequency, fingerprint_of
+from sar.data.cloud_mapper import CloudMapper
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.grey_range import GreyRange
 from sar.data.palettes import PaletteComparison, given_colors
@@ -23,7 +24,7 @@ from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # of the checks: a larger one makes the results in the cache invalid
+_VERSION = 2  # of the checks: a larger one makes the results in the cache invalid
 
 
 def count_classes(
@@ -108,6 +109,7 @@ def _key(
     key = [_VERSION, check_images, list(metadata.stuff_classes), metadata.ignore_label]
     key.append(sorted((i, list(color)) for i, color in given_colors(metadata).items()))
     key.append(asdict(GreyRange.from_config(cfg)))
+    key.append([cfg.INPUT.POINTS.VOXEL_SIZE, *cfg.INPUT.POINTS.FEATURES])
     for names, records in zip(sets, loaded, strict=True):
         files = (r.get(kind, "") for r in records for kind in ("file_name", "sem_seg_file_name"))
         sizes = [[r[side] for side in ("height", "width") if side in r] for r in records]
@@ -138,6 +140,8 @@ def _scan(
     """
     metadata = metadata_of(sets[-1][0])
     palettes = PaletteComparison(metadata.stuff_classes, given_colors(metadata))
+    is_for_clouds = cfg.INPUT.POINTS.VOXEL_SIZE > 0
+    map_cloud = CloudMapper(cfg, is_train=False).map_points if is_for_clouds else None
     warnings, is_clean = [], True
     for names, records in zip(sets, loaded, strict=True):
         is_training_set = names == tuple(cfg.DATASETS.TRAIN)
@@ -150,6 +154,7 @@ def _scan(
             is_training_set=is_training_set,
             palettes=palettes,
             grey_range=GreyRange.from_config(cfg),
+            map_cloud=map_cloud,
             progress=progress,
         )
         max_skipped = cfg.DATALOADER.MAX_SKIPPED_SAMPLES if is_training_set else 0

@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
-from sar.data.clouds import CLOUD_SUFFIXES
+from sar.data.clouds import CLOUD_SUFFIXES, label_file
 from sar.data.datasets.class_file import read_class_file
 from sar.data.datasets.group_file import read_group_file
 from sar.errors import InputError, listed, nearest, printable
@@ -301,19 +301,19 @@ def pair_images_and_labels(
 
 
 def list_clouds(root: str | os.PathLike, *, remedy: str) -> list[dict]:
-    """List the point clouds under a folder, each with its labels in the same file.
+    """List the point clouds under a folder, each with the file that holds its labels.
 
     Returns:
-        data set dicts with "file_name", "sem_seg_file_name" (the same) and "image_id", as
-        `pair_images_and_labels`.
+        data set dicts with "file_name", "sem_seg_file_name" (the same file, or the .label of a scan
+        of KITTI) and "image_id", as `pair_images_and_labels`.
 
     Raises:
         InputError: no such folder, no cloud in it, or two clouds of one name.
     """
     clouds = files_by_stem(root, CLOUD_SUFFIXES, "clouds", remedy)
     return [
-        {"file_name": clouds[stem], "sem_seg_file_name": clouds[stem], "image_id": stem}
-        for stem in sorted(clouds)
+        {"file_name": path, "sem_seg_file_name": str(label_file(path) or path), "image_id": stem}
+        for stem, path in sorted(clouds.items())
     ]
 
 
