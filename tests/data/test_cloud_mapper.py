@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from sar.data.cloud_mapper import CloudMapper
 from sar.data.clouds import Cloud
 from sar.errors import InputError
+from sar.points.augmentation import PointAugmentation
+from sar.points.sites import Sites
 
 
 def mapper(voxel_size=0.5, features=("xyz",)):
@@ -44,6 +47,52 @@ def test_a_point_too_far_away_along_one_axis(far):
 
 
 def test_a_point_far_away_that_voxels_can_reach():
-    xyz = np.array([[0, 0, 0], [1, 2, 3], [1e9, 5, 6]])
+    xyz = np.array([[0, 0, 0], [1, 2, 3], [5e5, 5, 6]])
     found = mapper().map_points(Cloud(xyz))["coordinates"]
-    assert found.tolist() == [[0, 0, 0], [2, 4, 6], [2 * 10**9, 10, 12]]
+    assert found.tolist() == [[0, 0, 0], [2, 4, 6], [10**6, 10, 12]]
+
+
+def test_a_batch_of_clouds_that_each_reach_far_along_another_axis():
+    samples = [mapper().map_points(Cloud(np.array([[0, 0, 0], 5e5 * axis]))) for axis in np.eye(3)]
+    clouds = torch.arange(3).repeat_interleave(2)
+    sites, _ = Sites.of_voxels(clouds, torch.cat([sample["coordinates"] for sample in samples]))
+    pairs = sites.neighbours(5)
+    assert [sum(map(len, part)) for part in (pairs.inputs[:62], pairs.inputs[63:])] == [0, 0]
+
+
+def test_a_cloud_without_points_names_the_file():
+    with pytest.raises(InputError, match=r"empty\.npz has no points"):
+        mapper().map_points(Cloud(np.zeros((0, 3))), "empty.npz")
+
+
+def mixing_mapper():
+    return CloudMapper(
+        voxel_size=0.5,
+        features=("xyz", "color"),
+        num_classes=2,
+        ignore_label=255,
+        augmentation=PointAugmentation(mix3d=1.0),
+    )
+
+
+def write(path, **arrays):
+    generator = np.random.default_rng(0)
+    arrays = {"label": np.zeros(20, np.uint8), "color": np.zeros((20, 3), np.uint8)} | arrays
+    np.savez(path, xyz=generator.normal(size=(20, 3)), **arrays)
+    return {"file_name": str(path), "sem_seg_file_name": str(path)}
+
+
+def test_arrays_that_the_model_does_not_take_may_be_missing(tmp_path):
+    mapper = mixing_mapper()
+    mapper.partners = [write(tmp_path / "a.npz", intensity=np.ones(20))]
+    sample = mapper(write(tmp_path / "b.npz"), np.random.default_rng(0))
+    assert sample["width"] == 40
+
+
+def test_a_partner_that_cannot_be_used_leaves_the_cloud_alone(tmp_path):
+    mapper = mixing_mapper()
+    record = write(tmp_path / "a.npz")
+    mapper.partners = [write(tmp_path / "b.npz", label=np.full(20, 7, np.uint8))]
+    assert mapper(record, np.random.default_rng(0))["width"] == 20
+    with pytest.raises(InputError, match="b.npz has the ids 7"):
+        mapper(mapper.partners[0], np.random.default_rng(0))

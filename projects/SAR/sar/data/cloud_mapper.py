@@ -4,6 +4,7 @@ Shape shorthands: P points, F features of a point.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -124,8 +125,11 @@ class CloudMapper:
         if self.augmentation is not None:
             cloud = self.augmentation(cloud, rng)
             if self.partners and self.augmentation.draw_mix(rng):
-                other = self._read_with_label(self.partners[rng.integers(len(self.partners))])
-                cloud = mix3d([cloud, self.augmentation(other, rng)])
+                partner = self.partners[rng.integers(len(self.partners))]
+                # A partner that cannot be used is reported when its own turn comes.
+                with suppress(InputError):
+                    other = self._read_with_label(partner)
+                    cloud = mix3d([cloud, self.augmentation(other, rng)])
         sample = dataset_dict | self.map_points(cloud, path)
         sample["sem_seg"] = torch.from_numpy(cloud.label[None])
         return sample
@@ -145,7 +149,9 @@ class CloudMapper:
                 f"{label_path} has {len(label)} labels, but its cloud {path} has {len(cloud)} "
                 "points: export them again."
             )
-        return replace(cloud, label=label.astype(np.int64))
+        # Mix3D needs equal arrays, but only in the features that the model takes.
+        unused = dict.fromkeys(FEATURES.keys() - {"xyz", *self.features})
+        return replace(cloud, label=label.astype(np.int64), **unused)
 
     def map_points(self, cloud: Cloud, path: str = "the cloud") -> dict:
         """Return all but "sem_seg" of a sample, from a cloud in memory.

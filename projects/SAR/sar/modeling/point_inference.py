@@ -125,13 +125,16 @@ class VotingPointSegmentor(nn.Module):
         Args:
             batched_inputs: dicts of `CloudMapper` with "cloud", the cloud as it was read.
         """
-        return [{"sem_seg": self._probabilities(sample["cloud"])} for sample in batched_inputs]
+        return [
+            {"sem_seg": self._probabilities(sample["cloud"], sample.get("file_name", "the cloud"))}
+            for sample in batched_inputs
+        ]
 
-    def _probabilities(self, cloud: Cloud) -> Tensor:
+    def _probabilities(self, cloud: Cloud, path: str) -> Tensor:
         total = None
         for start in range(0, len(self.passes), self.passes_per_batch):
             samples = [
-                self.mapper.map_points(change.apply(cloud, self.mapper.voxel_size))
+                self.mapper.map_points(change.apply(cloud, self.mapper.voxel_size), path)
                 for change in self.passes[start : start + self.passes_per_batch]
             ]
             for output in self.model(samples):

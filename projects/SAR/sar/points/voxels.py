@@ -9,8 +9,10 @@ import torch
 from sar.errors import InputError
 from sar.points.geometry import bounds
 
-# Most voxels of the box around a cloud. So a batch of clouds has fewer than 2^63, as `Sites` needs.
-_MOST_VOXELS = 2**53
+# Most voxels of a cloud along an axis. So the grid of a batch of seven such clouds has fewer than
+# 2^63 voxels, as `Sites` needs.
+_MOST_VOXELS = 2**20
+_LARGEST = 2**53  # largest voxel coordinate that float64 represents exactly
 
 
 def voxel_coordinates(xyz: np.ndarray, edge: float, path: str) -> np.ndarray:
@@ -22,13 +24,15 @@ def voxel_coordinates(xyz: np.ndarray, edge: float, path: str) -> np.ndarray:
         path: names the cloud in an error message.
 
     Raises:
-        InputError: the box around the points has too many voxels to number them.
+        InputError: there are no points, or too many voxels along an axis to number them.
     """
+    if not len(xyz):
+        raise InputError(f"{path} has no points: remove it.")
     low, high = bounds(xyz)
     with np.errstate(over="ignore"):
-        number = np.prod((high - low) / edge + 1)
+        number = ((high - low) / edge).max()
         farthest = np.abs([low, high]).max() / edge
-    if not (number < _MOST_VOXELS and farthest < _MOST_VOXELS):  # so that NaN is refused
+    if not (number < _MOST_VOXELS and farthest < _LARGEST):  # so that NaN is refused
         ranges = ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
         raise InputError(
             f"{path} cannot be divided into voxels of {edge:g}: its coordinates range over "
