@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sar.errors import InputError
 from sar.modeling.build import build_model
 from sar.points.sites import Sites
 
@@ -53,6 +54,18 @@ def test_each_point_gets_the_logits_of_its_voxel():
         for row, column in zip(sample["coordinates"].tolist(), logits[:, 0].T, strict=True):
             torch.testing.assert_close(of_voxel.setdefault(tuple(row), column), column)
         assert len(of_voxel) > 10
+
+
+def test_a_cloud_of_one_voxel_on_the_coarsest_level_cannot_be_trained_alone():
+    model = build()
+    (sample,) = samples([50])
+    sample |= {"coordinates": 5 + sample["coordinates"] % 2, "file_name": "small.npz"}
+    with pytest.raises(InputError, match="small.npz is alone in .* at most 2 voxels"):
+        model([sample])
+    assert model([sample, sample])["loss_sem_seg"].isfinite()
+    assert model.eval()([sample])[0]["sem_seg"].shape == (K, 1, 50)
+    sample["coordinates"][0] += 2
+    assert model.train()([sample])["loss_sem_seg"].isfinite()
 
 
 def test_the_loss_is_a_mean_over_the_voxels_of_the_batch():

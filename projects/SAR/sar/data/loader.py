@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sar.data.clouds import is_cloud
 from sar.data.scan import classes_shown
 from sar.data.units import units_of_config
 from sar.data.workers import WatchedLoader
@@ -264,10 +265,11 @@ def _sample_or_error(mapper: Callable, dataset_dict: dict, *args) -> dict | Inpu
     except (OSError, SyntaxError, SizeMismatchError) as error:  # detectron2's mapper raises these
         return InputError(f"The sample of {dataset_dict['file_name']} cannot be read: {error}")
     except MemoryError as error:
-        return InputError(
-            f"The sample of {dataset_dict['file_name']} does not fit into memory ({error}): set "
-            "INPUT.CROP.SIZE, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST, lower"
-        )
+        path = dataset_dict["file_name"]
+        remedy = "set INPUT.CROP.SIZE, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST, lower"
+        if is_cloud(path):
+            remedy = "set INPUT.POINTS.MAX_POINTS lower, or cut the cloud into tiles"
+        return InputError(f"The sample of {path} does not fit into memory ({error}): {remedy}")
 
 
 class _SampleLoader(WatchedLoader):

@@ -178,7 +178,12 @@ class PointSegmentor(nn.Module):
         Args:
             batched_inputs: dicts of `CloudMapper`: "image" (F, 1, P) float, "coordinates" (P, 3)
                 int64 and, in training, "sem_seg" (1, P) int64.
+
+        Raises:
+            InputError: in training, a single cloud that is too small for batch norm.
         """
+        if self.training and len(batched_inputs) == 1:
+            self._check_extent(batched_inputs[0])
         points = torch.cat([x["image"].to(self.device) for x in batched_inputs], dim=2)
         coordinates = torch.cat([x["coordinates"].to(self.device) for x in batched_inputs])
         sizes = [len(x["coordinates"]) for x in batched_inputs]
@@ -195,3 +200,15 @@ class PointSegmentor(nn.Module):
         # The embedding of each point, so that embeddings and labels of evaluations have one size.
         logits, _ = self.sem_seg_head(voxels.features[voxels.voxel_of][None])
         return [{"sem_seg": part} for part in logits[0].split(sizes, dim=2)]
+
+    def _check_extent(self, sample: dict) -> None:
+        """Raise InputError if a batch of one cloud is one voxel on the coarsest level."""
+        voxels = 2 ** len(self.backbone.unet.encoder)  # of the finest level, along an axis
+        coordinates = sample["coordinates"]
+        if ((coordinates - coordinates.amin(dim=0)) < voxels).all():
+            raise InputError(
+                f"{sample.get('file_name', 'The cloud')} is alone in the batch of its process and "
+                f"extends over at most {voxels} voxels, which are one on the coarsest level of the "
+                "sparse U-Net, but batch norm needs two to train: set SOLVER.IMS_PER_BATCH higher, "
+                "INPUT.POINTS.VOXEL_SIZE lower, or remove the cloud."
+            )
