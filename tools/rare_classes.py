@@ -83,6 +83,8 @@ def draw(args: argparse.Namespace) -> None:
     cfg = load_config(str(runs[0].config_file()))
     if cfg.DATASETS.FOLDER:
         register_folder(cfg.DATASETS.FOLDER)
+    if not (args.dataset or cfg.DATASETS.TEST):
+        raise InputError(f"{runs[0].folder} was trained without DATASETS.TEST: give --dataset")
     dataset = args.dataset or cfg.DATASETS.TEST[0]
     records = _find_images(dataset, frequency, args.classes, quiet=args.quiet)
     examples = [_example(k, record, frequency, predictors) for k, record in records.items()]

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def test_draws_the_rarest_classes(tool, overrides, folder, tmp_path, capsys):
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "nowhere" in error(str(run), "--dataset", "nowhere")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"(?m)^  TEST:.*\n(  - .*\n)*", "  TEST: []\n", config))
+    assert f"{run} was trained without DATASETS.TEST: give --dataset" in error(str(run))
+    (run / "config.yaml").write_text(config)
     assert "two runs are called SAR: give each a name" in error(f"SAR={run}", f"SAR={other}")
     counts = json.loads((other / "class_frequency.json").read_text())
     counts["class_names"].reverse()

@@ -83,8 +83,11 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
     other = tmp_path / "model_final.pth"
     other.write_bytes((tmp_path / "output" / "model_0000001.pth").read_bytes())
     digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    similar = tmp_path / "output" / "model_best.old.pth"
+    similar.write_bytes((tmp_path / "output" / "model_best.pth").read_bytes())
     for weights, name in (
         (tmp_path / "output" / "model_best.pth", "model_best"),
+        (similar, "model_best.old"),
         (other, f"model_final-{digest[:8]}"),
     ):
         opts = [*overrides, "MODEL.WEIGHTS", str(weights), "TEST.SAVE_JSON", "True"]

@@ -63,7 +63,8 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
     The folder has the name of the checkpoint. If the checkpoint is not in `output_dir`, a part of
     its checksum is added, since many checkpoints have the name model_final.pth.
     """
-    name = Path(weights_file).name.partition(".")[0]
+    path = Path(weights_file)
+    name = path.stem if path.suffix in (".pth", ".pkl") else path.name
     if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
         name = f"{name}-{_checksum(weights_file)[:8]}"
     return Path(output_dir, INFERENCE, name)
