@@ -91,6 +91,7 @@ from sar.advice.commands import comparing_command, keys_of_data, training_comman
 from sar.advice.item import Advice, format_advice
 from sar.advice.voxels import measure_mixing
 from sar.config import load_config
+from sar.config_file import baseline_of
 from sar.data.clouds import has_labels, is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import (
@@ -378,15 +379,15 @@ def print_advice(
         hint = "Add --time to measure it on this machine, which takes a minute or two."
         items.append(Advice("duration", hint))
     print(f"\nAdvice for {name} with {args.config_file}:\n{format_advice(items)}")
-    config = Path(args.config_file)
-    plain = config.with_name(config.name.replace("recommended_", "baseline_"))
+    config, plain = args.config_file, baseline_of(args.config_file)
     if has_rare_classes(frequency) or plain == config:
-        print(f"To train:\n{training_command(args.config_file, keys)}")
+        print(f"To train:\n{training_command(config, keys, args.imports)}")
     plain_keys = given | merged_keys(items, with_recipe=False)
     if plain != config:
-        print(f"To train the plain model:\n{training_command(str(plain), plain_keys)}")
+        print(f"To train the plain model:\n{training_command(plain, plain_keys, args.imports)}")
     if args.folder is not None:
-        print(f"To compare methods:\n{comparing_command(args.folder, str(plain), plain_keys)}")
+        command = comparing_command(args.folder, plain, plain_keys, args.imports)
+        print(f"To compare methods:\n{command}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(args.config_file, pairs)

@@ -154,7 +154,7 @@ def test_a_config_of_the_users_own_has_one_command(tool, folder, tmp_path, capsy
     assert tool.main([*args, "--config-file", config]) == 0
     out = capsys.readouterr().out
     _, (train, compare) = advice_in(out)
-    assert train[3] == config and compare[5] == PLAIN
+    assert train[3] == compare[5] == config
     assert "the plain model:" not in out
 
 
@@ -184,6 +184,19 @@ def test_the_duration_is_of_the_advised_training(tool, folder, tmp_path, capsys,
     assert cfg.DATASETS.FOLDER == str(folder) and frequency.num_images == 4
     assert f"SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER}." in topics["schedule"]
     assert f"\nDuration: About 33 min for {cfg.SOLVER.MAX_ITER:,} steps of 2 s" in out
+
+
+def test_commands_name_imports_and_start_comparisons_from_the_plain_model(
+    tool, folder, tmp_path, capsys
+):
+    module = tmp_path / "my model.py"
+    module.write_text("")
+    config = CONFIG.replace("recommended", "sar")
+    args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--config-file", config]
+    tool.main([*args, "--import", str(module)])
+    _, commands = advice_in(capsys.readouterr().out)
+    assert [command[command.index("--config-file") + 1] for command in commands][-2:] == [PLAIN] * 2
+    assert all(command[2:4] == ["--import", str(module)] for command in commands)
 
 
 def test_a_training_that_cannot_be_measured_hides_no_advice(tool, folder, tmp_path, capsys):

@@ -125,6 +125,12 @@ def names_in(folder: str | os.PathLike) -> list[str]:
     return sorted(names | {f"{method}_{model}" for method in methods for model in models})
 
 
+def baseline_of(path: str) -> str:
+    """Return the path of the baseline if a path combines a method with one; else the path."""
+    pair = _combination(locate(path))
+    return os.path.join(os.path.dirname(path), pair[0]) if pair else path
+
+
 def _combination(path: str) -> list[str]:
     """Return the two files that METHOD_MODEL.yaml combines; [] if it is not a combination."""
     folder, name = os.path.split(path)

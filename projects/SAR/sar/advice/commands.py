@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from sar import cli
 from sar.advice.item import format_command
@@ -20,16 +21,23 @@ def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
     return {"DATASETS.TRAIN": name, "DATASETS.TEST": val if has_val else "()"}
 
 
-def training_command(config_file: str, keys: dict[str, str]) -> str:
-    """Return a command of train_net.py."""
-    call = cli.call_of("train_net.py")
+def training_command(config_file: str, keys: dict[str, str], imports: Sequence[str] = ()) -> str:
+    """Return a command of train_net.py, with an --import of each of `imports`."""
+    call = cli.call_of("train_net.py") + _import_options(imports)
     return format_command(f"{call} --config-file {shlex.quote(config_file)}", keys)
 
 
-def comparing_command(folder: str, config_file: str, keys: dict[str, str]) -> str:
+def comparing_command(
+    folder: str, config_file: str, keys: dict[str, str], imports: Sequence[str] = ()
+) -> str:
     """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
     options = {"--folder": folder, "--config-file": config_file}
     if ITERATIONS in keys:
         options["--iterations"] = keys[ITERATIONS]
     others = {key: value for key, value in keys.items() if key not in INSTEAD}
-    return format_command(cli.call_of("tools/compare.py"), options | others)
+    call = cli.call_of("tools/compare.py") + _import_options(imports)
+    return format_command(call, options | others)
+
+
+def _import_options(imports: Sequence[str]) -> str:
+    return "".join(f" --import {shlex.quote(module)}" for module in imports)
