@@ -102,7 +102,7 @@ from sar.files.atomic import write_atomically
 from sar.files.program_outputs import Outputs
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.report import Run, compare, render, warnings_of
-from sar.study.cells import Training, iterations_done
+from sar.study.cells import Training, holds_training, iterations_done
 from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
@@ -145,6 +145,8 @@ def run(args: Namespace) -> int:
         return 0
     if args.cell is not None:
         cells = dict([choose(list(cells.items()), args.cell)])
+    for cell in cells.values():
+        holds_training(folders[cell.key], cell)
     missing = {name: cell for name, cell in cells.items() if cell.key not in rows}
     outputs = Outputs(output, overwrite=args.overwrite)
     outputs.check([output / "comparison.md", output / "report.html"])
@@ -243,7 +245,7 @@ def write_results(
     def show_progress(items: Iterable, title: str) -> Iterable:
         return tqdm(items, printable(title), disable=args.quiet)
 
-    text = summarize(study, rows)
+    text = summarize(study, rows, args.imports)
     with outputs.writing(outputs.folder / "comparison.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     if not args.quiet:

@@ -401,6 +401,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["TEST.OBJECT_IOU", "0"], "^TEST.OBJECT_IOU is 0.0, expected above 0, up to 1"),
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
         (["OUTPUT_DIR", "run.log"], "log file"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty, so nothing would be saved: name a folder"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
         (
             ["MODEL.LOSS.NAME", "focal", "MODEL.LOSS.OWN_CLASS_WEIGHTS", "[1, 2]"],
@@ -493,6 +494,15 @@ def test_test_images_that_the_model_cannot_take(overrides, folder, tmp_path):
         Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
     shutil.rmtree(folder)  # a prediction loads the model without them
     assert not Trainer.load_for_evaluation(cfg).training
+
+
+def test_a_warm_up_of_the_whole_training_is_named(overrides, caplog):
+    prepared([*overrides, "SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", "1000"])
+    assert "SOLVER.WARMUP_ITERS 1000 is more than half" in caplog.text
+    assert "set SOLVER.WARMUP_ITERS to 30" in caplog.text
+    caplog.clear()
+    prepared([*overrides, "SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", "30"])
+    assert "WARMUP" not in caplog.text
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from sar.errors import InputError
-from sar.study.cells import Training, iterations_done
+from sar.study.cells import Training, holds_training, iterations_done
 from sar.study.matrix import Cell
 
 FAKE = Path(__file__).with_name("fake_train_net.py")
+CONFIG = "configs/Folder/baseline_sem_fpn_R_18.yaml"
 COMMAND = [sys.executable, str(FAKE), "40"]
 
 
 def cell(**changes):
     content = {
-        "study": "mine", "config": "some.yaml", "settings": {"SOLVER.MAX_ITER": 3},
+        "study": "mine", "config": CONFIG, "settings": {"SOLVER.MAX_ITER": 3},
         "test": "mine_val", "seed": 1, "held_out": "mine_test",
     }  # fmt: skip
     return Cell(**content | changes)
@@ -47,7 +48,7 @@ def test_a_row_has_the_results_of_the_final_weights(tmp_path):
     assert (row["key"], row["seed"], row["is_resumed"]) == (cell().key, 1, False)
     assert row["seconds_per_iteration"] == 0.5 and row["threads"] == 2
     assert json.loads(json.dumps(row))["settings"] == {"SOLVER.MAX_ITER": 3}
-    assert (tmp_path / "run" / "console.txt").read_text().startswith("starting some.yaml 5 2\n")
+    assert (tmp_path / "run" / "console.txt").read_text().startswith(f"starting {CONFIG} 5 2\n")
     # The final checkpoint is enough.
     assert [path.name for path in (tmp_path / "run").glob("*.pth")] == ["model_final.pth"]
     assert iterations_done(tmp_path / "run") == 3
@@ -82,6 +83,21 @@ def test_a_folder_of_others_is_refused(tmp_path, content):
         start(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cell.json"]
     assert (tmp_path / "cell.json").read_text() == content
+
+
+def test_results_of_a_config_that_has_changed_are_refused(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("SOLVER: {BASE_LR: 0.01}  # a comment\n")
+    folder, own = tmp_path / "run", cell(config=str(config))
+    assert not holds_training(folder, own)
+    finished(start(folder, config=str(config)))
+    config.write_text("SOLVER: {BASE_LR: 0.01}  # another\n")
+    assert holds_training(folder, own)
+    config.write_text("SOLVER: {BASE_LR: 0.1}\nMODEL: {WEIGHTS: a.pth}\n")
+    with pytest.raises(InputError, match="mine.yaml has changed .*MODEL.WEIGHTS, SOLVER.BASE_LR"):
+        holds_training(folder, own)
+    with pytest.raises(InputError, match="mine.yaml has changed"):
+        start(folder, config=str(config))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal at the parent's end is of Linux")

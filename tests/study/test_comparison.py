@@ -115,6 +115,18 @@ def test_a_comparison_has_the_default_length(folder):
     assert plan(folder).settings["SOLVER.MAX_ITER"] == 1000
 
 
+def test_a_short_training_has_a_short_warm_up(folder):
+    config = CONFIG.replace("_R_18", "_R_50")
+    assert load_config(config, []).SOLVER.WARMUP_ITERS == 1000
+    random = ["MODEL.WEIGHTS", ""]
+    found = plan(folder, *random, config=config, iterations=300)
+    assert found.settings["SOLVER.WARMUP_ITERS"] == 30
+    own = plan(folder, *random, "SOLVER.WARMUP_ITERS", "5", config=config, iterations=300)
+    assert own.settings["SOLVER.WARMUP_ITERS"] == "5"
+    small = CONFIG.replace("_R_18", "_efficientnet_lite0")
+    assert "SOLVER.WARMUP_ITERS" not in plan(folder, config=small).settings
+
+
 def message(folder, *overrides, **options):
     with pytest.raises(InputError) as error:
         plan(folder, *overrides, **options)
@@ -133,6 +145,18 @@ def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
     assert "Folder not found" in message(tmp_path / "nowhere")
     assert "no data set: give --folder" in message("")
     assert "missing.pth" in message(folder, "MODEL.WEIGHTS", "missing.pth")
+    for keys, part in (
+        ({"MODEL.WEIGHTS": "missing.pth"}, "missing.pth"),
+        ({"SOLVER.OPTIMIZER": "ADAM"}, 'unknown SOLVER.OPTIMIZER "ADAM"'),
+        ({"SOLVER.LR_SCHEDULER_NAME": "Poly"}, 'unknown SOLVER.LR_SCHEDULER_NAME "Poly"'),
+        ({"DATASETS.CLASS_FREQUENCY": "missing.json"}, "missing.json"),
+        (
+            {"MODEL.LOSS.NAME": "focal", "MODEL.LOSS.OWN_CLASS_WEIGHTS": [1, 2]},
+            "has 2 numbers, expected 3",
+        ),
+    ):
+        found = message(folder, methods=METHODS | {"odd": keys})
+        assert found.startswith("method odd: ") and part in found
     for kind in ("images", "labels"):
         (folder / kind / "val").rename(folder / kind / "other")
     assert "needs a validation split" in message(folder)

@@ -372,6 +372,18 @@ def test_curves_are_means_of_parts_of_the_training():
     assert found["loss_a"] == [1.0, 4.0, *range(7, 38, 3), 39.5]
 
 
+@pytest.mark.parametrize("num_lines", [3, 21, 22, 23])
+def test_the_last_row_of_a_training_may_lack_the_gate(num_lines):
+    lines = [
+        {"iteration": i, "total_loss": 1.0, "loss_a": 2.0, "sar/gate_is_open": float(i > 0)}
+        for i in range(num_lines)
+    ]
+    del lines[-1]["sar/gate_is_open"]
+    found = curves(lines)
+    assert found["sar/gate_is_open"][-1] == 1.0
+    assert {len(points) for points in found.values()} == {len(found["iteration"])}
+
+
 @pytest.mark.slow
 def test_a_study_from_its_file_to_its_page(tmp_path):
     study = {

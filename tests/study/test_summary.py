@@ -95,6 +95,19 @@ def test_a_method_is_recommended_for_each_kind_of_rare_class(study, rows):
     assert "No choice above uses these numbers" in text
 
 
+def test_the_command_of_a_method_has_what_the_user_gave(study, rows):
+    changed = replace(study, settings=study.settings | {"TEST.PICTURES": 0, "TEST.MODE": "slide"})
+    rows = {
+        changed.cell(of, seed).key: rows[study.cell(of, seed).key]
+        for of in METHODS.values()
+        for seed in study.seeds
+    }
+    text = summarize(changed, rows, ["my model.py"])
+    (command,) = (line.strip() for line in text.splitlines() if "train_net.py" in line)
+    assert command.startswith("python train_net.py --import 'my model.py' --config-file ")
+    assert command.endswith("TEST.MODE slide") and "PICTURES" not in command
+
+
 def test_words_of_point_clouds(study, rows):
     config = "configs/Folder/baseline_sparse_unet.yaml"
     rows = {

@@ -17,7 +17,9 @@ from detectron2.solver import (
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver.build import maybe_add_gradient_clipping
 
+OPTIMIZERS = ("SGD", "ADAMW")
 SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
+MOST_WARMUP = 0.1  # the largest share of a training that is warm-up, where the project chooses it
 
 
 class PolyScheduler(ParamScheduler):
@@ -30,22 +32,30 @@ class PolyScheduler(ParamScheduler):
         return max((1.0 - min(where, 1.0)) ** self.power, self.ending)
 
 
+def check_solver(cfg: CfgNode) -> None:
+    """Raise InputError for an unknown SOLVER.OPTIMIZER or SOLVER.LR_SCHEDULER_NAME."""
+    for key, name, known in (
+        ("SOLVER.OPTIMIZER", cfg.SOLVER.OPTIMIZER, OPTIMIZERS),
+        ("SOLVER.LR_SCHEDULER_NAME", cfg.SOLVER.LR_SCHEDULER_NAME, SCHEDULES),
+    ):
+        if name not in known:
+            raise InputError(
+                f'unknown {key} "{name}".{nearest(name, known)} Known are {", ".join(known)}'
+            )
+
+
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Return SOLVER.OPTIMIZER, with detectron2's keys for rates, decay and gradient clipping.
 
     Raises:
         InputError: an unknown optimizer, or values that torch refuses.
     """
+    check_solver(cfg)
     solver = cfg.SOLVER
     kinds = {
         "SGD": partial(torch.optim.SGD, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV),
         "ADAMW": torch.optim.AdamW,
     }
-    if solver.OPTIMIZER not in kinds:
-        raise InputError(
-            f'unknown SOLVER.OPTIMIZER "{solver.OPTIMIZER}".{nearest(solver.OPTIMIZER, kinds)} '
-            f"Known are {', '.join(kinds)}"
-        )
     with building(cfg, "optimizer", "SOLVER"):
         parameters = get_default_optimizer_params(
             model,
@@ -109,14 +119,9 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
     Raises:
         InputError: an unknown schedule, or values that detectron2 refuses.
     """
-    name = cfg.SOLVER.LR_SCHEDULER_NAME
-    if name not in SCHEDULES:
-        raise InputError(
-            f'unknown SOLVER.LR_SCHEDULER_NAME "{name}".{nearest(name, SCHEDULES)} '
-            f"Known are {', '.join(SCHEDULES)}"
-        )
+    check_solver(cfg)
     with building(cfg, "schedule", "SOLVER"):
-        if name != "WarmupPolyLR":
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
             return build_detectron2_lr_scheduler(cfg, optimizer)
         schedule = WarmupParamScheduler(
             PolyScheduler(cfg.SOLVER.POLY_LR_POWER, cfg.SOLVER.POLY_LR_CONSTANT_ENDING),

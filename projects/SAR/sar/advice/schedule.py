@@ -8,6 +8,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import class_repeat_factors, tail_by_image
 from sar.data.units import units_of_config
 from sar.errors import printable
+from sar.solver import MOST_WARMUP
 
 from detectron2.config import CfgNode
 
@@ -16,7 +17,6 @@ _FEWEST_EPOCHS, _ENOUGH_EPOCHS = 20, 40
 # A longer training costs time, and overfits the few images of rare classes.
 _MOST_EPOCHS, _MANY_EPOCHS = 200, 100
 _FEWEST_STEPS = 1000
-_WARMUP = 0.1  # the largest share of a training that is warm-up
 _ROUND = 100  # advised numbers of steps are multiples of it
 
 
@@ -64,8 +64,8 @@ def advise_on_schedule(
         new_steps = min(max(_rounded(_MANY_EPOCHS * epoch), _FEWEST_STEPS), steps)
         text += " This is long: try fewer first."
     advised = {} if new_steps == steps else {"SOLVER.MAX_ITER": str(new_steps)}
-    if advised and cfg.SOLVER.WARMUP_ITERS > _WARMUP * new_steps:
-        advised["SOLVER.WARMUP_ITERS"] = str(round(_WARMUP * new_steps))
+    if advised and cfg.SOLVER.WARMUP_ITERS > MOST_WARMUP * new_steps:
+        advised["SOLVER.WARMUP_ITERS"] = str(round(MOST_WARMUP * new_steps))
     return Advice("schedule", text, advised)
 
 

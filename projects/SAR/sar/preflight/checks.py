@@ -3,6 +3,8 @@
 Each check raises an InputError that says what is wrong, where, and what to do.
 """
 
+import logging
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -23,6 +25,7 @@ from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.loss_terms import check_loss, check_number_of_weights
 from sar.modeling.point_segmentor import PointSegmentor
 from sar.modeling.regularizer_registry import check_regularizer
+from sar.solver import MOST_WARMUP, check_solver
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
@@ -33,6 +36,8 @@ from detectron2.modeling import (
     SemanticSegmentor,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:
     """Create OUTPUT_DIR if it is missing.
@@ -41,9 +46,11 @@ def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:
         trains: the run is a training, which writes files of fixed names there.
 
     Raises:
-        InputError: OUTPUT_DIR cannot be written, or has files that no run of ours wrote.
+        InputError: OUTPUT_DIR is empty, cannot be written, or has files that no run of ours wrote.
     """
     path = cfg.OUTPUT_DIR
+    if not path:
+        raise InputError("OUTPUT_DIR is empty, so nothing would be saved: name a folder")
     if path.endswith((".txt", ".log")):
         raise InputError(
             f"OUTPUT_DIR {path} has the name of a log file, as detectron2 sees it. Change it."
@@ -104,6 +111,7 @@ def _check_names(cfg: CfgNode) -> None:
             "INPUT.CLASS_MASKS and MODEL.MASK_ON are True, but a model takes either the masks of "
             "classes or instances: set one of them to False"
         )
+    check_solver(cfg)
     check_sampler(cfg)
     check_inference(cfg)
     if cfg.INPUT.POINTS.VOXEL_SIZE:
@@ -167,6 +175,17 @@ def _check_values(cfg: CfgNode) -> None:
     ):
         if not is_possible:
             raise InputError(f"{key} is {lookup(cfg, key)}, expected {expected}")
+
+
+def warn_of_long_warmup(cfg: CfgNode) -> None:
+    """Warn if warm-up takes most of a training, which then ends at a low learning rate."""
+    steps, warmup = cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS
+    if 2 * warmup > steps:
+        logger.warning(
+            f"SOLVER.WARMUP_ITERS {warmup} is more than half of SOLVER.MAX_ITER {steps}, so the "
+            f"learning rate stays far below SOLVER.BASE_LR: set SOLVER.WARMUP_ITERS to "
+            f"{math.floor(MOST_WARMUP * steps)}"
+        )
 
 
 def _is_expected_result(entry: object) -> bool:

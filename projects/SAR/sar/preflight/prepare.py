@@ -16,7 +16,13 @@ from sar.data.datasets.folder import choose_splits, register_folder
 from sar.files import lock
 from sar.files.disk import writing_to
 from sar.files.run_folder import LAST_CHECKPOINT
-from sar.preflight.checks import check_batch, check_config, check_datasets, check_output_dir
+from sar.preflight.checks import (
+    check_batch,
+    check_config,
+    check_datasets,
+    check_output_dir,
+    warn_of_long_warmup,
+)
 from sar.preflight.class_counts import count_classes
 from sar.preflight.device import check_processes, choose_device
 
@@ -71,6 +77,7 @@ def prepare(args: Namespace) -> Prepared:
         )
         if trains:
             check_batch(cfg, args.num_processes * args.num_machines)
+            warn_of_long_warmup(cfg)
         is_resumed = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, LAST_CHECKPOINT))
         if not is_resumed:  # if the weights are missing, say so before the data sets are read
             checkpointer = Checkpointer(nn.Module(), cfg.OUTPUT_DIR, require_all=args.eval_only)

@@ -11,8 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sar.config import flattened
+from sar.config_file import read_config_file
 from sar.data.class_frequency import ClassFrequency
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups
 from sar.files.atomic import write_atomically
 from sar.files.run_folder import (
@@ -54,7 +56,7 @@ class Training:
         cwd: the folder that relative paths in the config start from; None for the current one.
 
     Raises:
-        InputError: `folder` holds other files.
+        InputError: as `holds_training`.
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class Training:
         self.cell, self.folder = cell, folder
         self._threads, self._device = threads, device
         self._exit_code: int | None = None
-        _claim(folder, cell)
+        if not holds_training(folder, cell, cwd):
+            _claim(folder, cell, cwd)
         self._is_resumed = (folder / LAST_CHECKPOINT).is_file()
         environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if gpu:
@@ -180,7 +183,8 @@ def iterations_done(folder: Path) -> int:
 def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
     """Return at most 20 points for each loss and for the gate.
 
-    Each point is a mean over one of the equal parts of the training.
+    Each point is a mean over one of the equal parts of the training. The last row, which can be a
+    part of its own, may lack the gate, which is logged with a period: its point is the one before.
 
     Args:
         lines: rows of metrics.json. Rows without losses are skipped.
@@ -191,8 +195,10 @@ def curves(lines: list[Mapping[str, float]]) -> dict[str, list[float]]:
     names = [name for name in lines[0] if name.startswith(("loss_", "sar/"))]
     result = {"iteration": [float(part[-1]["iteration"]) for part in parts]}
     for name in names:
-        means = (statistics.fmean(line[name] for line in part) for part in parts)
-        result[name] = [float(f"{mean:.4g}") for mean in means]
+        points = result[name] = []
+        for part in parts:
+            values = [line[name] for line in part if name in line]
+            points.append(float(f"{statistics.fmean(values):.4g}") if values else points[-1])
     return result
 
 
@@ -211,21 +217,48 @@ def _metrics(folder: Path, dataset: str) -> dict[str, float]:
     return {name: float("nan") if value is None else value for name, value in found.items()}
 
 
-def _claim(folder: Path, cell: Cell) -> None:
-    """Create the folder of a cell, or check that it is one."""
-    path = folder / CELL
+def holds_training(folder: Path, cell: Cell, cwd: Path | None = None) -> bool:
+    """Return True if a folder holds the training of a cell, False if it is missing or empty.
+
+    Args:
+        cwd: the folder that the path of the config starts from; None for the current one.
+
+    Raises:
+        InputError: the folder holds other files, or the config has changed since the training.
+    """
+    try:
+        known = json.loads((folder / CELL).read_text(encoding="utf-8"))
+        is_own = known["key"] == cell.key
+    except (OSError, ValueError, KeyError, TypeError):
+        is_own = False
+    if not is_own:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} does not hold this training of a study. Move the folder away"
+            )
+        return False
+    now = _config_keys(cell, cwd)
+    before = known.get("config_keys", now)
+    changed = sorted(key for key in before | now if before.get(key) != now.get(key))
+    if changed:
+        raise InputError(
+            f"{cell.config} has changed since {folder} was trained ({listed(changed, 3)}), so old "
+            "and new results cannot be compared. Undo the change, or move the folder away"
+        )
+    return True
+
+
+def _claim(folder: Path, cell: Cell, cwd: Path | None) -> None:
+    """Create the folder of a cell."""
     content = {"key": cell.key, "config": cell.config, "settings": cell.settings}
-    content |= {"test": cell.test, "seed": cell.seed}
-    if path.is_file():
-        try:
-            key = json.loads(path.read_text(encoding="utf-8"))["key"]
-        except (ValueError, KeyError, TypeError):
-            key = None
-        if key == cell.key:
-            return
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} does not hold this training of a study. Move the folder away")
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+    content |= {"test": cell.test, "seed": cell.seed, "config_keys": _config_keys(cell, cwd)}
+    write_atomically(folder / CELL, json.dumps(content, indent=2) + "\n")
+
+
+def _config_keys(cell: Cell, cwd: Path | None) -> dict[str, object]:
+    """Return the keys that the config of a cell sets, as they are in JSON."""
+    keys = dict(flattened(read_config_file(str(Path(cwd or "", cell.config)))))
+    return json.loads(json.dumps(keys))
 
 
 def _end_with_parent() -> None:

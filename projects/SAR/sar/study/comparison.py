@@ -15,16 +15,27 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
 from sar.errors import InputError, listed
-from sar.preflight.checks import check_batch, check_config
+from sar.preflight.checks import check_batch
 from sar.preflight.class_counts import count_classes
 from sar.preflight.prepare import complete_config
+from sar.solver import MOST_WARMUP
 from sar.study.matrix import ITERATIONS, Cell, Settings, Study
+
+from detectron2.config import CfgNode
 
 EPOCHS = 30
 LEAST_ITERATIONS = 1000
 METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
 
-# Keys that the plan sets itself, for all methods alike, and what to use instead.
+# Keys that the plan sets itself, and that a training on its own does not need.
+OWN_KEYS = {
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS_KEPT",
+    "TEST.EVAL_PERIOD",
+    "TEST.PICTURES",
+    "TEST.GEOMETRY",
+}
+# Keys that the plan sets for all methods alike, and what to use instead.
 INSTEAD = {
     "SEED": "use --seeds",
     "OUTPUT_DIR": "use --output",
@@ -102,9 +113,7 @@ def plan_comparison(
         )
     if not (cfg.DATASETS.FOLDER or cfg.DATASETS.TRAIN):
         raise InputError(f"no data set: give --folder, or add DATASETS.TRAIN and TEST to {config}")
-    complete_config(cfg, trains=True)
-    Checkpointer(nn.Module()).find(cfg.MODEL.WEIGHTS, resume=False)  # a missing file
-    check_batch(cfg, num_processes=1)
+    _check(cfg)
     if not cfg.DATASETS.TEST:
         raise InputError(
             "a comparison needs a validation split, to evaluate the methods: move some "
@@ -113,7 +122,7 @@ def plan_comparison(
         )
     for name in others:
         try:
-            check_config(load_config(config, [*words, *_words(methods[name])]))
+            _check(load_config(config, [*words, *_words(methods[name])]))
         except InputError as error:
             raise InputError(f"method {name}: {error}") from error
     num_images = sum(len(load_dataset(name)) for name in cfg.DATASETS.TRAIN)
@@ -121,12 +130,14 @@ def plan_comparison(
         num_images, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
     )
     splits = register_folder(folder) if folder else ()
+    warmup = min(cfg.SOLVER.WARMUP_ITERS, math.ceil(MOST_WARMUP * iterations))
     return Study(
         title=os.path.basename(folder) or cfg.DATASETS.TEST[0],
         description="",
         config=config,
         settings={
             ITERATIONS: iterations,
+            **({} if warmup == cfg.SOLVER.WARMUP_ITERS else {"SOLVER.WARMUP_ITERS": warmup}),
             "SOLVER.CHECKPOINT_PERIOD": max(1, iterations // 10),
             "SOLVER.CHECKPOINTS_KEPT": 2,
             "TEST.EVAL_PERIOD": 0,
@@ -141,6 +152,15 @@ def plan_comparison(
         candidates={name: [settings] for name, settings in methods.items()},
         held_out=next((name for name in splits if name.endswith("_test")), ""),
     )
+
+
+def _check(cfg: CfgNode) -> None:
+    """Raise InputError for a problem of a training that is known without reading its data."""
+    complete_config(cfg, trains=True)
+    Checkpointer(nn.Module()).find(cfg.MODEL.WEIGHTS, resume=False)  # a missing file
+    check_batch(cfg, num_processes=1)
+    if cfg.DATASETS.CLASS_FREQUENCY:
+        ClassFrequency.load(cfg.DATASETS.CLASS_FREQUENCY)
 
 
 def default_iterations(num_images: int, batch_size: int, most: int) -> int:

@@ -5,18 +5,18 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 
+from sar.cli import call_of
 from sar.config import load_config
 from sar.data.units import units_of_config
 from sar.errors import listed, printable
 from sar.evaluation.table import grid
+from sar.study.comparison import OWN_KEYS
 from sar.study.differences import paired_difference
 from sar.study.matrix import ITERATIONS, Settings, Study
 from sar.study.recommendation import LEAST_SEEDS, Scores, paired, recommend
 
 # The metrics whose differences are shown with intervals.
 _COMPARED = ("mIoU", "mIoU@r", "mIoU@r_pixel")
-# Settings of a comparison that a training of its own does not need.
-_NOT_REPEATED = ("SOLVER.CHECKPOINT", "TEST.")
 _LIMITS = (
     "The intervals show how much the results vary with the seed. They do not show how much they "
     "vary with other validation data or with longer trainings."
@@ -26,12 +26,13 @@ _LIMITS = (
 Found = Mapping[str, Mapping[int, dict]]
 
 
-def summarize(study: Study, rows: Mapping[str, dict]) -> str:
+def summarize(study: Study, rows: Mapping[str, dict], imports: Sequence[str] = ()) -> str:
     """Return the text, in Markdown.
 
     Args:
         study: from `plan_comparison`.
         rows: the results by cell key. Failed trainings have none.
+        imports: modules that a training imports.
     """
     found = _find(study, rows)
     parts = [
@@ -53,7 +54,7 @@ def summarize(study: Study, rows: Mapping[str, dict]) -> str:
             "No choice above uses these numbers.",
             *_tables(study, found, "held_out_metrics"),
         ]
-    parts += ["## Methods", *_methods(study), "## Trainings", *_trainings(found)]
+    parts += ["## Methods", *_methods(study, imports), "## Trainings", *_trainings(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -193,10 +194,11 @@ def _scores(found: Found, key: str, metric: str) -> Scores:
     return scores if is_known else {}
 
 
-def _methods(study: Study) -> list[str]:
+def _methods(study: Study, imports: Sequence[str]) -> list[str]:
     """Return the command line that trains the first method, and the keys of each method."""
-    settings = {k: v for k, v in study.settings.items() if not k.startswith(_NOT_REPEATED)}
-    command = shlex.join(["python", "train_net.py", "--config-file", study.config])
+    settings = {key: value for key, value in study.settings.items() if key not in OWN_KEYS}
+    options = [word for module in imports for word in ("--import", module)]
+    command = f"{call_of('train_net.py')} {shlex.join([*options, '--config-file', study.config])}"
     keys = [[name, f"`{_words(of)}`" if of else "-"] for name, of in study.chosen({}).items()]
     return [
         "To train a method again, add its keys to this command:",
