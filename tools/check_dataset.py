@@ -385,7 +385,9 @@ def print_advice(
     plain_keys = given | merged_keys(items, with_recipe=False)
     if plain != config:
         print(f"To train the plain model:\n{training_command(plain, plain_keys, args.imports)}")
-    if args.folder is not None:
+    if args.folder is not None and missing_parts(args.folder, "val"):
+        print("Without a val split, nothing is evaluated or compared: move some samples to one.")
+    elif args.folder is not None:
         command = comparing_command(args.folder, plain, plain_keys, args.imports)
         print(f"To compare methods:\n{command}")
     if args.time:

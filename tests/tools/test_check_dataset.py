@@ -199,6 +199,14 @@ def test_commands_name_imports_and_start_comparisons_from_the_plain_model(
     assert all(command[2:4] == ["--import", str(module)] for command in commands)
 
 
+def test_without_a_val_split_no_comparison_is_advised(tool, folder, tmp_path, capsys):
+    for kind in ("images", "labels"):
+        (folder / kind / "val").rename(tmp_path / kind)
+    assert tool.main(["--folder", str(folder), "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Without a val split, nothing is evaluated" in out and "compare.py" not in out
+
+
 def test_a_training_that_cannot_be_measured_hides_no_advice(tool, folder, tmp_path, capsys):
     (folder / "labels/val/0.png").write_bytes(b"")
     args = ["--folder", str(folder), "--output", str(tmp_path / "out"), "--time"]
