@@ -227,3 +227,18 @@ def test_boxes_and_images_elsewhere(tmp_path, capsys):
         "1 x annotation without segmentation, which has no area (gravel 1)"
         in capsys.readouterr().out
     )
+
+
+def test_an_image_of_the_same_name_in_another_folder_is_not_meant(tmp_path):
+    found = scenes(2)
+    path = write_json(tmp_path / "coco/train.json", content(found, folder="cam2/"))
+    save(tmp_path / "coco/cam1/a0.jpg", found[0].image)
+    save(tmp_path / "coco/cam2/a1.jpg", found[1].image)
+    assert set(run(path, tmp_path / "mine")) == {"train/cam2/a1"}
+
+
+def test_an_image_in_a_sub_folder_may_have_the_name_of_another(tmp_path):
+    first, second = new_scene("a"), new_scene("sub dir/a", seed=1)
+    path = export(tmp_path / "coco", [first, second], json="train.json")
+    found = run(path, tmp_path / "mine")
+    assert_equal(found, [first, second])

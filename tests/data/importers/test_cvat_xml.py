@@ -161,3 +161,21 @@ def test_a_document_type_is_refused_before_its_entities_expand(tmp_path):
     path.write_text(path.read_text().replace("<annotations>", document_type))
     with pytest.raises(InputError, match=r"annotations\.xml has a document type"):
         run(root, tmp_path / "mine")
+
+
+def test_the_frames_of_a_video_have_no_suffix(tmp_path):
+    found = scenes()
+    images = [image_of(scene, map(polygon, scene.boxes)).replace(".jpg", "") for scene in found]
+    root = export(tmp_path / "cvat", images)
+    assert_equal(run(root, tmp_path / "mine", shares=[1]), found)
+
+
+def test_subsets_of_ones_own_are_folders(tmp_path):
+    day, night = new_scene("day/a"), new_scene("night/a", seed=1)
+    images = []
+    for scene, subset in ((day, "day"), (night, "night")):
+        image = image_of(scene, map(polygon, scene.boxes), subset)
+        images.append(image.replace(f'name="{subset}/', 'name="'))
+        save(tmp_path / "cvat/images" / f"{scene.name}.jpg", scene.image)
+    root = export(tmp_path / "cvat", images)
+    assert_equal(run(root, tmp_path / "mine", shares=[1]), [day, night])

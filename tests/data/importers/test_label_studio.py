@@ -1,5 +1,9 @@
+import base64
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from sar.data.importers.label_studio import decode_brush
 from sar.data.importers.run import Request, import_dataset
@@ -118,7 +122,19 @@ def export(root, found, encode=polygon, **changes):
     return root
 
 
-@pytest.mark.parametrize("encode", [polygon, rectangle, turned, brush, with_separate_labels])
+def bitmask(box, size=SIZE):
+    name, x0, y0, x1, y1 = box
+    values = np.zeros((*size, 4), np.uint8)
+    values[y0:y1, x0:x1] = 255, 0, 0, 255
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return entry(box, type="bitmasklabels", imageDataURL=url, bitmasklabels=[name])
+
+
+@pytest.mark.parametrize(
+    "encode", [polygon, rectangle, turned, brush, bitmask, with_separate_labels]
+)
 def test_each_kind_of_region(tmp_path, encode):
     found = scenes()
     root = export(tmp_path / "studio", found, encode)
@@ -179,3 +195,18 @@ def test_a_task_without_an_image(tmp_path):
     root = export(tmp_path / "studio", scenes(1), data={"text": "a0"})
     with pytest.raises(InputError, match=r"task 1 \(id 5\): its data names no image file"):
         run(root, tmp_path / "mine")
+
+
+def test_a_bitmask_of_another_size_or_format_is_an_error(tmp_path):
+    def small(box):
+        return bitmask(box, size=(2, 3))
+
+    def broken(box):
+        found = bitmask(box)
+        found["value"]["imageDataURL"] = "data:image/png;base64,AAAA"
+        return found
+
+    for encode, message in ((small, "bitmask is 3 x 2, but"), (broken, "bitmask is no PNG")):
+        root = export(tmp_path / encode.__name__, scenes(1), encode)
+        with pytest.raises(InputError, match=message):
+            run(root, tmp_path / "mine")

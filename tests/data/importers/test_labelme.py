@@ -186,3 +186,22 @@ def test_names_that_differ_in_upper_case_are_reported(tmp_path, capsys):
         capsys.readouterr().out
     )
     assert set(NAMES) == {name for name, _ in new_scene("a0").polygons()}
+
+
+def test_an_embedded_image_comes_before_a_file_of_the_same_name_elsewhere(tmp_path):
+    mine, other = new_scene("cam2/a"), new_scene("cam1/a", seed=1)
+    save(tmp_path / "labelme/cam1/a.jpg", other.image)
+    record = content(mine, imagePath="a.jpg", imageData=in_base64(mine.image))
+    write_json(tmp_path / "labelme/cam2/a.json", record)
+    run(tmp_path / "labelme", tmp_path / "mine")
+    (written,) = (tmp_path / "mine/images/train/cam2").iterdir()
+    np.testing.assert_array_equal(np.array(Image.open(written)), np.array(mine.image))
+
+
+def test_a_file_next_to_other_images_needs_its_image_there(tmp_path):
+    found = export(tmp_path / "labelme", [new_scene("cam1/a"), new_scene("cam2/b")])
+    write_json(found / "cam2/a.json", content(new_scene("cam2/a"), imagePath="a.jpg"))
+    for scene in ("cam1/a", "cam2/b"):
+        path = found / f"{scene}.json"
+        write_json(path, content(new_scene(scene), imagePath=f"{scene[-1]}.jpg"))
+    assert set(run(found, tmp_path / "mine", shares=[1])) == {"train/cam1/a", "train/cam2/b"}

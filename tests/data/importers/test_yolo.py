@@ -5,7 +5,7 @@ from sar.data.importers.run import Request, import_dataset
 from sar.data.importers.source import Options
 from sar.errors import InputError
 
-from .miniature import NAMES, SIZE, assert_equal, new_scene, run, save, scenes
+from .miniature import NAMES, SIZE, assert_equal, labels, new_scene, run, save, scenes
 
 
 def line(name, points):
@@ -153,3 +153,39 @@ def test_class_files_that_are_wrong(tmp_path):
     (root / "data.yaml").write_text("names: [\n")
     with pytest.raises(InputError, match=r"data\.yaml cannot be read as YAML"):
         run(root, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("start", ["", "/home/me/data/", "C:\\\\Users\\\\me\\\\data\\\\", "../"])
+def test_folders_of_splits_that_start_elsewhere(tmp_path, start):
+    train, val = scenes(3, "t"), scenes(2, "v")
+    yaml = f'path: data\ntrain: "{start}setA/images"\nval: "{start}setB/images"\n'
+    for found, folder in ((train, "setA"), (val, "setB")):
+        export(tmp_path / "yolo", found, f"data/{folder}/images", f"data/{folder}/labels", yaml)
+    imported = run(tmp_path / "yolo", tmp_path / "mine")
+    assert {key for key in imported if key.startswith("val/")} == {
+        f"val/data/setB/{scene.name}" for scene in val
+    }
+
+
+def test_splits_that_are_nowhere_are_named(tmp_path, capsys):
+    export(tmp_path / "yolo", scenes(4), "images", "labels", "train: a/x\nval: a/y\n")
+    import_dataset(Request(tmp_path / "yolo", tmp_path / "mine"))
+    assert "data.yaml names splits, but none of its folders" in capsys.readouterr().out
+
+
+def test_a_picture_without_a_text_file_is_not_of_the_data_set(tmp_path, capsys):
+    root = export(tmp_path / "yolo", scenes())
+    save(root / "preview.png", new_scene("b").image)
+    import_dataset(Request(root, tmp_path / "mine"))
+    assert set(labels(tmp_path / "mine")) == {"train/a0", "train/a1", "train/a2"}
+    assert "1 images without a text file: " in capsys.readouterr().out
+
+
+def test_images_that_are_left_out_may_be_all_of_training(tmp_path):
+    root = export(tmp_path / "yolo", scenes(2, "v"), "images/val", "labels/val")
+    export(root, scenes(2, "t"))
+    for path in (root / "labels/train").iterdir():
+        path.write_text("")
+    with pytest.raises(InputError, match="has no training images, only val"):
+        run(root, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()

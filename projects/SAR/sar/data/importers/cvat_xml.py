@@ -57,7 +57,9 @@ def read(tree: Tree, options: Options) -> Source:
         for image in part.images:
             place = f"{path}, line {image.line}"
             split = split_of_word(image.subset)
-            found = image_tree.find_image(image.name, path, place, split=split)
+            # An export of a project has a folder for each subset.
+            name = f"{image.subset}/{image.name}" if image.subset else image.name
+            found = image_tree.find_image(name, path, place, split=split)
             if found is None:
                 missing.append(image.name)
                 continue

@@ -1,16 +1,20 @@
 """Import Label Studio's export "JSON": a list of tasks with their annotations.
 
 Polygons, rectangles and ellipses are in percent of the image. A brush has run lengths in a format
-of its own (see `decode_brush`). Later regions cover earlier ones. If a task has several
-annotations, the one marked as ground truth is taken, otherwise the last one.
+of its own (see `decode_brush`), and a bitmask is a transparent PNG. Later regions cover earlier
+ones. If a task has several annotations, the one marked as ground truth is taken, otherwise the last
+one.
 """
 
+import base64
+import io
 import re
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
+from PIL import Image
 
 from sar.data.importers import shapes as regions
 from sar.data.importers.names import plain_name, split_of
@@ -21,7 +25,10 @@ from sar.errors import InputError, listed
 
 NAME = "labelstudio"
 
-_LABEL_KEYS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+_LABEL_KEYS = (
+    "brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels",
+    "vectorlabels", "labels",
+)  # fmt: skip
 _PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio adds it to uploaded files
 
 
@@ -174,7 +181,8 @@ class _Region:
 
     def as_shape(self, index_of: dict[str, int]) -> Shape:
         kind = self._type.removesuffix("labels") or "region"
-        has_area = any(key in self._value for key in ("rle", "points", "width", "radiusX"))
+        keys = ("rle", "imageDataURL", "points", "width", "radiusX")
+        has_area = any(key in self._value for key in keys)
         is_line = self._type.startswith("keypoint") or self._value.get("closed") is False
         region = partial(_region, self._value) if has_area and not is_line else None
         name = "(no label)" if self.label is None else self.label
@@ -201,6 +209,8 @@ def _region(value: dict, size: tuple[int, int], outline: bool) -> regions.Patch:
         if "rle" in value:
             values = decode_brush(value["rle"], 4 * height * width)  # RGBA
             return regions.Patch(0, 0, values.reshape(height, width, 4)[:, :, 3] > 0)
+        if "imageDataURL" in value:
+            return regions.Patch(0, 0, _decode_bitmask(value["imageDataURL"], size))
         if "points" in value:
             points = np.asarray(value["points"], np.float64).reshape(-1, 2)
             return regions.polygon(points * (width / 100, height / 100))(size, outline)
@@ -213,6 +223,26 @@ def _region(value: dict, size: tuple[int, int], outline: bool) -> regions.Patch:
         return regions.box(x, y, right, bottom, degrees, pivot=(x, y))(size, outline)
     except (KeyError, TypeError) as error:
         raise ValueError(f"The region has no valid {error}.") from error
+
+
+def _decode_bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
+    """Return the (H, W) bool of a PNG in a data URL: where it is not transparent.
+
+    Raises:
+        ValueError: it is no PNG, or has another size.
+    """
+    try:
+        data = base64.b64decode(url.partition(",")[2], validate=True)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    except (OSError, ValueError, SyntaxError, AttributeError) as error:
+        raise ValueError(f"The bitmask is no PNG ({error}).") from error
+    if alpha.shape != size:
+        raise ValueError(
+            f"The bitmask is {alpha.shape[1]} x {alpha.shape[0]}, but its image is "
+            f"{size[1]} x {size[0]}."
+        )
+    return alpha > 0
 
 
 def _image_name(task: dict, place: str) -> str:

@@ -9,15 +9,16 @@ ones, `__ignore__` is ignored, and `_background_` is the background.
 import base64
 import io
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from sar.data.importers import shapes as regions
-from sar.data.importers.names import plain_name, split_of_folders
+from sar.data.importers.names import folded, plain_name, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree, read_json
@@ -47,7 +48,7 @@ def read(tree: Tree, options: Options) -> Source:
     for path in tree.with_suffix(".json"):
         content = read_json(path)
         if _is_labelme(content):
-            records.append(_Record(path, content, split_of_folders(tree.relative(path))))
+            records.append(_Record(path, content, tree.relative(path)))
     missing = [record for record in records if not record.find(image_tree)]
     owner: dict[Path, Path] = {}
     for record in records:
@@ -71,7 +72,7 @@ def read(tree: Tree, options: Options) -> Source:
         items.append(
             Item(
                 image=record.image or record.path,
-                name=plain_name(tree.relative(record.path)),
+                name=record.name,
                 split=record.split,
                 draw=partial(_draw, record, found, style),
                 embedded=None if record.image else record.embedded_image,
@@ -90,9 +91,10 @@ def _draw(
 class _Record:
     """The content of a file, without the image."""
 
-    def __init__(self, path: Path, content: dict, split: str | None) -> None:
+    def __init__(self, path: Path, content: dict, relative: PurePosixPath) -> None:
         self.path = path
-        self.split = split
+        self.name = plain_name(relative)
+        self.split = split_of_folders(relative)
         self.image: Path | None = None
         self.image_path = content["imagePath"]
         self.has_data = bool(content.get("imageData"))
@@ -104,9 +106,18 @@ class _Record:
                 raise InputError(f"{path}, shape {number}, has no label: correct it in labelme.")
 
     def find(self, tree: Tree) -> bool:
-        """Set the image file if it is there, and return if it is."""
-        self.image = tree.find_image(self.image_path, self.path, str(self.path), split=self.split)
-        return self.image is not None
+        """Set the image file if it is there, and return if it is.
+
+        A file of the same name in another folder is not taken if the image is embedded.
+        """
+        name = f"{self.path.parent}/{self.image_path}"  # the path starts from this folder
+        image = tree.find_image(name, self.path, str(self.path), split=self.split)
+        if image is not None and self.has_data:
+            is_near = os.path.samefile(image.parent, self.path.parent)
+            if not is_near and folded(plain_name(tree.relative(image))) != folded(self.name):
+                image = None
+        self.image = image
+        return image is not None
 
     def as_shapes(self, index_of: dict[str, int]) -> list[Shape]:
         result = []

@@ -90,6 +90,7 @@ def import_dataset(request: Request) -> None:
     num_empty = sum(counts.is_empty for counts in all_counts)
     if not (request.keep_empty and request.background == "class"):
         found = _without_empty(found)
+    check_splits(found.items, request.shares, request.group)  # again, after some were left out
     has_unlabelled = any(counts.pixels[UNLABELLED] for counts in found.counts)
     classes = map_classes(
         source,

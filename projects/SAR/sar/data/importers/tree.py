@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
-from sar.data.importers.names import folded, split_of_folders
+from sar.data.importers.names import folded, plain_name, split_of_folders
 from sar.errors import InputError, listed, nearest
 
 # Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
@@ -74,10 +74,16 @@ class Tree:
 
     @cached_property
     def _images(self) -> dict[str, list[Path]]:
+        """The images by their file names, and by these names without suffix."""
         found = defaultdict(list)
         for path in self.with_suffix(*SOURCE_SUFFIXES):
             found[folded(path.name)].append(path)
+            found[folded(path.stem)].append(path)
         return found
+
+    @cached_property
+    def _image_folders(self) -> set[str]:
+        return {folded(path.parent.name) for path in self.with_suffix(*SOURCE_SUFFIXES)}
 
     def find_image(
         self,
@@ -91,10 +97,12 @@ class Tree:
         """Return the image that an annotation names, or None if it is not there.
 
         The longest common end of both paths decides, then the folder that is nearest to the
-        annotation file. Case does not count.
+        annotation file, then an image whose other folders only name a split or a role. If the name
+        has a folder, and images lie in a folder of this name, images in other folders are not
+        meant. Case does not count.
 
         Args:
-            name: a file name, a path (of any operating system) or a URL.
+            name: a file name, a path (of any operating system) or a URL. The suffix may be missing.
             near: the annotation file.
             place: where the name is, for the error.
             split: the split of the annotation. Images in folders of other splits are not meant.
@@ -104,6 +112,7 @@ class Tree:
             InputError: several images could be meant.
         """
         parts = [folded(part) for part in re.split(r"[/\\]+", name) if part]
+        named = PurePosixPath(*parts)
         candidates = self._images.get(parts[-1], ()) if parts else ()
         candidates = [
             path
@@ -111,17 +120,20 @@ class Tree:
             if path not in exclude
             and (split is None or split_of_folders(self.relative(path)) in (None, split))
         ]
+        if len(parts) > 1 and parts[-2] in self._image_folders:
+            candidates = [path for path in candidates if folded(path.parent.name) == parts[-2]]
         if not candidates:
             return None
 
-        def rank(path: Path) -> tuple[int, int]:
-            own = [folded(part) for part in path.parts]
+        def rank(path: Path) -> tuple[int, int, bool]:
+            own = [*(folded(part) for part in path.parts[:-1]), parts[-1]]
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
             # One of the two may be relative: the source and --images are as the user wrote them.
             shared = os.path.commonpath([os.path.abspath(file.parent) for file in (path, near)])
-            return common, len(Path(shared).parts)
+            is_exact = folded(plain_name(self.relative(path))) == plain_name(named)
+            return common, len(Path(shared).parts), is_exact
 
         best = max(map(rank, candidates))
         found = [path for path in candidates if rank(path) == best]
@@ -140,7 +152,7 @@ class Tree:
             annotations: number of all images that are named.
         """
         if missing and len(missing) == annotations:
-            there = [path.name for names in self._images.values() for path in names]
+            there = [path.name for path in self.with_suffix(*SOURCE_SUFFIXES)]
             found = f"{len(there)} other images are" if there else "no images are"
             raise InputError(
                 f"None of the {annotations} annotated images is in {self.root}, where {found}: "

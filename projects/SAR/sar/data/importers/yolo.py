@@ -65,6 +65,9 @@ def read(tree: Tree, options: Options) -> Source:
         without += [image] if label is None else []
         draw = _Drawer(label, names, Style.of(options, small_on_top=True))
         items.append(Item(image, name, splits.of(relative) or split, draw))
+    if any(item.split for item in items):  # a stray picture does not belong to the data set
+        stray = {item.image for item in items if item.split is None} & set(without)
+        items = [item for item in items if item.image not in stray]
     if not used - {None}:
         raise InputError(
             f"None of {len(items)} images in {image_tree.root} has one of the {len(labels)} text "
@@ -72,6 +75,11 @@ def read(tree: Tree, options: Options) -> Source:
             "the images with --images."
         )
     notes = []
+    if splits.are_named and not any(item.split for item in items):
+        notes.append(
+            f"{class_file} names splits, but none of its folders or files of lists is below "
+            f"{image_tree.root}: give the folder that holds them, if they are to count."
+        )
     if orphans := sorted(set(labels.values()) - used):
         notes.append(f"{len(orphans)} text files without an image: {listed(orphans, 3)}.")
     if without:
@@ -134,20 +142,25 @@ class _Splits:
     Args:
         folder: the folder of data.yaml.
         settings: the content of data.yaml.
+
+    Attributes:
+        are_named: data.yaml names a folder or a list of images.
     """
 
     def __init__(self, folder: Path, settings: dict) -> None:
-        self._folders: dict[str, str] = {}
+        self._folders: dict[PurePosixPath, str] = {}
         # By each end of the path of an image; None if images of several splits share the end.
         self._files: dict[str, str | None] = {}
+        self.are_named = False
         for split in ("train", "val", "test"):
             entries = settings.get(split) or []
             for entry in [entries] if isinstance(entries, str) else entries:
                 if not isinstance(entry, str):
                     continue
+                self.are_named = True
                 if not entry.endswith(".txt"):
                     if (folder_of_images := _tail(entry)) != ".":
-                        self._folders[folder_of_images] = split
+                        self._folders[PurePosixPath(folder_of_images)] = split
                     continue
                 for path in (folder / str(settings.get("path", "")) / entry, folder / entry):
                     if path.is_file():
@@ -165,8 +178,20 @@ class _Splits:
         for end in _ends(image):
             if split := self._files.get(end):
                 return split
-        parents = (folder.as_posix() for folder in image.parents)
-        return next((self._folders[folder] for folder in parents if folder in self._folders), None)
+        for parent in image.parents[:-1]:  # the last one is the source itself
+            # The source may begin above the entry, or, if the entry is absolute, below its start.
+            found = {
+                split
+                for folder, split in self._folders.items()
+                if _is_end(folder, parent) or _is_end(parent, folder)
+            }
+            if len(found) == 1:
+                return found.pop()
+        return None
+
+
+def _is_end(end: PurePosixPath, path: PurePosixPath) -> bool:
+    return path.parts[-len(end.parts) :] == end.parts
 
 
 def _ends(path: PurePosixPath) -> list[str]:
