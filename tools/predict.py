@@ -89,7 +89,7 @@ from sar.data.locations import folders_of_config
 from sar.data.units import CLOUDS, IMAGES, Units, units_of_config
 from sar.data.video import import_cv2, is_video, read_video, read_video_header, write_video
 from sar.errors import InputError, listed, printable
-from sar.files.atomic import names_below_common_folder
+from sar.files.atomic import names_below_common_folder, remove_leftovers
 from sar.files.program_outputs import Outputs, collected
 from sar.prediction.cloud_prediction import CloudPrediction
 from sar.prediction.predictor import Prediction, Predictor
@@ -131,6 +131,9 @@ def predict(args: argparse.Namespace) -> None:
         planned = [path for name in images.items() for path in files_of_cloud(*name, args).values()]
     else:
         planned = planned_files(images.values(), videos.values(), args)
+    # If an earlier run was killed.
+    for folder in {path.parent for path in planned} | set(frame_folders(videos.values(), args)):
+        remove_leftovers(folder)
     outputs.check(planned)
     predictor = Predictor.load(args.config_file, *args.opts)
     num_done, errors = predict_files(predictor, images, outputs, args, units)
@@ -158,15 +161,25 @@ def planned_files(
 
     The frames of a video are not counted yet, so all PNG files in its folders are returned.
     """
-    kinds = ["labels", *(["confidence"] if args.confidence else [])]
-    files = [args.output / kind / f"{name}.png" for kind in kinds for name in images]
-    for kind in kinds:
-        for name in videos:
-            files += (args.output / kind / name).glob("*.png")
+    files = [
+        args.output / kind / f"{name}.png" for kind in kinds_of_arrays(args) for name in images
+    ]
+    for folder in frame_folders(videos, args):
+        files += folder.glob("[!.]*.png")
     if not args.no_overlays:
         files += [args.output / "overlays" / f"{name}.jpg" for name in images]
         files += [args.output / "overlays" / f"{name}.mp4" for name in videos]
     return files
+
+
+def kinds_of_arrays(args: argparse.Namespace) -> list[str]:
+    """Return the folders of the results with a value for each pixel."""
+    return ["labels", *(["confidence"] if args.confidence else [])]
+
+
+def frame_folders(videos: Iterable[str], args: argparse.Namespace) -> list[Path]:
+    """Return the folders for the frames of videos, from the names of the results."""
+    return [args.output / kind / name for kind in kinds_of_arrays(args) for name in videos]
 
 
 def files_of_cloud(path: str, name: str, args: argparse.Namespace) -> dict[str, Path]:
@@ -270,7 +283,13 @@ def predict_video(
             steps, total=header.num_frames, desc=printable(name), unit="frame", disable=args.quiet
         ):
             num_frames += 1
-    return num_frames, errors[0] if errors else None
+    if errors:
+        return num_frames, errors[0]
+    for folder in frame_folders([name], args):  # of an earlier and longer video of this name
+        for frame in folder.glob("[!.]*.png"):
+            if frame.stem.isdecimal() and int(frame.stem) > num_frames:
+                outputs.remove(frame)
+    return num_frames, None
 
 
 def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: bool) -> None:
@@ -281,10 +300,10 @@ def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: b
     """
     folder = outputs.folder
     pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
-    if with_overlay:
-        pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), JPEG)
     if prediction.confidence is not None:
         pictures[folder / "confidence" / f"{name}.png"] = (prediction.confidence_image(), {})
+    if with_overlay:
+        pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), JPEG)
     for path, (picture, options) in pictures.items():
         with outputs.writing(path, sync=False) as temporary:
             picture.save(temporary, **options)

@@ -87,6 +87,14 @@ def test_a_folder_of_images(tool, photos, output, capsys):
     assert f"3 predictions in {output}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", [(6, 6600), (66_000, 4)])
+def test_long_and_narrow_images(tool, photos, output, size):
+    Image.new("L", size).save(photos / "long.png")
+    assert run(tool, output, photos / "long.png", more=["--confidence"]) == 0
+    assert written(output) == ["confidence/long.png", "labels/long.png", "overlays/long.jpg"]
+    assert read_label(output / "labels" / "long.png").shape == size[::-1]
+
+
 def test_an_unreadable_image_is_told_and_the_rest_done(tool, photos, output, capsys):
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:100])
     (photos / "loop.png").symlink_to("loop.png")
@@ -325,6 +333,31 @@ def test_a_video(tool, photos, output, write_clip, capsys):
     assert (header.frame_rate, header.num_frames) == (8, 24)
     said = capsys.readouterr()
     assert f"25 predictions in {output}" in said.out and "24/24" in said.err
+
+
+def test_a_shorter_video_leaves_no_frames_of_the_longer_one(tool, photos, output, write_clip):
+    clip = write_clip(num_frames=6)
+    assert run(tool, output, clip, more=["--confidence"]) == 0
+    mine = output / "labels" / "clip" / "000009.png"
+    mine.write_text("the user's")
+    changed = output / "labels" / "clip" / "000006.png"
+    changed.write_text("corrected by the user")
+    write_clip(num_frames=4)
+    assert run(tool, output, clip, more=["--confidence", "--overwrite"]) == 0
+    assert written(output / "confidence") == [f"clip/{n:06d}.png" for n in range(1, 5)]
+    assert written(output / "labels") == [f"clip/{n:06d}.png" for n in (1, 2, 3, 4, 6, 9)]
+    assert (mine.read_text(), changed.read_text()) == ("the user's", "corrected by the user")
+
+
+def test_a_killed_prediction_can_be_repeated(tool, photos, output, write_clip):
+    clip = write_clip(num_frames=3)
+    assert run(tool, output, clip) == 0
+    left = output / "labels" / "clip" / ".sar-tmp-0123abcd.png"
+    left.write_text("half")
+    own = output / "labels" / "clip" / ".mine.png"
+    own.write_text("the user's")
+    assert run(tool, output, clip) == 0
+    assert not left.exists() and own.exists()
 
 
 def test_the_name_of_a_video_cannot_write_to_the_terminal(tool, photos, output, write_clip, capsys):

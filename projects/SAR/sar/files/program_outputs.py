@@ -156,6 +156,12 @@ class Outputs:
                 ) from error
             raise InputError(f"{path} cannot be written ({error}): {_REMEDY}") from error
 
+    def remove(self, path: str | os.PathLike) -> None:
+        """Delete a file if the program wrote it and it has not changed since."""
+        with suppress(OSError):
+            if self._entry(Path(path), os.lstat(path)) in self._written:
+                os.unlink(path)
+
     def _check_folder(self, folder: Path) -> None:
         resolved = Path(os.path.realpath(folder))
         if not resolved.is_relative_to(self._root):

@@ -19,6 +19,7 @@ TITLE_SIZE = 14  # pixels
 LINE = TITLE_SIZE + MARGIN
 # Smaller images are enlarged, so that titles and legend fit.
 MIN_PANEL_WIDTH = 240
+MAX_PANEL = 20_000, 60_000  # width and height: a JPEG has at most 65,500 of each
 
 
 def class_colors(metadata: Metadata) -> np.ndarray:
@@ -67,10 +68,10 @@ def draw_overlay(
     blended = Image.blend(
         Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
     )
-    panel = _enlarged(blended)
+    panel = _fitted(blended)
     # At half strength, since the line can cover a thin object.
     lined = Image.blend(panel, Image.new("RGB", panel.size, LINE_COLOR), 0.5)
-    edges = region_edges(np.asarray(_enlarged(Image.fromarray(labels.astype(np.int32)))))
+    edges = region_edges(np.asarray(_fitted(Image.fromarray(labels.astype(np.int32)))))
     panel.paste(lined, mask=Image.fromarray(edges))
     shown = range(len(class_names))
     if not all_classes:
@@ -103,7 +104,7 @@ def side_by_side(
     if truth is not None:
         labels = {"ground truth": truth} | labels
     panels = {"image": image} | {title: colorize(ids, colors) for title, ids in labels.items()}
-    panels = {title: _enlarged(Image.fromarray(panel)) for title, panel in panels.items()}
+    panels = {title: _fitted(Image.fromarray(panel)) for title, panel in panels.items()}
     width, height = panels["image"].size
     num_classes = len(class_names)
     ids = np.unique(np.concatenate([ids.ravel() for ids in labels.values()]))
@@ -127,10 +128,12 @@ def side_by_side(
     return canvas
 
 
-def _enlarged(panel: Image.Image) -> Image.Image:
-    """Enlarge a small picture by repeating its pixels until it is wide enough."""
-    scale = max(1, -(-MIN_PANEL_WIDTH // panel.width))
-    size = (panel.width * scale, panel.height * scale)
+def _fitted(panel: Image.Image) -> Image.Image:
+    """Enlarge a narrow picture by repeating its pixels, or shrink one that no JPEG can hold."""
+    width, height = panel.size
+    scale = max(1, min(-(-MIN_PANEL_WIDTH // width), MAX_PANEL[1] // height))
+    scale = min(scale, MAX_PANEL[0] / width, MAX_PANEL[1] / height)
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
     return panel.resize(size, Image.Resampling.NEAREST)
 
 
