@@ -45,7 +45,6 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.clouds import is_cloud, read_cloud
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
-from sar.data.image_files import read_image
 from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.evaluation.class_groups import groups_of_dataset
@@ -104,7 +103,8 @@ def _example(
     predictions = {name: predictor(file).labels for name, predictor in predictors.items()}
     if is_cloud(file):
         return CloudExample(f"{title} clouds", k, read_cloud(file), truth[0], predictions)
-    return Example(f"{title} images", k, read_image(file), truth, predictions)
+    first = next(iter(predictors.values()))
+    return Example(f"{title} images", k, first.mapper.read_image(file), truth, predictions)
 
 
 def _load(run: Run) -> Predictor:

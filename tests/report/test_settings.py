@@ -118,6 +118,13 @@ def test_values_of_each_method_unfair_ones_first(make_run):
     assert method["values"] == ["none", "SemanticAnchorRegularizer"]
 
 
+def test_methods_under_one_name_are_noted(make_run):
+    runs = [make_run("a/run"), make_run("b/run", "MODEL.REGULARIZERS", "('A',)"), make_run("c")]
+    (note,) = settings_of(*runs)["notes"]
+    assert note.startswith("The runs called run differ in MODEL.REGULARIZERS, but count as seeds")
+    assert settings_of(f"plain={runs[0]}", f"sar={runs[1]}")["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [

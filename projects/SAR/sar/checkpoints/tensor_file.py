@@ -16,10 +16,11 @@ def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
     """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
     if not os.path.isfile(filename):  # refuses pipes too, since reading them could wait forever
         raise InputError("file not found")
-    if zipfile.is_zipfile(filename):  # older files have no checksums
+    is_zip = zipfile.is_zipfile(filename)
+    if is_zip:  # older files have no checksums, and cannot be mapped
         _verify(filename)
     try:
-        content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap)
+        content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:

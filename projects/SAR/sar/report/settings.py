@@ -132,6 +132,15 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
         is_unfair = kind not in ("", _METHOD)
         rows.append({"key": key, "kind": kind, "is_unfair": is_unfair, "values": values})
     rows.sort(key=lambda row: not row["is_unfair"])
+    of_methods = [row["key"] for row in rows if row["kind"] == _METHOD]
+    for method in methods:
+        own = [s for r, s in zip(runs, of_runs, strict=True) if r.method == method]
+        mixed = [key for key in of_methods if len({settings.get(key) for settings in own}) > 1]
+        if mixed:
+            notes.append(
+                f"The runs called {method} differ in {listed(mixed, 3)}, but count as seeds of one "
+                "method: give each a name, NAME=FOLDER."
+            )
     for key, fingerprints in (
         (TRAINING_LABELS, map(_fingerprint_of_training, runs, of_runs)),
         (EVALUATION_LABELS, (_fingerprint_of_evaluation(run, dataset) for run in runs)),

@@ -15,7 +15,8 @@ from sar.data import loader
 from sar.data.clouds import is_cloud, read_cloud
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
-from sar.data.image_files import read_image
+from sar.data.grey_range import GreyRange
+from sar.data.image_files import FULL_RANGE, read_image
 from sar.data.label_files import read_label
 from sar.errors import InputError
 from sar.evaluation.argmax import argmax_over_classes
@@ -68,8 +69,11 @@ class Images:
     A point cloud is shown obliquely: its picture and its label maps have the points that are seen.
     """
 
-    def __init__(self, name: str, num_images: int):
+    def __init__(self, name: str, num_images: int, grey_range: GreyRange = FULL_RANGE):
         """
+        Args:
+            grey_range: of 16-bit images.
+
         Raises:
             InputError: the data set is missing.
         """
@@ -77,6 +81,7 @@ class Images:
         self.label_files = {r["file_name"]: r["sem_seg_file_name"] for r in self.records}
         self.metadata = MetadataCatalog.get(name)
 
+        self._grey_range = grey_range
         self._seen: dict[str, np.ndarray] = {}  # points of clouds
 
     def picture(self, file_name: str) -> np.ndarray:
@@ -84,7 +89,7 @@ class Images:
         if is_cloud(file_name):
             cloud = read_cloud(file_name)
             return view_obliquely(cloud.xyz, cloud.normal, CLOUD_SIZE).draw(own_colors(cloud))
-        return subsampled(read_image(file_name))
+        return subsampled(read_image(file_name, self._grey_range))
 
     def truth(self, file_name: str) -> np.ndarray:
         """Return the ground truth as (H, W) class ids, at the size of the predictions."""
@@ -141,7 +146,7 @@ def look_at(
     try:
         if cfg.DATASETS.FOLDER:
             register_folder(cfg.DATASETS.FOLDER)
-        images = Images(dataset, num_images)
+        images = Images(dataset, num_images, GreyRange.from_config(cfg))
         if list(images.metadata.stuff_classes) != list(class_names):
             raise InputError(f'The data set "{dataset}" here has other classes than the run.')
         _show(images, model, cfg, view, show_progress)
