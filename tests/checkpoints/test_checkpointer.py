@@ -92,7 +92,8 @@ def test_evaluation_refuses_weights_that_are_missing(tmp_path):
 def test_what_only_training_uses_may_be_missing_in_evaluation(saved):
     _, path = saved
     regularized = model()
-    regularized["regularizers"], regularized["loss"] = nn.Linear(2, 2), nn.BatchNorm1d(2)
+    regularized["regularizers"] = nn.ModuleDict({"sar": nn.Linear(2, 2)})
+    regularized["loss"] = nn.BatchNorm1d(2)
     Checkpointer(regularized, require_all=True).load(path)
 
 

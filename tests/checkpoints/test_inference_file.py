@@ -35,7 +35,8 @@ def test_it_holds_what_inference_uses(tmp_path):
     model = nn.Module()
     model.head = nn.Linear(2, 2).half()
     model.head.register_buffer("count", torch.tensor(3))
-    for name in ("regularizers", "loss", "auxiliary_head"):
+    model.regularizers = nn.ModuleDict({"sar": nn.Linear(2, 2)})
+    for name in ("loss", "auxiliary_head"):
         model.add_module(name, nn.Linear(2, 2))
     save_tensors(inference_state(model, CLASSES, "SEED: 1"), tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
@@ -44,6 +45,13 @@ def test_it_holds_what_inference_uses(tmp_path):
     assert torch.equal(content["model"]["head.weight"], model.head.weight.float())
     assert Classes.from_file(tmp_path / "model.pth") == CLASSES
     assert config_in(tmp_path / "model.pth") == "SEED: 1"
+
+
+def test_a_model_without_a_branch_keeps_all_its_parts():
+    model = nn.Module()
+    model.auxiliary_head = nn.Linear(2, 2)
+    content = inference_state(model, CLASSES, "SEED: 1")
+    assert content["model"].keys() == {"auxiliary_head.weight", "auxiliary_head.bias"}
 
 
 def test_a_config_without_this_machine_and_its_data(tmp_path):
@@ -61,6 +69,13 @@ def test_a_config_without_this_machine_and_its_data(tmp_path):
         assert lookup(cfg, key) == lookup(expected, key), key
     assert load_config(path, ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
     assert sets_key("TEST.CROP_SIZE", path) and not sets_key("DATASETS.TEST", path)
+
+
+def test_the_older_format_of_torch(tmp_path):
+    path = tmp_path / "model.pth"
+    content = inference_state(nn.Linear(2, 2), CLASSES, "SEED: 1")
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    assert Classes.from_file(path) == CLASSES and config_in(path) == "SEED: 1"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sar.errors import InputError
 from sar.losses import (
     CrossEntropy,
     Dice,
@@ -194,6 +195,20 @@ def test_hooks_see_the_labels_as_they_are():
     assert losses["loss"] == 0
     assert seen[0] is labels and (labels == IGNORE).all()
     assert isinstance(head, OwnMaskedMean)
+
+
+def test_a_head_may_take_the_labels_by_another_name():
+    class Head(OwnMaskedMean):
+        def forward(self, features, extra=None, *, truth=None):
+            return super().forward(features, truth)
+
+    head = Head()
+    use_all_processes(head, "truth")
+    features, labels = torch.randn(2, K, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    _, losses = head(features, None, truth=labels)
+    torch.testing.assert_close(losses["loss"], F.cross_entropy(features, labels))
+    with pytest.raises(InputError, match='Head was called without "truth" in training'):
+        head(features, labels)
 
 
 def test_mining_takes_the_hardest_of_each_process():

@@ -22,10 +22,11 @@ from sar.modeling.inference import (
     inference_model,
     window_starts,
 )
+from sar.prediction.export import check_exportable
 from sar.training.trainer import Trainer
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone, SemanticSegmentor, build_model
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, SemanticSegmentor, build_model
 
 K = 4
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
@@ -467,6 +468,22 @@ def test_of_a_distributed_model_the_module_is_taken(monkeypatch):
 def test_what_is_refused(overrides, message):
     with pytest.raises(InputError, match=message):
         check_inference(config(*SLIDE, *overrides))
+
+
+def test_a_forward_of_ones_own_is_not_passed_over(monkeypatch):
+    class Brighter(SemanticSegmentor):
+        def forward(self, batched_inputs):
+            return super().forward([x | {"image": x["image"] * 2} for x in batched_inputs])
+
+    monkeypatch.setattr(META_ARCH_REGISTRY, "_obj_map", dict(META_ARCH_REGISTRY._obj_map))
+    META_ARCH_REGISTRY.register(Brighter)
+    words = ["MODEL.META_ARCHITECTURE", "Brighter"]
+    for mode in (SLIDE, FLIP):
+        with pytest.raises(InputError, match="Brighter has a forward of its own, which windows"):
+            check_inference(load_config("", [*words, *mode]))
+    check_inference(load_config("", words))
+    with pytest.raises(InputError, match="Brighter cannot be exported, since it has a forward"):
+        check_exportable(load_config("", words))
 
 
 def test_what_is_not_used_is_not_looked_at():

@@ -15,6 +15,7 @@ from sar.config import load_config
 from sar.errors import InputError
 from sar.modeling import PixelTap, QueryTap, regularize
 from sar.modeling.build import build_model
+from sar.modeling.regularizer_registry import REGULARIZER_REGISTRY
 from sar.regularizers import CenterCollapseRegularizer, SemanticAnchorRegularizer
 
 from detectron2.data import MetadataCatalog
@@ -187,6 +188,37 @@ def test_a_model_is_regularized_once():
         regularize(regularize(Net(), sar(), NET), sar(), NET)
 
 
+class Own(nn.Module):
+    """A regularizer with a loss of the model's name."""
+
+    def forward(self, embeddings, labels, classifier):
+        return {"loss": embeddings.mean()}
+
+
+def test_no_loss_replaces_another(batch):
+    model = regularize(Net(), {"own": Own()}, NET)
+    with pytest.raises(InputError, match="own returns loss, but the model or another"):
+        model(batch)
+
+
+@pytest.mark.parametrize("name", ["loss", "auxiliary_head", "regularizers", "tap"])
+def test_no_attribute_of_the_model_is_replaced(name, batch):
+    model = Net()
+    setattr(model, name, nn.Conv2d(1, 1, 1))
+    with pytest.raises(InputError, match=f"Net has the attribute {name}, a name that the"):
+        regularize(model, sar(), NET)
+    assert isinstance(getattr(model, name), nn.Conv2d)
+
+
+def test_the_losses_of_all_regularizers_have_names_of_their_own(batch):
+    names = [name for name, _ in REGULARIZER_REGISTRY]
+    words = [*SMALL, "MODEL.REGULARIZERS", str(names)]
+    model = build_model(
+        load_config(FPN, [*words, "MODEL.CENTER_COLLAPSE.LOGIT_ADJUSTMENT", "False"])
+    )
+    assert len(train(model, batch, steps=1)) > len(names) > 5
+
+
 def test_any_registered_meta_architecture_by_config(batch, monkeypatch):
     monkeypatch.setattr(META_ARCH_REGISTRY, "_obj_map", dict(META_ARCH_REGISTRY._obj_map))
     META_ARCH_REGISTRY.register(Net)
@@ -288,6 +320,10 @@ def test_panoptic_deeplab(batch, monkeypatch):
     model = build_model(panoptic_deeplab(*BOTH))
     losses = train(model, batch)
     own = {"loss_sem_seg", "loss_center", "loss_offset"}
+    center = ["MODEL.REGULARIZERS", "('CenterLossRegularizer',)"]
+    auxiliary = ["MODEL.AUXILIARY_HEAD.IN_FEATURE", "res3"]
+    losses_of_all = build_model(panoptic_deeplab(*center, *auxiliary))(batch)
+    assert set(losses_of_all) == own | {"loss_class_center", "loss_sem_seg_aux"}
     assert set(losses) == own | {"loss_ceco"} | SAR_LOSSES
     plain = build_model(panoptic_deeplab())
     assert set(plain(batch)) == own

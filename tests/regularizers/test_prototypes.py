@@ -118,7 +118,7 @@ class IndependentCenterLoss:
             rows = [row.detach() for row, label in pixels if label == k]
             total = sum((self.centres[k] - row for row in rows), torch.zeros(C))
             self.centres[k] = self.centres[k] - 0.5 * total / (1 + len(rows))
-        return {"loss_center": 0.003 * loss}
+        return {"loss_class_center": 0.003 * loss}
 
 
 def independent_car(embeddings, labels, classifier):

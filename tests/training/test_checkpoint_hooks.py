@@ -104,6 +104,13 @@ def test_a_mistyped_metric_is_said_once_at_the_first_evaluation(tmp_path, caplog
     assert 'Did you mean "sem_seg/mIoU"?' in caplog.text
 
 
+def test_a_metric_that_is_never_a_number_is_said_once(tmp_path, caplog):
+    Trainer(tmp_path, [math.nan, math.nan, math.nan], period=3, eval_period=2).train(0, 6)
+    assert "model_best" not in saved(tmp_path)
+    (message,) = [text for text in caplog.messages if "BEST_METRIC" in text]
+    assert "is nan in this evaluation" in message and "no test label has the class" in message
+
+
 def test_no_best_is_kept_where_none_is_asked_for(tmp_path, caplog):
     Trainer(tmp_path, [30, 50, 40], period=3, eval_period=2, metric="").train(0, 6)
     assert "model_best" not in saved(tmp_path) and not caplog.text

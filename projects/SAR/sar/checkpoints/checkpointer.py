@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sar.checkpoints.array_pickle import load_arrays
 from sar.checkpoints.classes import Classes
-from sar.checkpoints.inference_file import TRAINING_ONLY, inference_state
+from sar.checkpoints.inference_file import TRAINING_ONLY, inference_state, is_training_only
 from sar.checkpoints.tensor_file import first_sentence, load_tensors, save_tensors
 from sar.errors import InputError, dimensions, listed
 from sar.files.atomic import atomic_path, write_atomically
@@ -366,7 +366,9 @@ class Checkpointer(DetectionCheckpointer):
         if self.require_all:  # inference does not use all arrays
             unexpected = incompatible.unexpected_keys
             unexpected[:] = [key for key in unexpected if not key.startswith(TRAINING_ONLY)]
-        missing = [key for key in incompatible.missing_keys if not key.startswith(TRAINING_ONLY)]
+        missing = [
+            key for key in incompatible.missing_keys if not is_training_only(key, self.model)
+        ]
         if missing and self.require_all:
             raise InputError(
                 f"it lacks {len(missing)} arrays of the model, such as {', '.join(missing[:3])}: "

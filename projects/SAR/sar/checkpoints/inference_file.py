@@ -20,6 +20,12 @@ SUFFIX = ".pth"
 TRAINING_ONLY = ("regularizers.", "loss.", "auxiliary_head.")
 
 
+def is_training_only(name: str, model: nn.Module) -> bool:
+    """Return True if an array belongs to the training branch that a model has."""
+    is_extended = isinstance(getattr(model, "regularizers", None), nn.ModuleDict)
+    return is_extended and name.startswith(TRAINING_ONLY)
+
+
 def inference_state(model: nn.Module, classes: Classes | None, config: str) -> dict:
     """Return the content of the file. All its numbers are float32, or integers.
 
@@ -31,7 +37,7 @@ def inference_state(model: nn.Module, classes: Classes | None, config: str) -> d
     weights = {
         name: tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.cpu()
         for name, tensor in model.state_dict().items()
-        if isinstance(tensor, torch.Tensor) and not name.startswith(TRAINING_ONLY)
+        if isinstance(tensor, torch.Tensor) and not is_training_only(name, model)
     }
     known = {"classes": asdict(classes)} if classes else {}
     return {"model": weights, "config": config, **known}

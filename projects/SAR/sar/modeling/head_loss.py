@@ -4,6 +4,7 @@ Shape shorthands: N images, K classes, h x w the resolution of the head, H x W t
 labels.
 """
 
+import inspect
 import math
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from sar.errors import InputError, dimensions
 from sar.losses import CrossEntropy, HardPixelMining, WeightedSum
-from sar.modeling.extension import Extension, extend
+from sar.modeling.extension import Extension, extend, own_class
 from sar.modeling.loss_terms import build_criterion, check_loss, loss_terms
 from sar.ops.over_processes import mean_over_processes
 
@@ -144,12 +145,19 @@ class _HeadOverProcesses(Extension):
     heads are like this.
     """
 
-    def forward(self, features, targets=None):
+    def forward(self, *args, **kwargs):
         if not self.training:
-            return super().forward(features, targets)
+            return super().forward(*args, **kwargs)
+        call = inspect.signature(own_class(self).forward).bind(self, *args, **kwargs)
+        labels = vars(self)["name_of_labels"]
+        if (targets := call.arguments.get(labels)) is None:
+            raise InputError(
+                f'{own_class(self).__name__} was called without "{labels}" in training: set '
+                "MODEL.TAP.LABELS to the argument with the labels"
+            )
         num_valid = (targets != self.ignore_value).sum()
-        targets = _with_a_valid_pixel(targets, num_valid)
-        predictions, losses = super().forward(features, targets)
+        call.arguments[labels] = _with_a_valid_pixel(targets, num_valid)
+        predictions, losses = super().forward(*call.args[1:], **call.kwargs)
         return predictions, {k: mean_over_processes(v, num_valid) for k, v in losses.items()}
 
 
@@ -163,11 +171,15 @@ def use_loss(head: nn.Module, loss: SegmentationLoss) -> None:
     extend(head, _HeadWithLoss)
 
 
-def use_all_processes(head: nn.Module) -> None:
+def use_all_processes(head: nn.Module, labels: str = "targets") -> None:
     """Make a semantic head return losses that are means over the valid pixels of all processes.
 
     The class of the head changes to a subclass. Hooks of the head still get the original labels.
+
+    Args:
+        labels: name of the head's argument with the labels.
     """
+    vars(head)["name_of_labels"] = labels
     extend(head, _HeadOverProcesses)
 
 

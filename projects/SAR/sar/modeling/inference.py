@@ -60,6 +60,11 @@ def check_inference(cfg: CfgNode) -> None:
             f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, so it needs whole "
             'images: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
         )
+    elif META_ARCH_REGISTRY.get(name).forward is not SemanticSegmentor.forward:
+        raise InputError(
+            f"{key}: MODEL.META_ARCHITECTURE {name} has a forward of its own, which windows and "
+            'scales would not call: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
+        )
     if test.GEOMETRY:
         raise InputError(
             f"{key}: TEST.GEOMETRY needs one embedding of the whole image: set TEST.MODE "

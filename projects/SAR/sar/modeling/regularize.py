@@ -5,30 +5,42 @@ from contextlib import ExitStack
 
 from torch import nn
 
-from sar.errors import InputError
+from sar.errors import InputError, listed
 from sar.modeling.extension import Extension, extend
 from sar.modeling.head_loss import SegmentationLoss, use_loss
 from sar.modeling.heads import auxiliary_loss
 from sar.modeling.heads.fcn import FCNHead
 from sar.modeling.taps import PixelTap, QueryTap
 
+_ATTRIBUTES = ("regularizers", "loss", "auxiliary_head", "tap", "tapped_classifier")
+
 
 class Regularized(Extension):
     """Base of the class of a model that `regularize` has extended."""
 
     def forward(self, *args, **kwargs):
-        """Run the model; in training, add the losses of its training-only branch."""
+        """Run the model; in training, add the losses of its training-only branch.
+
+        Raises:
+            InputError: two losses have the same name.
+        """
         if not self.training:
             return super().forward(*args, **kwargs)
         tap, classifier = vars(self)["tap"], vars(self)["tapped_classifier"]
         with ExitStack() as stack:
             if self.auxiliary_head is not None:
                 head = self.get_submodule(tap.head)
-                stack.enter_context(auxiliary_loss(head, self.auxiliary_head))
+                stack.enter_context(auxiliary_loss(head, self.auxiliary_head, tap.labels))
             samples = stack.enter_context(tap.read(self)) if self.regularizers else None
             losses = super().forward(*args, **kwargs)
-        for regularizer in self.regularizers.values():
-            losses.update(regularizer(samples.embeddings, samples.labels, classifier))
+        for name, regularizer in self.regularizers.items():
+            added = regularizer(samples.embeddings, samples.labels, classifier)
+            if shared := losses.keys() & added.keys():
+                raise InputError(
+                    f"{name} returns {listed(sorted(shared))}, but the model or another "
+                    "regularizer has a loss of this name: rename one of them"
+                )
+            losses.update(added)
         return losses
 
 
@@ -61,7 +73,8 @@ def regularize(
         `model` itself.
 
     Raises:
-        InputError: a path of the tap leads nowhere, or the model is regularized already.
+        InputError: a path of the tap leads nowhere, the model is regularized already, or it has an
+            attribute of a name that the branch needs.
 
     Example::
 
@@ -72,6 +85,12 @@ def regularize(
     is_extended = isinstance(model, Regularized)
     if is_extended and model.regularizers:
         raise InputError(f"this {type(model).__name__} is regularized already")
+    taken = [name for name in _ATTRIBUTES if hasattr(model, name) and not is_extended]
+    if taken:
+        raise InputError(
+            f"{type(model).__name__} has the attribute {listed(taken)}, a name that the "
+            "training-only branch needs: rename it in your model"
+        )
     if regularizers:
         tap.check(model)
     model.regularizers = nn.ModuleDict(regularizers)

@@ -58,7 +58,7 @@ def add_branch(cfg: CfgNode, model: nn.Module) -> nn.Module:
         head = _find_head(model, cfg)
         loss = build_loss(cfg, head, model.backbone.size_divisibility)
         if loss is None and not isinstance(head, (SemanticHead, PointHead)):
-            use_all_processes(head)
+            use_all_processes(head, cfg.MODEL.TAP.LABELS)
     if cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE:
         auxiliary_head = build_auxiliary_head(cfg, model.backbone.output_shape())
     regularizers, tap = {}, build_tap(cfg)

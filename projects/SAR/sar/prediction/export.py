@@ -39,6 +39,14 @@ def check_exportable(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it is not a "
             "SemanticSegmentor: choose one"
         )
+    if (
+        name in META_ARCH_REGISTRY
+        and META_ARCH_REGISTRY.get(name).forward is not SemanticSegmentor.forward
+    ):
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it has a forward of its "
+            "own, which the graph would not have: export it with torch.export in a program of yours"
+        )
     for key, is_on, remedy in (
         ("TEST.MODE slide", cfg.TEST.MODE == "slide", "TEST.MODE whole"),
         ("TEST.AUG.ENABLED True", cfg.TEST.AUG.ENABLED, "TEST.AUG.ENABLED False"),

@@ -16,8 +16,8 @@ from sar.regularizers.labels import as_points, check_channels, match_labels
 class CenterLossRegularizer(nn.Module):
     """Pulls each pixel embedding to the centre of its class, which follows the embeddings.
 
-    * `loss_center` = weight * 1/2 * mean over the valid pixels i of |e_i - c_{y_i}|^2 (equation 2,
-      a mean instead of a sum). It trains the embeddings only;
+    * `loss_class_center` = weight * 1/2 * mean over the valid pixels i of |e_i - c_{y_i}|^2
+      (equation 2, a mean instead of a sum). It trains the embeddings only;
     * then c_k = c_k - alpha * sum_{i of class k} (c_k - e_i) / (1 + n_k), where the batch has n_k
       pixels of class k (equation 4). All centres start at 0.
 
@@ -36,7 +36,7 @@ class CenterLossRegularizer(nn.Module):
         >>> regularizer = CenterLossRegularizer(num_classes=5, embed_dim=64)
         >>> embeddings, labels = torch.randn(2, 64, 16, 16), torch.randint(5, (2, 64, 64))
         >>> sorted(regularizer(embeddings, labels))
-        ['loss_center']
+        ['loss_class_center']
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CenterLossRegularizer(nn.Module):
             classifier: not used; all regularizers are called with one.
 
         Returns:
-            {"loss_center": scalar}.
+            {"loss_class_center": scalar}.
 
         Raises:
             ValueError: shapes that do not go together.
@@ -86,7 +86,7 @@ class CenterLossRegularizer(nn.Module):
             )
             if self.training:
                 self._update_centres(*as_points(embeddings.detach(), labels))
-            return {"loss_center": loss}
+            return {"loss_class_center": loss}
 
     def _update_centres(self, vectors: torch.Tensor, labels: torch.Tensor) -> None:
         vectors = vectors.to(self.centres.dtype)

@@ -1,9 +1,10 @@
 """Write the checkpoints of a training, and the file for predictions."""
 
 import logging
+import math
 
 from sar.checkpoints.checkpointer import Checkpointer
-from sar.errors import nearest
+from sar.errors import listed, nearest
 from sar.training.hooks import is_due
 
 from detectron2.engine.train_loop import HookBase
@@ -32,6 +33,7 @@ class CheckpointHook(HookBase):
         self.period = period
         self.eval_period = eval_period
         self.best_metric = best_metric
+        self._has_warned = False
 
     def after_step(self) -> None:
         iteration = self.trainer.iter
@@ -51,12 +53,22 @@ class CheckpointHook(HookBase):
         scalars = self.trainer.storage.latest()
         if self.best_metric in scalars:
             value, written_at = scalars[self.best_metric]
-            if written_at == self.trainer.storage.iter:
-                self.checkpointer.save_best(self.best_metric, value, iteration)
+            if written_at != self.trainer.storage.iter:
+                return
+            if not math.isfinite(value) and not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    f"TEST.BEST_METRIC {self.best_metric} is {value} in this evaluation, which "
+                    "never makes a model_best.pth. It is NaN if no test label has the class"
+                )
+            self.checkpointer.save_best(self.best_metric, value, iteration)
         elif self.best_metric and self.checkpointer.save_to_disk:
+            # With several test sets, the name of the set comes first.
+            of_sets = [name for name in scalars if name.endswith(f"/{self.best_metric}")]
+            hint = f" Choose {listed(of_sets)}" if of_sets else nearest(self.best_metric, scalars)
             logger.warning(
                 f'No model_best.pth is kept: TEST.BEST_METRIC "{self.best_metric}" is not a metric '
-                f"of this evaluation.{nearest(self.best_metric, scalars)}"
+                f"of this evaluation.{hint}"
             )
             self.best_metric = ""
 

@@ -132,7 +132,8 @@ class Trainer(DefaultTrainer):
 
         Raises:
             InputError: the model cannot be built; TEST.GEOMETRY is True, but MODEL.CLASSIFIER does
-                not name a classifier; TEST.LOSS is True, but the loss of the head is not known.
+                not name a classifier, or the model has no backbone; TEST.LOSS is True, but the
+                loss of the head is not known.
         """
         model = build_model(cfg)
         logger.debug(f"Model:\n{model}")
@@ -140,6 +141,11 @@ class Trainer(DefaultTrainer):
             model.to(memory_format=torch.channels_last)
         if cfg.TEST.GEOMETRY:  # report a wrong path now, not in an evaluation
             find_classifier(model, cfg.MODEL.CLASSIFIER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+            if not hasattr(model, "backbone"):
+                raise InputError(
+                    f"TEST.GEOMETRY is True, but {type(model).__name__} has no attribute "
+                    '"backbone", whose input tells the size of the embedding: set it to False'
+                )
         if cfg.TEST.LOSS:
             loss_of(model, cfg.MODEL.TAP.HEAD)
         return model
@@ -155,7 +161,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         dicts = [record for name in cfg.DATASETS.TRAIN for record in load_dataset(name)]
-        if cfg.MODEL.MASK_ON:  # as detectron2
+        if cfg.MODEL.MASK_ON and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:  # as detectron2
             dicts = filter_images_with_only_crowd_annotations(dicts)
         mapper = build_train_mapper(cfg)
         if isinstance(mapper, CloudMapper):
@@ -219,8 +225,10 @@ class Trainer(DefaultTrainer):
                 comm.synchronize()  # no process may write there before the check
                 log_to_file(folder)
             for evaluator in evaluators:
-                if isinstance(evaluator, LongTailEvaluator):
-                    evaluator.describe_run(cfg, weights)
+                # detectron2's DatasetEvaluators holds several evaluators.
+                for each in getattr(evaluator, "_evaluators", [evaluator]):
+                    if isinstance(each, LongTailEvaluator):
+                        each.describe_run(cfg, weights)
             return super().test(cfg, inference_model(cfg, model), evaluators)
 
     @classmethod

@@ -10,6 +10,7 @@ from torch import nn
 
 from sar.modeling.heads.base import select_features
 from sar.modeling.heads.fcn import FCNHead
+from sar.modeling.taps import argument
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -39,14 +40,17 @@ def build_auxiliary_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> FCN
 
 
 @contextmanager
-def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[None]:
+def auxiliary_loss(
+    head: nn.Module, auxiliary_head: FCNHead | None, labels: str = "targets"
+) -> Iterator[None]:
     """Add "loss_sem_seg_aux" to the losses that `head(features, targets)` returns in training.
 
     The forward hook exists only inside the `with`, so inference and exported models do not have it.
 
     Args:
-        head: any semantic head with detectron2's interface.
+        head: any semantic head. The features are the first argument of its call.
         auxiliary_head: called with the same features and labels. With None, no loss is added.
+        labels: name of the head's argument with the labels.
     """
     if auxiliary_head is None:
         yield
@@ -54,7 +58,8 @@ def auxiliary_loss(head: nn.Module, auxiliary_head: FCNHead | None) -> Iterator[
 
     def add_loss(module, args, kwargs, output):
         predictions, losses = output
-        _, auxiliary_losses = auxiliary_head(*args, **kwargs)
+        features = args[0] if args else next(iter(kwargs.values()))
+        _, auxiliary_losses = auxiliary_head(features, argument(module, labels, args, kwargs))
         return predictions, {**losses, "loss_sem_seg_aux": auxiliary_losses["loss_sem_seg"]}
 
     with head.register_forward_hook(add_loss, with_kwargs=True):
