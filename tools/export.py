@@ -130,6 +130,8 @@ def export(args: argparse.Namespace) -> list[dict]:
         "image_format": cfg.INPUT.FORMAT,
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
+        "black_point": cfg.INPUT.BLACK_POINT,
+        "white_point": cfg.INPUT.WHITE_POINT,
     }
     traced = trace(SegmentationGraph(model))
     with outputs.writing(args.output) as temporary:

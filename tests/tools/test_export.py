@@ -76,11 +76,20 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
     labels = tmp_path / "labels.png"
     argv = ["onnx_inference.py", str(path), str(photo), str(labels)]
     blocked = ["torch", "torchvision", "detectron2", "sar"]
-    run_alone(
-        blocked,
-        f"sys.argv = {argv!r}; runpy.run_path({str(ROOT / 'examples' / 'onnx_inference.py')!r})",
-    )
-    expected = Predictor.load(CONFIG, *SMALL, *weights)(photo)
+
+    def run_example(*arguments):
+        words = ["onnx_inference.py", *map(str, arguments)]
+        example = str(ROOT / "examples" / "onnx_inference.py")
+        run_alone(blocked, f"sys.argv = {words!r}; runpy.run_path({example!r})")
+
+    predictor = Predictor.load(CONFIG, *SMALL, *weights)
+    deep, labels_of_deep = tmp_path / "deep.png", tmp_path / "labels_of_deep.png"
+    grey = np.asarray(Image.open(photo).convert("L"), np.uint16)
+    Image.fromarray(grey * 257).save(deep)  # 16 bits
+    run_example(path, deep, labels_of_deep)
+    assert (np.asarray(Image.open(labels_of_deep)) == predictor(deep).labels).mean() > 0.999
+    run_example(path, photo, labels)
+    expected = predictor(photo)
     assert (np.asarray(Image.open(labels)) == expected.labels).mean() > 0.999
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "onnx_inference.py"), *argv[1:3], str(photo)],
