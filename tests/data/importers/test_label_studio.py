@@ -206,7 +206,17 @@ def test_a_bitmask_of_another_size_or_format_is_an_error(tmp_path):
         found["value"]["imageDataURL"] = "data:image/png;base64,AAAA"
         return found
 
-    for encode, message in ((small, "bitmask is 3 x 2, but"), (broken, "bitmask is no PNG")):
+    for encode, message in (
+        (small, "bitmask is 3 x 2, but"),
+        (broken, "bitmask cannot be read as PNG"),
+    ):
         root = export(tmp_path / encode.__name__, scenes(1), encode)
         with pytest.raises(InputError, match=message):
             run(root, tmp_path / "mine")
+
+
+def test_the_number_of_a_project_is_no_folder(tmp_path):
+    found = scenes(2)
+    root = export(tmp_path / "studio", found, url="/data/upload/3/1a2b3c4d-{}.jpg")
+    save(root / "images/3/other.jpg", found[0].image)
+    assert set(run(root, tmp_path / "mine", shares=[1])) == {"train/a0", "train/a1"}

@@ -205,3 +205,12 @@ def test_a_file_next_to_other_images_needs_its_image_there(tmp_path):
         path = found / f"{scene}.json"
         write_json(path, content(new_scene(scene), imagePath=f"{scene[-1]}.jpg"))
     assert set(run(found, tmp_path / "mine", shares=[1])) == {"train/cam1/a", "train/cam2/b"}
+
+
+def test_pictures_next_to_the_files_do_not_hide_the_images(tmp_path):
+    found = scenes()
+    for scene in found:
+        save(tmp_path / f"labelme/pictures/{scene.name}.jpg", scene.image)
+        save(tmp_path / f"labelme/json/{scene.name}_viz.png", scene.image)
+        write_json(tmp_path / f"labelme/json/{scene.name}.json", content(scene))
+    assert len(run(tmp_path / "labelme", tmp_path / "mine", shares=[1])) == 3

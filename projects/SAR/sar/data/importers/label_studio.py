@@ -226,17 +226,17 @@ def _region(value: dict, size: tuple[int, int], outline: bool) -> regions.Patch:
 
 
 def _decode_bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
-    """Return the (H, W) bool of a PNG in a data URL: where it is not transparent.
+    """Return the (H, W) bool of a PNG in a data URL, False for its transparent pixels.
 
     Raises:
-        ValueError: it is no PNG, or has another size.
+        ValueError: it cannot be read, or has another size.
     """
     try:
         data = base64.b64decode(url.partition(",")[2], validate=True)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     except (OSError, ValueError, SyntaxError, AttributeError) as error:
-        raise ValueError(f"The bitmask is no PNG ({error}).") from error
+        raise ValueError(f"The bitmask cannot be read as PNG ({error}).") from error
     if alpha.shape != size:
         raise ValueError(
             f"The bitmask is {alpha.shape[1]} x {alpha.shape[0]}, but its image is "
@@ -246,7 +246,7 @@ def _decode_bitmask(url: str, size: tuple[int, int]) -> np.ndarray:
 
 
 def _image_name(task: dict, place: str) -> str:
-    """Return the path of a task's image."""
+    """Return the path of a task's image; only the file name of an upload, which has a number."""
     data = task.get("data") if isinstance(task.get("data"), dict) else {}
     texts = [value for _, value in sorted(data.items()) if isinstance(value, str)]
     for text in [data.get("image"), *texts]:
@@ -255,7 +255,7 @@ def _image_name(task: dict, place: str) -> str:
         url = urlsplit(text)
         path = (parse_qs(url.query).get("d") or [unquote(url.path)])[0]  # d: local files
         if path.lower().endswith(SOURCE_SUFFIXES):
-            return path
+            return path.rpartition("/")[2] if "/upload/" in path else path
     raise InputError(f"{place}: its data names no image file: export tasks with images.")
 
 

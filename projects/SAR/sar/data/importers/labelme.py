@@ -9,7 +9,7 @@ ones, `__ignore__` is ignored, and `_background_` is the background.
 import base64
 import io
 import math
-import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ from sar.data.importers import shapes as regions
 from sar.data.importers.names import folded, plain_name, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
-from sar.data.importers.tree import Tree, read_json
+from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_json
 from sar.errors import InputError, listed
 
 NAME = "labelme"
@@ -49,7 +49,9 @@ def read(tree: Tree, options: Options) -> Source:
         content = read_json(path)
         if _is_labelme(content):
             records.append(_Record(path, content, tree.relative(path)))
-    missing = [record for record in records if not record.find(image_tree)]
+    complete = {path.parent for path in image_tree.with_suffix(*SOURCE_SUFFIXES)}
+    complete &= {record.path.parent for record in records}
+    missing = [record for record in records if not record.find(image_tree, complete)]
     owner: dict[Path, Path] = {}
     for record in records:
         if record.image and owner.setdefault(record.image, record.path) != record.path:
@@ -105,16 +107,21 @@ class _Record:
             if not isinstance(shape, dict) or not isinstance(shape.get("label"), str):
                 raise InputError(f"{path}, shape {number}, has no label: correct it in labelme.")
 
-    def find(self, tree: Tree) -> bool:
+    def find(self, tree: Tree, complete: set[Path]) -> bool:
         """Set the image file if it is there, and return if it is.
 
-        A file of the same name in another folder is not taken if the image is embedded.
+        If `imagePath` names no folder, a file in another folder is not taken if both folders are
+        complete, or if the image is embedded and the two files lie in folders of other names.
+
+        Args:
+            complete: the folders that hold both images and JSON files.
         """
-        name = f"{self.path.parent}/{self.image_path}"  # the path starts from this folder
-        image = tree.find_image(name, self.path, str(self.path), split=self.split)
-        if image is not None and self.has_data:
-            is_near = os.path.samefile(image.parent, self.path.parent)
-            if not is_near and folded(plain_name(tree.relative(image))) != folded(self.name):
+        image = tree.find_image(self.image_path, self.path, str(self.path), split=self.split)
+        if image is not None and not re.search(r"[/\\]", self.image_path):
+            is_near = image.parent == self.path.parent
+            is_of_another = complete >= {image.parent, self.path.parent}
+            is_same = folded(plain_name(tree.relative(image))) == folded(self.name)
+            if not is_near and (is_of_another or self.has_data and not is_same):
                 image = None
         self.image = image
         return image is not None
