@@ -12,6 +12,7 @@ from sar.config import load_config
 from sar.data.datasets import longtail_shapes
 from sar.data.mapper import PanopticMapper, SemanticSegmentationMapper
 from sar.errors import InputError
+from sar.training.trainer import Trainer
 
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
@@ -65,6 +66,20 @@ def test_a_training_step_has_the_plain_losses_and_the_regularizers(kind, added, 
     with torch.no_grad():
         (output,) = model.eval()(batch[:1])
     assert {"sem_seg", "instances", "panoptic_seg"} <= output.keys()
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_images_without_instances_are_left_out_as_in_detectron2(filters, dicts, monkeypatch):
+    dicts[0]["annotations"] = []
+    monkeypatch.setattr("sar.training.trainer.load_dataset", lambda name: dicts)
+    monkeypatch.setattr(
+        "sar.training.trainer.loader.build_train_loader", lambda cfg, mapper, found: found
+    )
+    words = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", str(filters)]
+    cfg = load_config("configs/LongTailShapes/baseline_panoptic_fpn_R_18.yaml", words)
+    with_instances = [record for record in dicts if record["annotations"]]
+    assert Trainer.build_train_loader(cfg) == (with_instances if filters else dicts)
+    assert 0 < len(with_instances) < len(dicts)
 
 
 def test_the_mapper_draws_from_its_generator_alone(dicts):

@@ -1,5 +1,6 @@
 """Extend a module that is already built: its class becomes a subclass, and can still be pickled."""
 
+import inspect
 from functools import cache
 
 from torch import nn
@@ -20,6 +21,11 @@ def extend(module: nn.Module, base: type[Extension]) -> None:
 def own_class(module: nn.Module) -> type:
     """Return the class that a module had before it was extended."""
     return next(kind for kind in type(module).__mro__ if not issubclass(kind, Extension))
+
+
+def bound_call(module: nn.Module, args: tuple, kwargs: dict) -> inspect.BoundArguments:
+    """Return the arguments of a module's call by their names, in the order of its own `forward`."""
+    return inspect.signature(own_class(module).forward).bind_partial(module, *args, **kwargs)
 
 
 @cache

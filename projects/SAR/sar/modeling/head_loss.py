@@ -4,7 +4,6 @@ Shape shorthands: N images, K classes, h x w the resolution of the head, H x W t
 labels.
 """
 
-import inspect
 import math
 
 import torch
@@ -12,7 +11,7 @@ from torch import nn
 
 from sar.errors import InputError, dimensions
 from sar.losses import CrossEntropy, HardPixelMining, WeightedSum
-from sar.modeling.extension import Extension, extend, own_class
+from sar.modeling.extension import Extension, bound_call, extend, own_class
 from sar.modeling.loss_terms import build_criterion, check_loss, loss_terms
 from sar.ops.over_processes import mean_over_processes
 
@@ -148,7 +147,7 @@ class _HeadOverProcesses(Extension):
     def forward(self, *args, **kwargs):
         if not self.training:
             return super().forward(*args, **kwargs)
-        call = inspect.signature(own_class(self).forward).bind(self, *args, **kwargs)
+        call = bound_call(self, args, kwargs)
         labels = vars(self)["name_of_labels"]
         if (targets := call.arguments.get(labels)) is None:
             raise InputError(

@@ -39,6 +39,12 @@ def is_meta_architecture(cfg: CfgNode, kind: type) -> bool:
     return isinstance(found, type) and issubclass(found, kind)
 
 
+def has_own_forward(cfg: CfgNode) -> bool:
+    """Return True if a subclass of SemanticSegmentor, as MODEL.META_ARCHITECTURE, overrides it."""
+    found = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return found.forward is not SemanticSegmentor.forward
+
+
 def check_inference(cfg: CfgNode) -> None:
     """Raise InputError if the keys of TEST describe no possible inference mode.
 
@@ -60,7 +66,7 @@ def check_inference(cfg: CfgNode) -> None:
             f"{key}: MODEL.META_ARCHITECTURE {name} is not a SemanticSegmentor, so it needs whole "
             'images: set TEST.MODE "whole" and TEST.AUG.ENABLED False'
         )
-    elif META_ARCH_REGISTRY.get(name).forward is not SemanticSegmentor.forward:
+    elif has_own_forward(cfg):
         raise InputError(
             f"{key}: MODEL.META_ARCHITECTURE {name} has a forward of its own, which windows and "
             'scales would not call: set TEST.MODE "whole" and TEST.AUG.ENABLED False'

@@ -4,8 +4,7 @@ Shape shorthands: N images, C embedding channels, H x W the resolution of the em
 resolution of the labels, Q queries of an image, M matched queries of the batch, K classes.
 """
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sar.errors import InputError
-from sar.modeling.extension import own_class
+from sar.modeling.extension import bound_call, own_class
 from sar.regularizers.classifier import why_not_linear
 from sar.regularizers.embedding_tap import as_map, tap_embeddings
 from sar.regularizers.labels import match_labels
@@ -204,9 +203,7 @@ class ClassRows:
 
 def argument(module: nn.Module, name: str, args: tuple, kwargs: dict) -> object:
     """Return the argument of a module's call with a name, given by position or by name."""
-    forward: Callable = own_class(module).forward
-    bound = inspect.signature(forward).bind_partial(module, *args, **kwargs)
-    return bound.arguments.get(name)
+    return bound_call(module, args, kwargs).arguments.get(name)
 
 
 def has_module(model: nn.Module, path: str) -> bool:

@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
 from sar.errors import InputError
-from sar.modeling.inference import is_meta_architecture
+from sar.modeling.inference import has_own_forward, is_meta_architecture
 from sar.modeling.point_segmentor import PointSegmentor
 
 from detectron2.config import CfgNode
@@ -39,10 +39,7 @@ def check_exportable(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it is not a "
             "SemanticSegmentor: choose one"
         )
-    if (
-        name in META_ARCH_REGISTRY
-        and META_ARCH_REGISTRY.get(name).forward is not SemanticSegmentor.forward
-    ):
+    if name in META_ARCH_REGISTRY and has_own_forward(cfg):
         raise InputError(
             f"MODEL.META_ARCHITECTURE {name} cannot be exported, since it has a forward of its "
             "own, which the graph would not have: export it with torch.export in a program of yours"

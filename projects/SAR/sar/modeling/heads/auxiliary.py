@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from sar.modeling.extension import bound_call
 from sar.modeling.heads.base import select_features
 from sar.modeling.heads.fcn import FCNHead
-from sar.modeling.taps import argument
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -48,7 +48,7 @@ def auxiliary_loss(
     The forward hook exists only inside the `with`, so inference and exported models do not have it.
 
     Args:
-        head: any semantic head. The features are the first argument of its call.
+        head: any semantic head. The features are its first argument.
         auxiliary_head: called with the same features and labels. With None, no loss is added.
         labels: name of the head's argument with the labels.
     """
@@ -58,8 +58,9 @@ def auxiliary_loss(
 
     def add_loss(module, args, kwargs, output):
         predictions, losses = output
-        features = args[0] if args else next(iter(kwargs.values()))
-        _, auxiliary_losses = auxiliary_head(features, argument(module, labels, args, kwargs))
+        call = bound_call(module, args, kwargs).arguments
+        _, features, *_ = call.values()  # after the head itself
+        _, auxiliary_losses = auxiliary_head(features, call.get(labels))
         return predictions, {**losses, "loss_sem_seg_aux": auxiliary_losses["loss_sem_seg"]}
 
     with head.register_forward_hook(add_loss, with_kwargs=True):
