@@ -19,7 +19,6 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 
 OPTIMIZERS = ("SGD", "ADAMW")
 SCHEDULES = ("WarmupPolyLR", "WarmupMultiStepLR", "WarmupCosineLR")
-MOST_WARMUP = 0.1  # the largest share of a training that is warm-up, where the project chooses it
 
 
 class PolyScheduler(ParamScheduler):
@@ -30,6 +29,11 @@ class PolyScheduler(ParamScheduler):
 
     def __call__(self, where: float) -> float:
         return max((1.0 - min(where, 1.0)) ** self.power, self.ending)
+
+
+def longest_warmup(steps: int) -> int:
+    """Return the largest SOLVER.WARMUP_ITERS that the project chooses: a tenth of a training."""
+    return steps // 10
 
 
 def check_solver(cfg: CfgNode) -> None:

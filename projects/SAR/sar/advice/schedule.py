@@ -8,7 +8,7 @@ from sar.data.class_frequency import ClassFrequency
 from sar.data.tail import class_repeat_factors, tail_by_image
 from sar.data.units import units_of_config
 from sar.errors import printable
-from sar.solver import MOST_WARMUP
+from sar.solver import longest_warmup
 
 from detectron2.config import CfgNode
 
@@ -64,8 +64,8 @@ def advise_on_schedule(
         new_steps = min(max(_rounded(_MANY_EPOCHS * epoch), _FEWEST_STEPS), steps)
         text += " This is long: try fewer first."
     advised = {} if new_steps == steps else {"SOLVER.MAX_ITER": str(new_steps)}
-    if advised and cfg.SOLVER.WARMUP_ITERS > MOST_WARMUP * new_steps:
-        advised["SOLVER.WARMUP_ITERS"] = str(round(MOST_WARMUP * new_steps))
+    if advised and cfg.SOLVER.WARMUP_ITERS > longest_warmup(new_steps):
+        advised["SOLVER.WARMUP_ITERS"] = str(longest_warmup(new_steps))
     return Advice("schedule", text, advised)
 
 

@@ -4,7 +4,6 @@ Each check raises an InputError that says what is wrong, where, and what to do.
 """
 
 import logging
-import math
 import os
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ from sar.modeling.inference import check_inference, is_meta_architecture
 from sar.modeling.loss_terms import check_loss, check_number_of_weights
 from sar.modeling.point_segmentor import PointSegmentor
 from sar.modeling.regularizer_registry import check_regularizer
-from sar.solver import MOST_WARMUP, check_solver
+from sar.solver import check_solver, longest_warmup
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
@@ -183,8 +182,8 @@ def warn_of_long_warmup(cfg: CfgNode) -> None:
     if 2 * warmup > steps:
         logger.warning(
             f"SOLVER.WARMUP_ITERS {warmup} is more than half of SOLVER.MAX_ITER {steps}, so the "
-            f"learning rate stays far below SOLVER.BASE_LR: set SOLVER.WARMUP_ITERS to "
-            f"{math.floor(MOST_WARMUP * steps)}"
+            "learning rate stays far below SOLVER.BASE_LR: set SOLVER.WARMUP_ITERS to "
+            f"{longest_warmup(steps)}"
         )
 
 

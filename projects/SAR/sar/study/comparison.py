@@ -18,7 +18,7 @@ from sar.errors import InputError, listed
 from sar.preflight.checks import check_batch
 from sar.preflight.class_counts import count_classes
 from sar.preflight.prepare import complete_config
-from sar.solver import MOST_WARMUP
+from sar.solver import longest_warmup
 from sar.study.matrix import ITERATIONS, Cell, Settings, Study
 
 from detectron2.config import CfgNode
@@ -27,13 +27,13 @@ EPOCHS = 30
 LEAST_ITERATIONS = 1000
 METRICS = ("mIoU", "mIoU@f", "mIoU@c", "mIoU@r", "mIoU@r_pixel")
 
-# Keys that the plan sets itself, and that a training on its own does not need.
-OWN_KEYS = {
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS_KEPT",
-    "TEST.EVAL_PERIOD",
-    "TEST.PICTURES",
-    "TEST.GEOMETRY",
+# Settings of a comparison that a training on its own does not need.
+CHECKPOINT_PERIOD = "SOLVER.CHECKPOINT_PERIOD"
+OWN_SETTINGS = {
+    "SOLVER.CHECKPOINTS_KEPT": 2,
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.PICTURES": 0,
+    "TEST.GEOMETRY": False,
 }
 # Keys that the plan sets for all methods alike, and what to use instead.
 INSTEAD = {
@@ -130,19 +130,16 @@ def plan_comparison(
         num_images, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
     )
     splits = register_folder(folder) if folder else ()
-    warmup = min(cfg.SOLVER.WARMUP_ITERS, math.ceil(MOST_WARMUP * iterations))
+    own = {CHECKPOINT_PERIOD: max(1, iterations // 10), **OWN_SETTINGS}
+    if cfg.SOLVER.WARMUP_ITERS > longest_warmup(iterations):
+        own["SOLVER.WARMUP_ITERS"] = longest_warmup(iterations)
     return Study(
         title=os.path.basename(folder) or cfg.DATASETS.TEST[0],
         description="",
         config=config,
         settings={
             ITERATIONS: iterations,
-            **({} if warmup == cfg.SOLVER.WARMUP_ITERS else {"SOLVER.WARMUP_ITERS": warmup}),
-            "SOLVER.CHECKPOINT_PERIOD": max(1, iterations // 10),
-            "SOLVER.CHECKPOINTS_KEPT": 2,
-            "TEST.EVAL_PERIOD": 0,
-            "TEST.PICTURES": 0,
-            "TEST.GEOMETRY": False,
+            **own,
             **dict(zip(words[::2], words[1::2], strict=True)),
         },
         test=cfg.DATASETS.TEST[0],

@@ -10,7 +10,7 @@ from sar.config import load_config
 from sar.data.units import units_of_config
 from sar.errors import listed, printable
 from sar.evaluation.table import grid
-from sar.study.comparison import OWN_KEYS
+from sar.study.comparison import CHECKPOINT_PERIOD, OWN_SETTINGS
 from sar.study.differences import paired_difference
 from sar.study.matrix import ITERATIONS, Settings, Study
 from sar.study.recommendation import LEAST_SEEDS, Scores, paired, recommend
@@ -196,7 +196,8 @@ def _scores(found: Found, key: str, metric: str) -> Scores:
 
 def _methods(study: Study, imports: Sequence[str]) -> list[str]:
     """Return the command line that trains the first method, and the keys of each method."""
-    settings = {key: value for key, value in study.settings.items() if key not in OWN_KEYS}
+    left_out = {CHECKPOINT_PERIOD, *OWN_SETTINGS}
+    settings = {key: value for key, value in study.settings.items() if key not in left_out}
     options = [word for module in imports for word in ("--import", module)]
     command = f"{call_of('train_net.py')} {shlex.join([*options, '--config-file', study.config])}"
     keys = [[name, f"`{_words(of)}`" if of else "-"] for name, of in study.chosen({}).items()]
