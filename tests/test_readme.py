@@ -90,6 +90,18 @@ def test_measured_means_are_those_of_the_results():
             assert cell.replace("**", "") == shown, (method, metric)
 
 
+def test_means_from_random_weights_are_those_of_the_results():
+    paragraph = README.split("**From random weights")[1].split("\n\n")[0]
+    numbers = re.findall(r"\d+\.\d", paragraph)
+    methods = ["plain", "SAR over classes", "class weights + repeat-factor", "SAR + both"]
+    means = {
+        study: [f"{measured(study)[method]['mIoU'][0]:.1f}" for method in methods]
+        for study in ("LongTailShapes", "CamVid")
+    }
+    shapes, roads = means["LongTailShapes"], means["CamVid"]
+    assert numbers == [*shapes[:2], *roads[:2], shapes[2], roads[2], shapes[3], roads[3]]
+
+
 def measured(study):
     """Return the mean of each method and metric; and the difference to plain, with its interval."""
     section = Path("docs/results.md").read_text().split(f"\n## {study}\n")[1]

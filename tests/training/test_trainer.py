@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from sar.data.label_files import read_label
 from sar.errors import InputError
@@ -19,6 +20,7 @@ from sar.training.trainer import Trainer
 
 from detectron2.data import DatasetCatalog
 from detectron2.engine.train_loop import HookBase
+from detectron2.evaluation import DatasetEvaluators
 
 from ..programs import load_program
 from ..runs import CONFIG, arguments, prepared
@@ -327,6 +329,32 @@ def test_the_optimizer_takes_over_the_layout_of_a_resumed_run(overrides):
     for weight in weights:
         momentum = state[weight]["momentum_buffer"]
         assert momentum.stride() == weight.stride() and momentum.abs().sum() > 0
+
+
+def test_an_evaluation_with_several_evaluators_replaces_no_other(overrides, tmp_path):
+    class Own(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, **options):
+            return DatasetEvaluators([super().build_evaluator(cfg, dataset_name, **options)])
+
+    trainer = Own(prepared(overrides))
+    trainer.train()
+    inference = tmp_path / "output" / "inference"
+    of_training = read_evaluation(inference)
+    words = [*overrides, "MODEL.WEIGHTS", str(tmp_path / "output" / "model_final.pth")]
+    cfg = prepared([*words, "INPUT.MIN_SIZE_TEST", "32"], eval_only=True)
+    Own.test(cfg, Own.load_for_evaluation(cfg))
+    assert read_evaluation(inference) == of_training
+    assert read_evaluation(inference / "model_final")["config"]["INPUT.MIN_SIZE_TEST"] == 32
+
+
+def test_geometry_of_a_model_without_a_backbone_is_said_before_the_training(overrides, monkeypatch):
+    model = nn.Module()
+    model.predictor = nn.Conv2d(4, 3, 1)
+    monkeypatch.setattr("sar.training.trainer.build_model", lambda cfg: model)
+    cfg = prepared([*overrides, "TEST.GEOMETRY", "True", "MODEL.CLASSIFIER", "predictor"])
+    with pytest.raises(InputError, match='Module has no attribute "backbone", .*: set it to False'):
+        Trainer.build_model(cfg)
 
 
 def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):
