@@ -71,9 +71,11 @@ class Run:
         try:
             code = self.process.wait(timeout=seconds)
             end = time.monotonic() + 10
-            while self.processes() and time.monotonic() < end:
+            # One answer without a process is enough. A helper that is about to end has no command
+            # line any more, and would be taken for another process in a second answer.
+            while (left := self.processes()) and time.monotonic() < end:
                 time.sleep(0.1)
-            assert not self.processes()
+            assert not left
         finally:
             self.kill()
         text = self.log.read_text()
