@@ -33,6 +33,7 @@ PROGRAMS = (
     "anchor_branch",
     "center_collapse",
     "upsample_cross_entropy",
+    "lovasz",
     "sparse_convolution",
     "evaluator",
     "loader",

@@ -1,9 +1,10 @@
 """Probabilities of one class after the other, for losses that are sums over classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from sar.losses.maps import upsample
@@ -48,8 +49,48 @@ class ClassProbabilities:
             preserve_rng_state=False,
         )
 
+    def sum_over(
+        self, classes: Iterable[int], function: Callable[[int, Tensor], tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """Return the sum of a function of the probabilities, over classes.
+
+        The gradient is computed at once, for one class after the other. Only its sum is stored.
+
+        Args:
+            function: takes a class k and its probabilities (N, H, W). Returns a scalar and its
+                derivatives (N, H, W) by the probabilities.
+        """
+        return _SumOverClasses.apply(self._upsample, classes, function, self.log_sums, *self.logits)
+
     def _probabilities(self, logits: Tensor, log_sums: Tensor) -> Tensor:
         return (self._upsample(logits) - log_sums).exp()
 
     def _upsample(self, logits: Tensor) -> Tensor:
         return upsample(logits[:, None], self.stride, self.targets)[:, 0]
+
+
+class _SumOverClasses(torch.autograd.Function):
+    """See `ClassProbabilities.sum_over`."""
+
+    @staticmethod
+    def forward(ctx, upsample, classes, function, log_sums, *logits):
+        total = log_sums.new_zeros(())
+        gradients = [torch.zeros_like(log_sums), *([None] * len(logits))]
+        for k in classes:
+            leaf = logits[k].detach().requires_grad_()
+            with torch.enable_grad():
+                upsampled = upsample(leaf)
+            probabilities = (upsampled.detach() - log_sums).exp_()
+            value, slopes = function(k, probabilities)
+            total += value
+            slopes = probabilities.mul_(slopes)  # by the upsampled logits
+            gradients[0] -= slopes
+            (gradients[k + 1],) = torch.autograd.grad(upsampled, leaf, slopes)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factor):
+        gradients = (each if each is None else factor * each for each in ctx.saved_tensors)
+        return None, None, None, *gradients

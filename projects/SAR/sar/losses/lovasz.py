@@ -46,28 +46,24 @@ class Lovasz(nn.Module):
         logits, targets = as_maps(logits, targets)
         sizes = class_counts(targets, logits.shape[1], self.ignore_value)
         probabilities = ClassProbabilities(logits, targets, stride)
-        classes = targets.where(targets != self.ignore_value, -1)
-        losses = [
-            _class_loss(probabilities, classes, k) for k, size in enumerate(sizes.tolist()) if size
-        ]
-        # The sum over no images is a 0 that has a graph.
-        loss = torch.stack(losses).mean() if losses else logits[:0].sum()
+        present = [k for k, size in enumerate(sizes.tolist()) if size]
+        is_valid = targets != self.ignore_value
+
+        def of_class(k: int, p: Tensor) -> tuple[Tensor, Tensor]:
+            return _class_loss(p, (targets == k) & is_valid, is_valid)
+
+        loss = probabilities.sum_over(present, of_class) / max(len(present), 1)
         return mean_over_processes(loss, (sizes.sum() > 0).long())
 
 
-def _class_loss(probabilities: ClassProbabilities, classes: Tensor, k: int) -> Tensor:
-    """Return the scalar loss of class k.
+def _class_loss(p: Tensor, is_member: Tensor, is_valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scalar loss of a class with probabilities p, and its derivatives by p.
 
-    Args:
-        classes: (N, H, W) labels, -1 at ignored pixels.
+    All arguments, and the derivatives, are (N, H, W).
     """
-
-    def errors(p: Tensor) -> Tensor:
-        return torch.where(classes == k, 1 - p, p).where(classes >= 0, 0)
-
-    with torch.no_grad():
-        steps = jaccard_steps(errors(probabilities.of(k)), classes == k)
-    return probabilities.reduce(k, lambda p: (errors(p) * steps).sum())
+    errors = (is_member.to(p.dtype) - p).abs_().where(is_valid, 0)
+    steps = jaccard_steps(errors, is_member).where(is_valid, 0)
+    return (errors * steps).sum(), torch.where(is_member, -steps, steps)
 
 
 def jaccard_steps(errors: Tensor, is_member: Tensor) -> Tensor:
@@ -77,7 +73,7 @@ def jaccard_steps(errors: Tensor, is_member: Tensor) -> Tensor:
         errors: of any shape.
         is_member: of the same shape; True for the pixels of the class, at least one.
     """
-    order = errors.flatten().argsort(descending=True)
+    order = _falling_order(errors.flatten())
     is_member = is_member.flatten()[order]
     found = is_member.cumsum(0)
     size = found[-1]
@@ -87,3 +83,13 @@ def jaccard_steps(errors: Tensor, is_member: Tensor) -> Tensor:
     intersection, union = (size - found).to(errors.dtype), union.to(errors.dtype)
     steps = torch.where(is_member, 1 / union, intersection / (union * (union - 1)))
     return torch.empty_like(steps).scatter_(0, order, steps).view_as(errors)
+
+
+def _falling_order(values: Tensor) -> Tensor:
+    """Return the indices (n,) that sort values (n,) >= 0, the largest first.
+
+    The bits of such numbers, read as integers, have the same order. On a CPU, PyTorch sorts
+    integers by their digits if they shall rise. This is several times as fast as its other sorts.
+    """
+    bits = values.view({torch.float32: torch.int32, torch.float64: torch.int64}[values.dtype])
+    return (~bits).argsort()
