@@ -2,7 +2,7 @@
 
 import pytest
 
-from sar.advice.balance import REPEAT, advise_on_balance, has_rare_classes
+from sar.advice.balance import LOVASZ, REPEAT, advise_on_balance, has_rare_classes
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 
@@ -92,7 +92,7 @@ def test_weights_that_differ_too_much_are_replaced(pixels, expected):
         (NEITHER, {}, "The plain model"),
         (BY_IMAGE, REPEAT, "Repeat-factor sampling. Train"),
         (BY_PIXEL, WEIGHTS, "Class weights. Train"),
-        (BOTH, REPEAT, "Repeat-factor sampling. Class weights as well may"),
+        (BOTH, REPEAT, "Repeat-factor sampling. Class weights may raise mIoU@r further"),
     ],
 )
 def test_recipe_of_a_plain_config(frequency, keys, words):
@@ -115,6 +115,33 @@ def test_recipe_of_point_clouds(frequency, keys, words):
     recipe = advice(frequency, "INPUT.POINTS.VOXEL_SIZE", "0.05")["recipe"]
     assert recipe.recipe == keys
     assert recipe.text.startswith(words)
+
+
+@pytest.mark.parametrize(
+    "pretrained",
+    [
+        ("MODEL.WEIGHTS", "weights.pth"),
+        ("MODEL.TIMM.PRETRAINED", "True"),
+        ("MODEL.TIMM.CHECKPOINT", "weights.pth"),
+    ],
+)
+def test_recipe_of_a_pretrained_model(pretrained):
+    recipe = advice(BY_PIXEL, *pretrained)["recipe"]
+    assert recipe.recipe == LOVASZ
+    assert recipe.text.startswith(
+        "The loss cross_entropy + 0.5 * lovasz. Class weights may raise mIoU@r_pixel, too,"
+    )
+    advised = [word for pair in LOVASZ.items() for word in pair]
+    assert advice(BY_PIXEL, *pretrained, *advised)["recipe"].recipe == {}
+    load_config("", [*pretrained, *advised])
+    # Losses and weights of a config stay, and nothing is known of clouds.
+    for words in (
+        ("MODEL.LOSS.NAME", "focal"),
+        ("MODEL.LOSS.NAME", "cross_entropy", "MODEL.LOSS.CLASS_WEIGHTS", "median_frequency"),
+        ("INPUT.POINTS.VOXEL_SIZE", "0.05"),
+    ):
+        assert advice(BY_PIXEL, *pretrained, *words)["recipe"].text.startswith("Class weights.")
+    assert advice(BOTH, *pretrained)["recipe"].recipe == REPEAT
 
 
 def test_the_recipe_says_which_metric_shows_the_rare_classes():
@@ -140,6 +167,7 @@ def test_only_the_keys_that_a_config_lacks(frequency, expected):
         ("hard_pixel_mining", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}, "Class weights."),
         ("focal + dice", {"MODEL.LOSS.CLASS_WEIGHTS": "median_frequency"}, "Class weights."),
         ("dice", {}, "The loss dice."),
+        ("cross_entropy + lovasz", {}, "The loss cross_entropy + lovasz."),
         ("seesaw", {}, "The loss seesaw."),
         ("logit_adjustment", {}, "The loss logit_adjustment."),
     ],

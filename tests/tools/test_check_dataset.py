@@ -116,11 +116,11 @@ def test_advised_commands_are_ready_to_run(tool, folder, tmp_path, capsys):
     assert command[:4] == ["python", "train_net.py", "--config-file", CONFIG]
     cfg = load_config(CONFIG, command[4:])
     assert cfg.DATASETS.FOLDER == str(folder)
-    assert cfg.MODEL.LOSS.CLASS_WEIGHTS == "median_frequency"
+    assert cfg.MODEL.LOSS.NAME == "cross_entropy + 0.5 * lovasz"
     assert cfg.INPUT.MIN_SIZE_TRAIN[0] == cfg.INPUT.MIN_SIZE_TEST == 32
     # The plain model is trained without the recipe.
     assert plain[3] == PLAIN and "INPUT.MIN_SIZE_TRAIN" in plain
-    assert load_config(PLAIN, plain[4:]).MODEL.LOSS.CLASS_WEIGHTS == ""
+    assert load_config(PLAIN, plain[4:]).MODEL.LOSS.NAME == ""
     # The comparison starts from the plain model, and has methods of its own.
     assert compare[:2] == ["python", "tools/compare.py"]
     comparison = load_program(PATH.with_name("compare.py")).parse_args(compare[2:])

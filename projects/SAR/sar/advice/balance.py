@@ -32,6 +32,7 @@ _LEAST_FACTOR = 1.1
 _CHOICES = ("median_frequency", "enet")
 _MOST_DIFFERENT = 100
 _WEIGHTS_KEY = "MODEL.LOSS.CLASS_WEIGHTS"
+LOVASZ = {"MODEL.LOSS.NAME": "cross_entropy + 0.5 * lovasz"}
 # Largest weight of SAR's pull over classes, next to one re-weighting and next to two.
 _PULL_WEIGHTS = ("0.1", "0.03")
 
@@ -148,19 +149,19 @@ def _largest_ratio(kind: str, frequency: ClassFrequency) -> float:
 def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
     """Return the re-weighting that fits the tails, with the keys that the config lacks.
 
-    Repeated images come first, if they can help. Class weights are for classes that are rare by
-    pixel, but on many images. In point clouds, they are for all classes that are rare by point.
+    Repeated images come first, if they can help. Another loss is for classes that are rare by
+    pixel, but on many images. In point clouds, it is for all classes that are rare by point.
     """
     loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
     repeats = bool(by_image.rare)
-    needs_weights = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
-    if not (repeats or needs_weights):
+    needs_loss = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
+    if not (repeats or needs_loss):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
         return Advice("recipe", text)
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    keys |= _weight_keys(frequency, cfg, is_needed=needs_weights)
+    keys |= _loss_keys(frequency, cfg, is_needed=needs_loss)
     has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS) or loss.OWN_CLASS_WEIGHTS)
     pulls_classes = anchor.PULL_OVER == "classes"
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and pulls_classes:
@@ -168,11 +169,13 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
         if anchor.PULL_WEIGHT > float(most):
             keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = most
     names = ["repeat-factor sampling"] * repeats
-    if needs_weights or has_weights:
-        names.append("class weights" if has_weights else f"the loss {loss.NAME}")
-    text = f"{' with '.join(names).capitalize()}."
-    if repeats and by_pixel.rare and not has_weights:
-        text += " Class weights as well may raise mIoU@r further, and lower mIoU."
+    if needs_loss or has_weights:
+        name = keys.get("MODEL.LOSS.NAME", loss.NAME)
+        names.append("class weights" if has_weights else f"the loss {name}")
+    text = f"{names[0][0].upper()}{' with '.join(names)[1:]}."
+    if by_pixel.rare and not has_weights:
+        gain = "mIoU@r further" if repeats else "mIoU@r_pixel, too"
+        text += f" Class weights may raise {gain}, and lower mIoU."
     text += (
         f" Train the plain model too, and compare {'mIoU@r' if repeats else 'mIoU@r_pixel'}. "
         "docs/findings.md says how certain this is."
@@ -180,21 +183,33 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     return Advice("recipe", text, recipe=keys)
 
 
-def _weight_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> dict[str, str]:
-    """Return the keys of MODEL.LOSS for class weights that do not differ too much.
+def _loss_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> dict[str, str]:
+    """Return the keys of MODEL.LOSS that classes need which are rare by pixel.
 
-    Weights of the user's own, and losses that treat rare classes in another way, stay.
+    For images and a pretrained model, this is Lovász-softmax next to the cross-entropy, else class
+    weights that do not differ too much. Weights of the user's own, and losses that treat rare
+    classes in another way, stay.
     """
     present, terms = cfg.MODEL.LOSS.CLASS_WEIGHTS, loss_terms(cfg)
     if cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS:
         return {}
-    if not present:
-        if not is_needed or terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
-            return {}
-        name = {} if terms else {"MODEL.LOSS.NAME": WEIGHTED_LOSSES[0]}
-        return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
-    fitting = _fitting_weights(frequency, (present, *_CHOICES))
-    return {} if fitting == present else {_WEIGHTS_KEY: fitting}
+    if present:
+        fitting = _fitting_weights(frequency, (present, *_CHOICES))
+        return {} if fitting == present else {_WEIGHTS_KEY: fitting}
+    if not is_needed or "lovasz" in terms or terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
+        return {}
+    if (
+        _is_pretrained(cfg)
+        and units_of_config(cfg) is not CLOUDS
+        and terms.keys() <= {WEIGHTED_LOSSES[0]}
+    ):
+        return dict(LOVASZ)
+    name = {} if terms else {"MODEL.LOSS.NAME": WEIGHTED_LOSSES[0]}
+    return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
+
+
+def _is_pretrained(cfg: CfgNode) -> bool:
+    return bool(cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.CHECKPOINT)
 
 
 def _length(tail: Tail) -> str:
