@@ -11,7 +11,9 @@ first method.
 
 The page starts with the settings and labels that differ between the runs. A note says if the
 comparison is not fair, because length, batch size, data, input, schedule, weights or evaluation
-differ. An evaluation by --eval-only is left out if its checkpoint was replaced later.
+differ. The metrics are those of the last evaluation during the training. If there is none, they
+are those of --eval-only with model_best.pth, or else with model_final.pth. An evaluation by
+--eval-only is left out if its checkpoint was replaced later.
 
 The program runs one model of each method on some images of the data set. This is the model of the
 method's first run; if there is only one method, the models of all its runs. The weights come from
@@ -40,6 +42,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_import(parser)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or NAME=FOLDER")
     cli.add_output(parser, "FILE", "the page to write, NAME.html")
+    parser.add_argument(
+        "--dataset",
+        default="",
+        metavar="NAME",
+        help="the evaluated data set, such as a test split (default: the first DATASETS.TEST that "
+        "all runs share)",
+    )
     parser.add_argument(
         "--images",
         type=cli.count,
@@ -77,7 +86,9 @@ def write_page(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         inputs=[path for run in runs for path in run.files()],
     )
-    content = compare(runs, num_images=args.images, show_progress=show_progress)
+    content = compare(
+        runs, num_images=args.images, dataset=args.dataset, show_progress=show_progress
+    )
     for text in warnings_of(content):
         logger.warning(text)
     page = render(content)
@@ -85,7 +96,8 @@ def write_page(args: argparse.Namespace) -> None:
         temporary.write_text(page, encoding="utf-8")
     if not args.quiet:
         print(format_summary(content))
-        print(f"Comparison of {len(runs)} runs in {args.output}")
+        dataset = printable(content["dataset"])
+        print(f"Comparison of {len(runs)} runs on {dataset} in {args.output}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from sar.errors import InputError
 from sar.files import run_folder
-from sar.report import Run, compare, find_runs
+from sar.report import Run, compare, find_runs, warnings_of
 from sar.report.compare import (
     _in_colors,
     _projections,
@@ -67,15 +67,46 @@ def test_what_is_no_run_is_an_error(tmp_path):
         assert f"{path}" in message(folder)
 
 
-def test_the_data_set_of_the_evaluations_can_be_chosen(tmp_path):
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [({}, 2), ({"DATASETS.TEST": ["roads_val", "roads_test"]}, 5), ({"DATASETS.TEST": ["a"]}, 2)],
+)
+def test_the_data_set_of_the_evaluations_can_be_chosen(tmp_path, order, first):
     for dataset, ious in (("roads_test", (1, 2, 3)), ("roads_val", (4, 5, 6))):
-        make_run(tmp_path, ious, dataset)
+        make_run(tmp_path, ious, dataset, config=order)
     runs = [Run.read("plain", tmp_path)]
-    for dataset, mean in (("", 2), ("roads_test", 2), ("roads_val", 5)):
+    for dataset, mean in (("", first), ("roads_test", 2), ("roads_val", 5)):
         content = compare(runs, num_images=0, dataset=dataset)
         assert content["methods"][0]["summary"]["mIoU"]["mean"] == mean
-    with pytest.raises(InputError, match="not evaluated on the same data set"):
+    with pytest.raises(InputError, match='not evaluated on "fields_val"'):
         compare(runs, num_images=0, dataset="fields_val")
+
+
+def test_means_over_other_classes_have_no_difference(tmp_path):
+    make_run(tmp_path / "a", (1, 2, 3))
+    make_run(tmp_path / "b", (2, 3, 4), groups={"f": [0, 1], "c": [], "r": [2]})  # another order
+    make_run(tmp_path / "c", (2, 3, 4), groups={"f": [2, 1], "c": [], "r": [0]})
+    for other, difference in (("b", 1), ("c", None)):
+        content = compare(find_runs([str(tmp_path / "a"), str(tmp_path / other)]), num_images=0)
+        summary = content["methods"][1]["summary"]
+        assert summary["mIoU@f"]["difference"] == difference
+        assert summary["mIoU"]["difference"] == 1
+        noted = any("other frequent, common and rare" in note for note in warnings_of(content))
+        assert noted == (difference is None)
+
+
+def test_an_evaluation_with_other_settings_that_is_not_used_is_noted(tmp_path):
+    make_run(tmp_path, (1, 2, 3))
+    for name, settings in (("model_best", {"TEST.BOUNDARY_IOU": True}), ("model_final", {})):
+        make_run(tmp_path / "other", (4, 5, 6), config=settings | {"SEED": 1})
+        (tmp_path / "other/inference").rename(tmp_path / "inference" / name)
+    (tmp_path / f"{name}.pth").write_bytes(b"")
+    run = Run.read("plain", tmp_path)
+    assert run.evaluations["roads_val"]["metrics"]["mIoU"] == 2
+    (note,) = run.notes
+    assert "model_best/roads_val/sem_seg_evaluation.json is not used, although it has" in note
+    (tmp_path / "inference/model_best/roads_val/sem_seg_evaluation.json").write_text("{")
+    assert Run.read("plain", tmp_path).notes == ()
 
 
 ALL = {"mIoU": 1.0} | {f"IoU-{name}": 1.0 for name in CLASSES}
@@ -255,8 +286,8 @@ def test_confusions_and_other_metrics_of_classes(tmp_path):
     counts = [[[6, 2, 0], [0, 5, 5], [0, 0, 0]], [[1, 0, 1], [0, 10, 0], [0, 0, 0]]]
     metrics = {"mIoU": 1.0} | {f"{m}-{c}": 5.0 for m in ("IoU", "F1") for c in CLASSES}
     metrics |= {"Loss": 0.5, "mF1": 5.0, "mObjectRecall": 40.0, "mObjectRecall@r": None}
-    # An own group of the data set is shown; groups by pixel are not.
-    metrics |= {"mIoU@tail": 3.0, "mIoU@r_pixel": 4.0}
+    # Of the groups by pixel, only the rare one is shown.
+    metrics |= {"mIoU@tail": 3.0, "mIoU@r_pixel": 4.0, "mIoU@f_pixel": 5.0}
     words = []
     for seed, confusion in enumerate(counts):
         folder = tmp_path / f"plain_{seed}"
@@ -269,7 +300,7 @@ def test_confusions_and_other_metrics_of_classes(tmp_path):
         None,
     ]
     assert content["class_metrics"] == ["IoU", "F1"]
-    means = ["mIoU", "mF1", "Loss", "mObjectRecall", "mObjectRecall@r", "mIoU@tail"]
+    means = ["mIoU", "mIoU@r_pixel", "mF1", "Loss", "mObjectRecall", "mObjectRecall@r", "mIoU@tail"]
     assert content["metrics"] == means
     summary = content["methods"][1]["summary"]
     assert summary["mF1"]["difference"] == 1 and summary["F1-dot"]["mean"] == 5

@@ -93,10 +93,15 @@ def tap_evaluation(model: nn.Module, classifier: str, num_classes: int) -> Itera
         num_classes: number of classes of the classifier.
 
     Raises:
-        InputError: the model has no classifier of `num_classes` at this path.
+        InputError: the model has no `backbone`, or no classifier of `num_classes` at this path.
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    if not isinstance(getattr(model, "backbone", None), nn.Module):
+        raise InputError(
+            f"{type(model).__name__} has no module `backbone`, so its embeddings cannot be read: "
+            "give the part that takes the images this name, or turn TEST.GEOMETRY off"
+        )
     tap = EvaluationTap(find_classifier(model, classifier, num_classes))
     with (
         model.backbone.register_forward_pre_hook(tap.read_input),

@@ -17,6 +17,7 @@ HEADLINE = (
     "mIoU@f",
     "mIoU@c",
     "mIoU@r",
+    "mIoU@r_pixel",
     "fwIoU",
     "mACC",
     "pACC",

@@ -27,6 +27,7 @@ from sar.visualization.overlay import IGNORE_COLOR, LINE_COLOR, region_edges
 
 # Means in the table of metrics.
 _MEANS = (*HEADLINE, *OBJECT_HEADLINE, *GEOMETRY_METRICS)
+_MEANS_BY_FREQUENCY = {f"mIoU@{name}{unit}" for name in GROUP_NAMES for unit in ("", "_pixel")}
 # Images of the test set that the page shows.
 _NUM_PICTURES = 8
 
@@ -50,7 +51,8 @@ def compare(
         runs: at least one, all evaluated on the same data set. Other methods are compared with the
             method of the first run.
         num_images: number of images that the models predict; 0 for none.
-        dataset: the data set of the evaluations; "" for the first that all runs share.
+        dataset: the data set of the evaluations; "" for the first of DATASETS.TEST that all runs
+            share.
         show_progress: called for each long part.
 
     Raises:
@@ -70,6 +72,13 @@ def compare(
     units = runs[0].units(dataset)
     warning = _warn_of_other_images(list(names.values()), evaluations, units)
     settings = compare_settings(runs, list(names.values()), dataset)
+    incomparable = {"Loss"}
+    if _have_other_groups(evaluations):
+        incomparable |= _MEANS_BY_FREQUENCY
+        settings["notes"].append(
+            "The runs have other frequent, common and rare classes, because the counts of their "
+            "training images differ. So the differences of mIoU@f, mIoU@c and mIoU@r are left out."
+        )
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
         if num_images == 0:
@@ -109,6 +118,7 @@ def compare(
             evaluations,
             methods,
             [*means, *(f"{metric}-{name}" for metric in class_metrics for name in class_names)],
+            incomparable,
         ),
         "confusions": [
             describe_confusions([run.confusion(dataset) for run in runs if run.method == method])
@@ -148,11 +158,13 @@ def _common_ground(runs: Sequence[Run], wanted: str) -> tuple[str, list[str]]:
     shared = [name for name in shared if not wanted or name == wanted]
     if not shared:
         found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
+        on = f'on "{wanted}"' if wanted else "on the same data set"
         raise InputError(
-            f"the runs were not evaluated on the same data set ({found}): choose runs of one data "
-            "set, or evaluate them on one with train_net.py --eval-only"
+            f"the runs were not evaluated {on} ({found}): choose runs of one data set, or evaluate "
+            "them on one with train_net.py --eval-only"
         )
-    dataset = shared[0]
+    order = runs[0].test_sets(shared[0])
+    dataset = next(filter(shared.__contains__, order), shared[0])
     first = runs[0].evaluations[dataset]["class_names"]
     for run in runs:
         names = run.evaluations[dataset]["class_names"]
@@ -201,9 +213,15 @@ def _is_measured(name: str, evaluations: Sequence[dict]) -> bool:
 
 def _means_of_own_groups(evaluations: Sequence[dict]) -> list[str]:
     """Return the names of the mean IoUs of the data set's own groups of classes, in any run."""
-    by_frequency = {f"mIoU@{name}{unit}" for name in GROUP_NAMES for unit in ("", "_pixel")}
     names = dict.fromkeys(name for evaluation in evaluations for name in evaluation["metrics"])
-    return [name for name in names if name.startswith("mIoU@") and name not in by_frequency]
+    return [name for name in names if name.startswith("mIoU@") and name not in _MEANS_BY_FREQUENCY]
+
+
+def _have_other_groups(evaluations: Sequence[dict]) -> bool:
+    """Return True if the frequent, common or rare classes of two evaluations differ."""
+    groups = [evaluation["groups"] for evaluation in evaluations if evaluation.get("groups")]
+    sets = [{name: set(ids) for name, ids in of_run.items()} for of_run in groups]
+    return any(of_run != sets[0] for of_run in sets)
 
 
 def _order(groups: dict[str, list[int]], num_classes: int) -> list[int]:
@@ -226,11 +244,11 @@ def _describe_classes(class_names, colors, frequency, groups) -> list[dict]:
     ]
 
 
-def _summaries(runs, evaluations, methods, names) -> list[dict]:
+def _summaries(runs, evaluations, methods, names, incomparable) -> list[dict]:
     """Return mean and spread of each named metric over the runs of each method.
 
-    Each metric also has the difference between its mean and the mean of the first method. Losses
-    have none, since methods have different losses.
+    Each metric also has the difference between its mean and the mean of the first method, unless it
+    is one of the `incomparable` metrics, such as the loss.
     """
     summaries = []
     for method in methods:
@@ -238,7 +256,8 @@ def _summaries(runs, evaluations, methods, names) -> list[dict]:
         summary = {name: _mean_and_spread([one.get(name) for one in found]) for name in names}
         for name, numbers in summary.items():
             first = (summaries[0]["summary"] if summaries else summary)[name]["mean"]
-            is_known = first is not None and numbers["mean"] is not None and name != "Loss"
+            is_known = first is not None and numbers["mean"] is not None
+            is_known = is_known and name not in incomparable
             numbers["difference"] = numbers["mean"] - first if is_known else None
         summaries.append({"name": method, "num_runs": len(found), "summary": summary})
     return summaries

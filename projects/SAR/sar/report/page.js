@@ -184,13 +184,15 @@ function fillTraining() {
   // With several data sets, the names of their metrics start with the data set.
   const validation = ["sem_seg/Loss", `${data.dataset}/sem_seg/Loss`]
     .find((name) => names.includes(name));
+  // A sum of losses has a curve for each term only.
+  const training = ["loss_sem_seg", "total_loss"].find((name) => names.includes(name));
   const linesOf = (name, suffix, dashesOf) => data.runs.filter((run) => name in run.curves)
     .map((run) => ({ name: run.name + suffix, color: methodColor(run.method),
       points: run.curves[name], dashes: dashesOf(run) }));
   const linesOfSelected = () => {
     const lines = linesOf(select.value, "", (run) =>
       (data.runs.find((other) => other.method === run.method) === run ? "none" : "5 3"));
-    if (select.value === "loss_sem_seg" && validation) {
+    if (select.value === training && validation) {
       lines.push(...linesOf(validation, ", validation loss", () => "1 3"));
     }
     return lines;
@@ -199,7 +201,7 @@ function fillTraining() {
   section("training").append(
     element("label", { for: "curve" }, "Curve: "), select, methodKey(), place,
     say("Full lines: the first run of a method; dashed: its others."
-      + (validation ? " Dotted, with loss_sem_seg: the validation loss." : "")
+      + (validation && training ? ` Dotted, with ${training}: the validation loss.` : "")
       + (without.length ? ` Without metrics.json: ${without.join(", ")}.` : ""), "faint"));
   select.addEventListener("change", drawAtEachWidth(place, (width) =>
     linePlot(linesOfSelected(), select.value, width)));

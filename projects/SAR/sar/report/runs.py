@@ -154,6 +154,12 @@ class Run:
         evaluated = _evaluated_after(self.evaluations[dataset])
         return _iterations_done(self.folder) if evaluated is None else evaluated
 
+    def test_sets(self, dataset: str) -> list[str]:
+        """Return DATASETS.TEST of an evaluation; [] if it is not recorded."""
+        recorded = self.evaluations[dataset].get("config")
+        names = recorded.get("DATASETS.TEST") if isinstance(recorded, dict) else None
+        return names if isinstance(names, list) else []
+
     def units(self, dataset: str) -> Units:
         """Return what the samples of a data set are called. Without a recorded config: images."""
         recorded = self.evaluations[dataset].get("config")
@@ -220,7 +226,9 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
     for checkpoint in ("", *_EVALUATED):
         # Use files only, since reading a pipe would wait forever.
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
-        paths = [p for p in paths if p.is_file() and p.parent.name not in evaluations]
+        paths = list(filter(Path.is_file, paths))
+        notes += (_passed_over(p, evaluations) for p in paths if p.parent.name in evaluations)
+        paths = [path for path in paths if path.parent.name not in evaluations]
         weights = folder / f"{checkpoint}.pth"
         checksum = _checksum(weights) if checkpoint and paths and weights.is_file() else ""
         for path in paths:
@@ -242,14 +250,36 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
                 f"metrics were measured after {_evaluated_after(content)} of "
                 f"{_iterations_done(folder)} iterations."
             )
+    notes = list(filter(None, notes))
     if not evaluations and notes:
         raise InputError(f"{folder} has no evaluation of its present checkpoints: {notes[0]}")
     if not evaluations:
         raise InputError(
             f"{folder} is not a run: it has no {INFERENCE}/DATA_SET/{EVALUATION}. Give the "
-            "OUTPUT_DIR of a finished training, or evaluate it there with train_net.py --eval-only"
+            "OUTPUT_DIR of a finished training, or evaluate its model_best.pth or model_final.pth "
+            "there with train_net.py --eval-only"
         )
     return evaluations, evaluated, tuple(notes)
+
+
+def _passed_over(path: Path, used: dict[str, dict]) -> str:
+    """Return a note if an evaluation that is not used has other settings than the used one."""
+    dataset = path.parent.name
+    try:
+        content = _read_evaluation(path)
+    except InputError:
+        return ""
+    settings = []
+    for config in (content.get("config"), used[dataset].get("config")):
+        config = config if isinstance(config, dict) else {}
+        settings.append({key: config[key] for key in config if key.startswith("TEST.")})
+    if settings[0] == settings[1]:
+        return ""
+    return (
+        f"{path} is not used, although it has other settings of TEST. The page shows the first of "
+        f"these that a run has: the evaluation during the training ({INFERENCE}/{dataset}), of "
+        "model_best.pth, of model_final.pth. To show another one, move the earlier ones away."
+    )
 
 
 def _evaluated_weights(evaluation: dict) -> dict:

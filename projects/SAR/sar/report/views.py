@@ -4,6 +4,7 @@ Shape shorthands: H x W pixels, K classes, C embedding channels, P points.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,7 +47,8 @@ class View:
     """Results of a model on the images. Unknown results are None or empty.
 
     Attributes:
-        reasons: why a part is missing ("model", "anchors" or "images").
+        reasons: why a part is missing ("model", "anchors" or "images"). Without embeddings,
+            "images" has the reason, too.
         colors: (K, 3) uint8 of the classes.
         anchors: (K, C) semantic anchors in the checkpoint.
         centres: (K, C) mean embeddings. Classes that no image shows have NaN.
@@ -163,22 +165,29 @@ def _show(
     view: View,
     show_progress: Callable[[Iterable], Iterable],
 ) -> None:
-    """Run the model on the images and write the results into the view."""
+    """Run the model on the images and write the results into the view.
+
+    A model whose embeddings cannot be read still predicts.
+    """
     num_classes = len(view.colors)
     predictions = {}
     samples = _Samples(num_classes)
     batches = loader.build_test_loader(cfg, Trainer.build_test_mapper(cfg), images.records)
-    with (
-        torch.inference_mode(),
-        tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes) as tap,
-    ):
+    with torch.inference_mode(), ExitStack() as stack:
+        tap = None
+        try:
+            tap = stack.enter_context(tap_evaluation(model, cfg.MODEL.CLASSIFIER, num_classes))
+        except InputError as error:
+            view.reasons["images"] = str(error)
         for (sample,), record in zip(show_progress(batches), images.records, strict=True):
-            labels = argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
+            labels = _predict(model, sample)
             truth = read_label(record["sem_seg_file_name"]).astype(np.int32)
             if truth.shape != labels.shape:
                 raise InputError(f"{record['sem_seg_file_name']} has another size than its image.")
             file_name = record["file_name"]
             predictions[file_name] = images.shown(file_name, labels.astype(np.uint16))
+            if tap is None:
+                continue
             size = tuple(sample["image"].shape[-2:])
             embeddings, labels = tap.take([truth], [size], images.metadata.ignore_label)
             if not bool(embeddings.isfinite().all()):
@@ -186,9 +195,24 @@ def _show(
                     f"Its model outputs numbers that are not finite for {record['file_name']}."
                 )
             samples.add(embeddings, labels)
-    view.centres = samples.centres()
-    view.points, view.point_classes = samples.points()
     view.predictions = predictions
+    if tap is not None:
+        view.centres = samples.centres()
+        view.points, view.point_classes = samples.points()
+
+
+def _predict(model: nn.Module, sample: dict) -> np.ndarray:
+    """Return the class ids (H, W) of an image."""
+    try:
+        return argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
+    except InputError:
+        raise
+    # Such as too little memory, or a pooling window that is larger than the image.
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"Its model cannot predict {sample['file_name']} in one pass ({reason})."
+        ) from error
 
 
 def subsampled(pixels: np.ndarray) -> np.ndarray:
