@@ -64,6 +64,17 @@ def test_an_enlarged_image_fits_the_longest_edge_of_an_evaluation():
     assert keys == {"INPUT.MIN_SIZE_TEST": "704", "INPUT.MAX_SIZE_TEST": "1956"}
 
 
+def test_an_enlarged_image_fits_the_longest_edge_of_a_training():
+    """Otherwise, training would use one size, and the same advice would come again."""
+    key, limit = "INPUT.MIN_SIZE_TRAIN", "INPUT.MAX_SIZE_TRAIN"
+    keys = advice((4000, 6000), {2: 2})["image size"].keys
+    assert keys == {key: "4000,5024", limit: "7536"}
+    pairs = [word for pair in keys.items() for word in pair]
+    assert advice((4000, 6000), {2: 2}, *pairs)["image size"].keys == {}
+    keys = advice((4000, 6000), {2: 2}, limit, "7536")["image size"].keys
+    assert keys == {key: "4000,5024"}
+
+
 def test_the_stride_of_the_model_decides():
     words = ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", "8")
     found = advice((360, 480), {2: 10}, *words)

@@ -54,9 +54,12 @@ def advise_on_resolution(
         needed = min(stride / min(size.width for size in objects.values()) * edge, most)
     low, high = _short_edges(cfg, shape)
     better = _better_range(low, high, min(shape), needed)
-    keys = {} if better == (low, high) else {"INPUT.MIN_SIZE_TRAIN": "{},{}".format(*better)}
-    if keys and cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING != "range":
-        keys["INPUT.MIN_SIZE_TRAIN_SAMPLING"] = "range"
+    keys = {}
+    if better != (low, high):
+        keys["INPUT.MIN_SIZE_TRAIN"] = "{},{}".format(*better)
+        if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING != "range":
+            keys["INPUT.MIN_SIZE_TRAIN_SAMPLING"] = "range"
+        keys |= _longest_edge("INPUT.MAX_SIZE_TRAIN", cfg.INPUT.MAX_SIZE_TRAIN, shape, better[1])
     tested = min(_tested_shape(cfg, shape))
     items = [Advice("image size", _describe_size(shape, low, high, tested, better), keys)]
     if objects:
@@ -65,11 +68,15 @@ def advise_on_resolution(
         if tested < needed:
             enlarged = _round_up(needed)
             keys["INPUT.MIN_SIZE_TEST"] = str(enlarged)
-            longest = max(resize_shortest_edge(shape, enlarged).scaled_shape)
-            if cfg.INPUT.MAX_SIZE_TEST < longest:
-                keys["INPUT.MAX_SIZE_TEST"] = str(longest)
+            keys |= _longest_edge("INPUT.MAX_SIZE_TEST", cfg.INPUT.MAX_SIZE_TEST, shape, enlarged)
         items.append(Advice("small objects", text, keys))
     return [*items, _advise_on_crop(shape, *better, cfg)]
+
+
+def _longest_edge(key: str, limit: int, shape: tuple[int, int], shortest: int) -> dict[str, str]:
+    """Return the key with a larger limit if an image with this shorter edge exceeds the limit."""
+    longest = max(resize_shortest_edge(shape, shortest).scaled_shape)
+    return {key: str(longest)} if limit < longest else {}
 
 
 def _better_range(low: int, high: int, edge: int, needed: float) -> tuple[int, int]:
