@@ -245,17 +245,17 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             report(name, len(dicts), scan, each_file=args.verbose)
         elif scan.problems:
             print(scan.describe_problems())
-        if args.pictures:
-            draw(name, dicts, metadata, scan, outputs, args.grey_range, quiet=args.quiet)
-        if scan.problems:
-            raise InputError(f"{name} has {len(scan.problems)} problems, listed above")
-        if is_training_set(name):
+        if is_training_set(name) and not scan.problems:
             args.training_set = name, dicts, scan
             path = folder / CLASS_FREQUENCY
             with outputs.writing(path) as temporary:
                 scan.frequency.save(temporary)
             if not args.quiet:
                 print(f"Written: {path} (for a config: DATASETS.CLASS_FREQUENCY {path})")
+        if args.pictures:
+            draw(name, dicts, metadata, scan, outputs, args.grey_range, quiet=args.quiet)
+        if scan.problems:
+            raise InputError(f"{name} has {len(scan.problems)} problems, listed above")
     except InputError as error:
         return error
     return None

@@ -91,3 +91,10 @@ def test_tiles_show_labels_over_images_of_any_size():
     assert counts[(0, 0, 0)] == pytest.approx(tiles / 2, rel=0.02)
     assert (0, 255, 0) not in counts  # not in any legend
     assert (255, 0, 0) in counts
+
+
+@pytest.mark.parametrize("shape", [(4400, 64), (70_000, 1)])
+def test_tiles_of_high_narrow_images_are_squeezed(shape):
+    image, label = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
+    sheet = contact_sheet([("core", image, label)] * 9, ["a"], np.zeros((1, 3), np.uint8))
+    assert 3 * 4 * TILE_WIDTH < sheet.height < 65_500  # as high as a JPEG can be

@@ -1,5 +1,6 @@
 import numpy as np
 
+from sar.visualization.overlay import fitted, label_font
 from sar.visualization.rare_classes import PANEL, Example, draw_rare_classes
 
 COLORS = np.array([[0, 0, 255], [0, 255, 0], [255, 255, 0]], dtype=np.uint8)
@@ -48,3 +49,14 @@ def test_images_smaller_than_the_window_and_objects_at_the_border():
         picture = draw_rare_classes(examples, COLORS)
         assert all(share(panel, COLORS[1]) > 0.1 for panel in panels(picture)[1:2])
         assert picture.width == 8 + 4 * (PANEL + 8)
+
+
+def test_long_texts_end_before_the_next_panel():
+    for text, start, end in (
+        ("recommended_sem_fpn_efficientnet_lite0", "recommended", "net_lite0"),
+        ("traffic_light_of_the_other_road: 1234 training images", "traffic", "images"),
+    ):
+        shown = fitted(text, PANEL)
+        assert label_font().getlength(shown) <= PANEL < label_font().getlength(text)
+        assert shown.startswith(start) and shown.endswith(end) and "…" in shown
+    assert fitted("short", PANEL) == "short" and fitted("", PANEL) == ""

@@ -24,6 +24,7 @@ ROW = 18
 PANEL_WIDTH = 300
 NUMBER_WIDTH = 150
 TILE_WIDTH = 320
+_TALLEST_TILE = 4 * TILE_WIDTH  # higher images are squeezed: a JPEG has at most 65,500 rows
 
 
 def plot_class_frequency(
@@ -158,7 +159,8 @@ def _tile(
     class_names: Sequence[str],
     colors: np.ndarray,
 ) -> Image.Image:
-    size = (TILE_WIDTH, max(round(image.shape[0] * TILE_WIDTH / image.shape[1]), 1))
+    height = max(round(image.shape[0] * TILE_WIDTH / image.shape[1]), 1)
+    size = (TILE_WIDTH, min(height, _TALLEST_TILE))
     small = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     ids = Image.fromarray(label.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     return titled(name, draw_overlay(np.asarray(small), np.asarray(ids), class_names, colors))

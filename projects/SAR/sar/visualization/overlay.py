@@ -162,6 +162,16 @@ def label_font() -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(TITLE_SIZE)
 
 
+def fitted(text: str, width: int) -> str:
+    """Return a text that `label_font` draws in `width` pixels, if needed with "…" in the middle."""
+    font, kept = label_font(), len(text)
+    shown = text
+    while font.getlength(shown) > width and kept > 2:
+        kept -= 1
+        shown = f"{text[: -(-kept // 2)]}…{text[len(text) - kept // 2 :]}"
+    return shown
+
+
 def _legend_rows(names: list[str], width: int, font) -> list[list[tuple[int, str]]]:
     """Return names with their left edges, in rows of at most `width` pixels."""
     rows, left = [], width

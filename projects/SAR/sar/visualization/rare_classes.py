@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sar.visualization.overlay import LINE, MARGIN, colorize, label_font
+from sar.visualization.overlay import LINE, MARGIN, colorize, fitted, label_font
 
 if TYPE_CHECKING:
     from sar.visualization.rare_cloud_classes import CloudExample
@@ -89,12 +89,13 @@ def _draw_row(example: "Example | CloudExample", colors: np.ndarray) -> Image.Im
     ]
     for column, (name, panel) in enumerate(panels.items()):
         x, y = MARGIN + column * step, LINE
-        draw.text((x, 2), name, fill="black", font=label_font())
+        draw.text((x, 2), fitted(name, PANEL), fill="black", font=label_font())
         part = Image.fromarray(panel[window[0] : window[1], window[2] : window[3]])
         tile = part.resize((PANEL, PANEL), Image.Resampling.NEAREST)
         ImageDraw.Draw(tile).rectangle(frame, outline=_FRAME, width=2)
         canvas.paste(tile, (x, y))
-        draw.text((x, y + PANEL + 2), notes.get(name, ""), fill="black", font=label_font())
+        note = fitted(notes.get(name, ""), PANEL)
+        draw.text((x, y + PANEL + 2), note, fill="black", font=label_font())
     return canvas
 
 
