@@ -18,7 +18,7 @@ SECONDS = {1: 20, 2: 60}
 
 # Reading an image hangs, as on a dead file server, while a file "hang" lies in its folder.
 PROGRAM = """
-import os, runpy, sys, time
+import os, runpy, signal, sys, time
 from pathlib import Path
 import sar.training.launch
 from sar.data.mapper import SemanticSegmentationMapper
@@ -36,6 +36,7 @@ def main(cfg, args):
     runpy.run_path("train_net.py")["main"](cfg, args)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it
     sar.training.launch.run(main)
 """
 
@@ -172,6 +173,16 @@ def test_a_killed_worker_ends_the_run(processes, split, start):
     assert code == 1, text
     (error,) = ERROR.findall(text)
     assert "a worker process of the data loader was ended by SIGKILL" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigint_to_the_launcher_ends_its_processes(processes, start):
+    run = start(processes, "DATALOADER.NUM_WORKERS", "2")
+    run.wait_for_a_line()
+    os.kill(run.process.pid, signal.SIGINT)  # not to its children, as Ctrl-C in a terminal
+    code, text = run.finish(20)
+    assert code == 130 and "--resume continues from the last checkpoint" in text
 
 
 @pytest.mark.slow

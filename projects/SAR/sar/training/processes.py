@@ -114,6 +114,11 @@ def _launch(main: Callable, prepared: Prepared, args: Namespace) -> None:
             if isinstance(error, ProcessRaisedException):
                 raise
             _exit_like(error)
+        except KeyboardInterrupt:  # which a terminal sends to all processes, but `kill` only to one
+            for process in multiprocessing.active_children():
+                process.kill()
+                process.join()
+            raise
 
 
 def _free_port() -> int:
