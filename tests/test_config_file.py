@@ -135,6 +135,12 @@ def test_what_yaml_allows_stays(tmp_path):
     assert tree == {"A": a, "B": {**a, "X": 2}, "C": a, "D": 16, "E": 0.5}
 
 
+def test_a_group_that_yaml_repeats_is_changed_alone(tmp_path):
+    (tmp_path / "base.yaml").write_text("A: &x {K: 1}\nB: *x")
+    tree = read_config_file(write(tmp_path, "_BASE_: base.yaml\nA: {K: 2}"))
+    assert tree == {"A": {"K": 2}, "B": {"K": 1}}
+
+
 def test_bases_in_a_list_and_below_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sub").mkdir()

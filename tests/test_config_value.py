@@ -18,6 +18,7 @@ TAKEN = [
     ("SOLVER.STEPS", "[]", ()),
     ("INPUT.MIN_SIZE_TRAIN", "64", (64,)),
     ("TEST.AUG.MIN_SIZES", "0", (0,)),
+    ("TEST.AUG.ANGLES", "0", (0,)),
     ("MODEL.PIXEL_STD", "[1e0, 1.5e1, 2]", [1.0, 15.0, 2]),
     ("SOLVER.AMP.ENABLED", "true", True),
     ("SOLVER.AMP.ENABLED", "True", True),

@@ -100,9 +100,9 @@ from sar.errors import InputError, printable
 from sar.files import lock
 from sar.files.atomic import write_atomically
 from sar.files.program_outputs import Outputs
-from sar.files.run_folder import CLASS_FREQUENCY
+from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
 from sar.report import Run, compare, render, warnings_of
-from sar.study.cells import Training, holds_training, iterations_done
+from sar.study.cells import Training, find_training, holds_training, iterations_done
 from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
@@ -137,7 +137,7 @@ def run(args: Namespace) -> int:
     )
     output = args.output or Path("output/compare", study.title)
     cells = {f"{method}, seed {cell.seed}": cell for method, cell in trainings(study)}
-    folders = {cell.key: output / "runs" / folder_name(name, cell) for name, cell in cells.items()}
+    folders = {cell.key: folder_of(output / "runs", name, cell) for name, cell in cells.items()}
     rows = {key: row for key, folder in folders.items() if (row := read_result(folder, key))}
     if args.list:
         for number, (name, cell) in enumerate(cells.items()):
@@ -154,11 +154,20 @@ def run(args: Namespace) -> int:
         lock.create(output)
         lock.hold(output, "--output")
         frequency = read_files(study, progress=not args.quiet)
-        check_labels([folders[key] for key in rows], frequency, output)
+        started = [folders[cell.key] for cell in missing.values()]
+        started = [path for path in started if (path / LAST_CHECKPOINT).is_file()]
+        check_labels([*(folders[key] for key in rows), *started], frequency, output)
     failed = run_missing(missing, folders, rows, args) if missing else []
     if args.cell is None:
         write_results(study, rows, folders, outputs, args)
     return int(bool(failed))
+
+
+def folder_of(runs: Path, name: str, cell: Cell) -> Path:
+    """Return the folder of a training, which stays the same if its method gets another name."""
+    folder = runs / folder_name(name, cell)
+    others = sorted(runs.glob(f"*_{cell.key[:6]}"))
+    return find_training([folder, *others], cell) or folder
 
 
 def choose(cells: list[tuple[str, Cell]], number: int) -> tuple[str, Cell]:
@@ -183,9 +192,9 @@ def read_result(folder: Path, key: str) -> dict | None:
         return None
 
 
-def check_labels(finished: list[Path], frequency: ClassFrequency, output: Path) -> None:
-    """Raise InputError if the training labels have changed since a finished training."""
-    for folder in finished:
+def check_labels(trained: list[Path], frequency: ClassFrequency, output: Path) -> None:
+    """Raise InputError if the training labels have changed since a training began."""
+    for folder in trained:
         if not ClassFrequency.load(folder / CLASS_FREQUENCY).counts_the_same(frequency):
             raise InputError(
                 f"the training labels have changed since {folder} was trained, so its results "

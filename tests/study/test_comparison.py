@@ -51,6 +51,13 @@ def test_methods_take_the_keys_of_their_base(tmp_path):
     }
 
 
+def test_a_base_of_the_package_is_used_if_the_folder_has_none(tmp_path):
+    path = tmp_path / "methods.yaml"
+    path.write_text("plain: {}\nSAR: {_BASE_: configs/methods/sar.yaml}\n")
+    expected = ["SemanticAnchorRegularizer"]
+    assert read_methods(path)["SAR"]["MODEL.REGULARIZERS"] == expected
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -157,6 +164,13 @@ def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
     ):
         found = message(folder, methods=METHODS | {"odd": keys})
         assert found.startswith("method odd: ") and part in found
+    found = message(folder, "MODEL.LOSS.CLASS_WEIGHTS", "enet")
+    assert "CLASS_WEIGHTS is enet at the end" in found and "but median_frequency in the" in found
+    plan(folder, "MODEL.LOSS.CLASS_WEIGHTS", "median_frequency", "MODEL.LOSS.NAME", "cross_entropy")
+    assert "MODEL.DEVICE cuda:1 cannot be set" in message(folder, "MODEL.DEVICE", "cuda:1")
+    plan(folder, "MODEL.DEVICE", "cpu")
+    found = message(folder, methods=METHODS | {"odd": {"MODEL.DEVICE": "cpu"}})
+    assert "the method odd sets MODEL.DEVICE" in found
     for kind in ("images", "labels"):
         (folder / kind / "val").rename(folder / kind / "other")
     assert "needs a validation split" in message(folder)

@@ -58,6 +58,15 @@ def test_a_clear_winner_is_recommended_with_its_rivals():
     assert not_clearly_below(scores(A=[2.0, 2.1, 2.2], B=[0.0, 0.1, 0.2]), "A") == []
 
 
+def test_a_clearly_better_method_comes_before_a_higher_mean():
+    found = text(A=[1.0, 1.1, 0.9], B=[-1.0, 2.0, 4.0])
+    assert found.startswith("Use **A**: +1.00 [") and "Certainty: high" in found
+    assert "Not clearly worse than A: B." in found
+    # The other trainings of B failed.
+    found = text(A=[1.0, 1.1, 0.9], B=[3.0])
+    assert found.startswith("Use **A**: +1.00 [") and "Certainty: high" in found
+
+
 def test_a_winner_among_many_is_less_certain():
     shift = [1.0, 2.0, 3.0, 2.2]
     found = text(A=shift, B=[0.0] * 4, C=[0.0] * 4, D=[0.0] * 4)

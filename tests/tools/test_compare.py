@@ -124,6 +124,29 @@ def test_results_of_other_labels_are_not_compared(program, words, folder, tmp_pa
     assert "the training labels have changed since" in capsys.readouterr().err
 
 
+def test_an_interrupted_training_with_other_labels_does_not_go_on(
+    program, words, folder, tmp_path, capsys
+):
+    assert program.main([*words, "--cell", "0"]) == 0
+    (run,) = (tmp_path / "output" / "runs").iterdir()
+    (run / "result.json").unlink()
+    (run / "last_checkpoint").write_text("model_0000001.pth")
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "labels" / "train" / "0.png")
+    assert program.main(words) == 1
+    assert f"the training labels have changed since {run}" in capsys.readouterr().err
+
+
+def test_a_method_with_another_name_keeps_its_trainings(program, words, tmp_path, capsys):
+    assert program.main([*words, "--quiet"]) == 0
+    before = runs(tmp_path)
+    path = tmp_path / "methods.yaml"
+    path.write_text(path.read_text().replace("CeCo", "collapse"))
+    assert program.main(words) == 0
+    out, err = capsys.readouterr()
+    assert "Use **collapse**" in out and "to run" not in err
+    assert runs(tmp_path) == before
+
+
 def test_results_on_other_validation_images_are_named(program, words, monkeypatch, caplog):
     assert program.main([*words, "--cell", "0"]) == 0
     monkeypatch.setenv("FAKE_IMAGES", "4")

@@ -162,6 +162,13 @@ def _read_bytes(path: str, place: str) -> bytes:
     return content
 
 
+def _without_aliases(tree: object) -> object:
+    """Return a copy in which each alias of YAML is a group or a list of its own."""
+    if isinstance(tree, dict):
+        return {key: _without_aliases(value) for key, value in tree.items()}
+    return list(map(_without_aliases, tree)) if isinstance(tree, list) else tree
+
+
 def _merge(tree: dict, result: dict, place: str, prefix: str = "") -> None:
     """Write the values of a tree into `result`, and replace its values."""
     for key, value in tree.items():
@@ -269,7 +276,7 @@ def _parse(content: bytes, place: str) -> dict:
         raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting") from error
     if not isinstance(tree, dict):
         raise InputError(f"{place} is empty or not a mapping of KEY: VALUE")
-    return tree
+    return _without_aliases(tree)
 
 
 def _describe(error: yaml.YAMLError) -> str:

@@ -19,7 +19,7 @@ _LISTS_OF_NUMBERS = ("MODEL.LOSS.OWN_CLASS_WEIGHTS",)
 # (height, width): one number is both.
 _PAIRS = ("INPUT.CROP.SIZE", "TEST.CROP_SIZE", "TEST.CROP_STRIDE")
 # Lists of any length whose default has several numbers.
-_LISTS_OF_ANY_LENGTH = ("TEST.AUG.MIN_SIZES",)
+_LISTS_OF_ANY_LENGTH = ("TEST.AUG.MIN_SIZES", "TEST.AUG.ANGLES")
 _MOST_CHARACTERS = 10_000
 _LARGEST_INT = 2**63 - 1
 

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sar.config import flattened
@@ -226,12 +226,8 @@ def holds_training(folder: Path, cell: Cell, cwd: Path | None = None) -> bool:
     Raises:
         InputError: the folder holds other files, or the config has changed since the training.
     """
-    try:
-        known = json.loads((folder / CELL).read_text(encoding="utf-8"))
-        is_own = known["key"] == cell.key
-    except (OSError, ValueError, KeyError, TypeError):
-        is_own = False
-    if not is_own:
+    known = _read_cell(folder)
+    if known.get("key") != cell.key:
         if folder.exists() and any(folder.iterdir()):
             raise InputError(
                 f"{folder} does not hold this training of a study. Move the folder away"
@@ -246,6 +242,20 @@ def holds_training(folder: Path, cell: Cell, cwd: Path | None = None) -> bool:
             "and new results cannot be compared. Undo the change, or move the folder away"
         )
     return True
+
+
+def find_training(folders: Iterable[Path], cell: Cell) -> Path | None:
+    """Return the first of several folders that holds the training of a cell."""
+    return next((path for path in folders if _read_cell(path).get("key") == cell.key), None)
+
+
+def _read_cell(folder: Path) -> dict:
+    """Return what a folder says about its training; {} if it holds none."""
+    try:
+        known = json.loads((folder / CELL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _claim(folder: Path, cell: Cell, cwd: Path | None) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sar.checkpoints.checkpointer import Checkpointer
 from sar.config import flattened, load_config
-from sar.config_file import BASE_KEY, read_config_file
+from sar.config_file import BASE_KEY, locate, read_config_file
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import register_folder
@@ -43,6 +43,7 @@ INSTEAD = {
     "DATASETS.TEST": "methods are compared on the validation split",
     ITERATIONS: "use --iterations",
 }
+_DEVICE = "MODEL.DEVICE"
 
 
 def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
@@ -62,7 +63,8 @@ def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
         base = tree.pop(BASE_KEY, None)
         settings = {}
         if base is not None:
-            settings = dict(flattened(read_config_file(str(Path(path).parent / str(base)))))
+            base = locate(os.path.expanduser(str(base)), str(Path(path).parent))
+            settings = dict(flattened(read_config_file(base)))
         methods[str(name)] = settings | dict(flattened(tree))
     if len(methods) < 2:
         raise InputError(f"{path}: expected two methods or more, found {len(methods)}")
@@ -106,6 +108,7 @@ def plan_comparison(
     words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]
     reference, *others = methods
     cfg = load_config(config, [*words, *_words(methods[reference])])
+    _check_overrides(methods, dict(zip(overrides[::2], overrides[1::2], strict=True)))
     if cfg.MODEL.REGULARIZERS and not methods[reference]:
         raise InputError(
             f"{config} has MODEL.REGULARIZERS {listed(cfg.MODEL.REGULARIZERS)}, but the config of "
@@ -149,6 +152,28 @@ def plan_comparison(
         candidates={name: [settings] for name, settings in methods.items()},
         held_out=next((name for name in splits if name.endswith("_test")), ""),
     )
+
+
+def _check_overrides(methods: Mapping[str, Settings], overrides: Mapping[str, str]) -> None:
+    """Raise InputError for a key that methods and the command line set to different values."""
+    for name, settings in methods.items():
+        if _DEVICE in settings:
+            raise InputError(
+                f"the method {name} sets {_DEVICE}, but all methods use the same device: set it at "
+                "the end of the command line"
+            )
+        for key in settings.keys() & overrides.keys():
+            if str(settings[key]) != overrides[key]:
+                raise InputError(
+                    f"{key} is {overrides[key]} at the end of the command line, for all methods, "
+                    f"but {settings[key]} in the method {name}: change it in a copy of the file "
+                    "of the methods, and give the copy with --methods"
+                )
+    if (device := overrides.get(_DEVICE, "cuda")) not in ("cuda", "cpu"):
+        raise InputError(
+            f"{_DEVICE} {device} cannot be set for a comparison: set it to cuda or cpu, and choose "
+            "the GPUs with CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _check(cfg: CfgNode) -> None:

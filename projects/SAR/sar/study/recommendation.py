@@ -48,6 +48,9 @@ class Verdict:
 def judge(scores: Scores, reference: str) -> Verdict | None:
     """Return the best method against the reference; None if none shares a seed with it.
 
+    A method with enough seeds comes before one without, and a method that is clearly better than
+    the reference before one that is not. Among equals, the highest mean decides.
+
     Args:
         scores: higher is better.
         reference: one of the methods.
@@ -56,16 +59,25 @@ def judge(scores: Scores, reference: str) -> Verdict | None:
     pairs = {name: found for name, found in pairs.items() if name != reference and found[0]}
     if not pairs:
         return None
-    differences = {name: paired_difference(*found) for name, found in pairs.items()}
-    best = max(differences, key=lambda name: differences[name].mean)
-    values, references = pairs[best]
-    return Verdict(
-        best,
-        differences[best],
-        paired_difference(values, references, 1 - _LEVEL / len(pairs)),
-        len(values),
-        len(pairs),
-        pairs_needed(values, references) if len(values) > 1 else 0,
+    verdicts = [
+        Verdict(
+            name,
+            paired_difference(values, references),
+            paired_difference(values, references, 1 - _LEVEL / len(pairs)),
+            len(values),
+            len(pairs),
+            pairs_needed(values, references) if len(values) > 1 else 0,
+        )
+        for name, (values, references) in pairs.items()
+    ]
+    return max(
+        verdicts,
+        key=lambda verdict: (
+            verdict.num_seeds >= LEAST_SEEDS,
+            verdict.corrected.low > 0,
+            verdict.difference.low > 0,
+            verdict.difference.mean,
+        ),
     )
 
 
