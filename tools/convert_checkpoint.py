@@ -40,8 +40,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="a .pth, .pt or .safetensors file"
     )
-    cli.add_output(parser, "FILE", "the file to write")
-    return parser.parse_args(argv)
+    cli.add_output(parser, "FILE", "the file to write, NAME.pth")
+    args = parser.parse_args(argv)
+    if args.output.suffix != ".pth":
+        parser.error(f"--output {args.output} has to end in .pth")
+    return args
 
 
 if __name__ == "__main__":

@@ -390,3 +390,6 @@ def test_neither_the_input_nor_a_file_of_the_user_is_replaced(tool, tmp_path, ca
     expected = "not a checkpoint" if more else "add --overwrite"  # the weights are none
     assert expected in capsys.readouterr().err
     assert (tmp_path / "notes.pth").read_text() == "notes"
+    with pytest.raises(SystemExit):
+        tool.main([*line, str(tmp_path / "R-50.pkl")])
+    assert "R-50.pkl has to end in .pth" in capsys.readouterr().err
