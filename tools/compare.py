@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Compare training methods on your own data, over several seeds, and recommend one.
 
-The methods are in configs/compare.yaml: the plain model, re-weightings, SAR and CeCo. To compare
+The methods are in configs/compare.yaml: the plain model, losses, samplers, SAR and CeCo. To compare
 others, copy this file (--methods). Every method is trained with every seed, one training per GPU.
 The validation split decides. If the folder has a test split, its results are reported too.
 

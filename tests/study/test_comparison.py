@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from sar.advice.balance import LOVASZ
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
@@ -28,6 +29,7 @@ def plan(folder, *overrides, methods=METHODS, config=CONFIG, **options):
 def test_the_methods_of_the_project_are_what_their_names_say():
     methods = read_methods("configs/compare.yaml")
     assert list(methods)[0] == "plain" and methods["plain"] == {}
+    assert methods["Lovász"] == LOVASZ
     weights, repeat = methods["class weights"], methods["repeat-factor sampling"]
     assert weights == WEIGHTS and methods["class weights + repeat-factor"] == weights | repeat
     for name, settings in methods.items():
@@ -85,6 +87,7 @@ def test_a_comparison_trains_all_methods_with_each_seed(folder):
     assert weights.settings == plain.settings | WEIGHTS
     names = [folder_name(f"{method}, seed {cell.seed}", cell) for method, cell in found]
     assert names[1] == f"class_weights_seed_0_{weights.key[:6]}" and len(set(names)) == 4
+    assert folder_name("Lovász, seed 0", plain) == f"lovasz_seed_0_{plain.key[:6]}"
     words = [str(word) for pair in weights.settings.items() for word in pair]
     assert load_config(CONFIG, words).SOLVER.CHECKPOINT_PERIOD == 5
 

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -223,7 +224,8 @@ def trainings(study: Study) -> list[tuple[str, Cell]]:
 
 def folder_name(name: str, cell: Cell) -> str:
     """Return the name of the folder of a cell. It has a part of its key, so that it is unique."""
-    return f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}_{cell.key[:6]}"
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()  # á becomes a
+    return f"{re.sub('[^a-z0-9]+', '_', letters.lower()).strip('_')}_{cell.key[:6]}"
 
 
 def _words(settings: Settings) -> list[str]:
