@@ -71,7 +71,7 @@ def test_kinds_of_anchors(small_config, tmp_path):
         (["MODEL.REGULARIZERS", "('SemanticAnchorRegularizer',) * 2"], "expected names"),
         (["MODEL.REGULARIZERS", str(("SemanticAnchorRegularizer",) * 2)], "twice"),
         (["MODEL.SEMANTIC_ANCHOR.ANCHORS", "orthogonl"], 'mean "orthogonal"'),
-        (["MODEL.SEMANTIC_ANCHOR.ANCHORS", "missing.npy"], "missing.npy cannot be read"),
+        (["MODEL.SEMANTIC_ANCHOR.ANCHORS", "missing.npy"], "file not found: missing.npy"),
         (["MODEL.SEMANTIC_ANCHOR.MOMENTUM", "3.0"], "momentum must lie"),
     ],
 )

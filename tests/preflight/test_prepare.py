@@ -264,6 +264,14 @@ def test_missing_weights_are_refused_before_the_data_is_read(overrides, folder):
         prepared(overrides, eval_only=True)
 
 
+def test_missing_anchors_are_refused_before_the_data_is_read(overrides, folder):
+    (folder / "images" / "train" / "0.png").write_bytes(b"broken")
+    words = ["MODEL.REGULARIZERS", "SemanticAnchorRegularizer"]
+    words += ["MODEL.SEMANTIC_ANCHOR.ANCHORS", "missing.npy"]
+    with pytest.raises(InputError, match="ANCHORS: file not found: missing.npy"):
+        prepared([*overrides, *words])
+
+
 def test_a_training_that_has_done_more_iterations_is_not_resumed(overrides):
     train([*overrides, "SOLVER.MAX_ITER", "2"])
     with pytest.raises(InputError, match="MAX_ITER is 1, .* has done 2 iterations. Set it to 2"):

@@ -1,6 +1,7 @@
 """Build the regularizers of a config. (`sar.regularizers` itself does not read configs.)"""
 
 import logging
+import os
 
 import torch
 from torch import nn
@@ -30,6 +31,13 @@ _GROUPS = {
     "PrototypeContrastRegularizer": "MODEL.PROTOTYPE_CONTRAST",
     "CenterLossRegularizer": "MODEL.CENTER_LOSS",
     "ClassAwareRegularizer": "MODEL.CLASS_AWARE",
+}
+
+
+_ANCHORS = {
+    "gaussian": regularizers.gaussian_anchors,
+    "orthogonal": regularizers.orthogonal_anchors,
+    "simplex_etf": regularizers.simplex_etf_anchors,
 }
 
 
@@ -65,6 +73,7 @@ def check_regularizer(name: str) -> None:
 @REGULARIZER_REGISTRY.register()
 def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
     _require_classifier(cfg, "SemanticAnchorRegularizer")
+    check_anchors(cfg)
     settings = cfg.MODEL.SEMANTIC_ANCHOR
     return regularizers.SemanticAnchorRegularizer(
         num_classes,
@@ -80,20 +89,27 @@ def SemanticAnchorRegularizer(cfg, num_classes, embed_dim):
     )
 
 
+def check_anchors(cfg: CfgNode) -> None:
+    """Raise InputError if SAR's anchors are of an unknown kind, or their file is missing."""
+    if "SemanticAnchorRegularizer" not in cfg.MODEL.REGULARIZERS:
+        return
+    kind = cfg.MODEL.SEMANTIC_ANCHOR.ANCHORS
+    if kind not in _ANCHORS and not kind.endswith(".npy"):
+        raise InputError(
+            f'MODEL.SEMANTIC_ANCHOR.ANCHORS is "{kind}".{nearest(kind, _ANCHORS)} '
+            f"Known are {', '.join(_ANCHORS)}, or the path of a .npy file"
+        )
+    if kind not in _ANCHORS and not os.path.isfile(kind):
+        raise InputError(
+            f"MODEL.SEMANTIC_ANCHOR.ANCHORS: file not found: {kind}. Correct the path, or choose "
+            f"one of {', '.join(_ANCHORS)}"
+        )
+
+
 def _build_anchors(kind: str, num_classes: int, embed_dim: int) -> torch.Tensor:
-    builders = {
-        "gaussian": regularizers.gaussian_anchors,
-        "orthogonal": regularizers.orthogonal_anchors,
-        "simplex_etf": regularizers.simplex_etf_anchors,
-    }
-    if kind in builders:
-        return builders[kind](num_classes, embed_dim)
-    if kind.endswith(".npy"):
-        return regularizers.load_anchors(kind, num_classes, embed_dim)
-    raise ValueError(
-        f'MODEL.SEMANTIC_ANCHOR.ANCHORS is "{kind}".{nearest(kind, builders)} '
-        f"Known are {', '.join(builders)}, or the path of a .npy file"
-    )
+    if kind in _ANCHORS:
+        return _ANCHORS[kind](num_classes, embed_dim)
+    return regularizers.load_anchors(kind, num_classes, embed_dim)
 
 
 @REGULARIZER_REGISTRY.register()

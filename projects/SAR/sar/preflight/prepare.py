@@ -16,6 +16,7 @@ from sar.data.datasets.folder import choose_splits, register_folder
 from sar.files import lock
 from sar.files.disk import writing_to
 from sar.files.run_folder import LAST_CHECKPOINT
+from sar.modeling.regularizer_registry import check_anchors
 from sar.preflight.checks import (
     check_batch,
     check_config,
@@ -102,4 +103,6 @@ def complete_config(cfg: CfgNode, *, trains: bool, test_is_set: bool = False) ->
     if cfg.DATASETS.FOLDER:
         choose_splits(cfg, test_is_set=test_is_set)
     check_config(cfg)
+    if trains:
+        check_anchors(cfg)
     check_datasets(cfg, trains=trains)
