@@ -78,6 +78,22 @@ def test_augmented_scores_are_probabilities_already(load, folder):
     assert (prediction.labels == scores.argmax(0).numpy()).all()
 
 
+def test_sums_over_queries_become_shares(tmp_path):
+    class Sums(nn.Module):
+        def forward(self, batch):
+            sums = torch.tensor([[0.2, 0.0], [0.6, 0.0], [0.0, 0.0]])
+            return [{"sem_seg": sums[:, None]}]
+
+    predictor = Predictor(Sums(), "abc", np.zeros((3, 3), np.uint8), sums_masks=True)
+    prediction = predictor(np.zeros((1, 2, 3), np.uint8), with_confidence=True)
+    np.testing.assert_allclose(prediction.confidence, [[0.75, 0]], rtol=1e-6)
+    config = "configs/LongTailShapes/baseline_mask_classifier_R_18.yaml"
+    model = build_model(load_config(config, ["MODEL.DEVICE", "cpu"]))
+    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    words = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(tmp_path / "model.pth")]
+    assert Predictor.load(config, *words).sums_masks
+
+
 def test_the_training_branch_is_left_out_without_a_word(load, caplog):
     with caplog.at_level(logging.WARNING):
         predictor = load("MODEL.AUXILIARY_HEAD.IN_FEATURE", "p2", "MODEL.LOSS.NAME", "seesaw")

@@ -98,6 +98,8 @@ class Predictor:
         mapper: turns pixels or points into the input of the model. Predictions always have the size
             of the image or cloud. None: the model reads RGB images that are not resized.
         gives_probabilities: the model returns probabilities instead of logits.
+        sums_masks: the model classifies queries, and returns sums over their masks instead of
+            logits. The probability is then the share of a class in the sum over all classes.
         num_threads: number of threads that read ahead; 0 for none.
     """
 
@@ -109,6 +111,7 @@ class Predictor:
         *,
         mapper: SemanticSegmentationMapper | CloudMapper | None = None,
         gives_probabilities: bool = False,
+        sums_masks: bool = False,
         num_threads: int = 0,
     ) -> None:
         self.model = model
@@ -118,6 +121,7 @@ class Predictor:
             False, image_format="RGB", num_classes=len(class_names), ignore_label=255
         )
         self.gives_probabilities = gives_probabilities
+        self.sums_masks = sums_masks
         self.num_threads = num_threads
 
     @classmethod
@@ -140,6 +144,7 @@ class Predictor:
             colors,
             mapper=Trainer.build_test_mapper(cfg),
             gives_probabilities=cfg.TEST.AUG.ENABLED,
+            sums_masks=bool(cfg.MODEL.TAP.MATCHER),
             num_threads=cfg.DATALOADER.NUM_WORKERS,
         )
 
@@ -238,7 +243,9 @@ class Predictor:
         best, labels = scores.max(dim=0)
         confidence = None
         if with_confidence:
-            if not self.gives_probabilities:
+            if self.sums_masks:
+                best = best / scores.sum(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)
+            elif not self.gives_probabilities:
                 best = (best - scores.logsumexp(dim=0)).exp()
             confidence = best.float().cpu().numpy()
         dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
