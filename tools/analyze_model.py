@@ -84,7 +84,8 @@ def analyze(
     """Return one row of the table: the costs of a config for images of `size` (height, width).
 
     Raises:
-        InputError: the config is wrong, or its model is not a semantic segmentor.
+        InputError: the config is wrong, or its model is not a semantic segmentor, or cannot take
+            such images.
     """
     cfg = load_config(config_file, overrides)
     if cfg.INPUT.POINTS.VOXEL_SIZE:
@@ -99,9 +100,17 @@ def analyze(
             f"config {config_file}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is not "
             "a semantic segmentor, and this program only analyzes semantic segmentors"
         )
-    parameters, flops = inference_cost(model, size)
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    memory = (peak_memory if on_gpu else saved_memory)(model, samples(cfg, size, batch))
+    try:
+        parameters, flops = inference_cost(model, size)
+        memory = (peak_memory if on_gpu else saved_memory)(model, samples(cfg, size, batch))
+    # Such as a pooling window that is larger than the image, or one value for a batch norm.
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"config {config_file}: its model cannot take {batch} images of {size[0]} x {size[1]} "
+            f"({reason}): change --size or --batch"
+        ) from error
     what = "peak GPU memory" if on_gpu else "saved activations"
     return {
         "model": Path(config_file).stem,

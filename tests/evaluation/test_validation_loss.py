@@ -115,6 +115,8 @@ def test_seesaw_keeps_the_counts_of_the_training():
     assert measured(criterion) == pytest.approx(total / number, rel=1e-6)
     assert measured(criterion, pairs=images()[::-1]) == pytest.approx(total / number, rel=1e-6)
     assert torch.equal(criterion.pixels_seen, PIXELS) and criterion.training
+    with pytest.raises(InputError, match="lack the counts of the loss seesaw"):
+        measured(Seesaw(K, IGNORE))
 
 
 def test_hard_pixel_mining_takes_the_hardest_pixels_of_each_image():

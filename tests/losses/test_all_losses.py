@@ -96,6 +96,15 @@ def test_a_batch_without_valid_pixels_gives_zero(criterion):
     ).isnan()
 
 
+def test_the_value_without_a_gradient(criterion):
+    logits, labels = logits_and_labels()
+    expected = copy.deepcopy(criterion)(logits, labels, STRIDE)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = copy.deepcopy(criterion)(logits.detach().clone(), labels.clone(), STRIDE)
+        assert not found.requires_grad and torch.equal(found, expected.detach())
+
+
 def test_samples_are_an_image_with_one_row(criterion):
     logits, labels = torch.randn(30, K), torch.randint(K, (30,))
     labels[::4] = IGNORE

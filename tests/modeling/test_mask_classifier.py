@@ -153,6 +153,15 @@ def test_the_matching_has_the_smallest_cost():
     assert sum(cost(q, t) for q, t in pairs) == pytest.approx(best, rel=1e-5)
 
 
+def test_numbers_that_are_not_finite_are_matched_too():
+    """So the trainer sees the loss, and can name the iteration and the batch."""
+    outputs = {"pred_logits": torch.full((1, 4, K + 1), torch.nan)}
+    outputs["pred_masks"] = torch.full((1, 4, 6, 6), torch.inf)
+    target = {"labels": torch.tensor([0, 2]), "masks": torch.ones(2, 6, 6)}
+    ((queries, chosen),) = MaskMatcher()(outputs, [target | {"valid": torch.ones(6, 6)}])
+    assert len(queries) == 2 and sorted(chosen.tolist()) == [0, 1]
+
+
 def test_ignored_pixels_change_nothing():
     criterion = MaskCriterion(K, ignore_value=255, no_object_weight=0.1)
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sar.errors import InputError
+from sar.modeling import build
 from sar.regularizers.labels import match_labels
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -234,3 +235,5 @@ def test_deeplab_pools_over_images_of_any_size_where_asked(small_config, batch):
         window = small_config(name, "MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING", "False")
         with pytest.raises(ValueError, match="pool"):
             build_model(window).eval()(batch)
+        plain = small_config(name, "MODEL.META_ARCHITECTURE", "SemanticSegmentor")
+        assert build.build_model(plain).eval()(batch)[0]["sem_seg"].shape == (5, 50, 38)

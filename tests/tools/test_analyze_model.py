@@ -100,6 +100,10 @@ def test_saved_activations_are_counted_once(tool):
         (["configs/Folder/sar_sem_fpn_R_18.yaml"], "NUM_CLASSES is 0"),
         (["configs/LongTailShapes/sar_panoptic_fpn_R_18.yaml"], "not a semantic segmentor"),
         (["configs/LongTailRooms/baseline_sparse_unet.yaml"], "is for point clouds"),
+        (
+            ["configs/Cityscapes/baseline_deeplab_v3_plus_R_50.yaml", "--size", "64", "64"],
+            "its model cannot take 2 images of 64 x 64 (",
+        ),
     ],
 )
 def test_errors_are_one_line(tool, line, expected, capsys):

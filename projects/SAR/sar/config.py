@@ -385,7 +385,7 @@ def load_config(
         )
     values = list(zip(overrides[::2], overrides[1::2], strict=True))
     _set(cfg, defaults, values, "command line")
-    for key in _PATHS:
+    for key in (*_PATHS, "MODEL.SEMANTIC_ANCHOR.ANCHORS"):
         parent, _, last = key.rpartition(".")
         group = lookup(cfg, parent) if parent else cfg
         group[last] = _expanded(group[last])

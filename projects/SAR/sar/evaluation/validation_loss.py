@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sar.errors import InputError
 from sar.evaluation.geometry import sum_on_cpu
-from sar.losses import CrossEntropy, HardPixelMining, WeightedSum
+from sar.losses import CrossEntropy, HardPixelMining, Seesaw, WeightedSum
 from sar.modeling.head_loss import SegmentationLoss
 from sar.ops.over_processes import in_one_process
 
@@ -28,6 +28,9 @@ class ValidationLoss:
     Args:
         loss: of the model, see `loss_of`. It is copied as it is now.
         ignore_label: the label of pixels that do not count.
+
+    Raises:
+        InputError: the loss is seesaw, and has seen no pixel.
     """
 
     def __init__(self, loss: SegmentationLoss, ignore_label: int):
@@ -35,6 +38,12 @@ class ValidationLoss:
         for module in criterion.modules():
             if isinstance(module, CrossEntropy):
                 module.fused = False  # there is nothing to upsample
+            if isinstance(module, Seesaw) and not module.pixels_seen.any():
+                raise InputError(
+                    "TEST.LOSS: these weights lack the counts of the loss seesaw, which "
+                    "model_inference.pth leaves out: evaluate model_final.pth, or set TEST.LOSS "
+                    "False"
+                )
         is_sum = isinstance(criterion, WeightedSum)
         self._criteria = list(criterion.criteria.values()) if is_sum else [criterion]
         factors = list(criterion.factors.values()) if is_sum else [1.0]

@@ -61,7 +61,7 @@ class CrossEntropy(nn.Module):
             upsample(logits, stride, targets),
             # If all weights are 0, F.cross_entropy has a gradient of 0 / 0.
             targets.where(weights > 0, self.ignore_value),
-            self.weights,
+            None if self.weights is None else self.weights.to(logits.dtype),
             ignore_index=self.ignore_value,
         )
         return mean_over_processes(mean, weights.sum())

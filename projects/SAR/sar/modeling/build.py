@@ -5,7 +5,7 @@ from torch import nn
 from sar.config import building
 from sar.errors import InputError, dimensions
 from sar.modeling.heads.base import select_features
-from sar.modeling.segmentor import add_branch
+from sar.modeling.segmentor import add_branch, with_global_pooling
 
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone, build_backbone
@@ -29,7 +29,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
         raise InputError("MODEL.SEM_SEG_HEAD.NUM_CLASSES is 0: add it and the number to the line")
     with building(cfg, "model", "MODEL", **_PARTS):
         try:
-            model = build_detectron2_model(cfg)
+            model = build_detectron2_model(with_global_pooling(cfg))
         except Exception:  # a head without features fails before it could name the key
             _check_features(cfg, build_backbone(cfg))
             raise

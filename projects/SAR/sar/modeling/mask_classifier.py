@@ -257,6 +257,8 @@ class MaskMatcher(nn.Module):
             cost = -logits.float().softmax(-1)[:, target["labels"]]  # (Q, T)
             for t, mask in enumerate(target["masks"]):
                 cost[:, t] += sum(mask_losses(masks, mask.expand_as(masks), target["valid"]))
+            # SciPy takes no NaN. The losses stay NaN, and the trainer reports them.
+            cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
             queries, chosen = linear_sum_assignment(cost.cpu().numpy())
             indices.append((torch.as_tensor(queries), torch.as_tensor(chosen)))
         return [(q.to(masks.device), t.to(masks.device)) for q, t in indices]

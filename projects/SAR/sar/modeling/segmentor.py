@@ -84,7 +84,7 @@ class RegularizedSemanticSegmentor(SemanticSegmentor):
     """detectron2's SemanticSegmentor with a training-only branch."""
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(_with_global_pooling(cfg))
+        super().__init__(with_global_pooling(cfg))
         add_branch(cfg, self)
 
 
@@ -93,11 +93,11 @@ class RegularizedPanopticFPN(PanopticFPN):
     """detectron2's PanopticFPN with a training-only branch on its semantic head."""
 
     def __init__(self, cfg: CfgNode):
-        super().__init__(_with_global_pooling(cfg))
+        super().__init__(with_global_pooling(cfg))
         add_branch(cfg, self)
 
 
-def _with_global_pooling(cfg: CfgNode) -> CfgNode:
+def with_global_pooling(cfg: CfgNode) -> CfgNode:
     """Return a config in which DeepLab's heads pool over the image, if ASPP_GLOBAL_POOLING is set.
 
     These heads pool over windows of the crop's size if INPUT.CROP.ENABLED.
