@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sar.data.grey_range import GreyRange
 from sar.data.image_files import read_image, read_image_size, read_stored_image
@@ -143,6 +143,20 @@ def test_exif_orientation(tmp_path, rgb, suffix, orientation):
     path = with_orientation(tmp_path / f"image{suffix}", rgb, orientation)
     assert exif_orientation(path) == orientation
     assert exif_orientation(save(tmp_path / f"plain{suffix}", rgb)) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_in_the_xmp_of_a_png(tmp_path, rgb, orientation):
+    """Photo editors write it there. Header and pixels must agree."""
+    xmp = f'<x tiff:Orientation="{orientation}"/>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp)
+    path = tmp_path / "image.png"
+    Image.fromarray(rgb).save(path, pnginfo=info)
+    assert exif_orientation(path) == orientation
+    expected = read_image(with_orientation(tmp_path / "exif.png", rgb, orientation))
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert read_image_size(path) == expected.shape[:2]
 
 
 def test_16_bit_colours_lack_their_low_bits(tmp_path):

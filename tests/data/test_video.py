@@ -68,6 +68,19 @@ def test_an_animated_gif_is_a_video(tmp_path):
         assert np.abs(frame.pixels - np.asarray(picture).astype(int)).max() < 8
 
 
+@pytest.mark.parametrize("frame_rate", [0.5, 0.9])
+def test_a_slow_video_is_complete(tmp_path, frame_rate):
+    write(tmp_path / "a.mp4", [corners()] * 6, frame_rate)
+    assert len(list(read_video(tmp_path / "a.mp4"))) == 6
+
+
+def test_a_gif_that_holds_its_last_picture_is_complete(tmp_path):
+    pictures = [corners().rotate(90 * i) for i in range(3)]
+    path = tmp_path / "a.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100, 100, 3000])
+    assert len(list(read_video(path))) >= 3
+
+
 @pytest.mark.parametrize("damage", ["cut off", "overwritten"])
 def test_damage_is_told_after_what_comes_before(tmp_path, damage):
     path = tmp_path / "a.avi"

@@ -191,6 +191,23 @@ def test_errors_name_the_file_the_task_and_the_region(tmp_path, change, message)
     assert "project.json, task 1 (id 5)" in str(error.value)
 
 
+def test_a_rotated_image_is_left_out_with_skip_errors(tmp_path):
+    found = scenes(3)
+    tasks = [task(scene, polygon) for scene in found]
+    tasks[1]["annotations"][0]["result"][0]["image_rotation"] = 90
+    root = export(tmp_path / "studio", found)
+    write_json(root / "project.json", tasks)
+    imported = run(root, tmp_path / "mine", shares=[1], skip_errors=True)
+    assert set(imported) == {"train/a0", "train/a2"}
+
+
+def test_the_name_of_an_image_is_no_split(tmp_path):
+    found = [new_scene(name) for name in ("street_1", "test_shot", "train_2")]
+    root = export(tmp_path / "studio", found, url="/data/upload/3/1a2b3c4d-{}.jpg")
+    assert len(run(root, tmp_path / "mine", shares=[1])) == 3
+    assert not list((tmp_path / "mine" / "images").glob("test/*"))
+
+
 def test_a_task_without_an_image(tmp_path):
     root = export(tmp_path / "studio", scenes(1), data={"text": "a0"})
     with pytest.raises(InputError, match=r"task 1 \(id 5\): its data names no image file"):

@@ -402,6 +402,18 @@ def test_images_and_masks_without_partner_are_reported(tmp_path, capsys):
         run(root, tmp_path / "other")
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_masks_of_a_lossy_format_are_named(tmp_path, given):
+    root = tmp_path / "masks"
+    for scene in full_scenes(2):
+        save(root / f"images/{scene.name}.jpg", scene.image)
+        save(root / f"masks/{scene.name}.jpg", as_rgb(scene))
+    (root / "classes.txt").write_text(CLASSES)
+    options = Options(images=root / "images", labels=root / "masks") if given else Options()
+    with pytest.raises(InputError, match="2 masks, such as .*a0.jpg, are in a format that can"):
+        run(root, tmp_path / "mine", options=options)
+
+
 def test_lossy_masks_and_damaged_files(tmp_path):
     found = full_scenes(3)
     root = export(tmp_path / "masks", found, as_rgb)

@@ -2,7 +2,16 @@ import cv2
 import numpy as np
 import pytest
 
-from sar.data.importers.shapes import Shape, Style, box, draw_shapes, polygon, polygons, runs
+from sar.data.importers.shapes import (
+    Patch,
+    Shape,
+    Style,
+    box,
+    draw_shapes,
+    polygon,
+    polygons,
+    runs,
+)
 from sar.data.importers.source import IGNORED, UNLABELLED
 
 SIZE = 40, 60
@@ -133,3 +142,20 @@ def test_runs(order):
     for wrong in ([-1, 64], [1.5, 61.5], [[1], [62]], []):
         with pytest.raises(ValueError, match="whole numbers"):
             runs(wrong, mask.shape, order)
+
+
+@pytest.mark.parametrize("small_on_top", [False, True])
+def test_masks_as_large_as_the_image(small_on_top):
+    """They are cut to their shapes, so that many of them fit into memory."""
+    places = [(slice(3, 30), slice(5, 50)), (slice(10, 20), slice(0, 60)), (slice(12, 14), 7)]
+
+    def whole(place):
+        mask = np.zeros(SIZE, bool)
+        mask[place] = True
+        return lambda size, outline: Patch(0, 0, mask)
+
+    found = draw(*map(whole, places), style=Style(small_on_top=small_on_top, outline=False))
+    expected = np.full(SIZE, UNLABELLED)
+    for index, place in enumerate(places):
+        expected[place] = index
+    np.testing.assert_array_equal(found.classes, expected)

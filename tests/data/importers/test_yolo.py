@@ -173,6 +173,21 @@ def test_splits_that_are_nowhere_are_named(tmp_path, capsys):
     assert "data.yaml names splits, but none of its folders" in capsys.readouterr().out
 
 
+def test_a_folder_of_two_splits_is_of_none(tmp_path, capsys):
+    export(tmp_path / "yolo", scenes(10), "images", "labels", "train: images\nval: images\n")
+    import_dataset(Request(tmp_path / "yolo", tmp_path / "mine"))
+    assert "data.yaml names images for several splits" in capsys.readouterr().out
+    found = [key.split("/")[0] for key in labels(tmp_path / "mine")]
+    assert (found.count("train"), found.count("val")) == (8, 2)
+
+
+def test_classes_need_a_name(tmp_path):
+    root = export(tmp_path / "yolo", scenes())
+    (root / "data.yaml").write_text("names: [gravel, kerb, '']\n")
+    with pytest.raises(InputError, match="A class .number 2. has no name"):
+        run(root, tmp_path / "mine")
+
+
 def test_a_picture_without_a_text_file_is_not_of_the_data_set(tmp_path, capsys):
     root = export(tmp_path / "yolo", scenes())
     save(root / "preview.png", new_scene("b").image)

@@ -6,7 +6,7 @@
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -73,7 +73,7 @@ def opened(path: str | os.PathLike, what: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise InputError(
             f"The {what} {path} has more pixels than are decoded ({error}): set INPUT.MAX_PIXELS "
-            "to their number if you trust the file, or cut it into tiles."
+            "(or --max-pixels) to their number if you trust the file, or cut it into tiles."
         ) from error
     # A damaged file can make a decoder raise nearly any error: OSError, SyntaxError, struct.error.
     except Exception as error:
@@ -116,10 +116,12 @@ def exif_orientation(path: str | os.PathLike) -> int:
 
 def header_orientation(image: Image.Image) -> int | None:
     """Return the same as `orientation`, but never decode the pixels."""
-    # A PNG may have EXIF data after its pixels, and Pillow would decode the image to find them.
-    if image.format == "PNG" and "exif" not in image.info:
-        return None
-    return orientation(image)
+    if image.format != "PNG":
+        return orientation(image)
+    # A PNG may have EXIF data after its pixels, and its own getexif decodes the image to find them.
+    with suppress(Exception):  # as in `orientation`
+        return Image.Image.getexif(image).get(_EXIF_ORIENTATION)
+    return None
 
 
 def orientation(image: Image.Image) -> int | None:

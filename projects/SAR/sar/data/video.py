@@ -136,8 +136,10 @@ def _decode(path: str | os.PathLike) -> Iterator[Frame]:
             number += 1
             end = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             yield Frame(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), f"{path}, frame {number}")
-    duration = (header.num_frames or 0) / header.frame_rate
-    if end + _MISSING_SECONDS < duration or not number:
+    # `end` is the time at which the last frame starts.
+    shown, duration = 1 / header.frame_rate, (header.num_frames or 0) / header.frame_rate
+    is_short = number < (header.num_frames or 0) and end + shown + _MISSING_SECONDS < duration
+    if is_short or not number:
         raise InputError(
             f"Video {path} ends after frame {number}, at {end:.1f} of {duration:.1f} seconds: "
             "it is cut off or damaged; copy it again from its source"

@@ -100,6 +100,10 @@ def map_classes(
             if _clean(source.classes[index].name) not in wanted:
                 new_names[index] = None
 
+    if "" in new_names:
+        nameless = source.classes[new_names.index("")]
+        number = "" if nameless.id is None else f" (number {nameless.id})"
+        raise InputError(f"A class{number} has no name: give it one in the annotation tool.")
     names: list[str] = []
     if has_unlabelled and background == "class" and BACKGROUND not in new_names:
         names.append(BACKGROUND)

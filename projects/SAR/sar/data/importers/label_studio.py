@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from sar.data.importers import shapes as regions
-from sar.data.importers.names import plain_name, split_of
+from sar.data.importers.names import plain_name, split_of, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import IGNORED, Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, read_json
@@ -83,8 +83,10 @@ def read(tree: Tree, options: Options) -> Source:
         relative = image_tree.relative(image)
         shapes = [region.as_shape(index_of) for region in results if region.is_shape]
         sizes = {region.size for region in results if region.size}
-        draw = partial(_draw, place, sizes, shapes, Style.of(options))
-        split = split_of(tree.relative(path)) or split_of(relative)
+        problem = next((region.problem for region in results if region.problem), None)
+        draw = partial(_draw, place, problem, sizes, shapes, Style.of(options))
+        # The name of an image may have any meaning, such as the first photo of a street.
+        split = split_of(tree.relative(path)) or split_of_folders(relative)
         items.append(Item(image, plain_name(relative), split, draw))
     notes = []
     if missing:
@@ -113,7 +115,7 @@ def decode_brush(rle: Sequence[int], num_values: int) -> np.ndarray:
         num_values: the expected number of values.
 
     Returns:
-        (num_values,) int64.
+        (num_values,) unsigned integers.
 
     Raises:
         ValueError: the bytes end early, or hold another number of values.
@@ -134,7 +136,7 @@ def decode_brush(rle: Sequence[int], num_values: int) -> np.ndarray:
         raise ValueError(f"The brush has {found} values, but its image needs {num_values}.")
     word = take(5) + 1
     sizes = [take(4) + 1 for _ in range(4)]
-    values = np.zeros(num_values, np.int64)
+    values = np.zeros(num_values, np.min_scalar_type((1 << word) - 1))
     start = 0
     while start < num_values:
         is_run = take(1)
@@ -153,11 +155,23 @@ class _Region:
         label: the class; None for a region without a label.
         size: the (H, W) of the image, or None.
         is_shape: the entry describes a region, not a choice or a text of the whole image.
+        problem: why the image cannot be labelled, or None.
     """
+
+    label: str | None = None
+    size: tuple[int, int] | None = None
+    is_shape = False
+    problem: InputError | None = None
 
     def __init__(self, entry: dict, place: str) -> None:
         self._value, self._type = entry["value"], entry.get("type")
         self._place = f"region {entry.get('id')}"
+        try:
+            self._read(entry, place)
+        except InputError as error:
+            self.problem = error
+
+    def _read(self, entry: dict, place: str) -> None:
         if not isinstance(self._value, dict) or not isinstance(self._type, str):
             raise InputError(f"{place}, {self._place}: its value or type is damaged: export again.")
         labels = next((self._value[key] for key in _LABEL_KEYS if key in self._value), [])
@@ -168,12 +182,12 @@ class _Region:
                 f"{place}, {self._place}: it has the labels {listed(labels)}; a pixel can have one "
                 "class only. Remove the others."
             )
-        self.label = str(labels[0]) if labels else None
         if entry.get("image_rotation"):
             raise InputError(
                 f"{place}: the image is rotated by {entry['image_rotation']} degrees in Label "
                 "Studio. Rotate the image file, and annotate it again."
             )
+        self.label = str(labels[0]) if labels else None
         size = entry.get("original_height"), entry.get("original_width")
         self.size = size if all(isinstance(side, int) and side > 0 for side in size) else None
         # A region without label comes with a second entry of the same id and type "labels".
@@ -191,11 +205,14 @@ class _Region:
 
 def _draw(
     place: str,
+    problem: InputError | None,
     sizes: set[tuple[int, int]],
     shapes: Sequence[Shape],
     style: Style,
     image_size: tuple[int, int],
 ) -> Drawing:
+    if problem is not None:
+        raise problem
     if len(sizes) > 1:
         raise InputError(f"{place}: the regions name images of different sizes: export it again.")
     size = next(iter(sizes), image_size)

@@ -32,6 +32,7 @@ _LABEL_ENDS = re.compile(
     r"[-_. ]((?:gtFine|gtCoarse)_(?:labelIds|labelTrainIds|color|instanceIds)"
     r"|labelIds|labelTrainIds|masks?|labels?|gt|seg|annot|L)$"
 )
+_LOSSY = (".jpg", ".jpeg", ".webp", ".gif")
 # Cityscapes has these next to the ids. Its instances are not classes.
 _SECONDARY_ENDS = re.compile(r"_(color|instanceIds)$")
 
@@ -40,6 +41,7 @@ def recognize(tree: Tree) -> str | None:
     """Return why the files may be images with masks, or None."""
     labels = [path for path in tree.with_suffix(*LABEL_SUFFIXES) if _is_label(tree.relative(path))]
     images = [path for path in _images(tree) if not _is_label(tree.relative(path))]
+    labels = labels or _masks_of_wrong_format(tree)  # refused by `read`
     if labels and images:
         return f"{len(images)} images and {len(labels)} masks, such as {labels[0]}"
     return None
@@ -54,6 +56,11 @@ def read(tree: Tree, options: Options) -> Source:
     images, masks = _find(tree, options)
     notes = describe_unpaired({key: path for key, (path, _) in images.items()}, masks)
     keys = sorted(images.keys() & masks.keys())
+    if not masks and (wrong := _masks_of_wrong_format(tree, options.labels)):
+        raise InputError(
+            f"{len(wrong)} masks, such as {wrong[0]}, are in a format that can change their "
+            "colours: export them again as PNG or TIFF."
+        )
     if not keys:
         example = listed([path.name for path, _ in images.values()], 2)
         raise InputError(
@@ -107,6 +114,12 @@ def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], d
             keys = _key(relative), _key(relative, _IMAGE_ENDS), _key(relative, ends, _IMAGE_ENDS)
             found[next((key for key in keys if key in images), keys[-1])].append(path)
     return images, {key: _choose(paths) for key, paths in found.items()}
+
+
+def _masks_of_wrong_format(tree: Tree, folder: str | None = None) -> list[Path]:
+    if folder:  # of masks only
+        return Tree(folder).with_suffix(*_LOSSY)
+    return [path for path in tree.with_suffix(*_LOSSY) if _is_label(tree.relative(path))]
 
 
 def _images(tree: Tree) -> list[Path]:

@@ -128,12 +128,13 @@ def draw_shapes(
             ) from error
         if patch.is_traced is not None:
             drawing.traced[patch.is_traced] += 1
-        if patch.mask.any():
-            patches.append((shape, patch))
+        if patch.mask.any() and style.small_on_top:
+            patches.append((shape, _cropped(patch)))
+        elif patch.mask.any():
+            _paint(drawing, shape.class_index, patch)
         else:
             drawing.left_out[f"{shape.kind} that covers no pixel centre", shape.class_name] += 1
-    if style.small_on_top:
-        patches.sort(key=lambda item: -np.count_nonzero(item[1].mask))
+    patches.sort(key=lambda item: -np.count_nonzero(item[1].mask))
     for shape, patch in patches:
         _paint(drawing, shape.class_index, patch)
     return drawing
@@ -290,6 +291,14 @@ def _clipped(patch: Patch, size: tuple[int, int]) -> Patch:
     rows = slice(top - patch.top, bottom - patch.top)
     columns = slice(left - patch.left, right - patch.left)
     return Patch(top, left, patch.mask[rows, columns], patch.is_traced)
+
+
+def _cropped(patch: Patch) -> Patch:
+    """Return a copy without the empty rows and columns around the shape, to save memory."""
+    rows, columns = (np.flatnonzero(patch.mask.any(axis)) for axis in (1, 0))
+    top, left = rows[0], columns[0]
+    mask = patch.mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+    return Patch(patch.top + top, patch.left + left, mask, patch.is_traced)
 
 
 def _view(array: np.ndarray, patch: Patch) -> np.ndarray:

@@ -75,7 +75,12 @@ def read(tree: Tree, options: Options) -> Source:
             "the images with --images."
         )
     notes = []
-    if splits.are_named and not any(item.split for item in items):
+    if splits.shared:
+        notes.append(
+            f"{class_file} names {listed(splits.shared, 3)} for several splits, so it does not "
+            "say which images are for validation."
+        )
+    elif splits.are_named and not any(item.split for item in items):
         notes.append(
             f"{class_file} names splits, but none of its folders or files of lists is below "
             f"{image_tree.root}: give the folder that holds them, if they are to count."
@@ -145,10 +150,12 @@ class _Splits:
 
     Attributes:
         are_named: data.yaml names a folder or a list of images.
+        shared: folders that several splits name, so that they name none.
     """
 
     def __init__(self, folder: Path, settings: dict) -> None:
         self._folders: dict[PurePosixPath, str] = {}
+        self.shared: list[str] = []
         # By each end of the path of an image; None if images of several splits share the end.
         self._files: dict[str, str | None] = {}
         self.are_named = False
@@ -160,12 +167,17 @@ class _Splits:
                 self.are_named = True
                 if not entry.endswith(".txt"):
                     if (folder_of_images := _tail(entry)) != ".":
-                        self._folders[PurePosixPath(folder_of_images)] = split
+                        path = PurePosixPath(folder_of_images)
+                        if self._folders.setdefault(path, split) != split:
+                            self.shared.append(str(path))
                     continue
                 for path in (folder / str(settings.get("path", "")) / entry, folder / entry):
                     if path.is_file():
                         self._add_list(path, split)
                         break
+
+        for shared in self.shared:
+            self._folders.pop(PurePosixPath(shared), None)
 
     def _add_list(self, path: Path, split: str) -> None:
         for line in filter(str.strip, read_text(path).splitlines()):
