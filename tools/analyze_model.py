@@ -104,6 +104,8 @@ def analyze(
     try:
         parameters, flops = inference_cost(model, size)
         memory = (peak_memory if on_gpu else saved_memory)(model, samples(cfg, size, batch))
+    except InputError:
+        raise
     # Such as a pooling window that is larger than the image, or one value for a batch norm.
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -15,7 +15,7 @@ For each split, the program prints:
     their range
 
 If a training set has no problem, advice follows: how long its tail is, which classes are rare,
-whether repeated images or class weights can help, which sizes keep small objects (for clouds:
+whether repeated images or another loss can help, which sizes keep small objects (for clouds:
 whether voxels mix classes), and the commands to train. The advice is about --config-file. With
 --time, some steps of this training are measured, which takes a minute or two.
 

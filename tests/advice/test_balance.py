@@ -144,6 +144,16 @@ def test_recipe_of_a_pretrained_model(pretrained):
     assert advice(BOTH, *pretrained)["recipe"].recipe == REPEAT
 
 
+def test_models_that_cannot_take_the_loss():
+    pretrained = ["MODEL.WEIGHTS", "weights.pth"]
+    weighted = ["MODEL.SEM_SEG_HEAD.NAME", "PanopticDeepLabSemSegHead"]
+    assert advice(BY_PIXEL, *pretrained, *weighted)["recipe"].recipe == WEIGHTS
+    queries = [*pretrained, "MODEL.TAP.MATCHER", "criterion.matcher"]
+    recipe = advice(BY_PIXEL, *queries)["recipe"]
+    assert recipe.recipe == {} and "a criterion of its own" in recipe.text
+    assert advice(BOTH, *queries)["recipe"].recipe == REPEAT
+
+
 def test_the_recipe_says_which_metric_shows_the_rare_classes():
     assert "compare mIoU@r_pixel." in advice(BY_PIXEL)["recipe"].text
     assert "compare mIoU@r." in advice(BOTH)["recipe"].text

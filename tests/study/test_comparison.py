@@ -172,6 +172,8 @@ def test_what_cannot_be_compared_is_refused_before_it_trains(folder, tmp_path):
     plan(folder, "MODEL.LOSS.CLASS_WEIGHTS", "median_frequency", "MODEL.LOSS.NAME", "cross_entropy")
     assert "MODEL.DEVICE cuda:1 cannot be set" in message(folder, "MODEL.DEVICE", "cuda:1")
     plan(folder, "MODEL.DEVICE", "cpu")
+    crop = {"INPUT.CROP.SIZE": [64, 64]}  # the same in other words
+    plan(folder, "INPUT.CROP.SIZE", "64,64", methods=METHODS | {"crop": crop})
     found = message(folder, methods=METHODS | {"odd": {"MODEL.DEVICE": "cpu"}})
     assert "the method odd sets MODEL.DEVICE" in found
     for kind in ("images", "labels"):

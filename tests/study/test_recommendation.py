@@ -65,6 +65,10 @@ def test_a_clearly_better_method_comes_before_a_higher_mean():
     # The other trainings of B failed.
     found = text(A=[1.0, 1.1, 0.9], B=[3.0])
     assert found.startswith("Use **A**: +1.00 [") and "Certainty: high" in found
+    found = text(A=[-1.0, -1.2, -0.8], B=[3.0, 5.0])
+    assert found.startswith("Keep **plain**: no method with 3 seeds or more has a higher mean")
+    # With two seeds, nothing is clear.
+    assert text(A=[1.0, 1.01], B=[3.0, 5.0]).startswith("**B** has the highest mean: +4.00")
 
 
 def test_a_winner_among_many_is_less_certain():
@@ -87,7 +91,9 @@ def test_an_unclear_winner_is_not_recommended():
 
 def test_nothing_is_better_than_plain():
     found = text(A=[-2.0, -2.1, -2.2], B=[-4.0, -4.0, -4.1])
-    assert found.startswith("Keep **plain**: no method has a higher mean mIoU (3 seeds)")
+    assert found.startswith(
+        "Keep **plain**: no method with 3 seeds or more has a higher mean mIoU (3 seeds)"
+    )
     assert "The closest is A: -2.10" in found and "is below zero" in found
     assert "contains zero" in text(A=[-2.0, 1.0, 0.0])
 

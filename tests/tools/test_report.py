@@ -72,7 +72,7 @@ def test_two_runs_their_models_and_what_is_missing(tool, make_run, folder, tmp_p
     for title in ("Looking at plain\\x1b", "Arranging the embeddings", "Comparing the predictions"):
         assert f"{title}: 100%" in streams.err
     assert "4/4" in streams.err and "\x1b" not in streams.err
-    assert f"2 runs on folder_roads_val_val in {page}" in streams.out
+    assert f"2 runs on folder_mine_val in {page}" in streams.out
     content = content_of(page)
     plain, ours = content["views"]
     assert [plain["name"], ours["name"]] == ["plain\x1b", "SAR"]

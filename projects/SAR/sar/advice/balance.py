@@ -155,6 +155,13 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
     repeats = bool(by_image.rare)
     needs_loss = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
+    if needs_loss and cfg.MODEL.TAP.MATCHER:  # a model that classifies queries
+        needs_loss = False
+        if not repeats:
+            text = (
+                "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
+            )
+            return Advice("recipe", text)
     if not (repeats or needs_loss):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
         return Advice("recipe", text)
@@ -188,7 +195,8 @@ def _loss_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> d
 
     For images and a pretrained model, this is Lovász-softmax next to the cross-entropy, else class
     weights that do not differ too much. Weights of the user's own, and losses that treat rare
-    classes in another way, stay.
+    classes in another way, stay. The head of Panoptic-DeepLab weights its pixels, so it cannot take
+    Lovász-softmax.
     """
     present, terms = cfg.MODEL.LOSS.CLASS_WEIGHTS, loss_terms(cfg)
     if cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS:
@@ -198,18 +206,17 @@ def _loss_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> d
         return {} if fitting == present else {_WEIGHTS_KEY: fitting}
     if not is_needed or "lovasz" in terms or terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
         return {}
-    if (
-        _is_pretrained(cfg)
-        and units_of_config(cfg) is not CLOUDS
-        and terms.keys() <= {WEIGHTED_LOSSES[0]}
-    ):
+    if _can_use_lovasz(cfg) and terms.keys() <= {"cross_entropy"}:
         return dict(LOVASZ)
     name = {} if terms else {"MODEL.LOSS.NAME": WEIGHTED_LOSSES[0]}
     return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
 
 
-def _is_pretrained(cfg: CfgNode) -> bool:
-    return bool(cfg.MODEL.WEIGHTS or cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.CHECKPOINT)
+def _can_use_lovasz(cfg: CfgNode) -> bool:
+    model = cfg.MODEL
+    is_pretrained = bool(model.WEIGHTS or model.TIMM.PRETRAINED or model.TIMM.CHECKPOINT)
+    weights_pixels = model.SEM_SEG_HEAD.NAME.startswith("PanopticDeepLab")
+    return is_pretrained and not weights_pixels and units_of_config(cfg) is not CLOUDS
 
 
 def _length(tail: Tail) -> str:

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from sar import cli
 from sar.advice.item import format_command
-from sar.study.comparison import INSTEAD
+from sar.config_file import locate
+from sar.study.comparison import INSTEAD, read_methods
 from sar.study.matrix import ITERATIONS
 
 from detectron2.data import DatasetCatalog
+
+_METHODS = "configs/compare.yaml"  # what tools/compare.py trains by default
 
 
 def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
@@ -30,11 +33,16 @@ def training_command(config_file: str, keys: dict[str, str], imports: Sequence[s
 def comparing_command(
     folder: str, config_file: str, keys: dict[str, str], imports: Sequence[str] = ()
 ) -> str:
-    """Return a command of tools/compare.py, with options instead of the keys that it refuses."""
+    """Return a command of tools/compare.py, with options instead of the keys that it refuses.
+
+    Keys that a method sets are left out: each method has its own value.
+    """
     options = {"--folder": folder, "--config-file": config_file}
     if ITERATIONS in keys:
         options["--iterations"] = keys[ITERATIONS]
-    others = {key: value for key, value in keys.items() if key not in INSTEAD}
+    of_methods = {key for settings in read_methods(locate(_METHODS)).values() for key in settings}
+    refused = {*INSTEAD, *of_methods, "MODEL.DEVICE"}
+    others = {key: value for key, value in keys.items() if key not in refused}
     call = cli.call_of("tools/compare.py") + _import_options(imports)
     return format_command(call, options | others)
 

@@ -76,8 +76,9 @@ def compare(
     if _have_other_groups(evaluations):
         incomparable |= _MEANS_BY_FREQUENCY
         settings["notes"].append(
-            "The runs have other frequent, common and rare classes, because the counts of their "
-            "training images differ. So the differences of mIoU@f, mIoU@c and mIoU@r are left out."
+            "The runs differ in which classes are frequent, common or rare, because the counts of "
+            "their training sets differ. So the differences of mIoU@f, mIoU@c and mIoU@r, also by "
+            "pixel, are left out."
         )
     views, images = {}, None
     for run in first_runs if len(methods) > 1 else runs:
@@ -158,10 +159,14 @@ def _common_ground(runs: Sequence[Run], wanted: str) -> tuple[str, list[str]]:
     shared = [name for name in shared if not wanted or name == wanted]
     if not shared:
         found = "; ".join(f"{run.folder}: {', '.join(run.evaluations)}" for run in runs)
-        on = f'on "{wanted}"' if wanted else "on the same data set"
+        if wanted:
+            raise InputError(
+                f'not all runs were evaluated on the data set "{wanted}" ({found}): give another '
+                "--dataset, or evaluate them on it with train_net.py --eval-only"
+            )
         raise InputError(
-            f"the runs were not evaluated {on} ({found}): choose runs of one data set, or evaluate "
-            "them on one with train_net.py --eval-only"
+            f"the runs were not evaluated on the same data set ({found}): choose runs of one data "
+            "set, or evaluate them on one with train_net.py --eval-only"
         )
     order = runs[0].test_sets(shared[0])
     dataset = next(filter(shared.__contains__, order), shared[0])

@@ -38,6 +38,19 @@ _MAX_POINTS = 400
 # Scalars of metrics.json that say nothing about the progress of the training.
 _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
 
+# Prefixes of the keys that decide what an evaluation measures.
+_OF_EVALUATION = (
+    "TEST.MODE",
+    "TEST.AUG",
+    "TEST.CROP",
+    "TEST.OBJECT",
+    "TEST.BOUNDARY_IOU",
+    "TEST.LOSS",
+    "TEST.GEOMETRY",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+)
+
 # Checkpoints whose evaluations with --eval-only are in inference/NAME/DATA_SET.
 _EVALUATED = ("model_best", "model_final")
 
@@ -269,16 +282,19 @@ def _passed_over(path: Path, used: dict[str, dict]) -> str:
         content = _read_evaluation(path)
     except InputError:
         return ""
-    settings = []
-    for config in (content.get("config"), used[dataset].get("config")):
-        config = config if isinstance(config, dict) else {}
-        settings.append({key: config[key] for key in config if key.startswith("TEST.")})
-    if settings[0] == settings[1]:
+    configs = content.get("config"), used[dataset].get("config")
+    if not all(isinstance(config, dict) for config in configs):
+        return ""
+    own, other = (
+        {key: config[key] for key in config if key.startswith(_OF_EVALUATION)} for config in configs
+    )
+    if own == other:
         return ""
     return (
-        f"{path} is not used, although it has other settings of TEST. The page shows the first of "
-        f"these that a run has: the evaluation during the training ({INFERENCE}/{dataset}), of "
-        "model_best.pth, of model_final.pth. To show another one, move the earlier ones away."
+        f"{path} is not used, although its settings of the evaluation differ. The page shows the "
+        f"first of these that a run has: the evaluation during the training, in {INFERENCE}/"
+        f"{dataset}; of model_best.pth; of model_final.pth. To show another one, move the earlier "
+        "ones away."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from sar.checkpoints.checkpointer import Checkpointer
-from sar.config import flattened, load_config
+from sar.config import flattened, load_config, lookup
 from sar.config_file import BASE_KEY, locate, read_config_file
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset
@@ -109,7 +109,7 @@ def plan_comparison(
     words = [*(["DATASETS.FOLDER", folder] if folder else []), *overrides]
     reference, *others = methods
     cfg = load_config(config, [*words, *_words(methods[reference])])
-    _check_overrides(methods, dict(zip(overrides[::2], overrides[1::2], strict=True)))
+    _check_overrides(config, methods, words)
     if cfg.MODEL.REGULARIZERS and not methods[reference]:
         raise InputError(
             f"{config} has MODEL.REGULARIZERS {listed(cfg.MODEL.REGULARIZERS)}, but the config of "
@@ -155,8 +155,9 @@ def plan_comparison(
     )
 
 
-def _check_overrides(methods: Mapping[str, Settings], overrides: Mapping[str, str]) -> None:
+def _check_overrides(config: str, methods: Mapping[str, Settings], words: Sequence[str]) -> None:
     """Raise InputError for a key that methods and the command line set to different values."""
+    overrides = dict(zip(words[::2], words[1::2], strict=True))
     for name, settings in methods.items():
         if _DEVICE in settings:
             raise InputError(
@@ -164,11 +165,12 @@ def _check_overrides(methods: Mapping[str, Settings], overrides: Mapping[str, st
                 "the end of the command line"
             )
         for key in settings.keys() & overrides.keys():
-            if str(settings[key]) != overrides[key]:
+            own = load_config(config, [*words, key, str(settings[key])])
+            if lookup(own, key) != lookup(load_config(config, words), key):
                 raise InputError(
                     f"{key} is {overrides[key]} at the end of the command line, for all methods, "
-                    f"but {settings[key]} in the method {name}: change it in a copy of the file "
-                    "of the methods, and give the copy with --methods"
+                    f"but {settings[key]} in the method {name}: set it in the method, in a copy of "
+                    "the file of methods that --methods gives"
                 )
     if (device := overrides.get(_DEVICE, "cuda")) not in ("cuda", "cpu"):
         raise InputError(

@@ -48,8 +48,8 @@ class Verdict:
 def judge(scores: Scores, reference: str) -> Verdict | None:
     """Return the best method against the reference; None if none shares a seed with it.
 
-    A method with enough seeds comes before one without, and a method that is clearly better than
-    the reference before one that is not. Among equals, the highest mean decides.
+    A method with LEAST_SEEDS comes before one without. Of these, a method that is clearly better
+    than the reference comes before one that is not. Otherwise, the highest mean decides.
 
     Args:
         scores: higher is better.
@@ -70,14 +70,9 @@ def judge(scores: Scores, reference: str) -> Verdict | None:
         )
         for name, (values, references) in pairs.items()
     ]
+    order = ("none", "low", "medium", "high")
     return max(
-        verdicts,
-        key=lambda verdict: (
-            verdict.num_seeds >= LEAST_SEEDS,
-            verdict.corrected.low > 0,
-            verdict.difference.low > 0,
-            verdict.difference.mean,
-        ),
+        verdicts, key=lambda verdict: (order.index(verdict.certainty), verdict.difference.mean)
     )
 
 
@@ -114,13 +109,14 @@ def recommend(scores: Scores, reference: str, metric: str) -> list[str]:
     if verdict.difference.mean <= 0:
         contains = "contains zero" if verdict.difference.high >= 0 else "is below zero"
         return [
-            f"Keep **{reference}**: no method has a higher mean {metric} ({seeds}). The closest is "
+            f"Keep **{reference}**: no method with {LEAST_SEEDS} seeds or more has a higher mean "
+            f"{metric} ({seeds}). The closest is "
             f"{method}: {found}. This interval {contains}."
         ]
     if verdict.certainty == "low":
         needed = "more than 99" if verdict.seeds_needed > 99 else f"about {verdict.seeds_needed}"
         return [
-            f"Keep **{reference}**: no method is clearly better in {metric}. The highest mean has "
+            f"Keep **{reference}**: no method is clearly better in {metric}. The closest is "
             f"{method}: {found}, {seeds}.",
             f"Certainty: low. The interval contains zero. If the difference is real, {needed} "
             "seeds would show it.",

@@ -56,9 +56,11 @@ def read(tree: Tree, options: Options) -> Source:
     images, masks = _find(tree, options)
     notes = describe_unpaired({key: path for key, (path, _) in images.items()}, masks)
     keys = sorted(images.keys() & masks.keys())
-    if not masks and (wrong := _masks_of_wrong_format(tree, options.labels)):
+    photos = {path for path, _ in images.values()}
+    wrong = set(_masks_of_wrong_format(tree, options.labels)) - photos
+    if wrong and not masks:
         raise InputError(
-            f"{len(wrong)} masks, such as {wrong[0]}, are in a format that can change their "
+            f"{len(wrong)} masks, such as {min(wrong)}, are in a format that can change their "
             "colours: export them again as PNG or TIFF."
         )
     if not keys:
@@ -118,7 +120,8 @@ def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], d
 
 def _masks_of_wrong_format(tree: Tree, folder: str | None = None) -> list[Path]:
     if folder:  # of masks only
-        return Tree(folder).with_suffix(*_LOSSY)
+        labels = Tree(folder)
+        return [] if labels.with_suffix(*LABEL_SUFFIXES) else labels.with_suffix(*_LOSSY)
     return [path for path in tree.with_suffix(*_LOSSY) if _is_label(tree.relative(path))]
 
 
