@@ -1,0 +1,23 @@
+"""The command of compare.py, with keys that compare.py takes."""
+
+import shlex
+
+from sar.advice.commands import comparing_command
+from sar.config import load_config
+from sar.study.comparison import INSTEAD, read_methods
+
+CONFIG = "configs/Folder/baseline_sem_fpn_R_18.yaml"
+
+
+def test_keys_that_a_comparison_sets_are_left_out():
+    of_methods = {key for method in read_methods("configs/compare.yaml").values() for key in method}
+    cfg = load_config(CONFIG)
+    keys = {key: "1" for key in (*INSTEAD, *of_methods, "MODEL.DEVICE")}
+    keys |= {"SOLVER.MAX_ITER": "700", "SOLVER.BASE_LR": str(cfg.SOLVER.BASE_LR)}
+    command = comparing_command("my data", CONFIG, keys).replace("\\\n", " ")
+    program, *words = shlex.split(command)
+    assert words == [
+        "tools/compare.py", "--folder", "my data", "--config-file", CONFIG,
+        "--iterations", "700", "SOLVER.BASE_LR", str(cfg.SOLVER.BASE_LR),
+    ]  # fmt: skip
+    assert {"MODEL.LOSS.NAME", "DATALOADER.SAMPLER_TRAIN", "MODEL.REGULARIZERS"} <= of_methods
