@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import DatasetEvaluators
 
 from ..programs import load_program
-from ..runs import CONFIG, arguments, prepared
+from ..runs import CONFIG, arguments, metrics, prepared
 
 
 def train(overrides, resume=False):
@@ -133,8 +134,12 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(overrides, tmp_path):
 
 def test_a_run_goes_on_with_a_larger_max_iter(overrides):
     train(overrides)
+    train(overrides, resume=True)  # evaluates once more
     trainer = train([*overrides, "SOLVER.MAX_ITER", "6"], resume=True)
     assert trainer.start_iter == 4 and trainer.iter == 6
+    rows = metrics(Path(trainer.cfg.OUTPUT_DIR))
+    evaluated = [row["iteration"] for row in rows if "sem_seg/mIoU" in row]
+    assert evaluated == ["4", "6"]  # the first training's is kept
 
 
 def test_another_optimizer_cannot_resume(overrides):

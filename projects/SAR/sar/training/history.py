@@ -15,23 +15,30 @@ from detectron2.utils.events import EventStorage, TensorboardXWriter
 _WINDOW = 20
 
 
-def cut_metrics(output_dir: str, iteration: int) -> None:
+def cut_metrics(output_dir: str, iteration: int, *, keep_evaluation: bool = False) -> None:
     """Remove the lines of metrics.json from an iteration on, and an incomplete last line.
 
     A killed run wrote them after its last checkpoint.
+
+    Args:
+        keep_evaluation: keep the evaluation at the end of a training, whose line has this iteration
+            and no loss. A training with a larger SOLVER.MAX_ITER does not repeat it.
     """
     path = Path(output_dir, METRICS)
     if not path.is_file():
         return
     lines = path.read_text(errors="replace").splitlines(keepends=True)
-    kept = "".join(line for line in lines if _is_before(line, iteration))
+    kept = "".join(line for line in lines if _is_before(line, iteration, keep_evaluation))
     if kept != "".join(lines):
         write_atomically(path, kept)
 
 
-def _is_before(line: str, iteration: int) -> bool:
+def _is_before(line: str, iteration: int, keep_evaluation: bool) -> bool:
     try:
-        return line.endswith("\n") and json.loads(line)["iteration"] < iteration
+        scalars = json.loads(line)
+        if keep_evaluation and "total_loss" not in scalars:
+            iteration += 1
+        return line.endswith("\n") and scalars["iteration"] < iteration
     except (ValueError, KeyError, TypeError):
         return False
 

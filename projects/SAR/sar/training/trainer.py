@@ -272,7 +272,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             remove_leftovers(folder)
             if self._is_resumed:
-                cut_metrics(folder, self._first_logged())
+                is_extended = self.start_iter < self.max_iter
+                cut_metrics(folder, self._first_logged(), keep_evaluation=is_extended)
             elif (moved := set_aside(folder)) is not None:
                 logger.warning(f"Moved the files of an earlier training in {folder} to {moved}")
             mark(folder)
