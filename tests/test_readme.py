@@ -90,6 +90,15 @@ def test_measured_means_are_those_of_the_results():
             assert cell.replace("**", "") == shown, (method, metric)
 
 
+def test_gains_on_clothing_are_those_of_the_results():
+    paragraph = README.split("On photos of clothing")[1].split("This sampling")[0]
+    found = re.findall(r"(\d\.\d)\s+(?:mIoU )?\[(\+\d\.\d), (\+\d\.\d)\]", paragraph)
+    known = measured("Clothing (CCP), ImageNet weights")
+    methods = ("Lovász", "Lovász + repeat-factor")
+    expected = [known[method]["mIoU"][1:] for method in methods]
+    assert found == [(f"{mean:.1f}", f"{low:+.1f}", f"{high:+.1f}") for mean, low, high in expected]
+
+
 def test_means_from_random_weights_are_those_of_the_results():
     paragraph = README.split("**From random weights")[1].split("\n\n")[0]
     numbers = re.findall(r"\d+\.\d", paragraph)

@@ -141,7 +141,16 @@ def test_recipe_of_a_pretrained_model(pretrained):
         ("INPUT.POINTS.VOXEL_SIZE", "0.05"),
     ):
         assert advice(BY_PIXEL, *pretrained, *words)["recipe"].text.startswith("Class weights.")
-    assert advice(BOTH, *pretrained)["recipe"].recipe == REPEAT
+    recipe = advice(BOTH, *pretrained)["recipe"]
+    assert recipe.recipe == REPEAT | LOVASZ
+    assert recipe.text.startswith(
+        "Repeat-factor sampling with the loss cross_entropy + 0.5 * lovasz. Class weights may"
+    )
+    assert advice(BY_IMAGE, *pretrained)["recipe"].recipe == REPEAT
+    for words in (("MODEL.LOSS.NAME", "focal"), ("MODEL.LOSS.NAME", "dice")):
+        assert advice(BOTH, *pretrained, *words)["recipe"].recipe == REPEAT
+    recipe = advice(BOTH, *pretrained, *advised)["recipe"]
+    assert recipe.recipe == REPEAT and "with the loss cross_entropy + 0.5 * lovasz" in recipe.text
 
 
 def test_models_that_cannot_take_the_loss():

@@ -31,6 +31,7 @@ def test_the_methods_of_the_project_are_what_their_names_say():
     assert list(methods)[0] == "plain" and methods["plain"] == {}
     assert methods["Lovász"] == LOVASZ
     weights, repeat = methods["class weights"], methods["repeat-factor sampling"]
+    assert methods["Lovász + repeat-factor"] == LOVASZ | repeat
     assert weights == WEIGHTS and methods["class weights + repeat-factor"] == weights | repeat
     for name, settings in methods.items():
         words = [str(word) for pair in settings.items() for word in pair]

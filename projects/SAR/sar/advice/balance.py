@@ -149,26 +149,24 @@ def _largest_ratio(kind: str, frequency: ClassFrequency) -> float:
 def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgNode) -> Advice:
     """Return the re-weighting that fits the tails, with the keys that the config lacks.
 
-    Repeated images come first, if they can help. Another loss is for classes that are rare by
-    pixel, but on many images. In point clouds, it is for all classes that are rare by point.
+    Repeated images come first, if they can help. Lovász-softmax is for all classes that are rare by
+    pixel, class weights only for those on many images. In point clouds, class weights are for all
+    classes that are rare by point.
     """
     loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
     repeats = bool(by_image.rare)
-    needs_loss = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
-    if needs_loss and cfg.MODEL.TAP.MATCHER:  # a model that classifies queries
-        needs_loss = False
-        if not repeats:
-            text = (
-                "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
-            )
-            return Advice("recipe", text)
-    if not (repeats or needs_loss):
+    needs_lovasz = bool(by_pixel.rare) and _can_add_lovasz(cfg)
+    needs_weights = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
+    if by_pixel.rare and cfg.MODEL.TAP.MATCHER and not repeats:  # it classifies queries
+        text = "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
+        return Advice("recipe", text)
+    if not (repeats or needs_weights):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
         return Advice("recipe", text)
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
-    keys |= _loss_keys(frequency, cfg, is_needed=needs_loss)
+    keys |= LOVASZ if needs_lovasz else _weight_keys(frequency, cfg, is_needed=needs_weights)
     has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS) or loss.OWN_CLASS_WEIGHTS)
     pulls_classes = anchor.PULL_OVER == "classes"
     if "SemanticAnchorRegularizer" in cfg.MODEL.REGULARIZERS and pulls_classes:
@@ -176,7 +174,7 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
         if anchor.PULL_WEIGHT > float(most):
             keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = most
     names = ["repeat-factor sampling"] * repeats
-    if needs_loss or has_weights:
+    if needs_weights or has_weights or needs_lovasz or "lovasz" in loss_terms(cfg):
         name = keys.get("MODEL.LOSS.NAME", loss.NAME)
         names.append("class weights" if has_weights else f"the loss {name}")
     text = f"{names[0][0].upper()}{' with '.join(names)[1:]}."
@@ -190,13 +188,28 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     return Advice("recipe", text, recipe=keys)
 
 
-def _loss_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> dict[str, str]:
-    """Return the keys of MODEL.LOSS that classes need which are rare by pixel.
+def _can_add_lovasz(cfg: CfgNode) -> bool:
+    """Return True for a pretrained model of images that trains with plain cross-entropy.
 
-    For images and a pretrained model, this is Lovász-softmax next to the cross-entropy, else class
-    weights that do not differ too much. Weights of the user's own, and losses that treat rare
-    classes in another way, stay. The head of Panoptic-DeepLab weights its pixels, so it cannot take
-    Lovász-softmax.
+    The head of Panoptic-DeepLab weights its pixels, so it cannot take Lovász-softmax. Models that
+    classify queries have a criterion of their own.
+    """
+    model, loss = cfg.MODEL, cfg.MODEL.LOSS
+    is_pretrained = bool(model.WEIGHTS or model.TIMM.PRETRAINED or model.TIMM.CHECKPOINT)
+    is_plain = loss_terms(cfg).keys() <= {"cross_entropy"}
+    is_plain = is_plain and not (loss.CLASS_WEIGHTS or loss.OWN_CLASS_WEIGHTS)
+    is_possible = not (
+        model.TAP.MATCHER
+        or model.SEM_SEG_HEAD.NAME.startswith("PanopticDeepLab")
+        or units_of_config(cfg) is CLOUDS
+    )
+    return is_pretrained and is_plain and is_possible
+
+
+def _weight_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> dict[str, str]:
+    """Return the keys of MODEL.LOSS for class weights that do not differ too much.
+
+    Weights of the user's own, and losses that treat rare classes in another way, stay.
     """
     present, terms = cfg.MODEL.LOSS.CLASS_WEIGHTS, loss_terms(cfg)
     if cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS:
@@ -204,19 +217,12 @@ def _loss_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) -> d
     if present:
         fitting = _fitting_weights(frequency, (present, *_CHOICES))
         return {} if fitting == present else {_WEIGHTS_KEY: fitting}
-    if not is_needed or "lovasz" in terms or terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
+    if not is_needed or "lovasz" in terms or cfg.MODEL.TAP.MATCHER:
         return {}
-    if _can_use_lovasz(cfg) and terms.keys() <= {"cross_entropy"}:
-        return dict(LOVASZ)
+    if terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
+        return {}
     name = {} if terms else {"MODEL.LOSS.NAME": WEIGHTED_LOSSES[0]}
     return name | {_WEIGHTS_KEY: _fitting_weights(frequency)}
-
-
-def _can_use_lovasz(cfg: CfgNode) -> bool:
-    model = cfg.MODEL
-    is_pretrained = bool(model.WEIGHTS or model.TIMM.PRETRAINED or model.TIMM.CHECKPOINT)
-    weights_pixels = model.SEM_SEG_HEAD.NAME.startswith("PanopticDeepLab")
-    return is_pretrained and not weights_pixels and units_of_config(cfg) is not CLOUDS
 
 
 def _length(tail: Tail) -> str:
