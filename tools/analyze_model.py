@@ -55,7 +55,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.errors import InputError
+from sar.errors import InputError, forward_errors
 from sar.modeling.build import build_model
 from sar.preflight.checks import check_config
 from sar.preflight.device import choose_device
@@ -101,18 +101,14 @@ def analyze(
             "a semantic segmentor, and this program only analyzes semantic segmentors"
         )
     on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    try:
+    with forward_errors(
+        lambda reason: (
+            f"config {config_file}: its model cannot take {batch} images of {size[0]} x "
+            f"{size[1]} ({reason}): change --size or --batch"
+        )
+    ):
         parameters, flops = inference_cost(model, size)
         memory = (peak_memory if on_gpu else saved_memory)(model, samples(cfg, size, batch))
-    except InputError:
-        raise
-    # Such as a pooling window that is larger than the image, or one value for a batch norm.
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"config {config_file}: its model cannot take {batch} images of {size[0]} x {size[1]} "
-            f"({reason}): change --size or --batch"
-        ) from error
     what = "peak GPU memory" if on_gpu else "saved activations"
     return {
         "model": Path(config_file).stem,

@@ -4,7 +4,8 @@ import difflib
 import json
 import traceback
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -74,11 +75,33 @@ def shortened(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text."""
+    return str(error).strip().split("\n")[0]
+
+
+@contextmanager
+def forward_errors(describe: Callable[[str], str]) -> Iterator[None]:
+    """Turn an error of a model that is called in the `with` block into an InputError.
+
+    Such as too little memory, or an image that is smaller than a pooling window.
+
+    Args:
+        describe: returns the message, given the first line of the error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise InputError(describe(first_line(error))) from error
+
+
 def describe_exception(error: Exception) -> str:
     """Return an error of a library in one line: its type, its text, and where it was raised.
 
     An assertion without a text is described by its line of code.
     """
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    reason = str(error).strip().split("\n")[0] or frame.line or ""
+    reason = first_line(error) or frame.line or ""
     return f"{type(error).__name__}: {reason} ({frame.filename}, line {frame.lineno})"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
-from sar.errors import InputError
+from sar.errors import InputError, first_line
 from sar.modeling.inference import has_own_forward, is_meta_architecture
 from sar.modeling.point_segmentor import PointSegmentor
 
@@ -167,8 +167,7 @@ def trace(graph: SegmentationGraph) -> ExportedProgram:
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # a network that cannot be traced can raise anything
-        reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"the network cannot be traced ({type(error).__name__}: {reason}): choose another "
-            "MODEL.BACKBONE.NAME or MODEL.SEM_SEG_HEAD.NAME"
+            f"the network cannot be traced ({type(error).__name__}: {first_line(error)}): choose "
+            "another MODEL.BACKBONE.NAME or MODEL.SEM_SEG_HEAD.NAME"
         ) from error

@@ -21,7 +21,7 @@ from sar.data.clouds import CLOUD_SUFFIXES, Cloud, is_cloud, read_cloud
 from sar.data.datasets.folder import IMAGE_SUFFIXES, default_colors, read_classes
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame, is_video
-from sar.errors import InputError, listed
+from sar.errors import InputError, forward_errors, listed
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model
 from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
@@ -227,19 +227,20 @@ class Predictor:
 
     @torch.inference_mode()
     def _predict(self, sample: dict, with_confidence: bool) -> Prediction | CloudPrediction:
-        try:
+        height, width = sample["image"].shape[1:]
+        size, remedy = (
+            f"{width} x {height} pixels",
+            "set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide",
+        )
+        if self.reads_clouds:
+            size, remedy = f"{width} points", "cut the cloud into parts"
+        with forward_errors(
+            lambda reason: (
+                f"{sample['name']}: the model cannot predict {size}: {reason}. If memory "
+                f"is too small, {remedy}"
+            )
+        ):
             scores = self.model([sample])[0]["sem_seg"]
-        except (RuntimeError, ValueError) as error:  # out of memory, or an unsupported size
-            height, width = sample["image"].shape[1:]
-            size = f"{width} points" if self.reads_clouds else f"{width} x {height} pixels"
-            reason = str(error).strip().split("\n")[0]
-            remedy = "set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide"
-            if self.reads_clouds:
-                remedy = "cut the cloud into parts"
-            raise InputError(
-                f"{sample['name']}: the model cannot predict {size}: {reason}. If memory is too "
-                f"small, {remedy}"
-            ) from error
         best, labels = scores.max(dim=0)
         confidence = None
         if with_confidence:

@@ -19,7 +19,7 @@ from sar.data.datasets.folder import register_folder
 from sar.data.grey_range import GreyRange
 from sar.data.image_files import FULL_RANGE, read_image
 from sar.data.label_files import read_label
-from sar.errors import InputError
+from sar.errors import InputError, forward_errors
 from sar.evaluation.argmax import argmax_over_classes
 from sar.evaluation.embeddings import tap_evaluation
 from sar.ops.class_sums import class_sums
@@ -203,16 +203,10 @@ def _show(
 
 def _predict(model: nn.Module, sample: dict) -> np.ndarray:
     """Return the class ids (H, W) of an image."""
-    try:
+    with forward_errors(
+        lambda reason: f"Its model cannot predict {sample['file_name']} in one pass ({reason})."
+    ):
         return argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
-    except InputError:
-        raise
-    # Such as too little memory, or a pooling window that is larger than the image.
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(
-            f"Its model cannot predict {sample['file_name']} in one pass ({reason})."
-        ) from error
 
 
 def subsampled(pixels: np.ndarray) -> np.ndarray:
