@@ -32,10 +32,6 @@ class ClassProbabilities:
         entropy = upsampled_cross_entropy(logits, torch.zeros_like(targets), stride, -1)
         self.log_sums = entropy + self._upsample(self.logits[0])
 
-    def of(self, k: int) -> Tensor:
-        """Return the probabilities (N, H, W) of class k."""
-        return self._probabilities(self.logits[k], self.log_sums)
-
     def reduce(self, k: int, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return `function` of the probabilities (N, H, W) of class k.
 
