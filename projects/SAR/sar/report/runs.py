@@ -38,18 +38,16 @@ _MAX_POINTS = 400
 # Scalars of metrics.json that say nothing about the progress of the training.
 _NO_CURVES = ("iteration", "data_time", "eta_seconds", "time", "rank_data_time")
 
-# Prefixes of the keys that decide what an evaluation measures.
-_OF_EVALUATION = (
+# Prefixes of keys that change the numbers of an evaluation, and of keys that add numbers.
+OF_EVALUATION = (
     "TEST.MODE",
     "TEST.AUG",
     "TEST.CROP",
-    "TEST.OBJECT",
-    "TEST.BOUNDARY_IOU",
-    "TEST.LOSS",
-    "TEST.GEOMETRY",
+    "TEST.OBJECT_IOU",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
 )
+_ADDING = ("TEST.OBJECTS", "TEST.BOUNDARY_IOU", "TEST.LOSS", "TEST.GEOMETRY")
 
 # Checkpoints whose evaluations with --eval-only are in inference/NAME/DATA_SET.
 _EVALUATED = ("model_best", "model_final")
@@ -240,7 +238,8 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
         # Use files only, since reading a pipe would wait forever.
         paths = sorted((folder / INFERENCE / checkpoint).glob(f"*/{EVALUATION}"))
         paths = list(filter(Path.is_file, paths))
-        notes += (_passed_over(p, evaluations) for p in paths if p.parent.name in evaluations)
+        others = (path for path in paths if path.parent.name in evaluations)
+        notes += filter(None, (_passed_over(path, evaluations) for path in others))
         paths = [path for path in paths if path.parent.name not in evaluations]
         weights = folder / f"{checkpoint}.pth"
         checksum = _checksum(weights) if checkpoint and paths and weights.is_file() else ""
@@ -263,7 +262,6 @@ def _evaluations(folder: Path) -> tuple[dict[str, dict], dict[str, str], tuple[s
                 f"metrics were measured after {_evaluated_after(content)} of "
                 f"{_iterations_done(folder)} iterations."
             )
-    notes = list(filter(None, notes))
     if not evaluations and notes:
         raise InputError(f"{folder} has no evaluation of its present checkpoints: {notes[0]}")
     if not evaluations:
@@ -285,8 +283,9 @@ def _passed_over(path: Path, used: dict[str, dict]) -> str:
     configs = content.get("config"), used[dataset].get("config")
     if not all(isinstance(config, dict) for config in configs):
         return ""
+    prefixes = OF_EVALUATION + _ADDING
     own, other = (
-        {key: config[key] for key in config if key.startswith(_OF_EVALUATION)} for config in configs
+        {key: config[key] for key in config if key.startswith(prefixes)} for config in configs
     )
     if own == other:
         return ""

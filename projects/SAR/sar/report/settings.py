@@ -12,7 +12,7 @@ from sar.config import leaves, load_config, lookup
 from sar.data.units import Units
 from sar.errors import InputError, listed
 from sar.files.run_folder import CONFIG
-from sar.report.runs import Run
+from sar.report.runs import OF_EVALUATION, Run
 
 ITERATIONS = "iterations done"
 CHECKPOINT = "evaluated checkpoint"
@@ -25,15 +25,7 @@ _NONE = "none"
 # Keys that say nothing about a run, or differ in every run.
 _LEFT_OUT = ("OUTPUT_DIR", "SEED", "VERSION")
 _METHOD = "the method"
-# Prefixes of keys that only evaluations use, and of keys that trainings and evaluations use.
-_OF_EVALUATION = (
-    "TEST.MODE",
-    "TEST.AUG",
-    "TEST.CROP",
-    "TEST.OBJECT_IOU",
-    "INPUT.MIN_SIZE_TEST",
-    "INPUT.MAX_SIZE_TEST",
-)
+# Prefixes of keys that trainings and evaluations use.
 _OF_BOTH = (
     "DATASETS.FOLDER",
     "INPUT.FORMAT",
@@ -188,7 +180,7 @@ def _settings_of_evaluation(
     # Keys with their default values are not recorded.
     defaults, settings = load_config(), {}
     for key in leaves(defaults):
-        if not key.startswith((*_OF_EVALUATION, *_OF_BOTH)):
+        if not key.startswith((*OF_EVALUATION, *_OF_BOTH)):
             continue
         value = trained.get(key)
         if isinstance(recorded, dict):
