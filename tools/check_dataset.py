@@ -388,8 +388,9 @@ def print_advice(
     if args.folder is not None and missing_parts(args.folder, "val"):
         print("Without a val split, nothing is evaluated or compared: move some samples to one.")
     elif args.folder is not None:
-        command = comparing_command(args.folder, plain, plain_keys, args.imports)
-        print(f"To compare methods:\n{command}")
+        command, lacking = comparing_command(args.folder, plain, plain_keys, args.imports)
+        without = f" (without {', '.join(lacking)}, which it refuses)" if lacking else ""
+        print(f"To compare methods{without}:\n{command}")
     if args.time:
         pairs = [word for pair in keys.items() for word in pair]
         cfg = load_config(args.config_file, pairs)

@@ -14,10 +14,13 @@ def test_keys_that_a_comparison_sets_are_left_out():
     cfg = load_config(CONFIG)
     keys = {key: "1" for key in (*INSTEAD, *of_methods, "MODEL.DEVICE")}
     keys |= {"SOLVER.MAX_ITER": "700", "SOLVER.BASE_LR": str(cfg.SOLVER.BASE_LR)}
-    command = comparing_command("my data", CONFIG, keys).replace("\\\n", " ")
-    program, *words = shlex.split(command)
+    command, lacking = comparing_command("my data", CONFIG, keys)
+    program, *words = shlex.split(command.replace("\\\n", " "))
     assert words == [
         "tools/compare.py", "--folder", "my data", "--config-file", CONFIG,
         "--iterations", "700", "SOLVER.BASE_LR", str(cfg.SOLVER.BASE_LR),
     ]  # fmt: skip
+    assert lacking == [*sorted(of_methods), "MODEL.DEVICE"]
+    command, lacking = comparing_command("my data", CONFIG, {"MODEL.DEVICE": "cpu"})
+    assert command.endswith("MODEL.DEVICE cpu") and lacking == []
     assert {"MODEL.LOSS.NAME", "DATALOADER.SAMPLER_TRAIN", "MODEL.REGULARIZERS"} <= of_methods

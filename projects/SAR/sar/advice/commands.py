@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sar import cli
 from sar.advice.item import format_command
 from sar.config_file import locate
-from sar.study.comparison import INSTEAD, read_methods
+from sar.study.comparison import DEVICES, INSTEAD, read_methods
 from sar.study.matrix import ITERATIONS
 
 from detectron2.data import DatasetCatalog
@@ -32,19 +32,22 @@ def training_command(config_file: str, keys: dict[str, str], imports: Sequence[s
 
 def comparing_command(
     folder: str, config_file: str, keys: dict[str, str], imports: Sequence[str] = ()
-) -> str:
-    """Return a command of tools/compare.py, with options instead of the keys that it refuses.
+) -> tuple[str, list[str]]:
+    """Return a command of tools/compare.py, and the keys that it lacks.
 
-    Keys that a method sets are left out: each method has its own value.
+    It lacks keys that compare.py refuses: those that a method sets, since each method has its own
+    value, and a MODEL.DEVICE that it does not use. Keys that have an option become options.
     """
     options = {"--folder": folder, "--config-file": config_file}
     if ITERATIONS in keys:
         options["--iterations"] = keys[ITERATIONS]
     of_methods = {key for settings in read_methods(locate(_METHODS)).values() for key in settings}
-    refused = {*INSTEAD, *of_methods, "MODEL.DEVICE"}
-    others = {key: value for key, value in keys.items() if key not in refused}
+    lacking = sorted(of_methods & keys.keys())
+    if keys.get("MODEL.DEVICE", DEVICES[0]) not in DEVICES:
+        lacking.append("MODEL.DEVICE")
+    others = {key: value for key, value in keys.items() if key not in (*INSTEAD, *lacking)}
     call = cli.call_of("tools/compare.py") + _import_options(imports)
-    return format_command(call, options | others)
+    return format_command(call, options | others), lacking
 
 
 def _import_options(imports: Sequence[str]) -> str:

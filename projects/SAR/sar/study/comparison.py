@@ -45,6 +45,7 @@ INSTEAD = {
     ITERATIONS: "use --iterations",
 }
 _DEVICE = "MODEL.DEVICE"
+DEVICES = ("cuda", "cpu")
 
 
 def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
@@ -164,7 +165,7 @@ def _check_overrides(config: str, methods: Mapping[str, Settings], words: Sequen
                 f"the method {name} sets {_DEVICE}, but all methods use the same device: set it at "
                 "the end of the command line"
             )
-        for key in settings.keys() & overrides.keys():
+        for key in sorted(settings.keys() & overrides.keys()):
             own = load_config(config, [*words, key, str(settings[key])])
             if lookup(own, key) != lookup(load_config(config, words), key):
                 raise InputError(
@@ -172,7 +173,7 @@ def _check_overrides(config: str, methods: Mapping[str, Settings], words: Sequen
                     f"but {settings[key]} in the method {name}: set it in the method, in a copy of "
                     "the file of methods that --methods gives"
                 )
-    if (device := overrides.get(_DEVICE, "cuda")) not in ("cuda", "cpu"):
+    if (device := overrides.get(_DEVICE, "cuda")) not in DEVICES:
         raise InputError(
             f"{_DEVICE} {device} cannot be set for a comparison: set it to cuda or cpu, and choose "
             "the GPUs with CUDA_VISIBLE_DEVICES"

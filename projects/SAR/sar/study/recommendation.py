@@ -15,7 +15,7 @@ _LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """The method with the highest mean difference to the reference.
+    """A method and its difference to the reference.
 
     Attributes:
         method: its name.
@@ -110,8 +110,7 @@ def recommend(scores: Scores, reference: str, metric: str) -> list[str]:
         contains = "contains zero" if verdict.difference.high >= 0 else "is below zero"
         return [
             f"Keep **{reference}**: no method with {LEAST_SEEDS} seeds or more has a higher mean "
-            f"{metric} ({seeds}). The closest is "
-            f"{method}: {found}. This interval {contains}."
+            f"{metric} ({seeds}). The closest is {method}: {found}. This interval {contains}."
         ]
     if verdict.certainty == "low":
         needed = "more than 99" if verdict.seeds_needed > 99 else f"about {verdict.seeds_needed}"

@@ -56,13 +56,13 @@ def read(tree: Tree, options: Options) -> Source:
     images, masks = _find(tree, options)
     notes = describe_unpaired({key: path for key, (path, _) in images.items()}, masks)
     keys = sorted(images.keys() & masks.keys())
-    photos = {path for path, _ in images.values()}
-    wrong = set(_masks_of_wrong_format(tree, options.labels)) - photos
-    if wrong and not masks:
-        raise InputError(
-            f"{len(wrong)} masks, such as {min(wrong)}, are in a format that can change their "
-            "colours: export them again as PNG or TIFF."
-        )
+    if not masks:
+        photos = {path for path, _ in images.values()}
+        if wrong := set(_masks_of_wrong_format(tree, options.labels)) - photos:
+            raise InputError(
+                f"{len(wrong)} masks, such as {min(wrong)}, are in a format that can change their "
+                "colours: export them again as PNG or TIFF."
+            )
     if not keys:
         example = listed([path.name for path, _ in images.values()], 2)
         raise InputError(
