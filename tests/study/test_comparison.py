@@ -36,7 +36,7 @@ def test_the_methods_of_the_project_are_what_their_names_say():
     for name, settings in methods.items():
         words = [str(word) for pair in settings.items() for word in pair]
         cfg = load_config(CONFIG, words)
-        file = {"SAR": "sar", "CeCo": "ceco", "repeat-factor sampling": "recommended"}.get(name)
+        file = {"SAR": "sar", "CeCo": "ceco", "Lovász + repeat-factor": "recommended"}.get(name)
         if file:
             expected = load_config(CONFIG.replace("baseline", file))
             expected.OUTPUT_DIR = cfg.OUTPUT_DIR
