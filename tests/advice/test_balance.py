@@ -103,18 +103,33 @@ def test_recipe_of_a_plain_config(frequency, keys, words):
 
 
 @pytest.mark.parametrize(
-    ("frequency", "keys", "words"),
+    ("frequency", "keys", "words", "with_lovasz"),
     [
-        (NEITHER, {}, "The plain model"),
-        (BY_IMAGE, REPEAT, "Repeat-factor sampling. Train"),
-        (BY_PIXEL, WEIGHTS, "Class weights. Train"),
-        (BOTH, REPEAT | WEIGHTS, "Repeat-factor sampling with class weights. Train"),
+        (NEITHER, {}, "The plain model", "The plain model"),
+        (BY_IMAGE, REPEAT, "Repeat-factor sampling. Train", "Repeat-factor sampling with LOSS."),
+        (BY_PIXEL, WEIGHTS, "Class weights. Train", "LOSS with class weights."),
+        (
+            BOTH,
+            REPEAT | WEIGHTS,
+            "Repeat-factor sampling with class weights. Train",
+            "Repeat-factor sampling with LOSS and class weights.",
+        ),
     ],
 )
-def test_recipe_of_point_clouds(frequency, keys, words):
-    recipe = advice(frequency, "INPUT.POINTS.VOXEL_SIZE", "0.05")["recipe"]
+def test_recipe_of_point_clouds(frequency, keys, words, with_lovasz):
+    clouds = ("INPUT.POINTS.VOXEL_SIZE", "0.05")
+    recipe = advice(frequency, *clouds)["recipe"]
     assert recipe.recipe == keys
     assert recipe.text.startswith(words)
+    # The loss of a config stays, and class weights are added to it.
+    ((key, name),) = LOVASZ.items()
+    recipe = advice(frequency, *clouds, key, name)["recipe"]
+    assert recipe.recipe == {other: keys[other] for other in keys if other != key}
+    text = with_lovasz.replace("LOSS", f"the loss {name}")
+    assert recipe.text.startswith(text[0].upper() + text[1:])
+    load_config(
+        "", [*clouds, key, name, *(word for pair in recipe.recipe.items() for word in pair)]
+    )
 
 
 @pytest.mark.parametrize(

@@ -154,13 +154,15 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     classes that are rare by point.
     """
     loss, anchor = cfg.MODEL.LOSS, cfg.MODEL.SEMANTIC_ANCHOR
-    repeats = bool(by_image.rare)
+    repeats, has_lovasz = bool(by_image.rare), "lovasz" in loss_terms(cfg)
     needs_lovasz = bool(by_pixel.rare) and _can_add_lovasz(cfg)
-    needs_weights = bool(by_pixel.rare) and (units_of_config(cfg) is CLOUDS or not repeats)
+    needs_weights = bool(by_pixel.rare) and (
+        units_of_config(cfg) is CLOUDS or not (repeats or has_lovasz)
+    )
     if by_pixel.rare and cfg.MODEL.TAP.MATCHER and not repeats:  # it classifies queries
         text = "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
         return Advice("recipe", text)
-    if not (repeats or needs_weights):
+    if not (repeats or by_pixel.rare):
         text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
         return Advice("recipe", text)
     keys = {}
@@ -174,10 +176,12 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
         if anchor.PULL_WEIGHT > float(most):
             keys["MODEL.SEMANTIC_ANCHOR.PULL_WEIGHT"] = most
     names = ["repeat-factor sampling"] * repeats
-    if needs_weights or has_weights or needs_lovasz or "lovasz" in loss_terms(cfg):
-        name = keys.get("MODEL.LOSS.NAME", loss.NAME)
-        names.append("class weights" if has_weights else f"the loss {name}")
-    text = f"{names[0][0].upper()}{' with '.join(names)[1:]}."
+    if has_lovasz or not has_weights and (needs_weights or needs_lovasz):
+        names.append(f"the loss {keys.get('MODEL.LOSS.NAME', loss.NAME)}")
+    if has_weights:
+        names.append("class weights")
+    text = " with ".join([names[0], " and ".join(names[1:])]) if names[1:] else names[0]
+    text = f"{text[0].upper()}{text[1:]}."
     if by_pixel.rare and not has_weights:
         gain = "mIoU@r further" if repeats else "mIoU@r_pixel, too"
         text += f" Class weights may raise {gain}, and lower mIoU."
@@ -217,7 +221,7 @@ def _weight_keys(frequency: ClassFrequency, cfg: CfgNode, *, is_needed: bool) ->
     if present:
         fitting = _fitting_weights(frequency, (present, *_CHOICES))
         return {} if fitting == present else {_WEIGHTS_KEY: fitting}
-    if not is_needed or "lovasz" in terms or cfg.MODEL.TAP.MATCHER:
+    if not is_needed or cfg.MODEL.TAP.MATCHER:
         return {}
     if terms and terms.keys().isdisjoint(WEIGHTED_LOSSES):
         return {}
