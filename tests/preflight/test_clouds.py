@@ -6,6 +6,7 @@ import pytest
 from sar.data.class_frequency import class_frequency_of
 from sar.errors import InputError
 
+from ..data.clouds.writers import write
 from ..runs import prepared
 
 CONFIG = "configs/Folder/baseline_sparse_unet_small.yaml"
@@ -28,11 +29,12 @@ def prepare(root, tmp_path, *words, eval_only=True):
     return prepared(words, config_file=CONFIG, eval_only=eval_only)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".bin"])
+@pytest.mark.parametrize("suffix", [".npz", ".bin", ".las"])
 def test_a_test_set_without_ground_truth_says_what_to_do(root, tmp_path, suffix):
+    if suffix == ".las":
+        pytest.importorskip("laspy", reason="needs pip install -e .[points]")
     path = root / f"clouds/test/11_000000{suffix}"
-    points = np.ones((20, 4), np.float32)
-    points.tofile(path) if suffix == ".bin" else np.savez(path, xyz=points[:, :3])
+    write(path, xyz=np.ones((20, 3)))
     message = f'"folder_scans_test" in DATASETS.TEST cannot be evaluated. The cloud {path} has no '
     with pytest.raises(InputError, match=message + "labels.*use tools/predict.py"):
         prepare(root, tmp_path)

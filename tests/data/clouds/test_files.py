@@ -8,7 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sar.data.clouds import CLOUD_SUFFIXES, Cloud, read_cloud, read_cloud_label, write_labels
+from sar.data.clouds import (
+    CLOUD_SUFFIXES,
+    Cloud,
+    has_labels,
+    read_cloud,
+    read_cloud_label,
+    write_labels,
+)
 from sar.errors import InputError
 
 from .writers import WRITERS, write
@@ -75,10 +82,9 @@ def test_labels_are_added(suffix, tmp_path):
         pytest.importorskip("laspy", reason="needs pip install -e .[points]")
     path = tmp_path / f"cloud{suffix}"
     write(path, xyz=XYZ, intensity=INTENSITY)
-    if suffix not in (".las", ".laz"):
-        assert read_cloud(path).label is None
-        with pytest.raises(InputError, match=r"cloud\.\w+ has no labels\. Expected "):
-            read_cloud_label(path)
+    assert read_cloud(path).label is None and not has_labels(path)
+    with pytest.raises(InputError, match=r"cloud\.\w+ has no labels\. Expected "):
+        read_cloud_label(path)
     write_labels(path, LABEL, output_of(path))
     np.testing.assert_array_equal(read_cloud_label(output_of(path)), LABEL)
 

@@ -98,6 +98,30 @@ def test_las_with_several_labels_reads_the_first_and_replaces_it(tmp_path):
     assert [int(laspy.read(output)[name][0]) for name in names[1:]] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("name", ["label", "classes", "category"])
+def test_las_that_was_never_classified_may_have_another_label(name, tmp_path):
+    laspy = pytest.importorskip("laspy", reason="needs pip install -e .[points]")
+    path, output = tmp_path / "a.las", tmp_path / "b.las"
+    write_las(path, XYZ)
+    las = laspy.read(path)
+    las.add_extra_dim(laspy.ExtraBytesParams(name, np.uint8))
+    las.write(path)
+    assert read_cloud(path).label.tolist() == [0] * 4
+    write_labels(path, LABEL, output)
+    assert read_cloud_label(output).tolist() == LABEL.tolist()
+    assert np.array(laspy.read(output)[name]).tolist() == LABEL.tolist()
+
+
+def test_las_with_predictions_of_only_class_0_has_labels(tmp_path):
+    laspy = pytest.importorskip("laspy", reason="needs pip install -e .[points]")
+    path, output = tmp_path / "a.las", tmp_path / "b.las"
+    for label in (None, LABEL):
+        write_las(path, XYZ, label=label)
+        write_labels(path, 0 * LABEL, output)
+        assert read_cloud_label(output).tolist() == [0] * 4
+        assert np.array(laspy.read(output)["label"]).tolist() == [0] * 4
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_las_with_a_header_that_lies(suffix, tmp_path):
     pytest.importorskip("laspy", reason="needs pip install -e .[points]")

@@ -71,8 +71,8 @@ class CloudPrediction:
 def ground_truth_of(cloud: Cloud, num_classes: int, ignore_label: int) -> np.ndarray | None:
     """Return the labels (N,) of a cloud; None if they are not the ground truth of these classes.
 
-    Many formats always have labels. They do not count if they have an id that is not a class, such
-    as the original ids of a data set, or if all points have the same id.
+    Labels do not count if they have an id that is not a class, such as the original ids of a data
+    set; or if all points have the same id, such as 1 (unclassified) in a LAS file.
     """
     if cloud.label is None:
         return None

@@ -24,7 +24,7 @@ from detectron2.config import CfgNode
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2  # of the checks: a larger one makes the results in the cache invalid
+_VERSION = 3  # of the checks: a larger one makes the results in the cache invalid
 
 
 def count_classes(

@@ -1,6 +1,8 @@
 """Read clouds in LAS and LAZ files with laspy (the extra `points` of this project).
 
-The label is the extra dimension `label` if the file has one, and the classification otherwise.
+The label is an extra dimension such as `label` or `class` if the file has one, and the
+classification otherwise. `sar.data.clouds.table` knows the names. A classification of 0 at all
+points means that the points were never classified, so the file has no label.
 """
 
 import io
@@ -18,7 +20,7 @@ from sar.data.clouds.values import check_labels, check_not_empty
 from sar.errors import InputError
 
 SUFFIXES = (".las", ".laz")
-LABEL_PLACE = "a classification"
+LABEL_PLACE = "an extra dimension label, or a classification that is not 0 at all points"
 _CHUNK = 2**26  # bytes that are decompressed at once
 _SILENT = logging.NullHandler()
 # Positions in the header of LAS.
@@ -38,8 +40,8 @@ def read(path: Path) -> Cloud:
     return _table(_load(path), path).cloud()
 
 
-def read_label(path: Path) -> np.ndarray:
-    """Read the labels of a cloud as (N,) int64.
+def read_label(path: Path) -> np.ndarray | None:
+    """Read the labels of a cloud as (N,) int64; None if there are none.
 
     Raises:
         InputError: as in `read`.
@@ -50,9 +52,10 @@ def read_label(path: Path) -> np.ndarray:
 def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
     """Write a copy of a cloud with other labels.
 
-    They replace the labels that `read` finds, if they fit there. The classification holds labels up
-    to 31 in the point formats 0 to 5, and up to 255 in the others. If the labels do not fit, they
-    get an extra dimension of 16 bits: the one that had the labels, or `label`.
+    They replace the labels that `read` finds, or the classification, if they fit there. The
+    classification holds labels up to 31 in the point formats 0 to 5, and up to 255 in the others.
+    It cannot hold labels that are all 0. If the labels do not fit, they get an extra dimension of
+    16 bits: the one that had the labels, or `label`.
 
     Raises:
         InputError: the number of labels differs, a label needs more than 16 bits, or as in `read`.
@@ -60,9 +63,10 @@ def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
     laspy = _import_laspy(path)
     cloud = _load(path)
     check_labels(labels, len(cloud.points), (0, 65535), path)
-    name = label_name(cloud.point_format.dimension_names)
+    name = label_name(_names(cloud)) or "classification"
     dimension = cloud.point_format.dimension_by_name(name)
-    if labels.max() > dimension.max or dimension.is_scaled:
+    looks_unlabelled = name == "classification" and not labels.any()
+    if labels.max() > dimension.max or dimension.is_scaled or looks_unlabelled:
         if name == "classification":
             name = "label"
         else:
@@ -119,10 +123,17 @@ def _load(path: Path) -> "laspy.LasData":  # noqa: F821
 
 
 def _table(cloud: "laspy.LasData", path: Path) -> PointTable:  # noqa: F821
+    return PointTable(_names(cloud), lambda name: np.array(cloud[name]), path)
+
+
+def _names(cloud: "laspy.LasData") -> list[str]:  # noqa: F821
+    """Return the names of the dimensions, without a classification that classifies no point."""
     # The dimensions X, Y and Z are whole numbers, before scale and offset.
-    names = [name for name in cloud.point_format.dimension_names if name not in ("X", "Y", "Z")]
-    names = ["x", "y", "z", *names]
-    return PointTable(names, lambda name: np.array(cloud[name]), path)
+    without = {"X", "Y", "Z"}
+    if not np.any(cloud.classification):  # 0 is "created, never classified"
+        without.add("classification")
+    names = cloud.point_format.dimension_names
+    return ["x", "y", "z", *(name for name in names if name not in without)]
 
 
 def _check_header(data: bytes, path: Path) -> None:
