@@ -7,6 +7,7 @@ import pytest
 from sar.config import leaves, load_config, lookup
 from sar.config_file import names_in, read_config_file
 from sar.modeling.build import build_model
+from sar.preflight.checks import warn_of_long_warmup
 from sar.solver import build_lr_scheduler, build_optimizer
 
 FILES = [
@@ -59,6 +60,12 @@ def test_builds(path):
         assert predictor.out_channels == num_classes
     assert list(getattr(model, "regularizers", ())) == list(cfg.MODEL.REGULARIZERS)
     build_lr_scheduler(cfg, build_optimizer(cfg, model))
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_warm_up_is_too_long(path, caplog):
+    warn_of_long_warmup(load_config(str(path)))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if not p.name.startswith("baseline_")], ids=str)

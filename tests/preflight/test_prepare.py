@@ -504,11 +504,12 @@ def test_test_images_that_the_model_cannot_take(overrides, folder, tmp_path):
     assert not Trainer.load_for_evaluation(cfg).training
 
 
-def test_a_warm_up_of_the_whole_training_is_named(overrides, caplog):
-    prepared([*overrides, "SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", "1000"])
-    assert "SOLVER.WARMUP_ITERS 1000 is more than half" in caplog.text
-    assert "set SOLVER.WARMUP_ITERS to 30" in caplog.text
-    caplog.clear()
+def test_a_warm_up_of_half_of_the_training_is_named(overrides, caplog):
+    for steps in ("1000", "150"):
+        prepared([*overrides, "SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", steps])
+        assert f"SOLVER.WARMUP_ITERS {steps} is half or more" in caplog.text
+        assert "set SOLVER.WARMUP_ITERS to 30" in caplog.text
+        caplog.clear()
     prepared([*overrides, "SOLVER.MAX_ITER", "300", "SOLVER.WARMUP_ITERS", "30"])
     assert "WARMUP" not in caplog.text
 

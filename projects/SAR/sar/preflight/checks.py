@@ -177,11 +177,11 @@ def _check_values(cfg: CfgNode) -> None:
 
 
 def warn_of_long_warmup(cfg: CfgNode) -> None:
-    """Warn if warm-up takes most of a training, which then ends at a low learning rate."""
+    """Warn if warm-up takes half of a training or more, which then has a low learning rate."""
     steps, warmup = cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS
-    if 2 * warmup > steps:
+    if 2 * warmup >= steps:
         logger.warning(
-            f"SOLVER.WARMUP_ITERS {warmup} is more than half of SOLVER.MAX_ITER {steps}, so the "
+            f"SOLVER.WARMUP_ITERS {warmup} is half or more of SOLVER.MAX_ITER {steps}, so the "
             "learning rate stays far below SOLVER.BASE_LR: set SOLVER.WARMUP_ITERS to "
             f"{longest_warmup(steps)}"
         )
