@@ -54,42 +54,41 @@ def as_dense_weight(layer):
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_submanifold_convolution_is_a_dense_one_at_the_sites(kernel_size, bias):
+def test_a_submanifold_convolution_is_a_dense_one_at_the_sites(kernel_size):
     torch.manual_seed(0)
-    layer = SubmanifoldConvolution(3, 4, kernel_size, bias=bias).double()
+    layer = SubmanifoldConvolution(3, 4, kernel_size).double()
     x = tensor()
     x.features.requires_grad_()
     found = layer(x)
     assert found.sites is x.sites
-    expected = F.conv3d(dense(x), as_dense_weight(layer), layer.bias, padding=kernel_size // 2)
+    expected = F.conv3d(dense(x), as_dense_weight(layer), padding=kernel_size // 2)
     expected = at_sites(expected, x.sites)
     compare_with_gradients(found.features, expected, x.features, layer)
 
 
 def test_a_down_convolution_is_a_dense_one_with_stride():
     torch.manual_seed(0)
-    layer = DownConvolution(3, 4, bias=True).double()
+    layer = DownConvolution(3, 4).double()
     x = tensor()
     x.features.requires_grad_()
     found = layer(x)
     assert found.sites is x.sites.coarser
     occupied = F.max_pool3d((dense(x).abs().sum(1, keepdim=True) > 0).double(), 2)
     assert len(found.sites) == occupied.sum()
-    expected = F.conv3d(dense(x), as_dense_weight(layer), layer.bias, stride=2)
+    expected = F.conv3d(dense(x), as_dense_weight(layer), stride=2)
     compare_with_gradients(found.features, at_sites(expected, found.sites), x.features, layer)
 
 
 def test_an_up_convolution_is_a_dense_transposed_one():
     torch.manual_seed(0)
-    layer = UpConvolution(3, 4, bias=True).double()
+    layer = UpConvolution(3, 4).double()
     finer = tensor().sites
     x = SparseTensor(torch.randn(len(finer.coarser), 3, dtype=torch.float64), finer.coarser)
     x.features.requires_grad_()
     found = layer(x, finer)
     assert found.sites is finer
     weight = layer.weight.permute(4, 0, 1, 2, 3)
-    expected = F.conv_transpose3d(dense(x, SIZE // 2), weight, layer.bias, stride=2)
+    expected = F.conv_transpose3d(dense(x, SIZE // 2), weight, stride=2)
     compare_with_gradients(found.features, at_sites(expected, finer), x.features, layer)
 
 

@@ -26,23 +26,20 @@ class SparseTensor:
 
 
 class _Convolution(nn.Module):
-    """Weight and bias of a kernel; initialized as nn.Conv3d."""
+    """Weight of a kernel; initialized as nn.Conv3d. There is no bias, because a norm follows."""
 
     compute = staticmethod(sparse_convolution)
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
         self.kernel_size = kernel_size
         shape = (out_channels, *(kernel_size,) * 3, in_channels)
         self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         bound = 1 / math.sqrt(in_channels * kernel_size**3)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        nn.init.uniform_(self.weight, -bound, bound)
 
     def _convolve(self, features: torch.Tensor, pairs: SitePairs) -> torch.Tensor:
-        result = self.compute(features, self.weight.flatten(1, 3), pairs)
-        return result if self.bias is None else result + self.bias.to(result.dtype)
+        return self.compute(features, self.weight.flatten(1, 3), pairs)
 
     def extra_repr(self) -> str:
         out_channels, *_, in_channels = self.weight.shape
@@ -57,13 +54,10 @@ class SubmanifoldConvolution(_Convolution):
     Args:
         in_channels, out_channels: C and D.
         kernel_size: odd.
-        bias: add a bias.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, bias: bool = False
-    ):
-        super().__init__(in_channels, out_channels, kernel_size, bias)
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
+        super().__init__(in_channels, out_channels, kernel_size)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         pairs = x.sites.neighbours(self.kernel_size)
@@ -73,8 +67,8 @@ class SubmanifoldConvolution(_Convolution):
 class DownConvolution(_Convolution):
     """Convolution of kernel size 2 and stride 2, to the coarser sites."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False):
-        super().__init__(in_channels, out_channels, 2, bias)
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 2)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         features = self._convolve(x.features, x.sites.to_coarser)
@@ -87,8 +81,8 @@ class UpConvolution(_Convolution):
     Equal to nn.ConvTranspose3d of kernel size 2 and stride 2 on a dense grid, at the finer sites.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False):
-        super().__init__(in_channels, out_channels, 2, bias)
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 2)
 
     def forward(self, x: SparseTensor, finer: Sites) -> SparseTensor:
         """Return features at the sites of `finer`, whose coarser sites are those of `x`."""
