@@ -48,6 +48,13 @@ def test_npz_of_wrong_arrays(arrays, message, tmp_path):
         read_cloud(tmp_path / "a.npz")
 
 
+def test_npz_without_points_is_refused_when_only_labels_are_read(tmp_path):
+    np.savez(tmp_path / "a.npz", xyz=XYZ[:0], label=LABEL[:0])
+    for read in (read_cloud, read_cloud_label):
+        with pytest.raises(InputError, match="a.npz has no points: remove it"):
+            read(tmp_path / "a.npz")
+
+
 def test_npz_with_a_header_that_lies(tmp_path):
     array = io.BytesIO()
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)}

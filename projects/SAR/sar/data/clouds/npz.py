@@ -21,6 +21,7 @@ from sar.data.clouds.values import (
     as_normal,
     as_xyz,
     check_labels,
+    check_not_empty,
 )
 from sar.errors import InputError, dimensions, listed
 
@@ -73,7 +74,9 @@ def read_label(path: Path) -> np.ndarray | None:
     with zipfile.ZipFile(path) as archive:
         if _member("label") not in archive.namelist():
             return None
-        return as_label(_array(archive, path, "label", (None,)), path)
+        label = as_label(_array(archive, path, "label", (None,)), path)
+    check_not_empty(len(label), path)
+    return label
 
 
 def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
