@@ -162,6 +162,43 @@ def test_colours_of_16_bits(tmp_path):
         np.testing.assert_allclose(found, color / 255, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "values, kind, full_scale",
+    [
+        ([0, 1, 200, 255], "u1", 255),
+        ([0, 1, 200, 255], "u2", 65535),
+        ([0, 300, 9, 65535], "u2", 65535),
+        ([0, -300, 9, 32767], "i2", 65535),
+        ([0, 1, 200, 255], "i8", 255),
+        ([0, 1, 200, 256], "i8", 65535),
+        ([0, 0.5, 1, 0.25], "f4", 1),
+        ([0, 0.5, 200, 9], "f8", 255),
+        ([0, -900, 20, 9], "f4", 65535),
+    ],
+)
+def test_intensities_are_scaled_by_the_range_of_their_type_or_values(
+    values, kind, full_scale, tmp_path
+):
+    values = np.array(values, kind)
+    np.savez(tmp_path / "a.npz", xyz=XYZ, intensity=values)
+    found = read_cloud(tmp_path / "a.npz").intensity
+    np.testing.assert_array_equal(found, values.astype(np.float32) / np.float32(full_scale))
+
+
+def test_intensities_of_las_have_16_bits(tmp_path):
+    pytest.importorskip("laspy", reason="needs pip install -e .[points]")
+    for values in ([0, 3, 200, 255], [0, 3, 200, 65535]):
+        write_las(tmp_path / "a.las", XYZ, intensity=values)
+        found = read_cloud(tmp_path / "a.las").intensity
+        np.testing.assert_allclose(found, np.array(values) / 65535, rtol=1e-6)
+
+
+def test_remissions_of_kitti_stay_as_they_are(tmp_path):
+    values = np.random.default_rng(0).random(4, np.float32)
+    write_kitti(tmp_path / "a.bin", XYZ, intensity=values)
+    np.testing.assert_array_equal(read_cloud(tmp_path / "a.bin").intensity, values)
+
+
 def test_kitti_labels_may_lie_in_their_own_folder(tmp_path):
     path = tmp_path / "velodyne" / "000000.bin"
     path.parent.mkdir()

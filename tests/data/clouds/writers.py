@@ -79,6 +79,8 @@ def write_las(path, xyz, color=None, intensity=None, label=None, point_format=3)
     las.x, las.y, las.z = np.asarray(xyz).T
     if color is not None:
         las.red, las.green, las.blue = np.asarray(color).T * 257
+    if intensity is not None:
+        las.intensity = intensity
     if label is not None:
         las.classification = label
     las.write(str(path))
