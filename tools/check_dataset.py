@@ -7,6 +7,7 @@ below.
 For each split, the program prints:
 
   - the number of images, their sizes, the share of ignored pixels, and the ids found
+  - for clouds: how many of them have each feature, such as colour
   - the pixels and images of each class, with its group (f frequent, c common, r rare)
   - problems: files that are missing or cannot be read, labels whose size differs from the image,
     ids that do not belong to a class, a data set with a single class. One file is the example
@@ -30,6 +31,7 @@ import argparse
 import os
 import re
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
         help="config keys, last; INPUT.BLACK_POINT, INPUT.WHITE_POINT and INPUT.MAX_PIXELS "
-        "change how files are read",
+        "change how files are read, and clouds must have the INPUT.POINTS.FEATURES",
     )
     return parser.parse_args(argv)
 
@@ -92,7 +94,8 @@ from sar.advice.item import Advice, format_advice
 from sar.advice.voxels import measure_mixing
 from sar.config import load_config
 from sar.config_file import baseline_of
-from sar.data.clouds import has_labels, is_cloud
+from sar.data.cloud_mapper import FEATURES, CloudMapper
+from sar.data.clouds import Cloud, has_labels, is_cloud
 from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import (
     SPLITS,
@@ -151,6 +154,7 @@ def check_all(args: argparse.Namespace) -> None:
         )
     check_loss(cfg)  # the advice is about it
     args.grey_range = GreyRange.from_config(cfg)
+    args.mapper = CloudMapper(cfg, is_train=False) if units is CLOUDS else None
     allow_pixels(cfg.INPUT.MAX_PIXELS)
     names = splits_of(args.folder, args.quiet) if args.folder is not None else (args.dataset,)
     # All splits share their classes, so the first split has the metadata of all.
@@ -231,6 +235,12 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
                 f'The data set "{name}" has no stuff_classes in its metadata, so it is not a data '
                 "set for semantic segmentation."
             )
+        features: list[list[str]] = []  # of each cloud that can be read
+
+        def map_cloud(cloud: Cloud, path: str) -> None:
+            features.append([name for name in FEATURES if getattr(cloud, name) is not None])
+            args.mapper.map_points(cloud, path)
+
         scan = scan_dataset(
             dicts,
             metadata.stuff_classes,
@@ -239,10 +249,11 @@ def check(name: str, args: argparse.Namespace) -> InputError | None:
             is_training_set=is_training_set(name),
             palettes=args.palettes,
             grey_range=args.grey_range,
+            map_cloud=map_cloud,
             progress=not args.quiet,
         )
         if not args.quiet:
-            report(name, len(dicts), scan, each_file=args.verbose)
+            report(name, len(dicts), scan, features, each_file=args.verbose)
         elif scan.problems:
             print(scan.describe_problems())
         if is_training_set(name) and not scan.problems:
@@ -334,8 +345,14 @@ def is_training_set(name: str) -> bool:
     return not splits or splits[-1] == "train"
 
 
-def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) -> None:
-    """Print the contents of a data set, and then its problems and warnings."""
+def report(
+    name: str, num_images: int, scan: DatasetScan, features: list[list[str]], *, each_file: bool
+) -> None:
+    """Print the contents of a data set, and then its problems and warnings.
+
+    Args:
+        features: the names of the features of each cloud; [] for images.
+    """
     frequency = scan.frequency
     found = sum(frequency.pixels)
     unknown = sum(pixels for _, pixels in scan.out_of_range.values())
@@ -348,6 +365,8 @@ def report(name: str, num_images: int, scan: DatasetScan, *, each_file: bool) ->
             f"ignored ({scan.ignore_label}): {frequency.ignored_pixels / total:.2%} of the {part}s"
         )
         print(f"ids found: {describe_ids(scan)}")
+    if features:
+        print(describe_features(features))
     if found:
         print(class_table(scan, with_groups=is_training_set(name)))
     print(describe_findings(scan, each_file=each_file))
@@ -415,6 +434,13 @@ def describe_sizes(sizes: dict[tuple[int, int], int], units: Units) -> str:
     by_number = sorted(sizes.items(), key=lambda item: -item[1])
     found = listed([f"{w} x {h} ({number} images)" for (h, w), number in by_number], 3)
     return f"sizes (width x height): {found}"
+
+
+def describe_features(features: list[list[str]]) -> str:
+    """Return how many clouds have each feature."""
+    counts = Counter(name for names in features for name in names)
+    found = [f"{name} in {counts[name]}" for name in FEATURES]
+    return f"features of {len(features)} clouds: {', '.join(found)}"
 
 
 def describe_ids(scan: DatasetScan) -> str:

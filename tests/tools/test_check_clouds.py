@@ -74,6 +74,20 @@ def test_problems_of_clouds_are_named_once(tool, cloud_folder, tmp_path, capsys)
     assert "Relabel these points" in out and "import_dataset" not in out
 
 
+def test_clouds_without_a_feature_are_named(tool, cloud_folder, tmp_path, capsys):
+    train = cloud_folder / "clouds" / "train"
+    for name in ("0.npz", "1.npz"):
+        arrays = dict(np.load(train / name))
+        np.savez(train / name, **arrays, color=np.zeros_like(arrays["xyz"]))
+    words = ["--folder", str(cloud_folder), "--output", str(tmp_path / "out")]
+    assert tool.main(words) == 0
+    found = "features of 3 clouds: xyz in 3, color in 2, normal in 0, intensity in 0\n"
+    assert found in capsys.readouterr().out
+    assert tool.main([*words, "INPUT.POINTS.FEATURES", "('xyz', 'color')"]) == 1
+    out = capsys.readouterr().out
+    assert found in out and "2.npz has no color, which INPUT.POINTS.FEATURES names" in out
+
+
 def test_splits_without_labels_are_left_out(tool, cloud_folder, tmp_path, capsys):
     (cloud_folder / "clouds" / "test").mkdir()
     xyz = np.load(cloud_folder / "clouds/train/1.npz")["xyz"]
