@@ -13,12 +13,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 _BENCHMARKS = (
     "ADE20K_2021_17_01",
     "ADEChallengeData2016",
+    "Stanford3dDataset_v1.2",
     "VOCdevkit",
     "camvid",
     "cityscapes",
     "coco",
     "longtail_rooms",
     "longtail_shapes",
+    "oakland",
+    "scannet",
+    "semantic_kitti",
 )
 # Keys of folders in the metadata of data sets, both of detectron2 and of this project.
 _METADATA = ("image_root", "sem_seg_root", "image_dir", "gt_dir")
