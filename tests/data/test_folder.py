@@ -11,6 +11,7 @@ from sar.data.datasets import load_dataset
 from sar.data.datasets.folder import (
     choose_splits,
     default_color,
+    list_clouds,
     pair_images_and_labels,
     register_folder,
 )
@@ -253,6 +254,22 @@ def test_files_of_the_system_do_not_count(folder, caplog, part, name):
     dicts = pair_images_and_labels(folder / "images/val", folder / "labels/val", remedy="")
     assert [d["image_id"] for d in dicts] == ["c"]
     assert not caplog.records
+
+
+def test_text_without_points_is_no_cloud(tmp_path, caplog):
+    folder = tmp_path / "train"
+    (folder / "floor").mkdir(parents=True)
+    for cloud in ("a.xyz", "floor/b.txt", "damaged.txt"):
+        (folder / cloud).write_text("1,5;2,5;3,5\n" if cloud == "damaged.txt" else "1 2 3\n")
+    for text in ("README.txt", "a.txt"):  # the second has the name of a cloud
+        (folder / text).write_text("Scans of 3 rooms\n")
+    found = [record["image_id"] for record in list_clouds(folder, remedy="")]
+    assert found == ["a", "damaged", "floor/b"]
+    assert "not used" in caplog.text and str(folder / "README.txt") in caplog.text
+    for cloud in ("a.xyz", "floor/b.txt", "damaged.txt"):
+        (folder / cloud).unlink()
+    with pytest.raises(InputError, match=r"holds no clouds .* but other files \(.txt \(2\)\)"):
+        list_clouds(folder, remedy="")
 
 
 def test_links_in_a_circle_are_refused(folder):

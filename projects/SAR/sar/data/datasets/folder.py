@@ -33,7 +33,7 @@ from functools import partial
 from pathlib import Path
 
 from sar.data import datasets
-from sar.data.clouds import CLOUD_SUFFIXES, label_file
+from sar.data.clouds import CLOUD_SUFFIXES, is_other_text, label_file
 from sar.data.datasets.class_file import read_class_file
 from sar.data.datasets.group_file import read_group_file
 from sar.errors import InputError, listed, nearest, printable
@@ -328,7 +328,8 @@ def files_by_stem(
     """Return the path of each file with one of the suffixes, by its relative path without it.
 
     The keys are in Unicode's composed form, NFC. Hidden files, hidden folders and system folders
-    are skipped.
+    are skipped, and so are text files that are no clouds, such as README.txt, with a warning in the
+    log.
 
     Args:
         suffixes: in lower case, with their dots.
@@ -346,6 +347,7 @@ def files_by_stem(
 
     found: dict[str, str] = {}
     others: Counter[str] = Counter()  # suffixes of other files
+    texts: list[str] = []
     for directory, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not is_system_folder(name)]
         for subfolder in subfolders:
@@ -360,6 +362,10 @@ def files_by_stem(
                 others[suffix] += 1
                 continue
             path = os.path.join(directory, file)
+            if is_other_text(path):
+                others[suffix] += 1
+                texts.append(path)
+                continue
             key = unicodedata.normalize("NFC", prefix + stem)
             if key in found:
                 raise InputError(
@@ -367,6 +373,11 @@ def files_by_stem(
                     "one."
                 )
             found[key] = path
+    if texts:
+        logger.warning(
+            f"The text files without points in {printable(folder)} are not used: "
+            f"{printable(listed(sorted(texts), 3))}."
+        )
     if not found:
         ends = [f"{suffix or 'without an ending'} ({n})" for suffix, n in others.most_common()]
         holds = f" but other files ({listed(ends)})" if others else ""
