@@ -62,9 +62,33 @@ def test_pts_has_the_number_of_its_points(tmp_path):
         cloud_of(tmp_path, rows(extra), "a.pts")
 
 
+@pytest.mark.parametrize("separator", [",", ", ", ";", " ; "])
+@pytest.mark.parametrize("names", ["", "x y z label", "x y z label extra"])
+def test_a_separator_may_end_each_line(names, separator, tmp_path):
+    columns = names.split()
+    first = "".join(f"{name}{separator}" for name in columns) + "\n" if names else ""
+    extra = [["7", "0", ""], ["8", "0", ""]] if len(columns) == 5 else [["7", ""], ["8", ""]]
+    extra = extra if names else [[""], [""]]
+    cloud = cloud_of(tmp_path, first + rows(extra, separator).replace("\n", "\r\n\n"), "a.csv")
+    np.testing.assert_array_equal(cloud.xyz, XYZ)
+    np.testing.assert_array_equal(cloud.label, [7, 8] if names else None)
+    write_labels(tmp_path / "a.csv", np.array([5, 6]), tmp_path / "b.csv")
+    np.testing.assert_array_equal(read_cloud(tmp_path / "b.csv").xyz, XYZ)
+    np.testing.assert_array_equal(read_cloud(tmp_path / "b.csv").label, [5, 6])
+
+
+def test_labels_are_added_instead_of_an_empty_column(tmp_path):
+    cloud_of(tmp_path, "x,y,z,\n1,2,3,\n4,5,6,\n", "a.csv")
+    write_labels(tmp_path / "a.csv", np.array([5, 6]), tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_bytes() == b"x,y,z,label\n1,2,3,5\n4,5,6,6\n"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
+        ("1,2,3,\n4,5,\n", "Line 2 of .* has 2 columns, expected 3"),
+        ("1,2,3,\n4,5,6,,\n", 'Line 2 of .* has "", expected a number'),
+        ("x,y,z,label\n1,2,3,\n", "names 4 columns .* line 2, has 3"),
         (rows([["1"], ["2"]]), r"4 columns without names.* such as `x y z intensity` or `x y z la"),
         ("x y z\n" + rows([["1"], ["2"]]), r"names 3 columns \(x, y, z\), but .* line 2, has 4"),
         ("a b c\n" + rows([[], []]), r"no coordinates x, y and z\. Its columns are a, b, c"),

@@ -4,7 +4,6 @@
 quarters of the time of `numpy.fromstring`, which does not check the lines.
 """
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def parse_rows(
         count: the number of rows to read; None: all. Memory is reserved for so many.
 
     Returns:
-        (rows, columns) float64, without empty lines.
+        (rows, columns) float64, without empty lines. Lines of a file may end with a separator.
 
     Raises:
         InputError: a line has another number of columns, or a word that is not a number.
@@ -57,6 +56,11 @@ def parse_rows(
         found = error
     else:
         found = None
+    if is_file:
+        source = source.read_text(_encoding(path), "replace").split("\n")[first_line - 1 :]
+        if separator:
+            lines = [line.rstrip().removesuffix(separator) for line in source]
+            return parse_rows(lines, columns, path, first_line=first_line, separator=separator)
     raise InputError(_first_problem(source, columns, path, first_line, separator)) from found
 
 
@@ -75,12 +79,8 @@ def _encoding(path: Path) -> str:
 
 
 def _first_problem(
-    source: Path | list[str], columns: int, path: Path, first_line: int, separator: str | None
+    lines: list[str], columns: int, path: Path, first_line: int, separator: str | None
 ) -> str:
-    lines = source
-    if isinstance(source, Path):
-        text = source.read_text(_encoding(path), "replace")
-        lines = islice(text.split("\n"), first_line - 1, None)
     for number, line in enumerate(lines, first_line):
         words = line.split(separator)
         wrong = [word for word in words if not is_number(word.strip(' "'))]

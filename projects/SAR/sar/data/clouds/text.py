@@ -74,6 +74,7 @@ def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
     separator = layout.separator and layout.separator.encode()
     joint = separator or (b"\t" if b"\t" in first else b" ")
     lines = (line for line in data[layout.start :].split(b"\n") if line.strip())
+    index = len(layout.names) if name is None else layout.names.index(name)
     with open(target, "wb") as file:
         if name is None:
             file.write(_head_with_label(data, layout, joint, newline))
@@ -81,10 +82,7 @@ def write_labels(path: Path, labels: np.ndarray, target: Path) -> None:
             file.write(data[: layout.start])
         for line, label in zip(lines, labels.tolist(), strict=True):
             words = line.strip().split(separator)
-            if name is None:
-                words.append(b"%d" % label)
-            else:
-                words[layout.names.index(name)] = b"%d" % label
+            words[index : index + 1] = [b"%d" % label]  # added, or instead of an empty last column
             file.write(joint.join(words) + newline)
 
 
@@ -129,4 +127,5 @@ def _head_with_label(data: bytes, layout: Layout, joint: bytes, newline: bytes) 
     start, end = layout.header
     line = data[start:end].rstrip()
     mark = separator_of(line.decode("utf-8", "replace")) or ("\t" if b"\t" in line else " ")
-    return data[:start] + line + mark.encode() + b"label" + newline + data[end + 1 : layout.start]
+    line = line.removesuffix(mark.encode()) + mark.encode() + b"label" + newline
+    return data[:start] + line + data[end + 1 : layout.start]

@@ -98,8 +98,12 @@ def separator_of(line: str) -> str | None:
 
 
 def split(line: str, separator: str | None) -> list[str]:
-    """Return the columns of a line without the blanks and quotes around them."""
-    return [word.strip(' \t"') for word in line.strip().split(separator)]
+    """Return the columns of a line without the blanks and quotes around them.
+
+    An empty last column is left out, because some programs end each line with a separator.
+    """
+    words = [word.strip(' \t"') for word in line.strip().split(separator)]
+    return words[:-1] if words and not words[-1] else words
 
 
 def _lines(data: bytes, path: Path) -> Iterator[tuple[int, int, int]]:
