@@ -1,4 +1,5 @@
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -82,6 +83,25 @@ def test_other_line_breaks(newline, order, tmp_path):
     np.testing.assert_array_equal(read_cloud(path).xyz, XYZ)
     np.testing.assert_array_equal(read_cloud(tmp_path / "b.ply").xyz, XYZ)
     np.testing.assert_array_equal(read_cloud_label(tmp_path / "b.ply"), [4, 5, 6])
+
+
+@pytest.mark.parametrize("empty", [b"\n", b" \t\n\r\n"])
+def test_empty_lines_of_a_text_are_skipped(empty, tmp_path):
+    path = tmp_path / "a.ply"
+    write_ply(path, xyz=XYZ, order="")
+    header, mark, data = path.read_bytes().partition(b"end_header\n")
+    path.write_bytes(header + mark + empty + data.replace(b"\n", b"\n" + empty))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_cloud(path).xyz, XYZ)
+    write_labels(path, np.array([4, 5, 6]), tmp_path / "b.ply")
+    np.testing.assert_array_equal(read_cloud(tmp_path / "b.ply").xyz, XYZ)
+    np.testing.assert_array_equal(read_cloud_label(tmp_path / "b.ply"), [4, 5, 6])
+    assert (tmp_path / "b.ply").read_bytes().endswith(empty + b"3 0 1 2\n" + empty)
+    path.write_bytes(path.read_bytes().replace(b"7.0", b"road"))
+    number = 1 + path.read_bytes()[: path.read_bytes().index(b"road")].count(b"\n")
+    with pytest.raises(InputError, match=f'Line {number} of .*a.ply has "road"'):
+        read_cloud(path)
 
 
 @pytest.mark.parametrize(

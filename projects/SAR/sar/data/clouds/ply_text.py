@@ -73,21 +73,26 @@ def _lines(
 ) -> tuple[int, int, Iterator[tuple[int, list[bytes]]]]:
     """Return where the vertices start and end in a file, and the number and words of each line.
 
+    Empty lines are skipped, as `parse_rows` skips them.
+
     Raises:
         InputError: the file has fewer lines than its header promises.
     """
-    first = len(header.lines) + sum(element.count for element in header.before)
+    before = sum(element.count for element in header.before)
     mark = header.newline[-1]
     body = np.frombuffer(data, np.uint8)[header.size :]
-    ends = np.flatnonzero(body == mark) + header.size + 1
+    ends = np.flatnonzero(body == mark) + 1
     if len(body) and body[-1] != mark:  # the last line has no line break
-        ends = np.append(ends, len(data))
-    bounds = np.insert(ends, 0, header.size)[first - len(header.lines) :]
-    if len(bounds) <= header.vertex.count:
+        ends = np.append(ends, len(body))
+    starts = np.insert(ends, 0, 0)[:-1]
+    filled = np.flatnonzero(np.logical_or.reduceat(body > ord(" "), starts))
+    filled = filled[filled >= before][: header.vertex.count]
+    if len(filled) < header.vertex.count:
         raise _too_short(header.vertex.count, path)
-    start, stop = int(bounds[0]), int(bounds[header.vertex.count])
-    lines = data[start:stop].split(header.newline[-1:])[: header.vertex.count]
-    return start, stop, enumerate(map(bytes.split, lines), first + 1)
+    start, stop = header.size + int(starts[filled[0]]), header.size + int(ends[filled[-1]])
+    lines = map(bytes.split, data[start:stop].split(header.newline[-1:]))
+    numbered = enumerate(lines, len(header.lines) + int(filled[0]) + 1)
+    return start, stop, ((number, words) for number, words in numbered if words)
 
 
 def _without_lists(data: bytes, header: Header, path: Path) -> list[str]:

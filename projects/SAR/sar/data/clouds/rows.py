@@ -4,6 +4,7 @@
 quarters of the time of `numpy.fromstring`, which does not check the lines.
 """
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +40,20 @@ def parse_rows(
         InputError: a line has another number of columns, or a word that is not a number.
     """
     is_file = isinstance(source, Path)
+    settings = {
+        "comments": None,
+        "delimiter": separator,
+        "ndmin": 2,
+        "encoding": _encoding(path),
+        "max_rows": count,
+        "quotechar": '"',
+    }
     try:
-        rows = np.loadtxt(
-            source,
-            comments=None,
-            delimiter=separator,
-            skiprows=first_line - 1 if is_file else 0,
-            ndmin=2,
-            encoding=_encoding(path),
-            max_rows=count,
-            quotechar='"',
-        )
+        if is_file and count is not None:  # NumPy warns of empty lines if it counts the others
+            with open(source, encoding=settings["encoding"]) as file:
+                rows = np.loadtxt(filter(str.strip, islice(file, first_line - 1, None)), **settings)
+        else:
+            rows = np.loadtxt(source, skiprows=first_line - 1 if is_file else 0, **settings)
         if rows.shape[1] == columns:
             return rows
     except ValueError as error:
