@@ -1,11 +1,13 @@
 """Samples of clouds in memory, against a loop."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from sar.data import label_files
 from sar.data.cloud_mapper import CloudMapper
 from sar.data.clouds import Cloud
 from sar.errors import InputError
@@ -96,3 +98,31 @@ def test_a_partner_that_cannot_be_used_leaves_the_cloud_alone(tmp_path):
     assert mapper(record, np.random.default_rng(0))["width"] == 20
     with pytest.raises(InputError, match="b.npz has the ids 7"):
         mapper(mapper.partners[0], np.random.default_rng(0))
+
+
+def test_a_cloud_that_holds_its_labels_is_read_once(tmp_path, monkeypatch):
+    record = write(tmp_path / "a.npz", label=np.arange(20) % 2)
+    copy = shutil.copy(tmp_path / "a.npz", tmp_path / "labels.npz")
+    mapper = mixing_mapper()
+    expected = mapper(record | {"sem_seg_file_name": str(copy)}, np.random.default_rng(0))
+    monkeypatch.setattr(label_files, "read_cloud_label", None)
+    found = mapper(record, np.random.default_rng(0))
+    for name in ("image", "coordinates", "sem_seg"):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "label, message",
+    [
+        (7, r"a\.npz has the ids 7, which are neither classes"),
+        (-1, r"a\.npz has the label -1\. Class ids are"),
+        (65536, r"a\.npz has the label 65536\. Class ids are"),
+        (None, r"a\.npz has no labels"),
+    ],
+)
+def test_wrong_labels_that_a_cloud_holds_are_named(label, message, tmp_path):
+    record = write(tmp_path / "a.npz", label=np.full(20, label or 0))
+    if label is None:
+        np.savez(tmp_path / "a.npz", xyz=np.ones((20, 3)))
+    with pytest.raises(InputError, match=message):
+        mixing_mapper()(record, np.random.default_rng(0))

@@ -337,6 +337,21 @@ def test_clouds_without_ground_truth_are_an_error(tmp_path, register):
         run(evaluator, records, lambda _: {"sem_seg": torch.zeros(K, 1, 7)})
 
 
+def test_labels_that_a_cloud_holds_are_not_read_again(tmp_path, register):
+    path, copy = str(tmp_path / "a.npz"), str(tmp_path / "labels.npz")
+    label = np.arange(7) % K
+    np.savez(copy, xyz=np.ones((7, 3)), label=label)
+    scores = torch.nn.functional.one_hot(torch.from_numpy(label), K).T[:, None].float()
+    evaluator = LongTailEvaluator(register([]))
+    sample = {"file_name": path, "cloud_label": label, "sem_seg_file_name": path}  # not written
+    for changed in ({}, {"sem_seg_file_name": copy, "cloud_label": label + 1}):
+        evaluator.reset()
+        evaluator.process([sample | changed], [{"sem_seg": scores}])
+        assert evaluator.evaluate()["sem_seg"]["mIoU"] == 100
+    with pytest.raises(InputError, match="a.npz has the ids 7, 8, 9, 10, 11, which"):
+        evaluator.process([sample | {"cloud_label": label + 7}], [{"sem_seg": scores}])
+
+
 def test_the_log_counts_clouds(tmp_path, register, caplog):
     path = tmp_path / "test.npz"
     np.savez(path, xyz=np.ones((7, 3)), label=np.zeros(7, int))

@@ -46,7 +46,7 @@ class CloudMapper:
     The random numbers come only from the generator that is passed to the call.
 
     Args:
-        is_train: augment the clouds and return labels; otherwise leave labels to the evaluator.
+        is_train: augment the clouds, and check the labels; otherwise leave this to the evaluator.
         voxel_size: length of a voxel's edge, in the unit of the files.
         features: names from FEATURES.
         num_classes: K; label ids are 0 to K - 1, or `ignore_label`.
@@ -111,7 +111,8 @@ class CloudMapper:
         Returns:
             `dataset_dict` with "image" (F, 1, P) float32, the features; "coordinates" (P, 3) int64,
             the voxel of each point; "height" 1 and "width" P; in training, "sem_seg" (1, P) int64;
-            with `keep_cloud`, "cloud".
+            otherwise, "cloud_label", the labels (P,) in the cloud, or None; with `keep_cloud`,
+            "cloud".
 
         Raises:
             InputError: a file is missing or unreadable, lacks a feature, is too large for its
@@ -119,7 +120,8 @@ class CloudMapper:
         """
         path = dataset_dict["file_name"]
         if not self.is_train:
-            return dataset_dict | self.map_points(read_cloud(path), path)
+            cloud = read_cloud(path)
+            return dataset_dict | self.map_points(cloud, path) | {"cloud_label": cloud.label}
         rng = rng or np.random.default_rng()
         cloud = self._read_with_label(dataset_dict)
         if self.augmentation is not None:
@@ -143,7 +145,8 @@ class CloudMapper:
                 '"sem_seg_file_name" to the data set\'s dict, or remove the cloud.'
             )
         cloud = read_cloud(path)
-        label = read_truth(label_path, self.num_classes, self.ignore_label)[0]
+        own = cloud.label if label_path == path else None
+        (label,) = read_truth(label_path, self.num_classes, self.ignore_label, cloud_label=own)
         if len(label) != len(cloud):
             raise InputError(
                 f"{label_path} has {len(label)} labels, but its cloud {path} has {len(cloud)} "

@@ -64,7 +64,7 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
         InputError: as in `read_label`.
     """
     if is_cloud(path):
-        return _read_cloud_label(path), None
+        return _as_label_map(read_cloud_label(path), path), None
     with opened(path, "label") as image:
         _refuse_lossy(image, path)
         _refuse_other_bands(image, path)
@@ -92,13 +92,21 @@ def read_label_and_palette(path: str | os.PathLike) -> tuple[np.ndarray, np.ndar
         return _first_of_equal_channels(turned, path), palette
 
 
-def read_truth(path: str | os.PathLike, num_classes: int, ignore_label: int) -> np.ndarray:
+def read_truth(
+    path: str | os.PathLike,
+    num_classes: int,
+    ignore_label: int,
+    *,
+    cloud_label: np.ndarray | None = None,
+) -> np.ndarray:
     """Read a label map, and check that each pixel has a class or is ignored.
 
     Args:
         path: as in `read_label`.
         num_classes: K; the classes have the ids 0 to K - 1.
         ignore_label: the id of pixels without a class.
+        cloud_label: (N,) int64, the labels of the cloud `path` if it was read before. They are
+            checked, and the file is not read again.
 
     Returns:
         (H, W), uint8 or uint16.
@@ -106,7 +114,7 @@ def read_truth(path: str | os.PathLike, num_classes: int, ignore_label: int) -> 
     Raises:
         InputError: as in `read_label`, or an id is not a class and not `ignore_label`.
     """
-    label = read_label(path)
+    label = read_label(path) if cloud_label is None else _as_label_map(cloud_label, path)
     outside = label >= num_classes
     outside &= label != ignore_label
     if outside.any():
@@ -172,9 +180,8 @@ def how_to_convert(path: str | os.PathLike) -> str:
     )
 
 
-def _read_cloud_label(path: str | os.PathLike) -> np.ndarray:
-    """Return the labels (1, N) of a point cloud."""
-    label = read_cloud_label(path)
+def _as_label_map(label: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    """Return the labels (N,) of a point cloud as (1, N) uint8 or uint16."""
     low, high = int(label.min()), int(label.max())
     if low < 0 or high > 65535:
         raise InputError(

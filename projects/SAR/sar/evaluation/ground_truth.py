@@ -28,7 +28,8 @@ class GroundTruth:
 
         Args:
             input: data set dict with "file_name" and "sem_seg_file_name". Without the latter, the
-                label file is looked up in the catalog.
+                label file is looked up in the catalog. If a cloud holds its labels, "cloud_label"
+                may have them (see `CloudMapper`); then the file is not read again.
             shape: (H, W) of the prediction.
 
         Raises:
@@ -36,7 +37,8 @@ class GroundTruth:
                 ids.
         """
         path = self._file(input)
-        truth = read_truth(path, self._num_classes, self._ignore_label)
+        own_label = input.get("cloud_label") if path == input["file_name"] else None
+        truth = read_truth(path, self._num_classes, self._ignore_label, cloud_label=own_label)
         if truth.shape != shape:
             raise InputError(
                 f"Label {path} is {truth.shape[1]} x {truth.shape[0]} pixels (width x height), but "
