@@ -2,6 +2,7 @@ import pytest
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
+from sar.data.datasets import longtail_shapes
 from sar.training import duration
 from sar.training.duration import Duration, in_words, measure_duration, num_evaluations
 
@@ -37,6 +38,19 @@ def test_a_run_is_measured_and_leaves_nothing(overrides, tmp_path, monkeypatch):
     assert (found.num_images, found.num_evaluations) == (5, 2)
     assert found.step > 0 and found.image > 0
     assert not (tmp_path / "output").exists()
+
+
+def test_a_model_that_writes_to_detectron2s_storage_is_measured(tmp_path, monkeypatch):
+    few = {"train": 2, "val": 1, "test": 1}
+    longtail_shapes.generate(tmp_path / "shapes", num_images=few)
+    monkeypatch.setattr(longtail_shapes, "generated_folder", lambda *args: tmp_path / "shapes")
+    monkeypatch.setattr(longtail_shapes, "NUM_IMAGES", few)
+    monkeypatch.setattr(duration, "_WARMUP", 0)
+    monkeypatch.setattr(duration, "_MOST", 1)
+    config = "configs/LongTailShapes/baseline_panoptic_fpn_R_18.yaml"
+    words = ["SOLVER.IMS_PER_BATCH", "1", "DATALOADER.NUM_WORKERS", "0"]
+    counts = ClassFrequency.load(tmp_path / "shapes" / "class_frequency.json")
+    assert measure_duration(load_config(config, words), counts).step > 0
 
 
 @pytest.mark.parametrize(("period", "expected"), [(0, 1), (100, 2), (99, 3), (1000, 1)])

@@ -20,6 +20,7 @@ from sar.training.step import TrainingStep
 from sar.training.trainer import Trainer
 
 from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 
 _WARMUP = 2  # calls that are not counted
 _LEAST, _MOST = 3, 20  # calls that are counted
@@ -94,7 +95,8 @@ def measure_duration(cfg: CfgNode, frequency: ClassFrequency) -> Duration:
     precision = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
     step = TrainingStep(model, Trainer.build_optimizer(cfg, model), seed=0, precision=precision)
     step.data_loader = Trainer.build_train_loader(cfg)
-    steps = list(_seconds_of(lambda: step.run(0)))
+    with EventStorage():  # detectron2's heads for instances write to it
+        steps = list(_seconds_of(lambda: step.run(0)))
     model.eval()
     image, num_images = 0.0, 0
     if cfg.DATASETS.TEST:
