@@ -22,9 +22,11 @@ from sar.training.trainer import Trainer
 from detectron2.data import DatasetCatalog
 from detectron2.engine.train_loop import HookBase
 from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils.events import EventWriter
 
+from .. import runs
 from ..programs import load_program
-from ..runs import CONFIG, arguments, metrics, prepared
+from ..runs import CONFIG, arguments, metrics, prepared, terminate
 
 
 def train(overrides, resume=False):
@@ -392,6 +394,47 @@ def test_hooks_and_loaders_of_ones_own(overrides, tmp_path):
     assert trainer.steps == 4
     lines = [line for line in read_metrics(tmp_path / "output") if "validation_loss" in line]
     assert lines and all("total_loss" in line for line in lines)
+
+
+class Recorder(EventWriter):
+    """Records its calls. Each `close` raises an error, as a tracker without network may."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def write(self):
+        self.calls.append("write")
+
+    def close(self):
+        self.calls.append("close")
+        raise ConnectionError("no network")
+
+
+def fail():
+    raise ZeroDivisionError
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "end, error",
+    [(fail, ZeroDivisionError), (interrupt, KeyboardInterrupt), (terminate, SystemExit)],
+)
+def test_a_training_that_ends_early_closes_its_writers(
+    end, error, overrides, tmp_path, monkeypatch, caplog
+):
+    calls = []
+    writers = [lambda cfg: [Recorder(calls)], lambda cfg: [Recorder(calls)]]
+    monkeypatch.setattr("sar.training.trainer.writer_functions", writers)
+    monkeypatch.setattr(Trainer, "test", fail)  # nothing is evaluated
+    with pytest.raises(error):
+        runs.train(overrides, runs.At(3, end))
+    assert calls == ["close", "close"]
+    assert caplog.text.count("Recorder cannot be closed: ConnectionError: no network") == 2
+    names = {path.stem for path in (tmp_path / "output").glob("*.pth")}
+    assert names == ({"model_0000001", "model_0000003"} if end is terminate else {"model_0000001"})
 
 
 def test_hooks_without_those_of_the_superclass_are_warned_about(overrides, caplog):

@@ -46,8 +46,7 @@ class CheckpointHook(HookBase):
             self.checkpointer.save_iteration(iteration)
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:  # and not ended by an error
-            self._save_if_best(self.trainer.max_iter - 1)
+        self._save_if_best(self.trainer.max_iter - 1)
 
     def _save_if_best(self, iteration: int) -> None:
         scalars = self.trainer.storage.latest()
@@ -88,5 +87,4 @@ class InferenceFileHook(HookBase):
         self.config = config
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:  # and not ended by an error
-            self.checkpointer.save_for_inference(self.config, self.trainer.max_iter - 1)
+        self.checkpointer.save_for_inference(self.config, self.trainer.max_iter - 1)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
+from sar.errors import describe_exception
 from sar.regularizers import PrototypeRegularizer, SemanticAnchorRegularizer
 
 from detectron2.engine import hooks
@@ -236,3 +237,22 @@ class PeriodicWriter(hooks.PeriodicWriter):
                 writer.write()
         else:
             super().after_step()
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            writer.write()
+        while self._writers:
+            self._writers.pop(0).close()
+
+    def close(self) -> None:
+        """Close the writers that are still open, because the training failed or was stopped.
+
+        An error of a writer is only logged: it must not hide why the training ended.
+        """
+        while self._writers:
+            writer = self._writers.pop(0)
+            try:
+                writer.close()
+            except Exception as error:  # a tracker can raise anything
+                name = type(writer).__name__
+                logger.warning(f"{name} cannot be closed: {describe_exception(error)}")

@@ -119,6 +119,7 @@ class Trainer(DefaultTrainer):
         self._is_step_unfinished = False
         self._is_resumed = False
         self._pictures = Pictures(cfg, self.build_test_mapper)
+        self._writer_hook = PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD)
         self.register_hooks(self.build_hooks())
         if not any(isinstance(hook, StopAtSigterm) for hook in self._hooks):
             logger.warning(
@@ -287,7 +288,9 @@ class Trainer(DefaultTrainer):
         return self.start_iter - self._is_step_unfinished
 
     def train(self):
-        """As DefaultTrainer.
+        """As DefaultTrainer, but the hooks' `after_train` runs only after the last iteration.
+
+        The writers are also closed after an error or SIGTERM.
 
         Raises:
             InputError: a sample that cannot be read, a loss that is not finite, a full disk.
@@ -309,6 +312,8 @@ class Trainer(DefaultTrainer):
                 if comm.get_world_size() == 1:  # with several, the cause may be in another one
                     logger.exception("Exception during training:")
                 raise
+            finally:
+                self._writer_hook.close()
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self._last_eval_results)
             return self._last_eval_results
@@ -426,7 +431,6 @@ class Trainer(DefaultTrainer):
                 PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, self._build_seeded_loader, num_iter)
             ]
         self._stop_hook = StopAtSigterm()
-        self._writer_hook = PeriodicWriter(self.build_writers, cfg.TEST.EVAL_PERIOD)
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
