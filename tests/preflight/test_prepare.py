@@ -421,6 +421,7 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         (["DATASETS.FOLDER", ""], "DATASETS.TRAIN is empty"),
         (["DATASETS.FOLDER", "nowhere"], "nowhere.*DATASETS.FOLDER"),
         (["OUTPUT_DIR", "/dev/null/output"], "OUTPUT_DIR /dev/null/output cannot be written"),
+        (["OUTPUT_DIR", 300 * "x"], "OUTPUT_DIR x+ cannot be written .File name too long.*Choose"),
         (["DATASETS.CLASS_FREQUENCY", "nowhere.json"], "nowhere.json"),
     ],
 )

@@ -54,10 +54,10 @@ def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:
         raise InputError(
             f"OUTPUT_DIR {path} has the name of a log file, as detectron2 sees it. Change it."
         )
-    if trains:
-        check_is_free(path)
-        _check_is_no_data(cfg)
     try:
+        if trains:
+            check_is_free(path)
+            _check_is_no_data(cfg)
         lock.create(path)
         with tempfile.TemporaryFile(dir=path):
             pass
