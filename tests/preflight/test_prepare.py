@@ -450,6 +450,14 @@ def test_data_sets_that_are_not_for_semantic_segmentation(key, overrides):
         prepared([*overrides, *extra])
 
 
+def test_data_sets_that_name_a_class_twice(overrides):
+    names = ["road", "car", "road"]
+    datasets.register("twice_train", lambda: [{"file_name": "a.jpg"}], names, [[0, 0, 0]] * 3)
+    extra = ["DATASETS.FOLDER", "", "DATASETS.TRAIN", "('twice_train',)"]
+    with pytest.raises(InputError, match='"twice_train" name a class more than once.*: road. Give'):
+        prepared([*overrides, *extra])
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_bad_files_are_found_before_training(split, overrides, folder):
     image, label = (folder / kind / split / "3.png" for kind in ("images", "labels"))

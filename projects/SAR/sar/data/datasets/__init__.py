@@ -4,9 +4,10 @@ Files, and the variable DETECTRON2_DATASETS, are only read when a data set is lo
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 
-from sar.errors import InputError, nearest
+from sar.errors import InputError, listed, nearest
 from sar.files.dataset_root import root as root
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -80,7 +81,8 @@ def metadata_of(name: str) -> Metadata:
     """Return the metadata of a registered data set, with `stuff_classes` and `ignore_label`.
 
     Raises:
-        InputError: the name is not registered, or its data set is not for semantic segmentation.
+        InputError: the name is not registered, its data set is not for semantic segmentation, or
+            two classes have the same name.
     """
     if name not in DatasetCatalog:
         load_dataset(name)  # raises the error
@@ -91,6 +93,13 @@ def metadata_of(name: str) -> Metadata:
                 f'The metadata of data set "{name}" have no {key}: name one for semantic '
                 f'segmentation, or set it with MetadataCatalog.get("{name}").set({key}=...).'
             )
+    counts = Counter(metadata.stuff_classes)
+    if repeated := [class_name for class_name, count in counts.items() if count > 1]:
+        raise InputError(
+            f'The metadata of data set "{name}" name a class more than once in stuff_classes: '
+            f"{listed(repeated)}. Give each class its own name, because metrics are named after "
+            "the classes."
+        )
     return metadata
 
 
