@@ -178,6 +178,19 @@ def test_a_bounded_number_is_kept_also_when_resumed(tmp_path):
     assert len(names(tmp_path)) == 10
 
 
+def test_a_resumed_run_warns_before_it_deletes_what_an_earlier_one_kept(tmp_path, caplog):
+    Run(tmp_path, kept=0).save(1, 3, 5, 7).save(9, name="model_final")
+    for kept in (0, 4):
+        assert Run(tmp_path, kept=kept).resume() == 9
+    assert not caplog.text
+    run = Run(tmp_path, kept=2)
+    run.resume()
+    assert "has 4 numbered checkpoints, but SOLVER.CHECKPOINTS_KEPT is 2" in caplog.text
+    assert "the next save deletes the 3 oldest. To keep them, stop now" in caplog.text
+    run.save(11)
+    assert len(list(tmp_path.glob("model_0*.pth"))) == 4 + 1 - 3
+
+
 def test_what_is_saved_is_not_deleted_for_broken_later_ones(tmp_path):
     Run(tmp_path).save(1, 3, 5, 7)
     for name in ("model_0000005.pth", "model_0000007.pth"):

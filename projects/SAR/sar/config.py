@@ -290,7 +290,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # SGD or ADAMW.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Number of numbered checkpoints that stay in OUTPUT_DIR: at least 2, because the newest can be
-    # broken; 0 for all. model_final.pth and model_best.pth always stay.
+    # broken; 0 for all. model_final.pth and model_best.pth always stay. Give the same number with
+    # --resume: a smaller one also deletes checkpoints from before.
     cfg.SOLVER.CHECKPOINTS_KEPT = 5
     # Factor of the learning rate of the backbone, for a smaller rate where weights are pretrained.
     # Layers of a feature pyramid on top of the backbone keep BASE_LR.

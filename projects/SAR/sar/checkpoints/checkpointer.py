@@ -81,6 +81,7 @@ class Checkpointer(DetectionCheckpointer):
             self._needs_classes = True
             self.load(path)
             self._best = self._read_best()
+            self._warn_of_deletion(_number(os.path.basename(path)))
         else:
             self.load(path, checkpointables=[])
         return is_resumed
@@ -170,10 +171,25 @@ class Checkpointer(DetectionCheckpointer):
         self.save(f"model_{iteration:07d}", iteration=iteration)
         if not self.kept or not self.save_to_disk:
             return
+        for path in self._numbered(iteration)[: -self.kept]:
+            path.unlink(missing_ok=True)
+
+    def _numbered(self, iteration: float) -> list[Path]:
+        """Return the numbered checkpoints up to an iteration, the oldest first."""
         numbers = {_number(path.name): path for path in self._files()}
+        numbers.pop(math.inf, None)
         # Later files are broken, or from an earlier run that continued from here.
-        for number in sorted(number for number in numbers if number <= iteration)[: -self.kept]:
-            numbers[number].unlink(missing_ok=True)
+        return [numbers[number] for number in sorted(numbers) if number <= iteration]
+
+    def _warn_of_deletion(self, iteration: float) -> None:
+        """Warn if an earlier start kept more numbered checkpoints than this one keeps."""
+        number = len(self._numbered(iteration))
+        if self.save_to_disk and self.kept and number > self.kept:
+            self.logger.warning(
+                f"{self.save_dir} has {number} numbered checkpoints, but SOLVER.CHECKPOINTS_KEPT "
+                f"is {self.kept}: the next save deletes the {number + 1 - self.kept} oldest. To "
+                "keep them, stop now with Ctrl-C, and resume with SOLVER.CHECKPOINTS_KEPT 0"
+            )
 
     def save_best(self, metric: str, value: float, iteration: int) -> None:
         """Save model_best.pth if this value of the metric is the best so far; never for NaN.
