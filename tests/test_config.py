@@ -1,7 +1,7 @@
 import pytest
 
 from sar import add_sar_config
-from sar.config import load_config
+from sar.config import changed_keys, load_config
 from sar.errors import InputError
 
 
@@ -131,6 +131,12 @@ def test_what_is_dumped_is_loaded_again(tmp_path):
     for found in (cfg, again):
         assert found.OUTPUT_DIR == "2024" and found.DATASETS.FOLDER == "None"
         assert found.TEST.MODE == "(1, 2)" and found.TEST.CROP_SIZE == (512, 512)
+
+
+def test_keys_whose_lists_yaml_has_read_are_not_changed(tmp_path):
+    """YAML makes lists of the tuples inside MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS."""
+    cfg = load_config(write(tmp_path, load_config("", ["SOLVER.STEPS", "(1, 2)"]).dump()))
+    assert changed_keys(cfg) == ["SOLVER.STEPS"]
 
 
 def test_home_and_variables_are_expanded_in_paths(tmp_path, monkeypatch):

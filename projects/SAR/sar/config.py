@@ -453,8 +453,15 @@ def changed_keys(cfg: CfgNode) -> list[str]:
     defaults = load_config()
     known = set(leaves(defaults))
     return [
-        key for key in leaves(cfg) if key not in known or lookup(cfg, key) != lookup(defaults, key)
+        key
+        for key in leaves(cfg)
+        if key not in known or _as_list(lookup(cfg, key)) != _as_list(lookup(defaults, key))
     ]
+
+
+def _as_list(value: object) -> object:
+    """Return a value with lists instead of tuples, because YAML makes lists of nested tuples."""
+    return list(map(_as_list, value)) if isinstance(value, (tuple, list)) else value
 
 
 @contextmanager
