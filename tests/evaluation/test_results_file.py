@@ -1,5 +1,6 @@
 from sar.config import load_config
-from sar.evaluation.results_file import _settings
+from sar.evaluation import results_file
+from sar.evaluation.results_file import _settings, describe_run
 
 
 def test_settings_that_json_cannot_hold_are_texts():
@@ -12,3 +13,9 @@ def test_settings_that_json_cannot_hold_are_texts():
         "SOLVER.BASE_LR": "inf",
         "SOLVER.STEPS": [1, 2],
     }
+
+
+def test_weights_of_another_machine_keep_their_name(monkeypatch):
+    monkeypatch.setattr(results_file, "_checksum", lambda file: "0")
+    for file in ("detectron2://ImageNetPretrained/R-50.pkl", "https://host/a.pth", "/b.pth"):
+        assert describe_run(load_config(), file, "none")["weights"]["file"] == file

@@ -42,7 +42,8 @@ def describe_run(cfg: CfgNode, weights_file: str, dataset_name: str) -> dict:
         dataset_name: the evaluated data set.
     """
     if weights_file:
-        weights = {"file": os.path.abspath(weights_file), "sha256": _checksum(weights_file)}
+        file = weights_file if "://" in weights_file else os.path.abspath(weights_file)
+        weights = {"file": file, "sha256": _checksum(weights_file)}
     else:
         weights = {"iteration": _last_iteration(cfg)}
     description = {"weights": weights, "config": _settings(cfg)}
