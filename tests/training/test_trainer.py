@@ -110,10 +110,11 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
     assert len(found["data"]["fingerprint"]) == 64
     assert read_evaluation(inference) == of_training
 
-    # Of the same checkpoint with other settings: both stay.
-    cfg = prepared([*opts, "INPUT.MIN_SIZE_TEST", "32"], eval_only=True)
-    Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
+    # Of the same checkpoint with other settings: metrics and predictions of both stay.
     (folder,) = (inference / name).glob("*_val")
+    predictions = (folder / "sem_seg_predictions.json").read_bytes()
+    smaller = ["MODEL.WEIGHTS", str(other), "INPUT.MIN_SIZE_TEST", "32"]
+    evaluate([*overrides, *smaller])
     sizes = [
         json.loads((folder / f"sem_seg_evaluation{number}.json").read_text())["config"].get(
             "INPUT.MIN_SIZE_TEST"
@@ -121,6 +122,22 @@ def test_an_evaluation_says_what_it_is_of_and_replaces_no_other(overrides, tmp_p
         for number in ("-2", "")
     ]
     assert sizes[0] != sizes[1] == 32
+    assert (folder / "sem_seg_predictions-2.json").read_bytes() == predictions
+    names = {f"sem_seg_{file}.json" for file in ("evaluation", "evaluation-2", "predictions-2")}
+    assert {path.name for path in folder.iterdir()} == names
+
+    # With settings that change no number: the same results, and no further files.
+    (tmp_path / "link").symlink_to(tmp_path)
+    words = [*smaller, "OUTPUT_DIR", str(tmp_path / "link" / "output"), "TEST.PICTURES", "0"]
+    words += ["DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER", "9"]
+    evaluate([*overrides, *words, "MODEL.WEIGHTS", str(tmp_path / "link" / other.name)])
+    evaluate(smaller, config_file=str(tmp_path / "output" / "config.yaml"))
+    assert {path.name for path in folder.iterdir()} == names
+
+
+def evaluate(opts, **settings):
+    cfg = prepared(opts, eval_only=True, **settings)
+    return Trainer.test(cfg, Trainer.load_for_evaluation(cfg))
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(overrides, tmp_path):

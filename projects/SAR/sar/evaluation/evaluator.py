@@ -26,7 +26,13 @@ from sar.evaluation.geometry import FeatureGeometry, sum_on_cpu
 from sar.evaluation.ground_truth import GroundTruth
 from sar.evaluation.objects import OBJECT_COUNTS, object_metrics, update_object_counts
 from sar.evaluation.predictions_file import PredictionsFile
-from sar.evaluation.results_file import describe_run, evaluation_folder, without_nan, write_results
+from sar.evaluation.results_file import (
+    describe_run,
+    evaluation_folder,
+    keep_other_results,
+    without_nan,
+    write_results,
+)
 from sar.evaluation.table import format_table
 from sar.evaluation.validation_loss import ValidationLoss
 from sar.modeling.head_loss import SegmentationLoss
@@ -236,6 +242,9 @@ class LongTailEvaluator(DatasetEvaluator):
                 "use tools/predict.py."
             )
         is_main = comm.is_main_process()
+        run = describe_run(*self._run, self._dataset_name) if is_main and self._run else {}
+        if is_main and self._output_dir:
+            keep_other_results(self._output_dir, run)
         if self._predictions_file:
             if is_main:
                 self._predictions_file.merge()
@@ -260,7 +269,7 @@ class LongTailEvaluator(DatasetEvaluator):
             self._log_absent_from(geometry)
         self._log(results, objects, num_images)
         if self._output_dir:
-            self._write_metrics(results, confusion, objects, num_images)
+            self._write_metrics(results, confusion, objects, num_images, run)
         return results
 
     def _empty_confusion(self, device: torch.device) -> Tensor:
@@ -318,8 +327,8 @@ class LongTailEvaluator(DatasetEvaluator):
         confusion: Tensor,
         objects: dict[str, list[int]] | None,
         num_images: int,
+        run: dict,
     ) -> None:
-        run = describe_run(*self._run, self._dataset_name) if self._run else {}
         content = {
             "dataset": self._dataset_name,
             "num_images": num_images,

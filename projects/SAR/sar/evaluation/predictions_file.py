@@ -9,6 +9,7 @@ import pycocotools.mask as mask_util
 
 from sar.errors import InputError
 from sar.files.atomic import atomic_path
+from sar.files.run_folder import PREDICTIONS
 
 from detectron2.utils import comm
 
@@ -49,7 +50,7 @@ class PredictionsFile:
     def merge(self) -> None:
         """Merge the lines of all processes into `sem_seg_predictions.json`."""
         ranks = range(comm.get_world_size())
-        with atomic_path(self.output_dir / "sem_seg_predictions.json") as temporary:
+        with atomic_path(self.output_dir / PREDICTIONS) as temporary:
             with open(temporary, "w") as merged:
                 separator = "["
                 for rank in ranks:

@@ -13,24 +13,36 @@ from sar.data.class_frequency import fingerprint_of
 from sar.data.datasets import load_dataset
 from sar.errors import InputError
 from sar.files.atomic import sha256, write_atomically
-from sar.files.run_folder import EVALUATION, INFERENCE
+from sar.files.run_folder import EVALUATION, INFERENCE, PREDICTIONS
 
 from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from detectron2.utils.file_io import PathManager
 
+# Prefixes of keys that change no number of an evaluation. Other keys may, also those of users.
+_WITHOUT_EFFECT = (
+    "OUTPUT_DIR",
+    "SEED",
+    "MODEL.WEIGHTS",  # each checkpoint has its own folder
+    "MODEL.DEVICE",
+    "DATALOADER.",
+    "SOLVER.",
+    "TEST.BEST_METRIC",
+    "TEST.EVAL_PERIOD",
+    "TEST.EXPECTED_RESULTS",
+    "TEST.PICTURES",
+    "TEST.SAVE_JSON",
+)
+
 
 def write_results(folder: Path, content: dict) -> None:
-    """Write `sem_seg_evaluation.json`. Earlier results of other data or settings are renamed.
+    """Write `sem_seg_evaluation.json`.
 
     Args:
         folder: folder of the file.
         content: in types that JSON can hold, without NaN. It may include `describe_run`.
     """
-    path = folder / EVALUATION
-    text = json.dumps(content, allow_nan=False)
-    _keep_other(path, content)
-    write_atomically(path, text + "\n")
+    write_atomically(folder / EVALUATION, json.dumps(content, allow_nan=False) + "\n")
 
 
 def describe_run(cfg: CfgNode, weights_file: str, dataset_name: str) -> dict:
@@ -53,6 +65,39 @@ def describe_run(cfg: CfgNode, weights_file: str, dataset_name: str) -> dict:
     return description
 
 
+def keep_other_results(folder: Path, run: dict) -> None:
+    """Rename earlier results in `folder` if they are for other data or settings.
+
+    Metrics and predictions get the same number. Results of a training in progress are not kept: new
+    results replace them.
+
+    Args:
+        run: from `describe_run`, of the results that will be written.
+    """
+    try:
+        before = json.loads((folder / EVALUATION).read_text())
+    except (OSError, ValueError):
+        return
+    if "file" not in before.get("weights", {}):
+        return
+    if before.get("data") == run.get("data") and _effective(before) == _effective(run):
+        return
+    paths = [folder / EVALUATION, folder / PREDICTIONS]
+    for number in count(2):
+        targets = [path.with_stem(f"{path.stem}-{number}") for path in paths]
+        if not any(map(os.path.lexists, targets)):
+            break
+    for path, target in zip(paths, targets, strict=True):
+        with suppress(FileNotFoundError):  # without TEST.SAVE_JSON, there are no predictions
+            path.rename(target)
+
+
+def _effective(run: dict) -> dict:
+    """Return the recorded settings that may change the numbers of an evaluation."""
+    settings = (run.get("config") or {}).items()
+    return {key: value for key, value in settings if not key.startswith(_WITHOUT_EFFECT)}
+
+
 def without_nan(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """Return metrics with None instead of NaN and infinity, which JSON does not have."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -69,23 +114,6 @@ def evaluation_folder(output_dir: str | os.PathLike, weights_file: str) -> Path:
     if os.path.realpath(os.path.dirname(weights_file)) != os.path.realpath(output_dir):
         name = f"{name}-{_checksum(weights_file)[:8]}"
     return Path(output_dir, INFERENCE, name)
-
-
-def _keep_other(path: Path, content: dict) -> None:
-    """Rename earlier results of the same checkpoint if they are for other data or settings.
-
-    Results of a training in progress are not kept: new results replace them.
-    """
-    try:
-        before = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return
-    if "file" not in before.get("weights", {}):
-        return
-    if all(before.get(key) == content.get(key) for key in ("config", "data")):
-        return
-    names = (f"{path.stem}-{number}{path.suffix}" for number in count(2))
-    path.rename(next(p for p in map(path.with_name, names) if not p.exists()))
 
 
 def _checksum(weights_file: str) -> str:

@@ -16,7 +16,7 @@ inference/DATA_SET/             evaluations by the training itself, of its lates
 inference/MODEL/                evaluation of one checkpoint by --eval-only:
     run.json, log.txt               as above
     class_frequency.json            as above
-    DATA_SET/                       as above
+    DATA_SET/                       as above; results of other settings are numbered: ...-2.json
 previous/, previous-2/, ...     all files of the earlier runs in this folder, the oldest first
 .sar-run.lock                   held by the training that writes here
 
@@ -47,6 +47,7 @@ LAST_CHECKPOINT = "last_checkpoint"
 INFERENCE_MODEL = "model_inference.pth"
 INFERENCE = "inference"
 EVALUATION = "sem_seg_evaluation.json"
+PREDICTIONS = "sem_seg_predictions.json"
 LOCK = ".sar-run.lock"
 
 CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
