@@ -1,7 +1,10 @@
 import pytest
 
+from sar import config
 from sar.config import load_config, lookup
 from sar.errors import InputError
+
+from detectron2.config import CfgNode
 
 # Key, as written on the command line and in YAML, meaning.
 TAKEN = [
@@ -112,6 +115,32 @@ def test_what_is_refused_names_key_expected_and_found(key, word, message, tmp_pa
         ) as e:
             load()
         assert "<class" not in str(e.value) and len(str(e.value)) < 400
+
+
+@pytest.fixture
+def own_key(monkeypatch):
+    def add_config(cfg):
+        cfg.MY = CfgNode({"PATH": None})
+
+    monkeypatch.setattr(config, "config_functions", [add_config])
+    return "MY.PATH"
+
+
+@pytest.mark.parametrize(
+    "word, meaning",
+    [
+        ("weights/a.pth", "weights/a.pth"), ("'a b'", "a b"), ("3", 3), ("1.5", 1.5),
+        ("True", True), ("[1, 2]", [1, 2]),
+    ],
+)  # fmt: skip
+def test_a_key_of_ones_own_without_a_default_takes_any_value(word, meaning, own_key, tmp_path):
+    assert_same(lookup(load_config("", [own_key, word]), own_key), meaning)
+    assert_same(lookup(load_yaml(tmp_path, own_key, word), own_key), meaning)
+    assert load_config("", [own_key, "None"]).MY.PATH is None
+    assert load_yaml(tmp_path, own_key, "null").MY.PATH is None
+    for other in ("{}", "!!set {a}"):
+        with pytest.raises(InputError, match="MY.PATH is .*, expected a text, a number, a list or"):
+            load_yaml(tmp_path, own_key, other)
 
 
 @pytest.mark.parametrize("text", ["2024", "true", "1.5", "[a]"])

@@ -15,7 +15,9 @@ _LISTS_OF_NAMES = (
     "DATASETS.PROPOSAL_FILES_TEST",
 )
 _NUMBER = (int, float)
+_KINDS = (int, float, str, tuple, list, type(None))
 _LISTS_OF_NUMBERS = ("MODEL.LOSS.OWN_CLASS_WEIGHTS",)
+_NUMBERS_OR_NONE = ("SOLVER.WEIGHT_DECAY_BIAS",)
 # (height, width): one number is both.
 _PAIRS = ("INPUT.CROP.SIZE", "TEST.CROP_SIZE", "TEST.CROP_STRIDE")
 # Lists of any length whose default has several numbers.
@@ -46,9 +48,13 @@ def typed_value(key: str, value: object, default: object, place: str) -> object:
     literal = _literal(value)
     _check_numbers(key, literal, place)
     if default is None:
-        if literal is None or _is_number(literal):
+        if key in _NUMBERS_OR_NONE:
+            is_taken, expected = literal is None or _is_number(literal), "a number or None"
+        else:  # the default does not show the type, so any is taken, as yacs does
+            is_taken, expected = isinstance(literal, _KINDS), "a text, a number, a list or None"
+        if is_taken:
             return literal
-        raise InputError(f"{place}: {key} is {_shown(value)}, expected a number or None")
+        raise InputError(f"{place}: {key} is {_shown(value)}, expected {expected}")
     if value is None or literal is None and not isinstance(default, str):
         raise InputError(f"{place}: {key} is null. Give it a value, or leave it out")
     if isinstance(default, (tuple, list)):
@@ -67,8 +73,7 @@ def _literal(value: object) -> object:
         literal = ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-    known = (int, float, str, tuple, list, type(None))
-    return literal if isinstance(literal, known) else value
+    return literal if isinstance(literal, _KINDS) else value
 
 
 def _check_numbers(key: str, value: object, place: str) -> None:
