@@ -1,9 +1,10 @@
 import pytest
+import torch
 
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import longtail_shapes
-from sar.training import duration
+from sar.training import duration, summary
 from sar.training.duration import Duration, in_words, measure_duration, num_evaluations
 
 from ..runs import CONFIG
@@ -68,6 +69,17 @@ def test_calls_are_counted_without_warm_up_until_the_time_is_over(monkeypatch):
         calls.append(seconds)
         now[0] += seconds if len(calls) > 2 else 100 * seconds
 
-    assert list(duration._seconds_of(lambda: call(0.1))) == pytest.approx([0.1] * 20)
+    assert list(duration._seconds_of(lambda: call(0.1), "cpu")) == pytest.approx([0.1] * 20)
     calls.clear()
-    assert list(duration._seconds_of(lambda: call(20.0))) == pytest.approx([20.0] * 3)
+    assert list(duration._seconds_of(lambda: call(20.0), "cpu")) == pytest.approx([20.0] * 3)
+
+
+def test_the_gpu_of_the_config_is_named_and_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    list(duration._seconds_of(lambda: None, "cuda:1"))
+    assert set(waited) == {"cuda:1"}
+    cfg = load_config("", ["MODEL.DEVICE", "cuda:1"])
+    assert duration._describe_device(cfg) == "one GPU of cuda:1"
+    assert summary._describe_device(cfg) == "GPU of cuda:1, 1 process"

@@ -96,7 +96,7 @@ def measure_duration(cfg: CfgNode, frequency: ClassFrequency) -> Duration:
     step = TrainingStep(model, Trainer.build_optimizer(cfg, model), seed=0, precision=precision)
     step.data_loader = Trainer.build_train_loader(cfg)
     with EventStorage():  # detectron2's heads for instances write to it
-        steps = list(_seconds_of(lambda: step.run(0)))
+        steps = list(_seconds_of(lambda: step.run(0), cfg.MODEL.DEVICE))
     model.eval()
     image, num_images = 0.0, 0
     if cfg.DATASETS.TEST:
@@ -105,7 +105,7 @@ def measure_duration(cfg: CfgNode, frequency: ClassFrequency) -> Duration:
         samples = chain.from_iterable(repeat(loader))
         predict = inference_model(cfg, model)
         with torch.no_grad():
-            image = mean(_seconds_of(lambda: predict(next(samples))))
+            image = mean(_seconds_of(lambda: predict(next(samples)), cfg.MODEL.DEVICE))
     return Duration(
         step=mean(steps),
         num_measured=len(steps),
@@ -124,16 +124,16 @@ def num_evaluations(cfg: CfgNode) -> int:
     return math.ceil(cfg.SOLVER.MAX_ITER / period) if period > 0 else 1
 
 
-def _seconds_of(call: Callable[[], object]) -> Iterator[float]:
-    """Yield the seconds of each of several calls."""
+def _seconds_of(call: Callable[[], object], device: str) -> Iterator[float]:
+    """Yield the seconds of each of several calls, which compute on a device."""
     end = time.perf_counter() + _SECONDS
     for number in range(_WARMUP + _MOST):
         start = time.perf_counter()
         if start > end and number >= _WARMUP + _LEAST:
             return
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
         if number >= _WARMUP:
             yield time.perf_counter() - start
 
@@ -148,6 +148,6 @@ def in_words(seconds: float) -> str:
 
 def _describe_device(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda"):
-        return f"one {torch.cuda.get_device_name()}"
+        return f"one {torch.cuda.get_device_name(cfg.MODEL.DEVICE)}"
     number = torch.get_num_threads()
     return f"the CPU ({number} thread{'s' if number > 1 else ''})"

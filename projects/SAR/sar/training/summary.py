@@ -75,7 +75,7 @@ def _describe_data(cfg: CfgNode, frequency: ClassFrequency | None) -> str:
 def _describe_device(cfg: CfgNode) -> str:
     device = cfg.MODEL.DEVICE
     if device.startswith("cuda"):
-        device = torch.cuda.get_device_name()
+        device = torch.cuda.get_device_name(device)
     number = comm.get_world_size()
     return f"{device}, {number} process{'es' if number > 1 else ''}"
 
