@@ -32,6 +32,13 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Dotted path of the layer that computes logits from the embedding; "" if there is none, with
     # MODEL.TAP.EMBEDDING. With MODEL.TAP.MATCHER: the layer that classifies queries.
     cfg.MODEL.CLASSIFIER = "sem_seg_head.predictor"
+    # True: DeepLab's heads pool over the whole image, as published. False: they pool over windows
+    # of INPUT.CROP.SIZE, as in detectron2, and refuse images whose sides are not multiples of it.
+    cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
+    # Store tensors with channels last, which is faster for convolutions on GPUs in half precision.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Load the weights that fit from a checkpoint with another number of classes. False: refuse it.
+    cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
     # Where the regularizers read embeddings and labels in a meta-architecture with other names.
     cfg.MODEL.TAP = CfgNode()
     # Dotted path of the head that is called with the labels in training.
@@ -44,13 +51,6 @@ def add_sar_config(cfg: CfgNode) -> None:
     # module that matches queries and masks, criterion.matcher. The embeddings are then the matched
     # queries.
     cfg.MODEL.TAP.MATCHER = ""
-    # True: DeepLab's heads pool over the whole image, as published. False: they pool over windows
-    # of INPUT.CROP.SIZE, as in detectron2, and refuse images whose sides are not multiples of it.
-    cfg.MODEL.SEM_SEG_HEAD.ASPP_GLOBAL_POOLING = False
-    # Store tensors with channels last, which is faster for convolutions on GPUs in half precision.
-    cfg.MODEL.CHANNELS_LAST = False
-    # Load the weights that fit from a checkpoint with another number of classes. False: refuse it.
-    cfg.MODEL.WEIGHTS_SKIP_MISMATCHED = False
 
     # -- FCNHead, UPerNetHead, OCRHead and SegFormerHead
     # These heads also use detectron2's keys. COMMON_STRIDE is the stride of the finest feature in
@@ -230,13 +230,13 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Largest number of pixels of an image or label. Raise it for larger images that you trust;
     # lower values than the default have no effect.
     cfg.INPUT.MAX_PIXELS = 178956970
-    # DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" (of detectron2) repeats images with
-    # rare classes: classes that a smaller share of the images shows than
-    # DATALOADER.REPEAT_THRESHOLD.
-
     # Number of unreadable training images that each process replaces by others, with a warning that
     # names the file. One more stops the run.
     cfg.DATALOADER.MAX_SKIPPED_SAMPLES = 0
+
+    # DATALOADER.SAMPLER_TRAIN "RepeatFactorTrainingSampler" (of detectron2) repeats images with
+    # rare classes: classes that a smaller share of the images shows than
+    # DATALOADER.REPEAT_THRESHOLD.
 
     # -- Point clouds
     cfg.INPUT.POINTS = CfgNode()
@@ -313,17 +313,6 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Windows per batch. Each needs the memory of a training crop, without gradients. For point
     # clouds: passes of TEST.AUG per batch.
     cfg.TEST.WINDOWS_PER_BATCH = 1
-    # TEST.AUG (of detectron2) works in both modes. With ENABLED, probabilities are averaged over
-    # the sizes in MIN_SIZES, and with FLIP also over flipped images. A size is the shorter edge; 0
-    # means the original size. The longer edge is at most MAX_SIZE. INPUT.MIN_SIZE_TEST is then not
-    # used.
-
-    # For point clouds, ENABLED averages probabilities over all combinations of ANGLES and SCALES,
-    # and with FLIP also over mirrored clouds: eight passes by default. Each pass has another voxel
-    # grid. ANGLES are rotations about the vertical axis, in degrees.
-    cfg.TEST.AUG.ANGLES = (0.0, 90.0, 180.0, 270.0)
-    # Factors of the size.
-    cfg.TEST.AUG.SCALES = (1.0,)
     # Number of images of the first test set that TensorBoard shows after each evaluation, with
     # ground truth, prediction and the cosines between class vectors; 0 for none.
     cfg.TEST.PICTURES = 4
@@ -343,6 +332,18 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Also measure the geometry of the feature space (neural collapse: NC1, NC2, NC3). The names of
     # these metrics start with "geometry/".
     cfg.TEST.GEOMETRY = False
+
+    # TEST.AUG (of detectron2) works in both modes. With ENABLED, probabilities are averaged over
+    # the sizes in MIN_SIZES, and with FLIP also over flipped images. A size is the shorter edge; 0
+    # means the original size. The longer edge is at most MAX_SIZE. INPUT.MIN_SIZE_TEST is then not
+    # used.
+
+    # For point clouds, ENABLED averages probabilities over all combinations of ANGLES and SCALES,
+    # and with FLIP also over mirrored clouds: eight passes by default. Each pass has another voxel
+    # grid. ANGLES are rotations about the vertical axis, in degrees.
+    cfg.TEST.AUG.ANGLES = (0.0, 90.0, 180.0, 270.0)
+    # Factors of the size.
+    cfg.TEST.AUG.SCALES = (1.0,)
 
 
 def load_config(
