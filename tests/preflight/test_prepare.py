@@ -211,6 +211,11 @@ def test_home_is_expanded(overrides, tmp_path, monkeypatch):
     assert cfg.OUTPUT_DIR == str(tmp_path / "run")
 
 
+def test_output_dir_may_have_the_name_of_a_log_file(overrides, tmp_path):
+    prepared([*overrides, "OUTPUT_DIR", str(tmp_path / "run.log")])
+    assert (tmp_path / "run.log").is_dir()
+
+
 def test_class_frequencies_of_another_data_set_are_not_taken(overrides, folder, tmp_path):
     """Nor of one with the same classes in a folder of the same name."""
     other = tmp_path / "others" / folder.name
@@ -408,7 +413,6 @@ def test_weights_of_another_model_are_refused(weights, overrides, tmp_path):
         ),
         (["TEST.OBJECT_IOU", "0"], "^TEST.OBJECT_IOU is 0.0, expected above 0, up to 1"),
         (["INPUT.CROP.SIZE", "('a', 'b')"], "INPUT"),
-        (["OUTPUT_DIR", "run.log"], "log file"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty, so nothing would be saved: name a folder"),
         (["MODEL.LOSS.NAME", "sesaw"], 'mean "seesaw"'),
         (

@@ -50,10 +50,6 @@ def check_output_dir(cfg: CfgNode, *, trains: bool) -> None:
     path = cfg.OUTPUT_DIR
     if not path:
         raise InputError("OUTPUT_DIR is empty, so nothing would be saved: name a folder")
-    if path.endswith((".txt", ".log")):
-        raise InputError(
-            f"OUTPUT_DIR {path} has the name of a log file, as detectron2 sees it. Change it."
-        )
     try:
         if trains:
             check_is_free(path)
