@@ -53,6 +53,7 @@ if __name__ == "__main__":
 import torch
 
 from sar.checkpoints.conversion import LAYOUTS, Conversion, State, convert
+from sar.checkpoints.tensor_file import save_tensors, verify_checksums
 from sar.config import load_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError, listed
@@ -85,11 +86,8 @@ def convert_file(args: argparse.Namespace) -> None:
         raise InputError(f"checkpoint {args.input}: {error}") from error
     if not conversion.weights:
         raise InputError(f"checkpoint {args.input} holds nothing for the model of the config")
-    try:
-        with outputs.writing(args.output) as temporary:
-            torch.save({"model": conversion.weights}, temporary)
-    except RuntimeError as error:  # torch raises it instead of an OSError
-        raise InputError(f"{args.output} cannot be written ({error}): make room") from error
+    with outputs.writing(args.output) as temporary:
+        save_tensors({"model": conversion.weights}, temporary)
     if not args.quiet:
         report(conversion, other_keys, in_full=args.verbose)
     warn_of_settings(cfg, model)
@@ -112,7 +110,7 @@ def read(path: str) -> tuple[State, list[str]]:
         the weights, and the names of what else is in the file.
 
     Raises:
-        InputError: the file is missing, or not a checkpoint.
+        InputError: the file is missing, damaged, or not a checkpoint.
     """
     if not Path(path).is_file():  # also for a pipe: reading it would wait forever
         raise InputError(f"checkpoint {path} cannot be read: No such file")
@@ -122,6 +120,7 @@ def read(path: str) -> tuple[State, list[str]]:
 
             content = load_file(path)
         else:
+            verify_checksums(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(

@@ -1,4 +1,5 @@
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -330,9 +331,13 @@ class Harmful:
 
 
 def test_files_that_are_no_checkpoints(tool, tmp_path, capsys):
-    torch.save({"model": nn.Linear(2, 2).state_dict()}, tmp_path / "other.pth")
+    state = nn.Linear(2, 2).state_dict()
+    torch.save({"model": state}, tmp_path / "other.pth")
     whole = (tmp_path / "other.pth").read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "changed.pth").write_bytes(
+        whole.replace(state["weight"].numpy().tobytes(), b"0" * 16)
+    )
     (tmp_path / "text.pth").write_text("no checkpoint")
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Harmful()}, tmp_path / "code.pth")
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
@@ -345,6 +350,7 @@ def test_files_that_are_no_checkpoints(tool, tmp_path, capsys):
     for name, expected in {
         "other": "2 of its names are unknown",
         "half": "cannot be read",
+        "changed": "is damaged: download or write the file again",
         "text": "truncated, not a checkpoint",
         "code": "could run code",
         "epoch": "holds no state dict",
@@ -359,6 +365,21 @@ def test_files_that_are_no_checkpoints(tool, tmp_path, capsys):
         assert message.startswith("error: ") and expected in message, message
         assert f"{name}.pth" in message and out == ""
     assert not output.exists()
+
+
+def test_a_full_disk(tool, tmp_path, capsys):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    line = ["--config-file", CONFIG, "--from", "torchvision", "--quiet"]
+    line += ["--input", str(tmp_path / "resnet18.pth"), "--output", str(tmp_path / "ours.pth")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        assert tool.main([*line, *SMALL]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "ours.pth cannot be written" in message and "File too large" in message
+    assert not (tmp_path / "ours.pth").exists()
 
 
 def test_settings_that_spoil_such_weights_are_named(tool, tmp_path, caplog, capsys):

@@ -119,3 +119,14 @@ def test_unused_weights_are_one_line(tmp_path, monkeypatch):
     (message,) = messages
     assert message.startswith("resnet18 does not use 96 arrays: layer1.2.conv1.weight, ")
     assert len(message) < 300
+
+
+def test_weights_that_were_damaged(tmp_path):
+    timm = pytest.importorskip("timm")
+    name, path = "mobilenetv3_small_050", tmp_path / "weights.pth"
+    state = timm.create_model(name).state_dict()
+    torch.save(state, path)
+    kernel = state["conv_stem.weight"].numpy().tobytes()
+    path.write_bytes(path.read_bytes().replace(kernel, bytes(len(kernel))))
+    with pytest.raises(InputError, match="mobilenetv3_small_050: its part .* is damaged"):
+        TimmBackbone(name=name, checkpoint=str(path))

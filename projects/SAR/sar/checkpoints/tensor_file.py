@@ -16,9 +16,8 @@ def load_tensors(filename: str | os.PathLike, *, mmap: bool = False) -> dict:
     """Return the content of a file of torch.save; with `mmap`, tensors are read when used."""
     if not os.path.isfile(filename):  # refuses pipes too, since reading them could wait forever
         raise InputError("file not found")
-    is_zip = zipfile.is_zipfile(filename)
-    if is_zip:  # older files have no checksums, and cannot be mapped
-        _verify(filename)
+    verify_checksums(filename)
+    is_zip = zipfile.is_zipfile(filename)  # older files cannot be mapped
     try:
         content = torch.load(filename, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
@@ -48,8 +47,13 @@ def save_tensors(content: dict, filename: str | os.PathLike) -> None:
         raise
 
 
-def _verify(path: str | os.PathLike) -> None:
-    """Check a file of torch.save against the checksums in it, which torch ignores."""
+def verify_checksums(path: str | os.PathLike) -> None:
+    """Raise InputError if a file of torch.save does not match the checksums in it.
+
+    torch.load ignores the checksums. Older files, which are not zip files, have none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
         for entry in archive.infolist():

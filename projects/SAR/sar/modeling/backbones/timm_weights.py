@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from sar.checkpoints.tensor_file import verify_checksums
 from sar.errors import InputError, listed
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
+    verify_checksums(path)
     try:
         # timm's training script saves its arguments (names and values) with the weights.
         with torch.serialization.safe_globals([Namespace]):
