@@ -20,6 +20,7 @@ from sar.modeling.inference import (
     check_inference,
     check_pooling,
     inference_model,
+    memory_remedy,
     window_starts,
 )
 from sar.prediction.export import check_exportable
@@ -489,6 +490,22 @@ def test_a_forward_of_ones_own_is_not_passed_over(monkeypatch):
 def test_what_is_not_used_is_not_looked_at():
     check_inference(config("TEST.CROP_SIZE", "(0, 0)", "TEST.AUG.MIN_SIZES", "()"))
     check_inference(config("TEST.GEOMETRY", "True", "MODEL.META_ARCHITECTURE", "PanopticFPN"))
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        ([], "set TEST.MODE slide, or set INPUT.MIN_SIZE_TEST lower, or "),
+        (["INPUT.MIN_SIZE_TEST", "0"], "set TEST.MODE slide, or "),
+        (FLIP, "set TEST.MODE slide, or set TEST.AUG.ENABLED False, or "),
+        (SLIDE, "set TEST.CROP_SIZE lower, or "),
+        ([*SLIDE, "TEST.WINDOWS_PER_BATCH", "4"], "set TEST.WINDOWS_PER_BATCH 1, or "),
+        (["MODEL.META_ARCHITECTURE", "PanopticFPN"], "set INPUT.MIN_SIZE_TEST lower, or "),
+        (["MODEL.META_ARCHITECTURE", "PointSegmentor"], ""),
+    ],
+)
+def test_what_helps_if_the_memory_is_too_small(overrides, expected):
+    assert memory_remedy(config(*overrides)) == f"{expected}cut it into parts"
 
 
 DEEPLAB = [

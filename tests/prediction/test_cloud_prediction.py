@@ -104,7 +104,7 @@ def test_a_cloud_that_does_not_fit_into_memory_is_an_error(predictor, monkeypatc
     results = list(predictor.predict_all([cloud_with(), cloud_with()]))
     message = "the cloud: the model cannot predict 300 points: out of memory. If memory is too"
     assert [str(error).startswith(message) for error in results] == [True, True]
-    assert str(results[0]).endswith("cut the cloud into parts")
+    assert str(results[0]).endswith("cut it into parts")
 
 
 def test_a_missing_feature_is_named(predictor):

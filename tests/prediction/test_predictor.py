@@ -9,6 +9,7 @@ from torch import nn
 from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.data.label_files import read_label
+from sar.data.mapper import SemanticSegmentationMapper
 from sar.errors import InputError
 from sar.modeling.inference import inference_model
 from sar.prediction.predictor import Prediction, Predictor
@@ -176,16 +177,56 @@ def test_arrays_that_are_no_images(array):
         predictor(array)
 
 
-def test_an_image_that_the_model_cannot_take_is_named(folder):
-    class Failing(nn.Module):
-        def forward(self, batch):
-            raise RuntimeError("out of memory\nin some place")
+class Failing(nn.Module):
+    """Raise an error; or return scores that cannot be copied to main memory."""
 
-    predictor = Predictor(Failing(), ["a"], np.zeros((1, 3), np.uint8))
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    def forward(self, batch):
+        if self.error:
+            raise self.error
+        return [{"sem_seg": torch.zeros(1, 48, 64, device="meta")}]
+
+
+@pytest.mark.parametrize("with_confidence", [False, True])
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (RuntimeError("out of memory\nin some place"), "out of memory"),
+        (MemoryError(), "MemoryError"),
+        (None, "Cannot copy out of meta tensor; no data!"),
+    ],
+)
+def test_an_image_that_the_model_cannot_take_is_named(folder, error, reason, with_confidence):
+    predictor = Predictor(Failing(error), ["a"], np.zeros((1, 3), np.uint8))
     path = folder / "images" / "val" / "0.png"
-    with pytest.raises(InputError, match="0.png: .* 64 x 48 pixels: out of memory[.]"):
-        predictor(path)
-    assert isinstance(next(predictor.predict_all([path])), InputError)
+    expected = f"0.png: .* 64 x 48 pixels: {reason}. If memory is too small, cut it into parts"
+    with pytest.raises(InputError, match=expected):
+        predictor(path, with_confidence=with_confidence)
+    (result,) = predictor.predict_all([path], with_confidence=with_confidence)
+    assert isinstance(result, InputError)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_named_and_the_rest_done(
+    load, folder, monkeypatch
+):
+    predictor, map_pixels = load(), SemanticSegmentationMapper.map_pixels
+    paths = sorted((folder / "images" / "val").iterdir())[:3]
+    large = np.asarray(Image.open(paths[1]))
+
+    def limited(self, pixels):
+        if (pixels == large).all():
+            raise MemoryError("Unable to allocate 14.9 GiB")
+        return map_pixels(self, pixels)
+
+    monkeypatch.setattr(SemanticSegmentationMapper, "map_pixels", limited)
+    first, error, last = predictor.predict_all(paths)
+    assert isinstance(first, Prediction) and isinstance(last, Prediction)
+    assert f"{paths[1]} does not fit into memory (Unable to allocate 14.9 GiB): " in str(error)
+    with pytest.raises(InputError, match="the array does not fit into memory"):
+        predictor(large)
 
 
 @pytest.mark.parametrize("num_classes, mode", [(3, "P"), (256, "P"), (300, "I;16")])

@@ -93,8 +93,8 @@ def forward_errors(describe: Callable[[str], str]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (RuntimeError, ValueError) as error:
-        raise InputError(describe(first_line(error))) from error
+    except (RuntimeError, ValueError, MemoryError) as error:
+        raise InputError(describe(first_line(error) or type(error).__name__)) from error
 
 
 def describe_exception(error: Exception) -> str:

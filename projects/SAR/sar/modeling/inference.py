@@ -45,6 +45,25 @@ def has_own_forward(cfg: CfgNode) -> bool:
     return found.forward is not SemanticSegmentor.forward
 
 
+def memory_remedy(cfg: CfgNode) -> str:
+    """Return what a user can do if the memory is too small for an image or a cloud."""
+    slides, augments = cfg.TEST.MODE == "slide", cfg.TEST.AUG.ENABLED
+    is_of_clouds = is_meta_architecture(cfg, PointSegmentor)
+    can_slide = is_meta_architecture(cfg, SemanticSegmentor) and not has_own_forward(cfg)
+    remedies = []
+    if cfg.TEST.WINDOWS_PER_BATCH > 1 and (slides or (is_of_clouds and augments)):
+        remedies.append("set TEST.WINDOWS_PER_BATCH 1")
+    elif slides:
+        remedies.append("set TEST.CROP_SIZE lower")
+    elif can_slide:
+        remedies.append("set TEST.MODE slide")
+    if augments and not is_of_clouds:
+        remedies.append("set TEST.AUG.ENABLED False")
+    elif cfg.INPUT.MIN_SIZE_TEST and not (slides or is_of_clouds):
+        remedies.append("set INPUT.MIN_SIZE_TEST lower")
+    return ", or ".join([*remedies, "cut it into parts"])
+
+
 def check_inference(cfg: CfgNode) -> None:
     """Raise InputError if the keys of TEST describe no possible inference mode.
 

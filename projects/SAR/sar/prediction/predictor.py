@@ -21,9 +21,9 @@ from sar.data.clouds import CLOUD_SUFFIXES, Cloud, is_cloud, read_cloud
 from sar.data.datasets.folder import IMAGE_SUFFIXES, default_colors, read_classes
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame, is_video
-from sar.errors import InputError, forward_errors, listed
+from sar.errors import InputError, first_line, forward_errors, listed
 from sar.files.run_folder import CLASS_FREQUENCY
-from sar.modeling.inference import inference_model
+from sar.modeling.inference import inference_model, memory_remedy
 from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
 from sar.preflight.checks import check_config
 from sar.preflight.device import choose_device
@@ -101,6 +101,7 @@ class Predictor:
         sums_masks: the model classifies queries, and returns sums over their masks instead of
             logits. The probability is then the share of a class in the sum over all classes.
         num_threads: number of threads that read ahead; 0 for none.
+        memory_remedy: what to do if the memory is too small, for errors.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Predictor:
         gives_probabilities: bool = False,
         sums_masks: bool = False,
         num_threads: int = 0,
+        memory_remedy: str = "cut it into parts",
     ) -> None:
         self.model = model
         self.class_names = class_names
@@ -123,6 +125,7 @@ class Predictor:
         self.gives_probabilities = gives_probabilities
         self.sums_masks = sums_masks
         self.num_threads = num_threads
+        self.memory_remedy = memory_remedy
 
     @classmethod
     def load(cls, config_file: str | os.PathLike, *overrides: str) -> "Predictor":
@@ -146,6 +149,7 @@ class Predictor:
             gives_probabilities=cfg.TEST.AUG.ENABLED,
             sums_masks=bool(cfg.MODEL.TAP.MATCHER),
             num_threads=cfg.DATALOADER.NUM_WORKERS,
+            memory_remedy=memory_remedy(cfg),
         )
 
     @property
@@ -198,21 +202,24 @@ class Predictor:
 
         A cloud is "cloud" instead.
         """
-        if self.reads_clouds:
-            name = "the cloud" if isinstance(image, Cloud) else str(image)
-            cloud = image if isinstance(image, Cloud) else _read_scan(image)
-            return {**self.mapper.map_points(cloud, name), "cloud": cloud, "name": name}
-        name = "the array"
+        name = "the cloud" if isinstance(image, Cloud) else "the array"
         if isinstance(image, Frame):
             name, image = image.name, image.pixels
-        elif not isinstance(image, np.ndarray):
-            name, image = str(image), self._read_image(image)
-        elif image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        elif isinstance(image, (str, os.PathLike)):
+            name = str(image)
+        try:
+            if self.reads_clouds:
+                cloud = image if isinstance(image, Cloud) else _read_scan(image)
+                return {**self.mapper.map_points(cloud, name), "cloud": cloud, "name": name}
+            pixels = image if isinstance(image, np.ndarray) else self._read_image(image)
+            _check_pixels(pixels)
+            return {**self.mapper.map_pixels(pixels), "pixels": pixels, "name": name}
+        except MemoryError as error:
             raise InputError(
-                f"the array is {image.dtype} of shape {image.shape}, expected an image: uint8 RGB "
-                "of shape (H, W, 3)"
-            )
-        return {**self.mapper.map_pixels(image), "pixels": image, "name": name}
+                f"{name} does not fit into memory ({first_line(error) or 'MemoryError'}): cut it "
+                "into parts, or set DATALOADER.NUM_WORKERS lower, so that fewer files are read "
+                "ahead"
+            ) from error
 
     def _read_image(self, source: str | os.PathLike | Cloud) -> np.ndarray:
         remedy = "but the model segments images: use a model that was trained on point clouds"
@@ -228,19 +235,26 @@ class Predictor:
     @torch.inference_mode()
     def _predict(self, sample: dict, with_confidence: bool) -> Prediction | CloudPrediction:
         height, width = sample["image"].shape[1:]
-        size, remedy = (
-            f"{width} x {height} pixels",
-            "set INPUT.MIN_SIZE_TEST lower or TEST.MODE slide",
-        )
-        if self.reads_clouds:
-            size, remedy = f"{width} points", "cut the cloud into parts"
+        size = f"{width} points" if self.reads_clouds else f"{width} x {height} pixels"
         with forward_errors(
             lambda reason: (
                 f"{sample['name']}: the model cannot predict {size}: {reason}. If memory "
-                f"is too small, {remedy}"
+                f"is too small, {self.memory_remedy}"
             )
         ):
             scores = self.model([sample])[0]["sem_seg"]
+            labels, confidence = self._decide(scores, with_confidence)
+        if not self.reads_clouds:
+            return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
+        cloud, names = sample["cloud"], self.class_names
+        truth = ground_truth_of(cloud, len(names), self.mapper.ignore_label)
+        confidence = None if confidence is None else confidence[0]  # a cloud has one row
+        return CloudPrediction(cloud, truth, labels[0], confidence, names, self.colors)
+
+    def _decide(
+        self, scores: torch.Tensor, with_confidence: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the class ids (H, W) and, if requested, their probabilities (H, W)."""
         best, labels = scores.max(dim=0)
         confidence = None
         if with_confidence:
@@ -250,13 +264,15 @@ class Predictor:
                 best = (best - scores.logsumexp(dim=0)).exp()
             confidence = best.float().cpu().numpy()
         dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
-        labels = labels.cpu().numpy().astype(dtype)
-        if not self.reads_clouds:
-            return Prediction(sample["pixels"], labels, confidence, self.class_names, self.colors)
-        cloud, names = sample["cloud"], self.class_names
-        truth = ground_truth_of(cloud, len(names), self.mapper.ignore_label)
-        confidence = None if confidence is None else confidence[0]  # a cloud has one row
-        return CloudPrediction(cloud, truth, labels[0], confidence, names, self.colors)
+        return labels.cpu().numpy().astype(dtype), confidence
+
+
+def _check_pixels(array: np.ndarray) -> None:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise InputError(
+            f"the array is {array.dtype} of shape {array.shape}, expected an image: uint8 RGB of "
+            "shape (H, W, 3)"
+        )
 
 
 def _read_scan(source: Scan) -> Cloud:
