@@ -53,7 +53,8 @@ def test_it_predicts_as_evaluation_does(load, folder, weights, image_format, mod
     more = ["INPUT.FORMAT", image_format, "TEST.MODE", mode]
     more += ["TEST.CROP_SIZE", "(32, 32)", "TEST.CROP_STRIDE", "(16, 16)"]
     path = folder / "images" / "val" / "1.png"
-    prediction = load(*more)(path, with_confidence=True)
+    predictor = load(*more)
+    prediction = predictor(path, with_confidence=True)
 
     cfg = load_config(CONFIG, [*SMALL, *more, "MODEL.WEIGHTS", weights, "MODEL.REGULARIZERS", "()"])
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
@@ -61,7 +62,8 @@ def test_it_predicts_as_evaluation_does(load, folder, weights, image_format, mod
     with torch.no_grad():
         logits = model([Trainer.build_test_mapper(cfg)({"file_name": str(path)})])[0]["sem_seg"]
     assert prediction.labels.dtype == np.uint8
-    assert (prediction.labels == logits.argmax(0).numpy()).all()
+    for found in (prediction, predictor(path)):
+        assert (found.labels == logits.argmax(0).numpy()).all()
     expected = logits.double().softmax(0).amax(0).numpy()
     np.testing.assert_allclose(prediction.confidence, expected, atol=1e-6)
     assert (prediction.image == np.asarray(Image.open(path))).all()

@@ -22,6 +22,7 @@ from sar.data.datasets.folder import IMAGE_SUFFIXES, default_colors, read_classe
 from sar.data.mapper import SemanticSegmentationMapper
 from sar.data.video import Frame, is_video
 from sar.errors import InputError, first_line, forward_errors, listed
+from sar.evaluation.argmax import argmax_over_classes
 from sar.files.run_folder import CLASS_FREQUENCY
 from sar.modeling.inference import inference_model, memory_remedy
 from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
@@ -255,14 +256,16 @@ class Predictor:
         self, scores: torch.Tensor, with_confidence: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the class ids (H, W) and, if requested, their probabilities (H, W)."""
-        best, labels = scores.max(dim=0)
         confidence = None
         if with_confidence:
+            best, labels = scores.max(dim=0)
             if self.sums_masks:
                 best = best / scores.sum(dim=0).clamp(min=torch.finfo(scores.dtype).tiny)
             elif not self.gives_probabilities:
                 best = (best - scores.logsumexp(dim=0)).exp()
             confidence = best.float().cpu().numpy()
+        else:
+            labels = argmax_over_classes(scores)
         dtype = np.uint8 if len(self.class_names) <= _PALETTE_SIZE else np.uint16
         return labels.cpu().numpy().astype(dtype), confidence
 
