@@ -10,6 +10,7 @@ from PIL import Image
 from sar.data.cloud_mapper import CloudMapper
 from sar.data.clouds import Cloud, read_cloud
 from sar.errors import InputError
+from sar.modeling.point_inference import VotingPointSegmentor
 from sar.prediction.cloud_prediction import ground_truth_of
 from sar.prediction.predictor import Predictor
 from sar.visualization.cloud_viewer import MAX_BYTES
@@ -111,3 +112,11 @@ def test_a_missing_feature_is_named(predictor):
     predictor.mapper.features = ("xyz", "color")
     with pytest.raises(InputError, match="the cloud has no color"):
         predictor(cloud_with())
+
+
+def test_an_error_in_a_pass_of_augmentation_names_the_file(predictor, tmp_path):
+    predictor.model = VotingPointSegmentor(predictor.model, predictor.mapper, scales=(2.0,))
+    most = 2**20 * predictor.mapper.voxel_size  # the largest cloud, before it is scaled
+    np.savez(tmp_path / "large.npz", xyz=[[0, 0, 0], [0.6 * most, 0, 0]])
+    with pytest.raises(InputError, match="large.npz cannot be divided into voxels"):
+        predictor(tmp_path / "large.npz")

@@ -199,9 +199,9 @@ class Predictor:
             return error
 
     def _read(self, image: Picture | Scan) -> dict:
-        """Return the input of the model, with the image itself as "pixels" and its "name".
+        """Return the input of the model, with the image itself as "pixels".
 
-        A cloud is "cloud" instead.
+        A cloud is "cloud" instead. "file_name" is for errors.
         """
         name = "the cloud" if isinstance(image, Cloud) else "the array"
         if isinstance(image, Frame):
@@ -211,10 +211,10 @@ class Predictor:
         try:
             if self.reads_clouds:
                 cloud = image if isinstance(image, Cloud) else _read_scan(image)
-                return {**self.mapper.map_points(cloud, name), "cloud": cloud, "name": name}
+                return {**self.mapper.map_points(cloud, name), "cloud": cloud, "file_name": name}
             pixels = image if isinstance(image, np.ndarray) else self._read_image(image)
             _check_pixels(pixels)
-            return {**self.mapper.map_pixels(pixels), "pixels": pixels, "name": name}
+            return {**self.mapper.map_pixels(pixels), "pixels": pixels, "file_name": name}
         except MemoryError as error:
             raise InputError(
                 f"{name} does not fit into memory ({first_line(error) or 'MemoryError'}): cut it "
@@ -239,7 +239,7 @@ class Predictor:
         size = f"{width} points" if self.reads_clouds else f"{width} x {height} pixels"
         with forward_errors(
             lambda reason: (
-                f"{sample['name']}: the model cannot predict {size}: {reason}. If memory "
+                f"{sample['file_name']}: the model cannot predict {size}: {reason}. If memory "
                 f"is too small, {self.memory_remedy}"
             )
         ):
