@@ -33,6 +33,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from sar.checkpoints.classes import Classes
@@ -43,11 +44,11 @@ from sar.data.datasets import load_dataset
 from sar.data.label_files import read_label
 from sar.data.locations import folders_of_config
 from sar.data.units import units_of_file
-from sar.errors import InputError, printable
+from sar.errors import InputError, forward_errors, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
-from sar.modeling.inference import inference_model
+from sar.modeling.inference import inference_model, memory_remedy
 from sar.preflight.device import choose_device
 from sar.preflight.prepare import complete_config
 from sar.training.trainer import Trainer, check_test_images
@@ -89,7 +90,7 @@ def draw(args: argparse.Namespace) -> None:
     weights = getattr(model, "weights_file", "")
     saved = Classes.from_file(PathManager.get_local_path(weights)) if weights else None
     colors = np.array(saved.colors, dtype=np.uint8) if saved else class_colors(metadata)
-    model = inference_model(cfg, model)
+    model, remedy = inference_model(cfg, model), memory_remedy(cfg)
     mapper = Trainer.build_test_mapper(cfg)
     batches = loader.build_test_loader(cfg, mapper, dicts)
     unit = units_of_file(files[0]).sample
@@ -100,10 +101,9 @@ def draw(args: argparse.Namespace) -> None:
     # The bar ends with the block, before an error is printed.
     with torch.inference_mode(), progress as bar:
         for (sample,), path in zip(bar, paths, strict=True):
-            scores = model([sample])[0]["sem_seg"]
-            file, truth = sample["file_name"], read_label(sample["sem_seg_file_name"])
-            prediction = argmax_over_classes(scores).cpu().numpy()
-            shown = truth, prediction, metadata.stuff_classes, colors
+            file, label_file = sample["file_name"], sample.get("sem_seg_file_name")
+            truth = None if label_file is None else read_label(label_file)
+            shown = truth, predict(model, sample, remedy), metadata.stuff_classes, colors
             if is_cloud(file):
                 picture = draw_cloud_file(file, *shown)
             else:
@@ -114,6 +114,21 @@ def draw(args: argparse.Namespace) -> None:
         raise InputError(*map(str, errors), f"{len(errors)} of {len(dicts)} pictures not written")
     if not args.quiet:
         print(f"{len(dicts)} pictures in {args.output}")
+
+
+def predict(model: nn.Module, sample: dict, remedy: str) -> np.ndarray:
+    """Return the class ids (H, W) of an image, or (1, N) of a cloud.
+
+    Raises:
+        InputError: the model cannot process the sample. The message ends with `remedy`.
+    """
+    with forward_errors(
+        lambda reason: (
+            f"{sample['file_name']}: the model cannot predict it: {reason}. If memory is too "
+            f"small, {remedy}"
+        )
+    ):
+        return argmax_over_classes(model([sample])[0]["sem_seg"]).cpu().numpy()
 
 
 def stems(files: list[str]) -> list[str]:

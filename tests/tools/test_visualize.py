@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,10 +8,67 @@ import torch
 from PIL import Image
 
 from sar.config import load_config
+from sar.modeling import inference
+from sar.visualization import class_colors, side_by_side
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
+from ..programs import load_program
+
 CONFIG = "configs/Folder/sar_sem_fpn_R_18.yaml"
+SMALL = [
+    "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "3",
+    "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16",
+    "MODEL.FPN.NORM", "BN", "MODEL.RESNETS.NORM", "BN", "MODEL.SEM_SEG_HEAD.NORM", "BN",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tool():
+    return load_program(Path(__file__).parents[2] / "tools" / "visualize.py")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint of three classes, with the training branch in it."""
+    model = build_model(load_config(CONFIG, SMALL))
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    return str(tmp_path / "weights.pth")
+
+
+@pytest.fixture
+def draw(tool, weights, tmp_path):
+    """Return a function that draws the pictures of a data set into tmp_path / "pictures"."""
+
+    def draw(*overrides):
+        words = ["--config-file", CONFIG, "--output", str(tmp_path / "pictures"), *SMALL]
+        return tool.main([*words, "MODEL.WEIGHTS", weights, *overrides])
+
+    return draw
+
+
+def test_a_test_set_without_ground_truth(draw, folder, tmp_path):
+    files = sorted(map(str, (folder / "images" / "val").iterdir()))[:2]
+    DatasetCatalog.register("folder_unlabelled", lambda: [{"file_name": file} for file in files])
+    metadata = MetadataCatalog.get("folder_unlabelled")
+    metadata.set(stuff_classes=["a", "b", "c"], ignore_label=255, evaluator_type="sem_seg")
+    assert draw("DATASETS.TEST", "('folder_unlabelled',)") == 0
+    picture = Image.open(tmp_path / "pictures" / "0.png")
+    image, labels = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
+    colors = class_colors(metadata)
+    assert picture.width == side_by_side(image, None, labels, "abc", colors).width
+
+
+def test_an_image_that_the_model_cannot_take_is_named(draw, folder, capsys, monkeypatch):
+    def fail(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(inference.SemanticSegmentor, "forward", fail)
+    assert draw("DATASETS.FOLDER", str(folder)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "val/0.png: the model cannot predict it: CUDA out of memory" in error
+    assert error.endswith("GiB. If memory is too small, set TEST.MODE slide, or cut it into parts")
 
 
 @pytest.mark.slow

@@ -87,14 +87,15 @@ def forward_errors(describe: Callable[[str], str]) -> Iterator[None]:
     Such as too little memory, or an image that is smaller than a pooling window.
 
     Args:
-        describe: returns the message, given the first line of the error.
+        describe: returns the message, given the first line of the error, without a full stop.
     """
     try:
         yield
     except InputError:
         raise
     except (RuntimeError, ValueError, MemoryError) as error:
-        raise InputError(describe(first_line(error) or type(error).__name__)) from error
+        reason = first_line(error).rstrip(".") or type(error).__name__
+        raise InputError(describe(reason)) from error
 
 
 def describe_exception(error: Exception) -> str:
