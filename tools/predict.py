@@ -28,7 +28,8 @@ and the errors.
 
 NAME is the path of the file below the folder that all inputs share, without its suffix. If two
 files would then share a name, the suffixes stay. A file that cannot be read or written is reported,
-and the others are predicted.
+and the others are predicted. If an earlier run wrote files for a NAME that this run does not write,
+such as its confidence, they are removed: they could be of another model.
 
 TEST.MODE, TEST.AUG and INPUT.MIN_SIZE_TEST set how the model sees an image. DATALOADER.NUM_WORKERS
 threads read files ahead, and the same number of threads write.
@@ -97,6 +98,8 @@ from sar.threads import map_ahead
 
 # Folders in --output.
 RESULTS = ("labels", "overlays", "viewers", "confidence")
+# Suffixes of the files that only some runs write for a cloud, by their folder.
+OPTIONAL_OF_CLOUD = {"overlays": ".jpg", "viewers": ".html", "confidence": ".npy"}
 # With subsampling, the letters of the legend would get coloured edges.
 JPEG = {"quality": 90, "subsampling": 0}
 
@@ -186,10 +189,10 @@ def files_of_cloud(path: str, name: str, args: argparse.Namespace) -> dict[str, 
     """Return the files that will be written for a cloud, by their folder in --output."""
     is_cloud = path.lower().endswith(CLOUD_SUFFIXES)  # others are reported later
     suffixes = {"labels": label_suffix(path) if is_cloud else Path(path).suffix}
-    if not args.no_overlays:
-        suffixes |= {"overlays": ".jpg", "viewers": ".html"}
-    if args.confidence:
-        suffixes["confidence"] = ".npy"
+    for folder, suffix in OPTIONAL_OF_CLOUD.items():
+        is_written = args.confidence if folder == "confidence" else not args.no_overlays
+        if is_written:
+            suffixes[folder] = suffix
     return {folder: args.output / folder / f"{name}{end}" for folder, end in suffixes.items()}
 
 
@@ -226,7 +229,7 @@ def predict_files(
         errors: list[InputError] = []
         with collected(errors):
             if isinstance(prediction, CloudPrediction):
-                save_cloud(prediction, outputs, path, files_of_cloud(path, names[path], args))
+                save_cloud(prediction, outputs, path, names[path], args)
             else:
                 save(prediction, outputs, names[path], with_overlay=not args.no_overlays)
         return errors[0] if errors else None
@@ -283,10 +286,12 @@ def predict_video(
             steps, total=header.num_frames, desc=printable(name), unit="frame", disable=args.quiet
         ):
             num_frames += 1
+    if num_frames and args.no_overlays:
+        outputs.remove(outputs.folder / "overlays" / f"{name}.mp4")
     if errors:
         return num_frames, errors[0]
-    for folder in frame_folders([name], args):  # of an earlier and longer video of this name
-        for frame in folder.glob("[!.]*.png"):
+    for kind in ("labels", "confidence"):  # of an earlier and longer video of this name
+        for frame in (outputs.folder / kind / name).glob("[!.]*.png"):
             if frame.stem.isdecimal() and int(frame.stem) > num_frames:
                 outputs.remove(frame)
     return num_frames, None
@@ -295,28 +300,35 @@ def predict_video(
 def save(prediction: Prediction, outputs: Outputs, name: str, *, with_overlay: bool) -> None:
     """Write the results of one image.
 
+    Overlay and confidence of an earlier run are removed, because they can be of another model.
+
     Raises:
         InputError: a file cannot be written.
     """
-    folder = outputs.folder
-    pictures = {folder / "labels" / f"{name}.png": (prediction.label_image(), {})}
+    labels, confidence, overlay = (
+        outputs.folder / kind / f"{name}{suffix}"
+        for kind, suffix in (("labels", ".png"), ("confidence", ".png"), ("overlays", ".jpg"))
+    )
+    pictures = {labels: (prediction.label_image(), {})}
     if prediction.confidence is not None:
-        pictures[folder / "confidence" / f"{name}.png"] = (prediction.confidence_image(), {})
+        pictures[confidence] = (prediction.confidence_image(), {})
     if with_overlay:
-        pictures[folder / "overlays" / f"{name}.jpg"] = (prediction.overlay(), JPEG)
+        pictures[overlay] = (prediction.overlay(), JPEG)
+    for path in {confidence, overlay} - pictures.keys():
+        outputs.remove(path)
     for path, (picture, options) in pictures.items():
         with outputs.writing(path, sync=False) as temporary:
             picture.save(temporary, **options)
 
 
 def save_cloud(
-    prediction: CloudPrediction, outputs: Outputs, path: str, files: dict[str, Path]
+    prediction: CloudPrediction, outputs: Outputs, path: str, name: str, args: argparse.Namespace
 ) -> None:
-    """Write the results of one cloud.
+    """Write the results of one cloud, and remove the others of an earlier run as `save` does.
 
     Args:
         path: the file of the cloud.
-        files: from `files_of_cloud`.
+        name: the name of the results.
 
     Raises:
         InputError: a file cannot be written, or the format of the cloud cannot store a label.
@@ -327,6 +339,10 @@ def save_cloud(
         "viewers": lambda temporary: prediction.write_viewer(temporary, Path(path).stem),
         "confidence": lambda temporary: np.save(temporary, prediction.confidence),
     }
+    files = files_of_cloud(path, name, args)
+    for folder, suffix in OPTIONAL_OF_CLOUD.items():
+        if folder not in files:
+            outputs.remove(outputs.folder / folder / f"{name}{suffix}")
     for folder, file in files.items():
         with outputs.writing(file, sync=False) as temporary:
             steps[folder](temporary)

@@ -349,6 +349,32 @@ def test_a_shorter_video_leaves_no_frames_of_the_longer_one(tool, photos, output
     assert (mine.read_text(), changed.read_text()) == ("the user's", "corrected by the user")
 
 
+def test_results_of_another_model_do_not_stay_next_to_new_labels(tool, photos, output, write_clip):
+    clip = write_clip(num_frames=3)
+    assert run(tool, output, photos, clip, more=["--confidence"]) == 0
+    mine = output / "overlays" / "sub" / "a.jpg"
+    mine.write_text("drawn by the user")
+    assert run(tool, output, photos / "a.png", clip) == 0
+    assert not (output / "confidence" / "a.png").exists()
+    # Names that were not predicted again keep everything.
+    assert written(output / "confidence") == ["sub/a.png", "sub/deep/b.png"]
+    assert run(tool, output, photos, clip, more=["--no-overlays"]) == 0
+    assert written(output) == [
+        "labels/a.png", *frame_names(3), "labels/sub/a.png",
+        "labels/sub/deep/b.png", "overlays/sub/a.jpg",
+    ]  # fmt: skip
+    assert mine.read_text() == "drawn by the user"
+
+
+def test_an_image_that_fails_keeps_its_earlier_results(tool, photos, output):
+    assert run(tool, output, photos, more=["--confidence"]) == 0
+    before = written(output)
+    for path in photos.rglob("?.*"):
+        path.write_bytes(b"broken")
+    assert run(tool, output, photos, more=["--no-overlays"]) == 1
+    assert written(output) == before
+
+
 def test_a_killed_prediction_can_be_repeated(tool, photos, output, write_clip):
     clip = write_clip(num_frames=3)
     assert run(tool, output, clip) == 0

@@ -81,6 +81,15 @@ def test_a_folder_of_clouds(tool, scans, tmp_path, capsys):
         assert written(scans / "out") == ["labels/a.npz", "labels/c.label", "labels/sub/b.xyz"]
 
 
+def test_results_of_another_model_do_not_stay_next_to_new_labels(tool, scans, tmp_path):
+    output = tmp_path / "output"
+    assert run(tool, output, scans, more=["--confidence"]) == 0
+    assert run(tool, output, scans) == 0
+    assert {path.split("/")[0] for path in written(output)} == {"labels", "overlays", "viewers"}
+    assert run(tool, output, scans, more=["--no-overlays"]) == 0
+    assert written(output) == ["labels/a.npz", "labels/c.label", "labels/sub/b.xyz"]
+
+
 def test_a_bad_cloud_is_told_and_the_rest_done(tool, scans, tmp_path, capsys):
     (scans / "broken.npz").write_bytes((scans / "a.npz").read_bytes()[:200])
     inputs = [scans / "a.npz", scans / "broken.npz", scans / "photo.png"]
