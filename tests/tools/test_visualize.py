@@ -71,6 +71,18 @@ def test_an_image_that_the_model_cannot_take_is_named(draw, folder, capsys, monk
     assert error.endswith("GiB. If memory is too small, set TEST.MODE slide, or cut it into parts")
 
 
+def test_the_training_branch_is_not_needed(draw, folder, weights, caplog, tmp_path):
+    state = torch.load(weights)["model"]
+    state = {name: value for name, value in state.items() if not name.startswith("regularizers.")}
+    torch.save({"model": state}, weights)
+    both = "('SemanticAnchorRegularizer', 'CenterCollapseRegularizer')"
+    words = ["MODEL.REGULARIZERS", both, "MODEL.SEMANTIC_ANCHOR.ANCHORS", "/nowhere/anchors.npy"]
+    words += ["MODEL.LOSS.NAME", "seesaw", "MODEL.AUXILIARY_HEAD.IN_FEATURE", "p4"]
+    assert draw("DATASETS.FOLDER", str(folder), *words) == 0
+    assert caplog.text == ""
+    assert (tmp_path / "pictures" / "4.png").is_file()
+
+
 @pytest.mark.slow
 def test_draws_every_image_of_the_test_set(folder, overrides, tmp_path):
     renamed = folder.rename(folder.with_name("my \x1b]0;title\x07"))

@@ -71,6 +71,22 @@ def test_evaluation_of_the_checkpoint_gives_the_same_to_the_last_digit(overrides
     assert repr(evaluated) == repr(trained)  # repr: absent classes are NaN
 
 
+def test_an_evaluation_needs_no_parts_of_the_training(overrides, tmp_path, caplog):
+    overrides = [*overrides, "MODEL.LOSS.NAME", "seesaw"]
+    trained = train(overrides)._last_eval_results
+    overrides += ["MODEL.WEIGHTS", str(tmp_path / "output" / "model_inference.pth")]
+    overrides += ["MODEL.SEMANTIC_ANCHOR.ANCHORS", "/nowhere/anchors.npy"]
+    cfg = prepared(overrides, eval_only=True)
+    model = Trainer.load_for_evaluation(cfg)
+    assert len(model.regularizers) == 0 and "Seesaw" not in repr(model)
+    assert "Not loaded" not in caplog.text
+    assert repr(Trainer.test(cfg, model)) == repr(trained)
+    found = read_evaluation(tmp_path / "output" / "inference" / "model_inference")
+    assert found["config"]["MODEL.REGULARIZERS"] == ["SemanticAnchorRegularizer"]
+    cfg = prepared([*overrides, "TEST.LOSS", "True"], eval_only=True)
+    assert "Seesaw" in repr(Trainer.load_for_evaluation(cfg))
+
+
 def read_evaluation(folder):
     (path,) = folder.glob("*/sem_seg_evaluation.json")
     return json.loads(path.read_text())

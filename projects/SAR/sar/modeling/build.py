@@ -46,6 +46,18 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model
 
 
+def drop_training_branch(cfg: CfgNode) -> None:
+    """Remove the parts of a model that only training needs from its config.
+
+    These are the regularizers, the auxiliary head and, without TEST.LOSS, the loss of MODEL.LOSS.
+    """
+    cfg.MODEL.REGULARIZERS = ()
+    cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
+    if not cfg.TEST.LOSS:
+        cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS = ()
+        cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
+
+
 def _check_features(cfg: CfgNode, backbone: Backbone) -> None:
     """Raise InputError if MODEL.SEM_SEG_HEAD.IN_FEATURES names a feature that is missing."""
     key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"

@@ -185,7 +185,7 @@ def _require_classifier(cfg, name: str) -> None:
 
 def _images_per_class(cfg) -> tuple[int, ...] | None:
     frequency = class_frequency_of(cfg)
-    if frequency is None:  # possible in an evaluation, which does not need the frequencies
+    if frequency is None:  # possible in a program that does not train
         logger.warning("The class frequencies are unknown: no logit adjustment in CeCo")
         return None
     return frequency.images

@@ -24,6 +24,7 @@ from sar.data.video import Frame, is_video
 from sar.errors import InputError, first_line, forward_errors, listed
 from sar.evaluation.argmax import argmax_over_classes
 from sar.files.run_folder import CLASS_FREQUENCY
+from sar.modeling.build import drop_training_branch
 from sar.modeling.inference import inference_model, memory_remedy
 from sar.prediction.cloud_prediction import CloudPrediction, ground_truth_of
 from sar.preflight.checks import check_config
@@ -317,11 +318,8 @@ def load_for_inference(cfg: CfgNode) -> tuple[nn.Module, list[str], np.ndarray]:
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: add MODEL.WEIGHTS and the path of a checkpoint")
     choose_device(cfg)
-    cfg.MODEL.REGULARIZERS = ()
-    cfg.MODEL.AUXILIARY_HEAD.IN_FEATURE = ""
-    cfg.MODEL.LOSS.OWN_CLASS_WEIGHTS = ()
-    cfg.MODEL.LOSS.NAME = cfg.MODEL.LOSS.CLASS_WEIGHTS = ""
     cfg.TEST.GEOMETRY = cfg.TEST.LOSS = False
+    drop_training_branch(cfg)
     check_config(cfg)
     names, colors = find_classes(cfg)
     head = cfg.MODEL.SEM_SEG_HEAD

@@ -36,7 +36,7 @@ from sar.files.run_folder import (
     set_aside,
     write_config,
 )
-from sar.modeling.build import build_model
+from sar.modeling.build import build_model, drop_training_branch
 from sar.modeling.inference import check_pooling, inference_model
 from sar.modeling.taps import find_classifier
 from sar.solver import build_lr_scheduler, build_optimizer, follow_base_rates
@@ -236,11 +236,15 @@ class Trainer(DefaultTrainer):
     def load_for_evaluation(cls, cfg, resume: bool = False):
         """Build the model, load all weights for inference, and return it in evaluation mode.
 
-        Its attribute `weights_file` is the path of the checkpoint.
+        The model has no regularizers and no auxiliary head, and the loss of MODEL.LOSS only for
+        TEST.LOSS. Its attribute `weights_file` is the path of the checkpoint.
 
         Raises:
             InputError: MODEL.WEIGHTS is missing or broken, or has another model or other classes.
         """
+        cfg = cfg.clone()
+        cfg.defrost()
+        drop_training_branch(cfg)
         model = cls.build_model(cfg)
         classes = Classes.of_first_known((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, require_all=True, classes=classes)
