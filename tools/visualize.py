@@ -57,7 +57,6 @@ from sar.visualization import class_colors, side_by_side
 from sar.visualization.cloud_picture import draw_cloud_file
 
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,7 +90,7 @@ def draw(args: argparse.Namespace) -> None:
     model = Trainer.load_for_evaluation(cfg)
     check_test_images(cfg, model)
     weights = getattr(model, "weights_file", "")
-    saved = Classes.from_file(PathManager.get_local_path(weights)) if weights else None
+    saved = Classes.from_file(weights) if weights else None
     colors = np.array(saved.colors, dtype=np.uint8) if saved else class_colors(metadata)
     model, remedy = inference_model(cfg, model), memory_remedy(cfg)
     mapper = Trainer.build_test_mapper(cfg)

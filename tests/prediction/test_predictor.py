@@ -1,4 +1,8 @@
 import logging
+import threading
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -149,6 +153,34 @@ def test_classes_and_colors_are_those_of_the_checkpoint(load, folder, weights):
         load()
     (folder / "classes.txt").unlink()
     assert list(load().class_names) == names
+
+
+@pytest.mark.parametrize("name", ["model.pt", "{url}/model.pth", "{url}/model.pt"])
+def test_classes_are_found_in_any_checkpoint(tmp_path, weights, name, monkeypatch, serve):
+    classes = {"names": ["a", "b", "c"], "colors": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+    content = {**torch.load(weights), "classes": classes}
+    path = tmp_path / name.rpartition("/")[2]
+    torch.save(content, path)
+    monkeypatch.chdir(tmp_path)
+    words = ["MODEL.WEIGHTS", name.format(url=serve(tmp_path))]
+    assert Predictor.load(CONFIG, *SMALL, *words).class_names == ["a", "b", "c"]
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Return a function that serves a folder on this machine, and returns its URL."""
+    monkeypatch.setenv("no_proxy", "*")
+    with ExitStack() as stack:
+
+        def serve(folder):
+            handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
 
 
 def test_weights_have_to_be_given(folder):

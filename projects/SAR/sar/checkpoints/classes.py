@@ -10,6 +10,7 @@ from sar.errors import InputError
 from sar.visualization import class_colors
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,17 @@ class Classes:
     def from_file(cls, path: str | os.PathLike) -> "Classes | None":
         """Return the classes in a checkpoint file, or None. The weights are not loaded.
 
+        Args:
+            path: a path, or a URL as in MODEL.WEIGHTS.
+
         Raises:
-            InputError: the file is missing, broken or refused.
+            InputError: the file is missing, broken or refused, or cannot be downloaded.
         """
-        if not str(path).endswith(".pth"):
+        path = os.fspath(path)
+        if path.endswith(".pkl"):  # detectron2's format has no classes
             return None
         try:
-            return cls.from_checkpoint(load_tensors(path, mmap=True))
+            return cls.from_checkpoint(load_tensors(PathManager.get_local_path(path), mmap=True))
         except Exception as error:  # a broken file can raise anything
             raise InputError(
                 f"checkpoint {path} cannot be loaded (missing, truncated, or not a checkpoint): "
