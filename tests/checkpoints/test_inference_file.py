@@ -96,6 +96,12 @@ def test_a_config_that_is_refused(config, message, tmp_path):
         load_config(write(tmp_path / "model.pth", config=config))
 
 
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "model.pt2"])
+def test_models_of_other_formats_are_no_configs(name):
+    with pytest.raises(InputError, match=f"{name} holds no config: expected .* model_inference.pt"):
+        load_config(name)
+
+
 class Harmful:
     def __reduce__(self):
         return print, ("executed",)

@@ -412,6 +412,10 @@ _PATHS = (
 )
 
 
+# Suffixes of files of models that hold no config.
+_OTHER_MODELS = (".pt", ".pt2", ".onnx", ".pkl", ".safetensors")
+
+
 def sets_key(key: str, config_file: str | os.PathLike = "", overrides: Sequence[str] = ()) -> bool:
     """Return True if a config file or the command line sets a key, even to its default."""
     values = _read(config_file) if config_file else []
@@ -421,6 +425,11 @@ def sets_key(key: str, config_file: str | os.PathLike = "", overrides: Sequence[
 def _read(config_file: str | os.PathLike) -> list[tuple[str, object]]:
     """Return the dotted keys of a file and their values."""
     config_file = os.fspath(config_file)
+    if config_file.endswith(_OTHER_MODELS):
+        raise InputError(
+            f"{config_file} holds no config: expected a YAML file, or model_inference.pth of a "
+            "training"
+        )
     if not config_file.endswith(inference_file.SUFFIX):
         return list(flattened(read_config_file(config_file)))
     tree = parse_config(inference_file.config_in(config_file), f"the config in {config_file}")
