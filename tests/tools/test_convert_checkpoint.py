@@ -292,6 +292,22 @@ def test_swin(source):
                     assert torch.allclose(ours, x.permute(0, 3, 1, 2), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050"])
+def test_mobile_networks_of_timm(name):
+    timm = pytest.importorskip("timm")
+    model, theirs = build(timm_options(name)), timm.create_model(name).eval()
+    conversion = convert(theirs.state_dict(), LAYOUTS["timm"], model.state_dict())
+    parts = {name.partition(".")[0] for name in conversion.unused}
+    assert parts - {"bn2"} == {"conv_head", "classifier"}
+    assert all(name.startswith(("sem_seg_head.", "regularizers.")) for name in conversion.missing)
+    model.load_state_dict(conversion.weights, strict=False)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(images, intermediates_only=True)
+        for feature, wanted in zip(model.backbone(images).values(), expected[1:], strict=True):
+            assert torch.allclose(feature, wanted, atol=1e-5)
+
+
 def change(state, what):
     if what == "unknown name":
         state["backbone.stage5.0.weight"] = torch.zeros(1)

@@ -110,6 +110,8 @@ _TORCHVISION_SWIN = (
 
 # Classifiers of ImageNet, the neck of HRNet, and tables that Swin computes itself.
 _CLASSIFIERS = ("fc.*", "head.*", "classifier.*", "norm.*")
+# EfficientNet and MobileNet have layers between the last stage and the classifier.
+_MOBILE_HEAD = ("conv_head.*", "bn2.*", "norm_head.*")
 _HRNET_NECK = ("incre_modules.*", "downsamp_modules.*", "final_layer.*", "neck.*")
 _SWIN_TABLES = ("*.relative_position_index", "*.attn_mask")
 
@@ -150,7 +152,7 @@ LAYOUTS = {
     ),
     "timm": Layout(
         rules=(*_RESNET, _TO_THE_SAME_NAME),
-        unused=(*_CLASSIFIERS, *_HRNET_NECK, *_SWIN_TABLES),
+        unused=(*_CLASSIFIERS, *_MOBILE_HEAD, *_HRNET_NECK, *_SWIN_TABLES),
     ),
     "torchvision": Layout(
         rules=(*_RESNET, *_TORCHVISION_SWIN, _TO_THE_SAME_NAME),
