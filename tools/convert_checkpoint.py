@@ -51,6 +51,7 @@ if __name__ == "__main__":
     parse_args()  # answer --help before the imports below, which take seconds
 
 import torch
+from torch import nn
 
 from sar.checkpoints.conversion import LAYOUTS, Conversion, State, convert
 from sar.checkpoints.tensor_file import save_tensors, verify_checksums
@@ -58,6 +59,7 @@ from sar.config import load_config
 from sar.data.locations import folders_of_config
 from sar.errors import InputError, listed
 from sar.files.program_outputs import Outputs
+from sar.modeling.backbones.timm_backbone import TimmBackbone, warn_of_normalization
 from sar.modeling.build import build_model
 from sar.preflight.checks import check_config
 
@@ -79,9 +81,9 @@ def convert_file(args: argparse.Namespace) -> None:
         data=folders_of_config(cfg),
     )
     state, other_keys = read(args.input)
-    model = model_state(cfg)
+    model = build(cfg, args.output)
     try:
-        conversion = convert(state, LAYOUTS[args.source], model)
+        conversion = convert(state, LAYOUTS[args.source], model.state_dict())
     except InputError as error:
         raise InputError(f"checkpoint {args.input}: {error}") from error
     if not conversion.weights:
@@ -95,12 +97,12 @@ def convert_file(args: argparse.Namespace) -> None:
         print(f"Written: {args.output}")
 
 
-def model_state(cfg: CfgNode) -> State:
-    """Return the state dict of the model of a config, before any weights are loaded."""
+def build(cfg: CfgNode, weights: Path) -> nn.Module:
+    """Build the model of a config, which will have `weights`, with random numbers."""
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+    cfg.MODEL.WEIGHTS = str(weights)  # so that no other weights are loaded or asked for
     check_config(cfg)
-    return build_model(cfg).state_dict()
+    return build_model(cfg)
 
 
 def read(path: str) -> tuple[State, list[str]]:
@@ -149,14 +151,19 @@ def is_weight(name: object, value: object) -> bool:
     return value.layout == torch.strided and not value.is_complex() and not value.is_meta
 
 
-def warn_of_settings(cfg: CfgNode, model: State) -> None:
+def warn_of_settings(cfg: CfgNode, model: nn.Module) -> None:
     """Warn of settings of the config that differ from the training of such weights."""
-    settings = {
-        "INPUT.FORMAT": (cfg.INPUT.FORMAT, "RGB"),
-        "MODEL.PIXEL_MEAN": (list(cfg.MODEL.PIXEL_MEAN), [123.675, 116.28, 103.53]),
-        "MODEL.PIXEL_STD": (list(cfg.MODEL.PIXEL_STD), [58.395, 57.12, 57.375]),
-    }
-    if any(name.endswith("res2.0.conv3.weight") for name in model):
+    settings = {}
+    backbones = [module for module in model.modules() if isinstance(module, TimmBackbone)]
+    if backbones:
+        warn_of_normalization(cfg, backbones[0].body.pretrained_cfg)
+    else:
+        settings = {
+            "INPUT.FORMAT": (cfg.INPUT.FORMAT, "RGB"),
+            "MODEL.PIXEL_MEAN": (list(cfg.MODEL.PIXEL_MEAN), [123.675, 116.28, 103.53]),
+            "MODEL.PIXEL_STD": (list(cfg.MODEL.PIXEL_STD), [58.395, 57.12, 57.375]),
+        }
+    if any(name.endswith("res2.0.conv3.weight") for name in model.state_dict()):
         settings["MODEL.RESNETS.STRIDE_IN_1X1"] = (cfg.MODEL.RESNETS.STRIDE_IN_1X1, False)
     for key, (found, usual) in settings.items():
         if found != usual:

@@ -412,6 +412,19 @@ def test_settings_that_spoil_such_weights_are_named(tool, tmp_path, caplog, caps
     assert capsys.readouterr().out == ""
 
 
+def test_warnings_about_backbones_of_timm(tool, tmp_path, caplog):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "theirs.pth")
+    config = "configs/CamVid/baseline_sem_fpn_efficientnet_lite0.yaml"
+    line = ["--config-file", config, "--from", "timm", "--input", str(tmp_path / "theirs.pth")]
+    line += ["--output", str(tmp_path / "ours.pth"), "--quiet"]
+    assert tool.main([*line, "MODEL.TIMM.CHECKPOINT", "", "MODEL.BACKBONE.FREEZE_AT", "2"]) == 0
+    assert caplog.text == ""
+    assert tool.main([*line, "MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]"]) == 0
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "MODEL.PIXEL_MEAN [127.5, 127.5, 127.5]" in message
+
+
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
 def test_neither_the_input_nor_a_file_of_the_user_is_replaced(tool, tmp_path, capsys, more):
     source, link = tmp_path / "model.pth", tmp_path / "link.pth"

@@ -183,7 +183,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     if cfg.MODEL.WEIGHTS:
         return backbone
     if options.PRETRAINED or options.CHECKPOINT:
-        _warn_of_normalization(cfg, backbone.body.pretrained_cfg)
+        warn_of_normalization(cfg, backbone.body.pretrained_cfg)
     elif cfg.MODEL.BACKBONE.FREEZE_AT:
         logger.warning(
             f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} freezes layers of "
@@ -390,7 +390,12 @@ def _convert_batch_norms(
             setattr(module, name, child)
 
 
-def _warn_of_normalization(cfg: CfgNode, pretrained_cfg: dict) -> None:
+def warn_of_normalization(cfg: CfgNode, pretrained_cfg: dict) -> None:
+    """Warn if the images of a config are not normalized as for weights of timm.
+
+    Args:
+        pretrained_cfg: attribute of timm's model.
+    """
     mean, std = (
         [round(255 * value, 3) for value in pretrained_cfg[key]] for key in ("mean", "std")
     )
