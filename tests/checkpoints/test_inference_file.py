@@ -58,6 +58,8 @@ def test_a_config_without_this_machine_and_its_data(tmp_path):
     here = [
         "OUTPUT_DIR", "x", "MODEL.WEIGHTS", "y", "DATASETS.FOLDER", "z", "MODEL.DEVICE", "cpu",
         "DATASETS.TEST", "('z_val',)", "DATASETS.CLASS_FREQUENCY", "f.json",
+        "MODEL.SPARSE_UNET.BACKEND", "spconv-triton",
+        "MODEL.SEMANTIC_ANCHOR.ANCHORS", "/mine/anchors.npy",
     ]  # fmt: skip
     elsewhere = ["TEST.CROP_SIZE", "(7, 8)", "INPUT.COLOR_JITTER", "0.5"]
     text = portable_config(load_config(CONFIG, [*here, *elsewhere]))
@@ -67,6 +69,8 @@ def test_a_config_without_this_machine_and_its_data(tmp_path):
     expected.OUTPUT_DIR = cfg.OUTPUT_DIR  # the default
     for key in leaves(expected):
         assert lookup(cfg, key) == lookup(expected, key), key
+    text = portable_config(load_config(CONFIG, ["MODEL.SEMANTIC_ANCHOR.ANCHORS", "orthogonal"]))
+    assert "ANCHORS: orthogonal" in text
     assert load_config(path, ["MODEL.WEIGHTS", "other.pth"]).MODEL.WEIGHTS == "other.pth"
     assert sets_key("TEST.CROP_SIZE", path) and not sets_key("DATASETS.TEST", path)
 

@@ -387,7 +387,7 @@ def load_config(
         )
     values = list(zip(overrides[::2], overrides[1::2], strict=True))
     _set(cfg, defaults, values, "command line")
-    for key in (*_PATHS, "MODEL.SEMANTIC_ANCHOR.ANCHORS"):
+    for key in (*_PATHS, _ANCHORS):
         parent, _, last = key.rpartition(".")
         group = lookup(cfg, parent) if parent else cfg
         group[last] = _expanded(group[last])
@@ -410,6 +410,8 @@ _PATHS = (
     "DATASETS.FOLDER",
     "DATASETS.CLASS_FREQUENCY",
 )
+# A name, or the path of a .npy file.
+_ANCHORS = "MODEL.SEMANTIC_ANCHOR.ANCHORS"
 
 
 # Suffixes of files of models that hold no config.
@@ -436,8 +438,15 @@ def _read(config_file: str | os.PathLike) -> list[tuple[str, object]]:
     return [*flattened(tree), ("MODEL.WEIGHTS", config_file)]
 
 
-# What a model does not need, and another machine may not have: paths, the device and the data.
-_LOCAL = (*_PATHS, "MODEL.DEVICE", "MODEL.TIMM.PRETRAINED", "DATASETS")
+# What a model does not need, and another machine may not have: paths, packages, the device and the
+# data.
+_LOCAL = (
+    *_PATHS,
+    "MODEL.DEVICE",
+    "MODEL.TIMM.PRETRAINED",
+    "MODEL.SPARSE_UNET.BACKEND",
+    "DATASETS",
+)
 
 
 def portable_config(cfg: CfgNode) -> str:
@@ -447,8 +456,10 @@ def portable_config(cfg: CfgNode) -> str:
     training only: it goes into the file of `sar.checkpoints.inference_file`.
     """
     tree = CfgNode()
+    has_anchors_file = lookup(cfg, _ANCHORS).endswith(".npy")
+    local_keys = (*_LOCAL, _ANCHORS) if has_anchors_file else _LOCAL
     for key in changed_keys(cfg):
-        if any(f"{key}.".startswith(f"{local}.") for local in _LOCAL):
+        if any(f"{key}.".startswith(f"{local}.") for local in local_keys):
             continue
         *groups, name = key.split(".")
         node = tree
