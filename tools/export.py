@@ -12,9 +12,13 @@ and W. The channels are in the order of INPUT.FORMAT. The graph returns "logits"
 W). It includes normalisation, padding to the strides of the network, and upsampling. It does not
 include resizing or the branch that only runs in training.
 
-The file also stores metadata as JSON: class_names, colors, image_format, min_size and max_size.
-The sizes are the shorter and the longer edge of an image in evaluation; 0 means not resized.
-See examples/onnx_inference.py for how to read them.
+The file also stores metadata as JSON: class_names, colors, image_format, min_size, max_size,
+black_point and white_point. The sizes are the shorter and the longer edge of an image in
+evaluation; 0 means not resized. The points are the values of 16-bit grey images that become 0 and
+255. examples/onnx_inference.py reads them from ONNX. torch.export.load reads them from .pt2:
+
+  about = dict.fromkeys(["class_names", "min_size"], "")
+  program = torch.export.load("model.pt2", extra_files=about)  # writes the JSON into about
 
 The program runs the exported graph at several image sizes and compares the logits with the model.
 It makes no graph of panoptic models, models of point clouds, models with TEST.MODE slide or

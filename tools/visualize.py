@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Draw image, ground truth and prediction for every image or cloud in the test set of a config.
 
+If DATASETS.TEST names several data sets, only the first is drawn.
+
 The colours of the classes come from the checkpoint, as in tools/predict.py. Older checkpoints have
 no colours; then the colours come from the data set.
 """

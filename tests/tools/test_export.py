@@ -69,6 +69,7 @@ def test_onnx(tool, weights, photo, tmp_path, capsys):
     )  # fmt: skip
     assert (logits.name, logits.shape) == ("logits", [1, 11, "height", "width"])
     about = session.get_modelmeta().custom_metadata_map
+    assert all(key in tool.__doc__ for key in about)
     assert json.loads(about["class_names"])[:2] == ["sky", "building"]
     assert json.loads(about["image_format"]) == "RGB" and json.loads(about["min_size"]) == 0
 
@@ -135,6 +136,11 @@ def test_pt2(tool, weights, photo, tmp_path):
     )
     expected = Predictor.load(CONFIG, *SMALL, *weights)(photo).labels
     assert (np.load(tmp_path / "labels.npy") == expected).all()
+    lines = [line.strip() for line in tool.__doc__.splitlines() if "about" in line]
+    names = {"torch": torch}
+    exec("\n".join(lines).replace("model.pt2", str(path)), names)
+    assert json.loads(names["about"]["class_names"])[:2] == ["sky", "building"]
+    assert json.loads(names["about"]["min_size"]) == 0
 
 
 def test_a_checkpoint_becomes_one_file_with_everything(tool, weights, photo, tmp_path, capsys):
