@@ -1,5 +1,7 @@
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -218,6 +220,16 @@ def test_damaged_files_raise_nothing_but_input_errors(tmp_path, rgb, suffix):
             assert path.name in str(error)
             errors += 1
     assert errors > 0
+
+
+def test_large_images_that_are_allowed_are_read_without_a_warning(tmp_path, rgb):
+    path = str(save(tmp_path / "large.png", rgb))
+    code = "import sys\nfrom PIL import Image\nfrom sar.data.image_files import read_image\n"
+    code += "Image.MAX_IMAGE_PIXELS = 30\nprint(read_image(sys.argv[1]).shape)"
+    command = [sys.executable, "-c", code, path]
+    # In a process of its own, because pytest has its own filters of warnings.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "(6, 9, 3)\n" and "DecompressionBomb" not in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:::PIL")

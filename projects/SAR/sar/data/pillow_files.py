@@ -5,6 +5,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -15,6 +16,9 @@ from sar.errors import InputError
 
 # Default limit on the pixels of an image, because small files can claim to be huge.
 MAX_PIXELS = 178_956_970
+
+# Pillow warns of images with half as many pixels as it refuses.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
