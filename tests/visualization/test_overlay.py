@@ -65,9 +65,9 @@ def test_an_overlay_is_the_image_under_its_colours_with_the_classes_it_shows():
     image = np.full((100, 240, 3), 100, np.uint8)
     labels = np.zeros((100, 240), np.uint8)
     labels[:, 120:] = 2
-    picture = np.asarray(draw_overlay(image, labels, ["a", "b", "c"], COLORS, opacity=0.4))
-    assert picture[50, 60].tolist() == [162, 60, 60]
-    assert picture[50, 180].tolist() == [60, 60, 162]
+    picture = np.asarray(draw_overlay(image, labels, ["a", "b", "c"], COLORS))
+    assert picture[50, 60].tolist() == [177, 50, 50]
+    assert picture[50, 180].tolist() == [50, 50, 177]
     legend = picture[100:].reshape(-1, 3).tolist()
     assert [255, 0, 0] in legend and [0, 0, 255] in legend and [0, 255, 0] not in legend
     picture = draw_overlay(image, labels, ["a", "b", "c"], COLORS, all_classes=True)

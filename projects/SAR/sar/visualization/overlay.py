@@ -14,6 +14,7 @@ from detectron2.data import Metadata
 
 IGNORE_COLOR = (0, 0, 0)
 LINE_COLOR = (255, 255, 255)  # between regions
+OPACITY = 0.5  # of the colours of classes over the image
 MARGIN = 8  # pixels around and between the panels
 TITLE_SIZE = 14  # pixels
 LINE = TITLE_SIZE + MARGIN
@@ -49,7 +50,6 @@ def draw_overlay(
     class_names: Sequence[str],
     colors: np.ndarray,
     *,
-    opacity: float = 0.5,
     all_classes: bool = False,
 ) -> Image.Image:
     """Draw the image with the colours of its classes, over a legend of these classes.
@@ -61,14 +61,11 @@ def draw_overlay(
         labels: (H, W) class ids. Other ids are ignored pixels.
         class_names: K names.
         colors: (K, 3) uint8 RGB.
-        opacity: opacity of the colours, 0 to 1.
         all_classes: show all classes in the legend. Its height then depends only on the width of
             the image.
     """
-    blended = Image.blend(
-        Image.fromarray(image), Image.fromarray(colorize(labels, colors)), opacity
-    )
-    panel = _fitted(blended)
+    panels = Image.fromarray(image), Image.fromarray(colorize(labels, colors))
+    panel = _fitted(Image.blend(*panels, OPACITY))
     # At half strength, since the line can cover a thin object.
     lined = Image.blend(panel, Image.new("RGB", panel.size, LINE_COLOR), 0.5)
     edges = region_edges(np.asarray(_fitted(Image.fromarray(labels.astype(np.int32)))))
