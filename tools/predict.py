@@ -147,7 +147,8 @@ def predict(args: argparse.Namespace) -> None:
             say(error)
             errors.append(error)
     if not args.quiet:
-        print(f"{num_done} predictions in {args.output}")
+        plural = "" if num_done == 1 else "s"
+        print(f"{num_done} prediction{plural} in {args.output}")
     if errors:
         what = (
             "files not predicted, or not to the end"

@@ -112,12 +112,13 @@ def draw(args: argparse.Namespace) -> None:
                 picture = draw_cloud_file(file, *shown)
             else:
                 picture = side_by_side(mapper.read_image(file), *shown)
-            with collected(errors), outputs.writing(path) as temporary:
+            with collected(errors), outputs.writing(path, sync=False) as temporary:
                 picture.save(temporary)
     if errors:
         raise InputError(*map(str, errors), f"{len(errors)} of {len(dicts)} pictures not written")
     if not args.quiet:
-        print(f"{len(dicts)} pictures in {args.output}")
+        plural = "" if len(dicts) == 1 else "s"
+        print(f"{len(dicts)} picture{plural} in {args.output}")
 
 
 def predict(model: nn.Module, sample: dict, remedy: str) -> np.ndarray:

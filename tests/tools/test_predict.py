@@ -88,9 +88,10 @@ def test_a_folder_of_images(tool, photos, output, capsys):
 
 
 @pytest.mark.parametrize("size", [(6, 6600), (66_000, 4)])
-def test_long_and_narrow_images(tool, photos, output, size):
+def test_long_and_narrow_images(tool, photos, output, size, capsys):
     Image.new("L", size).save(photos / "long.png")
     assert run(tool, output, photos / "long.png", more=["--confidence"]) == 0
+    assert f"1 prediction in {output}" in capsys.readouterr().out
     assert written(output) == ["confidence/long.png", "labels/long.png", "overlays/long.jpg"]
     assert read_label(output / "labels" / "long.png").shape == size[::-1]
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,8 @@ def weights(tmp_path):
 def draw(tool, weights, tmp_path):
     """Return a function that draws the pictures of a data set into tmp_path / "pictures"."""
 
-    def draw(*overrides):
-        words = ["--config-file", CONFIG, "--output", str(tmp_path / "pictures"), *SMALL]
+    def draw(*overrides, more=()):
+        words = ["--config-file", CONFIG, "--output", str(tmp_path / "pictures"), *more, *SMALL]
         return tool.main([*words, "MODEL.WEIGHTS", weights, *overrides])
 
     return draw
@@ -58,6 +59,12 @@ def test_a_test_set_without_ground_truth(draw, folder, tmp_path):
     image, labels = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
     colors = class_colors(metadata)
     assert picture.width == side_by_side(image, None, labels, "abc", colors).width
+
+
+def test_one_picture_is_written_without_waiting_for_the_disk(draw, folder, capsys, monkeypatch):
+    monkeypatch.setattr(os, "fsync", None)  # fails if it is called
+    assert draw("DATASETS.FOLDER", str(folder), more=["--images", "1"]) == 0
+    assert capsys.readouterr().out.startswith("1 picture in ")
 
 
 def test_an_image_that_the_model_cannot_take_is_named(draw, folder, capsys, monkeypatch):
