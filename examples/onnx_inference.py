@@ -34,5 +34,7 @@ ids, names = logits[0].argmax(axis=0), about["class_names"]
 labels = Image.fromarray(ids.astype(np.uint8 if len(names) <= 256 else np.uint16))
 if len(names) <= 256:
     labels.putpalette(np.array(about["colors"], np.uint8).tobytes())
+# If the image was resized, borders of classes are coarser than in tools/predict.py, which enlarges
+# the logits.
 labels.resize(image.size, Image.Resampling.NEAREST).save(output_file)
 print(", ".join(names[k] for k in np.unique(ids)))
