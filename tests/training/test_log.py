@@ -17,9 +17,10 @@ from ..runs import arguments
 
 def start(overrides, **settings):
     args = arguments(overrides, **settings)
-    cfg = prepare(args).cfg
-    set_up_process(cfg, args)
-    trainer = Trainer(cfg)
+    found = prepare(args)
+    set_up_process(found.cfg, args)
+    found.register()
+    trainer = Trainer(found.cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer
 
