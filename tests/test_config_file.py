@@ -25,10 +25,10 @@ def write(tmp_path, text, name="config.yaml"):
 
 
 def refusal(path):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(InputError) as error:
         read_config_file(str(path))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     text = str(error.value)
     assert len(text) < 600 and "\n" not in text
     return text
