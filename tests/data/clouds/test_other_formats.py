@@ -169,14 +169,13 @@ def test_colours_of_16_bits(tmp_path):
         ([0, 1, 200, 255], "u2", 65535),
         ([0, 300, 9, 65535], "u2", 65535),
         ([0, -300, 9, 32767], "i2", 65535),
-        ([0, 1, 200, 255], "i8", 255),
-        ([0, 1, 200, 256], "i8", 65535),
+        ([0, 1, 200, 255], "i8", 1),  # tiles of one scanner can have 255 and 256 as their largest
+        ([0, 1, 200, 256], "i8", 1),
         ([0, 0.5, 1, 0.25], "f4", 1),
-        ([0, 0.5, 200, 9], "f8", 255),
-        ([0, -900, 20, 9], "f4", 65535),
+        ([0, -900, 20, 9], "f4", 1),
     ],
 )
-def test_intensities_are_scaled_by_the_range_of_their_type_or_values(
+def test_intensities_are_scaled_by_the_range_of_their_type_only(
     values, kind, full_scale, tmp_path
 ):
     values = np.array(values, kind)

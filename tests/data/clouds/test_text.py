@@ -31,7 +31,7 @@ def test_separators_and_names(separator, mark, tmp_path):
     np.testing.assert_array_equal(cloud.xyz, XYZ)
     np.testing.assert_array_equal(cloud.color, [[0, 0.5, 1], [1, 1, 0.25]])
     np.testing.assert_array_equal(cloud.normal, [[0, 0, -1], [1, 0, 0]])
-    np.testing.assert_allclose(cloud.intensity, [12 / 255, 7 / 255], rtol=1e-6)
+    np.testing.assert_array_equal(cloud.intensity, [12, 7])
     np.testing.assert_array_equal(cloud.label, [3, 4])
 
 
@@ -51,7 +51,7 @@ def test_files_without_names(tmp_path):
 def test_pts_has_the_number_of_its_points(tmp_path):
     extra = [["-900", "255", "0", "51"], ["8", "0", "0", "0"]]
     cloud = cloud_of(tmp_path, "2\n" + rows(extra), "a.pts")
-    np.testing.assert_allclose(cloud.intensity, [-900 / 65535, 8 / 65535], rtol=1e-6)
+    np.testing.assert_array_equal(cloud.intensity, [-900, 8])
     np.testing.assert_allclose(cloud.color[0], [1, 0, 0.2], rtol=1e-6)
     assert cloud.label is None
     write_labels(tmp_path / "a.pts", np.array([5, 6]), tmp_path / "b.pts")

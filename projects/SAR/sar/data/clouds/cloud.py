@@ -18,7 +18,7 @@ class Cloud:
     Attributes:
         xyz: (N, 3) float64, coordinates in the unit of the file, usually metres.
         color: (N, 3) float32, red, green and blue from 0 to 1; or None.
-        intensity: (N,) float32, strength of the laser's echo, usually from 0 to 1; or None.
+        intensity: (N,) float32, strength of the laser's echo; or None.
         normal: (N, 3) float32, direction of the surface; or None.
         label: (N,) int64, class ids; or None.
 

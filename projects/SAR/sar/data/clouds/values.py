@@ -10,8 +10,8 @@ import numpy as np
 
 from sar.errors import InputError
 
-# Floating-point numbers up to 1 may exceed 1 a little, after an interpolation.
-_ONE = 1.01
+# Colours as floating-point numbers may exceed 1 a little, after an interpolation.
+_WHITE = 1.01
 # Largest whole number up to which float64 represents all whole numbers.
 _EXACT = 2**53
 
@@ -51,8 +51,10 @@ def as_color(columns: Sequence[np.ndarray], path: str | os.PathLike) -> np.ndarr
             "0 to 255, or 0 to 65535. Correct the file, or give the columns their right names."
         )
     color = _stacked(columns, np.float32)
-    color /= _full_scale(columns[0].dtype, high)
-    return np.minimum(color, 1, out=color)
+    if columns[0].dtype.kind == "f" and high <= _WHITE:
+        return np.minimum(color, 1, out=color)
+    color /= 255 if high <= 255 else 65535
+    return color
 
 
 def as_normal(columns: Sequence[np.ndarray], path: str | os.PathLike) -> np.ndarray:
@@ -68,11 +70,10 @@ def as_normal(columns: Sequence[np.ndarray], path: str | os.PathLike) -> np.ndar
 
 
 def as_intensity(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    """Return intensities as (N,) float32, scaled as colours: the full scale of the file becomes 1.
+    """Return intensities as (N,) float32.
 
-    Whole numbers of 8 or 16 bits have the full scale of their type, so that all files of a scanner
-    are scaled equally. The largest value decides for all other numbers. Negative values keep their
-    sign, and values above 65535 become larger than 1.
+    Whole numbers of 8 or 16 bits are divided by 255 or 65535. Other numbers stay as they are: their
+    largest value differs from file to file, so it cannot scale all files of a scanner equally.
 
     Args:
         column: (N,) numbers.
@@ -82,9 +83,8 @@ def as_intensity(column: np.ndarray, path: str | os.PathLike) -> np.ndarray:
         InputError: a value is NaN or infinite.
     """
     intensity = _finite(_stacked([column], np.float32)[:, 0], "intensity", path)
-    is_short = column.dtype.kind in "iu" and column.dtype.itemsize <= 2
-    high = np.iinfo(column.dtype).max if is_short else np.abs(intensity).max()
-    intensity /= _full_scale(column.dtype, high)
+    if column.dtype.kind in "iu" and column.dtype.itemsize <= 2:
+        intensity /= 255 if column.dtype.itemsize == 1 else 65535
     return intensity
 
 
@@ -144,13 +144,6 @@ def check_labels(
             f"The labels for the cloud {path} range from {labels.min()} to {labels.max()}, but its "
             f"format stores {lowest} to {highest}: convert the cloud to another format."
         )
-
-
-def _full_scale(dtype: np.dtype, high: float) -> int:
-    """Return the value of a file that becomes 1, from the type and the largest of its values."""
-    if dtype.kind == "f" and high <= _ONE:
-        return 1
-    return 255 if high <= 255 else 65535
 
 
 def _stacked(columns: Sequence[np.ndarray], dtype: type) -> np.ndarray:
