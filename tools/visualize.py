@@ -50,7 +50,6 @@ from sar.errors import InputError, forward_errors, printable
 from sar.evaluation.argmax import argmax_over_classes
 from sar.files.atomic import names_below_common_folder
 from sar.files.program_outputs import Outputs, collected
-from sar.modeling.build import drop_training_branch
 from sar.modeling.inference import inference_model, memory_remedy
 from sar.preflight.device import choose_device
 from sar.preflight.prepare import complete_config
@@ -75,7 +74,6 @@ def draw(args: argparse.Namespace) -> None:
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     cfg.TEST.GEOMETRY = cfg.TEST.LOSS = False
-    drop_training_branch(cfg)
     complete_config(cfg, trains=False)
     name = cfg.DATASETS.TEST[0]
     dicts = load_dataset(name)[: args.images]
