@@ -21,6 +21,8 @@ from sar.training.trainer import Trainer
 
 from detectron2.modeling import build_model
 
+from ..stub_model import StubModel
+
 CONFIG = "configs/Folder/sar_ceco_sem_fpn_R_18.yaml"
 SMALL = [
     "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "2", "INPUT.MIN_SIZE_TEST", "32",
@@ -211,36 +213,23 @@ def test_arrays_that_are_no_images(array):
         predictor(array)
 
 
-class Failing(nn.Module):
-    """Raise an error; or return scores that cannot be copied to main memory."""
-
-    def __init__(self, error=None):
-        super().__init__()
-        self.error = error
-
-    def forward(self, batch):
-        if self.error:
-            raise self.error
-        return [{"sem_seg": torch.zeros(1, 48, 64, device="meta")}]
-
-
 @pytest.mark.parametrize("with_confidence", [False, True])
 @pytest.mark.parametrize(
-    "error, reason",
+    "result, reason",
     [
         (RuntimeError("out of memory\nin some place"), "out of memory"),
         (MemoryError(), "MemoryError"),
-        (None, "Cannot copy out of meta tensor; no data!"),
+        (torch.zeros(1, 48, 64, device="meta"), "Cannot copy out of meta tensor; no data!"),
     ],
 )
-def test_an_image_that_the_model_cannot_take_is_named(folder, error, reason, with_confidence):
-    predictor = Predictor(Failing(error), ["a"], np.zeros((1, 3), np.uint8))
+def test_an_image_that_the_model_cannot_take_is_named(folder, result, reason, with_confidence):
+    predictor = Predictor(StubModel(result), ["a"], np.zeros((1, 3), np.uint8))
     path = folder / "images" / "val" / "0.png"
     expected = f"0.png: .* 64 x 48 pixels: {reason}. If memory is too small, cut it into parts"
     with pytest.raises(InputError, match=expected):
         predictor(path, with_confidence=with_confidence)
-    (result,) = predictor.predict_all([path], with_confidence=with_confidence)
-    assert isinstance(result, InputError)
+    (error,) = predictor.predict_all([path], with_confidence=with_confidence)
+    assert isinstance(error, InputError)
 
 
 def test_an_image_that_does_not_fit_into_memory_is_named_and_the_rest_done(

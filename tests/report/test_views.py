@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from sar.config import load_config
 from sar.data.grey_range import GreyRange
 from sar.errors import InputError
 from sar.report import views
+
+from ..stub_model import StubModel
 
 
 def test_images_of_16_bits_are_shown_as_the_model_sees_them(tmp_path, monkeypatch):
@@ -19,19 +20,6 @@ def test_images_of_16_bits_are_shown_as_the_model_sees_them(tmp_path, monkeypatc
     monkeypatch.setattr(views, "load_dataset", lambda name: records)
     images = views.Images("any", 1, GreyRange(0, 4095))
     assert images.picture(path)[0, :, 0].tolist() == [0, 128, 255]
-
-
-class Model(nn.Module):
-    """A model without `backbone`, or whose forward fails."""
-
-    def __init__(self, error=None):
-        super().__init__()
-        self.error = error
-
-    def forward(self, batch):
-        if self.error:
-            raise self.error
-        return [{"sem_seg": torch.eye(2)[:, :, None].expand(2, 2, 3)}]
 
 
 def shown(model, tmp_path, monkeypatch):
@@ -51,11 +39,11 @@ def shown(model, tmp_path, monkeypatch):
 
 
 def test_a_model_without_a_backbone_predicts_but_has_no_embeddings(tmp_path, monkeypatch):
-    view = shown(Model(), tmp_path, monkeypatch)
+    view = shown(StubModel(torch.eye(2)[:, :, None].expand(2, 2, 3)), tmp_path, monkeypatch)
     (labels,) = view.predictions.values()
     assert labels.tolist() == [[0, 0, 0], [1, 1, 1]]
     assert view.centres is None and view.points is None
-    assert "Model has no module `backbone`" in view.reasons["images"]
+    assert "StubModel has no module `backbone`" in view.reasons["images"]
 
 
 @pytest.mark.parametrize(
@@ -71,4 +59,4 @@ def test_a_model_without_a_backbone_predicts_but_has_no_embeddings(tmp_path, mon
 )
 def test_a_model_that_cannot_predict_whole_images_is_a_reason(tmp_path, monkeypatch, error, reason):
     with pytest.raises(InputError, match=reason):
-        shown(Model(error), tmp_path, monkeypatch)
+        shown(StubModel(error), tmp_path, monkeypatch)
