@@ -18,7 +18,7 @@ def test_a_short_training_finds_every_class(kind, loss, overrides, tmp_path):
         "MODEL.LOSS.NAME", loss,
         "SOLVER.MAX_ITER", "100", "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.003",
         "SOLVER.CHECKPOINT_PERIOD", "100", "INPUT.COLOR_JITTER", "0.0",
-        "SOLVER.IMS_PER_BATCH", "5",  # all images: with 2, one seed in three missed the rare class
+        "SOLVER.IMS_PER_BATCH", "5",  # all images: with 2, two seeds of five missed the rare class
         "INPUT.MIN_SIZE_TRAIN", "(96, 97)", "INPUT.MIN_SIZE_TEST", "96",
         "INPUT.CROP.SIZE", "(64, 64)",
     ]  # fmt: skip

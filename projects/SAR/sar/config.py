@@ -412,8 +412,6 @@ _PATHS = (
 )
 # A name, or the path of a .npy file.
 _ANCHORS = "MODEL.SEMANTIC_ANCHOR.ANCHORS"
-
-
 # Suffixes of files of models that hold no config.
 _OTHER_MODELS = (".pt", ".pt2", ".onnx", ".pkl", ".safetensors")
 
