@@ -175,9 +175,7 @@ def test_colours_of_16_bits(tmp_path):
         ([0, -900, 20, 9], "f4", 1),
     ],
 )
-def test_intensities_are_scaled_by_the_range_of_their_type_only(
-    values, kind, full_scale, tmp_path
-):
+def test_intensities_are_scaled_by_the_range_of_their_type_only(values, kind, full_scale, tmp_path):
     values = np.array(values, kind)
     np.savez(tmp_path / "a.npz", xyz=XYZ, intensity=values)
     found = read_cloud(tmp_path / "a.npz").intensity
