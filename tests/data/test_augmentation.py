@@ -193,6 +193,68 @@ def test_category_limit_falls_back_after_ten_tries():
         assert crop.drawn == 10
 
 
+@pytest.mark.parametrize("dtype, ignore", [(np.uint8, 255), (np.uint16, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize("short_edge", [0, 20, 33, 90, 170])
+def test_class_uniform_crop_contains_its_pixel(short_edge, dtype, ignore):
+    rng = np.random.default_rng(14)
+    augment = RandomScaleCropFlip(
+        (short_edge,),
+        crop=RandomCrop("absolute_range", (3, 30)),
+        class_uniform=1.0,
+        ignore_label=ignore,
+    )
+    for _ in range(100):
+        label = np.full((40, 60), ignore, dtype)
+        pixel = rng.integers(40), rng.integers(60)
+        label[pixel] = 3
+        drawn = augment(label, rng)
+        scale = np.divide(drawn.scaled_shape, label.shape)
+        middle = (np.array(pixel) + 0.5) * scale - (drawn.top, drawn.left)
+        assert (middle >= 0).all() and (middle < drawn.shape).all()
+        if (scale >= 1).all():  # otherwise, nearest neighbour can lose the pixel
+            assert (drawn.apply_label(label) == 3).any()
+
+
+def test_class_uniform_crops_are_uniform_over_classes_pixels_and_places():
+    # Class 1 has one pixel of 1,200, class 2 two far from each other, and 255 does not count.
+    label = np.zeros((30, 40), np.uint8)
+    label[12, 20], label[2, 3], label[27, 36], label[:, 30] = 1, 2, 2, 255
+    rng = np.random.default_rng(15)
+    augment = RandomScaleCropFlip((0,), crop=RandomCrop("absolute", (4, 5)), class_uniform=1.0)
+    drawn = [augment(label, rng) for _ in range(6000)]
+    shown = [np.unique(transform.apply_label(label)) for transform in drawn]
+    share_of_1, share_of_2 = (np.mean([k in classes for classes in shown]) for k in (1, 2))
+    # A third of the crops, and a few of the third for class 0.
+    assert 0.32 < share_of_1 < 0.38 and 0.32 < share_of_2 < 0.38
+    first = np.mean([t.top <= 2 < t.top + 4 and t.left <= 3 < t.left + 5 for t in drawn])
+    assert 0.15 < first < 0.2
+    places = {(t.top, t.left) for t, classes in zip(drawn, shown, strict=True) if 1 in classes}
+    assert places == {(top, left) for top in range(9, 13) for left in range(16, 21)}
+
+
+def test_class_uniform_share_of_the_crops():
+    label = np.zeros((100, 100), np.uint8)
+    label[99, 0] = 1
+    rng = np.random.default_rng(16)
+
+    def share(class_uniform):
+        augment = RandomScaleCropFlip(
+            (0,), crop=RandomCrop("absolute", (5, 5)), class_uniform=class_uniform
+        )
+        return np.mean([(augment(label, rng).apply_label(label) == 1).any() for _ in range(3000)])
+
+    assert share(0.0) < 0.01 and 0.22 < share(0.5) < 0.28 and 0.46 < share(1.0) < 0.54
+
+
+def test_class_uniform_crop_of_an_image_without_classes():
+    label = np.full((30, 40), 255, np.uint8)
+    crop = RandomCrop("absolute", (10, 10))
+    augment = RandomScaleCropFlip((0,), crop=crop, class_uniform=1.0)
+    rng = np.random.default_rng(17)
+    places = {(t.top, t.left) for t in (augment(label, rng) for _ in range(200))}
+    assert len(places) > 100
+
+
 def test_pad_fills_bottom_and_right():
     image = np.full((2, 3, 3), 9, np.uint8)
     padded = pad(image, (4, 5), (103.53, 116.28, 123.675))
@@ -258,6 +320,10 @@ def test_same_generator_same_draws():
         (lambda: RandomCrop("absolute", (0.9, 0.9)), ["INPUT.CROP.SIZE", "pixels"]),
         (lambda: RandomCrop("absolute", (512,)), ["INPUT.CROP.SIZE"]),
         (lambda: RandomCrop("absolute_range", (9, 5)), ["INPUT.CROP.SIZE", "range"]),
+        (
+            lambda: RandomScaleCropFlip((32,), class_uniform=1.5),
+            ["INPUT.CROP.CLASS_UNIFORM 1.5", "0 for"],
+        ),
         (lambda: RandomScaleCropFlip(()), ["INPUT.MIN_SIZE_TRAIN"]),
         (lambda: RandomScaleCropFlip((-3,)), ["INPUT.MIN_SIZE_TRAIN"]),
         (lambda: RandomScaleCropFlip((3,), sampling="range"), ["INPUT.MIN_SIZE_TRAIN"]),

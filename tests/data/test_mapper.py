@@ -57,6 +57,24 @@ def _plain(**kwargs):
     return SemanticSegmentationMapper(True, **{**defaults, "geometry": geometry, **kwargs})
 
 
+def test_config_asks_for_class_uniform_crops(cfg, write):
+    label = np.zeros((40, 50), np.uint8)
+    label[39, 49] = 2
+    files = write(label=label)
+    cfg.INPUT.MIN_SIZE_TRAIN = (40, 40)
+    cfg.INPUT.CROP.SIZE = [4, 4]
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+
+    def share():
+        mapper = SemanticSegmentationMapper(cfg, True)
+        samples = [mapper(files, np.random.default_rng(seed)) for seed in range(100)]
+        return np.mean([(sample["sem_seg"] == 2).any() for sample in samples])
+
+    assert share() < 0.1
+    cfg.INPUT.CROP.CLASS_UNIFORM = 1.0
+    assert share() > 0.3
+
+
 def test_training_sample(cfg, write):
     dataset_dict = write()
     before = copy.deepcopy(dataset_dict)

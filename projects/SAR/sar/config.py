@@ -220,6 +220,10 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Add "instances" to training samples: a mask for each class in the labels, as MaskFormer and
     # Mask2Former expect them in semantic segmentation.
     cfg.INPUT.CLASS_MASKS = False
+    # Share of the crops that contain a random pixel of a random class of their image (class-uniform
+    # sampling), so that small classes are seen more often; 0 for none. Where images are not
+    # cropped, it changes nothing.
+    cfg.INPUT.CROP.CLASS_UNIFORM = 0.0
     # Largest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0
     # Values of 16-bit grey images that become 0 and 255; values outside are clipped. Set them if

@@ -162,6 +162,9 @@ class RandomCrop:
 class RandomScaleCropFlip:
     """Draw scale jitter, a crop with a limit on the share of one category, and a flip.
 
+    A share of the crops can be class-uniform (Bulò et al., In-Place Activated BatchNorm, CVPR
+    2018): such a crop contains a random pixel of a random class of its image.
+
     Args:
         short_edges: lengths in pixels of the shorter edge after resizing; 0: not resized.
         sampling: "choice" draws one of `short_edges`; "range" a whole number between the two.
@@ -169,8 +172,9 @@ class RandomScaleCropFlip:
         crop: the size of the crop; None for the whole image.
         max_category_share: up to 10 crops are drawn, until each category covers less than this
             share of the crop; 1: no limit. (This is DeepLab's SINGLE_CATEGORY_MAX_AREA.)
+        class_uniform: the probability that a crop is class-uniform; other crops are uniform.
         flip: "horizontal", "vertical" (with a probability of one half) or "none".
-        ignore_label: the id that is left out of the shares.
+        ignore_label: the id that is no class.
 
     Raises:
         InputError: a value is out of range; the message names its config key.
@@ -184,6 +188,7 @@ class RandomScaleCropFlip:
         max_size: int = sys.maxsize,
         crop: RandomCrop | None = None,
         max_category_share: float = 1.0,
+        class_uniform: float = 0.0,
         flip: str = "horizontal",
         ignore_label: int = 255,
     ) -> None:
@@ -204,11 +209,17 @@ class RandomScaleCropFlip:
                 f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA {max_category_share} is not a share: "
                 "give a number in (0, 1], 1 for no limit."
             )
+        if not 0 <= class_uniform <= 1:
+            raise InputError(
+                f"INPUT.CROP.CLASS_UNIFORM {class_uniform} is not a share: give a number in "
+                "[0, 1], 0 for crops that do not depend on the classes."
+            )
         self.short_edges = tuple(short_edges)
         self.sampling = sampling
         self.max_size = max_size
         self.crop = crop
         self.max_category_share = max_category_share
+        self.class_uniform = class_uniform
         self.flip = flip
         self.ignore_label = ignore_label
 
@@ -220,25 +231,50 @@ class RandomScaleCropFlip:
             short_edge = rng.choice(self.short_edges)
         whole = resize_shortest_edge(label.shape, int(short_edge), self.max_size)
         flip = self.flip if rng.random() < 0.5 else "none"
+        pixel = (None, None)
+        if self.crop and self.class_uniform and rng.random() < self.class_uniform:
+            pixel = self._draw_pixel(label, whole, rng)
         for _ in range(_CROP_TRIES):
             shape = self.crop.draw_shape(whole.shape, rng) if self.crop else whole.shape
             top, left = (
-                int(rng.integers(edge - size, endpoint=True))
-                for edge, size in zip(whole.shape, shape, strict=True)
+                _draw_start(edge, size, position, rng)
+                for edge, size, position in zip(whole.shape, shape, pixel, strict=True)
             )
             transform = GeometricTransform(label.shape, whole.shape, top, left, shape, flip)
             if self.max_category_share == 1 or self._is_mixed(transform.apply_label(label)):
                 break
         return transform
 
+    def _draw_pixel(
+        self, label: np.ndarray, whole: GeometricTransform, rng: np.random.Generator
+    ) -> tuple[int, int] | tuple[None, None]:
+        """Draw a class of the label and one of its pixels: (row, column) in the resized image."""
+        counts = self._count(label)
+        classes = np.flatnonzero(counts)
+        if not len(classes):
+            return None, None
+        chosen = rng.choice(classes)
+        pixel = np.flatnonzero(label == chosen)[rng.integers(counts[chosen])]
+        return tuple(
+            int((position + 0.5) * scaled / source)
+            for position, scaled, source in zip(
+                divmod(int(pixel), label.shape[1]), whole.scaled_shape, label.shape, strict=True
+            )
+        )
+
     def _is_mixed(self, label: np.ndarray) -> bool:
+        counts = self._count(label)
+        return counts.max() < self.max_category_share * counts.sum()
+
+    def _count(self, label: np.ndarray) -> np.ndarray:
+        """Return the number of pixels of each id, 0 for the ignored one."""
         if label.dtype == np.uint8:  # several times faster than bincount
             counts = np.array(Image.fromarray(label).histogram())
         else:
             counts = np.bincount(label.ravel())
         if self.ignore_label < len(counts):
             counts[self.ignore_label] = 0
-        return counts.max() < self.max_category_share * counts.sum()
+        return counts
 
 
 class ColorJitter:
@@ -282,6 +318,14 @@ def pad(array: np.ndarray, shape: tuple[int, int], value: Sequence[float] | floa
     padded[:] = np.rint(value)
     padded[:h, :w] = array
     return padded
+
+
+def _draw_start(edge: int, size: int, position: int | None, rng: np.random.Generator) -> int:
+    """Draw where a crop of `size` pixels begins on an edge; if given, it contains a position."""
+    first, last = 0, edge - size
+    if position is not None:
+        first, last = max(position - size + 1, first), min(position, last)
+    return int(rng.integers(first, last, endpoint=True))
 
 
 def _nearest_indices(size: int, scaled_size: int) -> np.ndarray:

@@ -128,6 +128,7 @@ class SemanticSegmentationMapper:
             max_size=cfg.INPUT.MAX_SIZE_TRAIN,
             crop=crop,
             max_category_share=cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
+            class_uniform=cfg.INPUT.CROP.CLASS_UNIFORM,
             flip=cfg.INPUT.RANDOM_FLIP,
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         )
