@@ -69,13 +69,18 @@ def distances(xyz):
     return np.linalg.norm(xyz[:, None] - xyz[None], axis=-1)
 
 
+def cropped(xyz, max_points, rng, **kwargs):
+    """The numbers of the points that a crop leaves."""
+    return PointAugmentation(max_points=max_points, **kwargs)(make_cloud(xyz), rng).label
+
+
 # -- Choices of points
 
 
 @few
 @given(xyz=coordinates, max_points=st.integers(1, 50), seed=seeds)
 def test_a_crop_holds_the_points_nearest_to_one_of_them(xyz, max_points, seed):
-    chosen = crop(xyz, max_points, np.random.default_rng(seed))
+    chosen = cropped(xyz, max_points, np.random.default_rng(seed))
     assert len(chosen) == min(max_points, len(xyz))
     assert (np.diff(chosen) > 0).all()
     # In x and y, no other point is nearer to the middle of the crop.
@@ -91,17 +96,41 @@ def test_a_crop_holds_the_points_nearest_to_one_of_them(xyz, max_points, seed):
 def test_a_crop_does_not_depend_on_the_height(xyz, max_points, seed):
     other = xyz.copy()
     other[:, 2] = np.random.default_rng(seed).uniform(size=len(xyz))
-    found = [crop(array, max_points, np.random.default_rng(seed)) for array in (xyz, other)]
+    found = [cropped(array, max_points, np.random.default_rng(seed)) for array in (xyz, other)]
     np.testing.assert_array_equal(*found)
 
 
 def test_every_point_can_be_the_middle_of_a_crop():
     rng, xyz = np.random.default_rng(0), uniform(0, 12)
-    assert {int(crop(xyz, 1, rng)[0]) for _ in range(300)} == set(range(12))
+    assert {int(cropped(xyz, 1, rng)[0]) for _ in range(300)} == set(range(12))
 
 
 def test_zero_crops_nothing():
-    np.testing.assert_array_equal(crop(uniform(0, 9), 0, np.random.default_rng(0)), np.arange(9))
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(cropped(uniform(0, 9), 0, rng), np.arange(9))
+
+
+def test_class_uniform_crops_are_around_any_point_of_any_class():
+    # Class 0 has 7 points, class 1 one, class 5 two; the ignored id 9 has two.
+    cloud, rng = make_cloud(uniform(0, 12)), np.random.default_rng(1)
+    label = np.array([0, 9, 0, 5, 0, 0, 1, 0, 9, 5, 0, 0])
+
+    def shares(class_uniform):
+        augment = PointAugmentation(max_points=1, class_uniform=class_uniform, ignore_label=9)
+        middles = [augment(replace(cloud, label=label), rng).intensity[0] for _ in range(3000)]
+        return np.bincount(np.rint(np.array(middles) * 7).astype(int), minlength=12) / 3000
+
+    expected = np.where(label == 0, 1 / 7, np.where(label == 1, 1, np.where(label == 5, 1 / 2, 0)))
+    np.testing.assert_allclose(shares(1.0), expected / 3, atol=0.03)
+    np.testing.assert_allclose(shares(0.5), expected / 6 + 1 / 24, atol=0.03)
+    np.testing.assert_allclose(shares(0.0), np.full(12, 1 / 12), atol=0.02)
+
+
+def test_a_class_uniform_crop_of_a_cloud_without_classes():
+    cloud, rng = make_cloud(uniform(0, 12)), np.random.default_rng(2)
+    cloud = replace(cloud, label=np.full(12, 255))
+    augment = PointAugmentation(max_points=1, class_uniform=1.0)
+    assert len({augment(cloud, rng).intensity[0] for _ in range(300)}) == 12
 
 
 @few
@@ -324,7 +353,7 @@ def test_without_changes_a_part_of_the_rows_is_left(xyz, seed):
 def test_every_step_is_applied_in_the_documented_order():
     cloud, rng = make_cloud(uniform(19)), np.random.default_rng(20)
     result = ALL(cloud, np.random.default_rng(20))
-    index = crop(cloud.xyz, 25, rng)
+    index = crop(cloud.xyz, 25, rng.integers(30))
     index = index[drop(25, 0.5, rng)]
     similarity = ALL.similarity(rng)
     xyz = similarity.apply_points(cloud.xyz[index])
@@ -439,10 +468,12 @@ def test_the_config_describes_all_steps():
             "False", "INPUT.POINTS.TILT", "0.1", "INPUT.POINTS.SCALE", "(0.5, 2)",
             "INPUT.POINTS.FLIP", "False", "INPUT.POINTS.ELASTIC", "((1, 2), (3, 4), (5, 6))",
             "INPUT.POINTS.JITTER", "0.25", "INPUT.POINTS.MIX3D", "0.5",
+            "INPUT.POINTS.CLASS_UNIFORM", "0.75", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", "65535",
         ],
     )  # fmt: skip
     augment = PointAugmentation.from_config(cfg)
     assert (augment.max_points, augment.max_drop, augment.jitter) == (7, 0.3, 0.25)
+    assert (augment.class_uniform, augment.ignore_label) == (0.75, 65535)
     assert augment.mix3d == 0.5 and augment.color is not None
     assert vars(augment.similarity) == {
         "rotate": False, "max_tilt": 0.1, "scale": (0.5, 2), "flip": False,
@@ -473,6 +504,7 @@ def test_a_saved_config_is_read_as_the_same(tmp_path):
     "key, value, words",
     [
         ("MAX_POINTS", "-1", "is -1"),
+        ("CLASS_UNIFORM", "-0.5", "is -0.5"),
         ("DROP", "1", "less than 1"),
         ("DROP", "-0.1", "-0.1"),
         ("TILT", "3", "radians"),

@@ -257,6 +257,9 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Number of points to which larger clouds are cropped, before they become voxels: the points
     # nearest to a random one in x and y. 0 for whole clouds.
     cfg.INPUT.POINTS.MAX_POINTS = 100_000
+    # Share of these crops whose middle is a random point of a random class of the cloud
+    # (class-uniform sampling), so that small classes are seen more often; 0 for none.
+    cfg.INPUT.POINTS.CLASS_UNIFORM = 0.0
     # Greatest share of the points that is dropped at random; 0 for none.
     cfg.INPUT.POINTS.DROP = 0.2
     # Rotate about the vertical axis by any angle.

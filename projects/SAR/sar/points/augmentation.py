@@ -29,23 +29,39 @@ _ARRAYS = ("xyz", "color", "intensity", "normal", "label")
 _JITTER_CLIP = 4
 
 
-def crop(xyz: np.ndarray, max_points: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose the points nearest to a random point in x and y: a column from floor to ceiling.
+def crop(xyz: np.ndarray, max_points: int, middle: int) -> np.ndarray:
+    """Choose the points nearest to one of them in x and y: a column from floor to ceiling.
 
     Args:
         xyz: (N, 3).
-        max_points: number of points to keep; 0 for all.
+        max_points: number of points to keep, less than N.
+        middle: index of the point to which the others are near.
 
     Returns:
         (M,) int64, ascending indices of the chosen points.
     """
-    if not 0 < max_points < len(xyz):
-        return np.arange(len(xyz))
-    offsets = xyz[:, :2] - xyz[rng.integers(len(xyz)), :2]
+    offsets = xyz[:, :2] - xyz[middle, :2]
     distances = np.einsum("nc,nc->n", offsets, offsets)
     chosen = np.zeros(len(xyz), bool)
     chosen[np.argpartition(distances, max_points)[:max_points]] = True
     return np.flatnonzero(chosen)
+
+
+def draw_of_a_class(label: np.ndarray, ignore_label: int, rng: np.random.Generator) -> int:
+    """Draw a class of a cloud, then one of its points; any point of a cloud without classes.
+
+    Args:
+        label: (N,) integers, 0 or more.
+        ignore_label: the id that is no class.
+
+    Returns:
+        the index of the point.
+    """
+    classes = np.flatnonzero(np.bincount(label))
+    classes = classes[classes != ignore_label]
+    if not len(classes):
+        return int(rng.integers(len(label)))
+    return int(rng.choice(np.flatnonzero(label == rng.choice(classes))))
 
 
 def drop(number: int, max_share: float, rng: np.random.Generator) -> np.ndarray:
@@ -182,7 +198,11 @@ class PointAugmentation:
     """Augment clouds with all of the steps above.
 
     Args:
-        max_points: see `crop`; the crop comes first, so that the other steps take less time.
+        max_points: number of points to which larger clouds are cropped, around a random point; 0
+            for whole clouds. The crop comes first, so that the other steps take less time.
+        class_uniform: the probability that the random point is drawn by `draw_of_a_class`. This is
+            class-uniform sampling (Bulò et al., In-Place Activated BatchNorm, CVPR 2018).
+        ignore_label: the id that is no class.
         max_drop: see `drop`.
         similarity: draws rotation, tilt, scale and flip; None for none.
         elastic: distortions, applied one after the other.
@@ -198,6 +218,8 @@ class PointAugmentation:
         self,
         *,
         max_points: int = 0,
+        class_uniform: float = 0.0,
+        ignore_label: int = 255,
         max_drop: float = 0.0,
         similarity: RandomSimilarity | None = None,
         elastic: Sequence[ElasticDistortion] = (),
@@ -209,6 +231,11 @@ class PointAugmentation:
             raise InputError(
                 f"INPUT.POINTS.MAX_POINTS is {max_points}. Expected a number of points, or 0 for "
                 "whole clouds."
+            )
+        if not 0 <= class_uniform <= 1:
+            raise InputError(
+                f"INPUT.POINTS.CLASS_UNIFORM is {class_uniform}. Expected a probability, from 0 "
+                "(never) to 1."
             )
         if not 0 <= max_drop < 1:
             raise InputError(
@@ -224,6 +251,8 @@ class PointAugmentation:
                 f"INPUT.POINTS.MIX3D is {mix3d}. Expected a probability, from 0 (never) to 1."
             )
         self.max_points = max_points
+        self.class_uniform = class_uniform
+        self.ignore_label = ignore_label
         self.max_drop = max_drop
         self.similarity = similarity
         self.elastic = tuple(elastic)
@@ -237,6 +266,8 @@ class PointAugmentation:
         points = cfg.INPUT.POINTS
         return cls(
             max_points=points.MAX_POINTS,
+            class_uniform=points.CLASS_UNIFORM,
+            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             max_drop=points.DROP,
             similarity=RandomSimilarity(
                 rotate=points.ROTATE, max_tilt=points.TILT, scale=points.SCALE, flip=points.FLIP
@@ -251,9 +282,9 @@ class PointAugmentation:
         """Return an augmented cloud, which shares no array with the input.
 
         Args:
-            cloud: with one point or more.
+            cloud: with one point or more, and with labels for class-uniform crops.
         """
-        index = crop(cloud.xyz, self.max_points, rng)
+        index = self._crop(cloud, rng)
         index = index[drop(len(index), self.max_drop, rng)]
         arrays = {
             name: None if (array := getattr(cloud, name)) is None else array[index]
@@ -271,6 +302,15 @@ class PointAugmentation:
         if self.color is not None and arrays["color"] is not None:
             arrays["color"] = self.color(arrays["color"], rng)
         return replace(cloud, **arrays)
+
+    def _crop(self, cloud: "Cloud", rng: np.random.Generator) -> np.ndarray:
+        if not 0 < self.max_points < len(cloud):
+            return np.arange(len(cloud))
+        if self.class_uniform and rng.random() < self.class_uniform:
+            middle = draw_of_a_class(cloud.label, self.ignore_label, rng)
+        else:
+            middle = rng.integers(len(cloud))
+        return crop(cloud.xyz, self.max_points, middle)
 
     def draw_mix(self, rng: np.random.Generator) -> bool:
         """Draw whether to unite an augmented cloud with another one, by `mix3d`."""
