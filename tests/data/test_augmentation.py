@@ -232,6 +232,23 @@ def test_class_uniform_crops_are_uniform_over_classes_pixels_and_places():
     assert places == {(top, left) for top in range(9, 13) for left in range(16, 21)}
 
 
+def test_class_uniform_crops_are_limited_in_their_own_class():
+    # A small class, 2, deep inside class 0: a crop around it has more than 75% of class 0.
+    label = np.zeros((300, 400), np.uint8)
+    label[150:] = 1
+    label[40:50, 60:70] = 2
+    rng = np.random.default_rng(18)
+
+    def share_of_2(**kwargs):
+        crop = RandomCrop("absolute", (96, 96))
+        augment = RandomScaleCropFlip((0,), crop=crop, class_uniform=1.0, **kwargs)
+        labels = [augment(label, rng).apply_label(label) for _ in range(1000)]
+        return np.mean([(crop == 2).any() for crop in labels])
+
+    # With the limit, a crop inside class 0 or 1 is drawn again, until it is for class 2.
+    assert 0.33 < share_of_2() < 0.5 and share_of_2(max_category_share=0.75) > 0.65
+
+
 def test_class_uniform_share_of_the_crops():
     label = np.zeros((100, 100), np.uint8)
     label[99, 0] = 1

@@ -221,8 +221,8 @@ def add_sar_config(cfg: CfgNode) -> None:
     # Mask2Former expect them in semantic segmentation.
     cfg.INPUT.CLASS_MASKS = False
     # Share of the crops that contain a random pixel of a random class of their image (class-uniform
-    # sampling), so that small classes are seen more often; 0 for none. Where images are not
-    # cropped, it changes nothing.
+    # sampling), so that small classes are seen more often; 0 for none. In such a crop,
+    # INPUT.CROP.SINGLE_CATEGORY_MAX_AREA limits this class only.
     cfg.INPUT.CROP.CLASS_UNIFORM = 0.0
     # Largest relative change of brightness, contrast and saturation; 0 for none.
     cfg.INPUT.COLOR_JITTER = 0.0

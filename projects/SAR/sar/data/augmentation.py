@@ -163,7 +163,8 @@ class RandomScaleCropFlip:
     """Draw scale jitter, a crop with a limit on the share of one category, and a flip.
 
     A share of the crops can be class-uniform (Bulò et al., In-Place Activated BatchNorm, CVPR
-    2018): such a crop contains a random pixel of a random class of its image.
+    2018): such a crop contains a random pixel of a random class of its image, and the limit is only
+    on the share of this class.
 
     Args:
         short_edges: lengths in pixels of the shorter edge after resizing; 0: not resized.
@@ -231,40 +232,45 @@ class RandomScaleCropFlip:
             short_edge = rng.choice(self.short_edges)
         whole = resize_shortest_edge(label.shape, int(short_edge), self.max_size)
         flip = self.flip if rng.random() < 0.5 else "none"
-        pixel = (None, None)
-        if self.crop and self.class_uniform and rng.random() < self.class_uniform:
-            pixel = self._draw_pixel(label, whole, rng)
+        is_class_uniform = self.crop and self.class_uniform and rng.random() < self.class_uniform
         for _ in range(_CROP_TRIES):
             shape = self.crop.draw_shape(whole.shape, rng) if self.crop else whole.shape
+            category, pixel = None, (None, None)
+            if is_class_uniform:
+                category, pixel = self._draw_pixel(label, whole, rng)
             top, left = (
                 _draw_start(edge, size, position, rng)
                 for edge, size, position in zip(whole.shape, shape, pixel, strict=True)
             )
             transform = GeometricTransform(label.shape, whole.shape, top, left, shape, flip)
-            if self.max_category_share == 1 or self._is_mixed(transform.apply_label(label)):
+            if self.max_category_share == 1:
+                break
+            if self._is_mixed(transform.apply_label(label), category):
                 break
         return transform
 
     def _draw_pixel(
         self, label: np.ndarray, whole: GeometricTransform, rng: np.random.Generator
-    ) -> tuple[int, int] | tuple[None, None]:
+    ) -> tuple[int | None, tuple[int | None, int | None]]:
         """Draw a class of the label and one of its pixels: (row, column) in the resized image."""
         counts = self._count(label)
         classes = np.flatnonzero(counts)
         if not len(classes):
-            return None, None
-        chosen = rng.choice(classes)
-        pixel = np.flatnonzero(label == chosen)[rng.integers(counts[chosen])]
-        return tuple(
+            return None, (None, None)
+        category = rng.choice(classes)
+        pixel = np.flatnonzero(label == category)[rng.integers(counts[category])]
+        return category, tuple(
             int((position + 0.5) * scaled / source)
             for position, scaled, source in zip(
                 divmod(int(pixel), label.shape[1]), whole.scaled_shape, label.shape, strict=True
             )
         )
 
-    def _is_mixed(self, label: np.ndarray) -> bool:
+    def _is_mixed(self, label: np.ndarray, category: int | None) -> bool:
+        """Return True if a category, or each if it is None, covers less than the limit."""
         counts = self._count(label)
-        return counts.max() < self.max_category_share * counts.sum()
+        largest = counts.max() if category is None else np.count_nonzero(label == category)
+        return largest < self.max_category_share * counts.sum()
 
     def _count(self, label: np.ndarray) -> np.ndarray:
         """Return the number of pixels of each id, 0 for the ignored one."""
