@@ -125,7 +125,8 @@ def test_no_crop_above_1024_pixels_is_advised():
     assert "set INPUT.CROP.SIZE 1024,1024" in advice((4000, 4000), {}, *same)["crop"].text
     text = advice((4000, 4000), {}, *same, "INPUT.CROP.SIZE", "1024")["crop"].text
     assert text.endswith(
-        "shows 7% of a resized image on average. It misses many rare objects of its image."
+        "shows 7% of a resized image on average. It misses many rare objects of its image. "
+        "INPUT.CROP.CLASS_UNIFORM 0.5 draws half of the crops around a random class."
     )
 
 

@@ -164,7 +164,11 @@ def _advise_on_crop(shape: tuple[int, int], low: int, high: int, cfg: CfgNode) -
         )
         return Advice("crop", text, {"INPUT.CROP.SIZE": f"{side},{side}"})
     if part < _SMALL_PART:
-        text += " It misses many rare objects of its image."
+        if not crop.CLASS_UNIFORM:
+            text += (
+                " It misses many rare objects of its image. INPUT.CROP.CLASS_UNIFORM 0.5 draws "
+                "half of the crops around a random class."
+            )
         half = _round_up(scales.mean() * math.sqrt(shape[0] * shape[1] / 2))
         larger = min(half, _LARGEST_CROP)
         if larger * larger > height * width:
