@@ -185,8 +185,8 @@ def test_the_recipe_says_which_metric_shows_the_rare_classes():
 
 @pytest.mark.parametrize(
     ("frequency", "expected"),
-    [(NEITHER, {}), (BY_IMAGE, {}), (BOTH, {})]
-    + [(BY_PIXEL, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"})],
+    [(BY_IMAGE, {}), (BOTH, {})]
+    + [(each, {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}) for each in (NEITHER, BY_PIXEL)],
 )
 def test_only_the_keys_that_a_config_lacks(frequency, expected):
     pairs = [word for pair in (REPEAT | WEIGHTS).items() for word in pair]

@@ -159,15 +159,15 @@ def _recipe(frequency: ClassFrequency, by_image: Tail, by_pixel: Tail, cfg: CfgN
     needs_weights = bool(by_pixel.rare) and (
         units_of_config(cfg) is CLOUDS or not (repeats or has_lovasz)
     )
-    if by_pixel.rare and cfg.MODEL.TAP.MATCHER and not repeats:  # it classifies queries
-        text = "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
-        return Advice("recipe", text)
-    if not (repeats or by_pixel.rare):
-        text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
-        return Advice("recipe", text)
     keys = {}
     if repeats != (cfg.DATALOADER.SAMPLER_TRAIN == REPEAT["DATALOADER.SAMPLER_TRAIN"]):
         keys |= REPEAT if repeats else {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler"}
+    if by_pixel.rare and cfg.MODEL.TAP.MATCHER and not repeats:  # it classifies queries
+        text = "The plain model: it has a criterion of its own, which MODEL.LOSS cannot replace."
+        return Advice("recipe", text, recipe=keys)
+    if not (repeats or by_pixel.rare):
+        text = "The plain model: no class is rare, so a re-weighting has nothing to correct."
+        return Advice("recipe", text, recipe=keys)
     keys |= LOVASZ if needs_lovasz else _weight_keys(frequency, cfg, is_needed=needs_weights)
     has_weights = bool(keys.get(_WEIGHTS_KEY, loss.CLASS_WEIGHTS) or loss.OWN_CLASS_WEIGHTS)
     pulls_classes = anchor.PULL_OVER == "classes"
