@@ -2,7 +2,9 @@
 
 import shlex
 
-from sar.advice.commands import comparing_command
+import pytest
+
+from sar.advice.commands import comparing_command, keys_of_data
 from sar.config import load_config
 from sar.study.comparison import INSTEAD, read_methods
 
@@ -24,3 +26,19 @@ def test_keys_that_a_comparison_sets_are_left_out():
     command, lacking = comparing_command("my data", CONFIG, {"MODEL.DEVICE": "cpu"})
     assert command.endswith("MODEL.DEVICE cpu") and lacking == []
     assert {"MODEL.LOSS.NAME", "DATALOADER.SAMPLER_TRAIN", "MODEL.REGULARIZERS"} <= of_methods
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (("images/val", "labels/val"), {}),
+        (("images/val",), {"DATASETS.TEST": "()"}),  # train_net.py refuses a validation split
+        ((), {}),
+    ],
+)
+def test_validation_images_without_labels_are_left_out(tmp_path, folders, expected):
+    for folder in ("images/train", "labels/train", *folders):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.png").touch()
+    folder = str(tmp_path)
+    assert keys_of_data("folder_train", folder) == {"DATASETS.FOLDER": folder} | expected

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sar import cli
 from sar.advice.item import format_command
 from sar.config_file import locate
+from sar.data.datasets.folder import missing_parts, parts_of
 from sar.study.comparison import DEVICES, INSTEAD, read_methods
 from sar.study.matrix import ITERATIONS
 
@@ -18,7 +19,9 @@ _METHODS = "configs/compare.yaml"  # what tools/compare.py trains by default
 def keys_of_data(name: str, folder: str | None) -> dict[str, str]:
     """Return the keys that name the data of a training, and of its evaluation."""
     if folder is not None:
-        return {"DATASETS.FOLDER": folder}
+        missing = len(missing_parts(folder, "val"))
+        is_incomplete = 0 < missing < len(parts_of(folder))  # such as images without labels
+        return {"DATASETS.FOLDER": folder} | ({"DATASETS.TEST": "()"} if is_incomplete else {})
     val = re.sub(r"train(?!.*train)", "val", name)
     has_val = val != name and val in DatasetCatalog
     return {"DATASETS.TRAIN": name, "DATASETS.TEST": val if has_val else "()"}
