@@ -24,6 +24,8 @@ function drawAtEachWidth(place, draw) {
 }
 
 const methodColor = (index) => `var(--method-${index % SHAPES.length})`;
+// From the ninth method on, a colour comes back with another shape.
+const methodShape = (index) => SHAPES[(index + Math.floor(index / SHAPES.length)) % SHAPES.length];
 
 function format(value, digits = 2) {
   return value === null || value === undefined ? "–" : value.toFixed(digits);
@@ -105,7 +107,7 @@ function classPlot(classes, methods, metric, width) {
         return [
           element("line", { ...ends, y1: y, y2: y, stroke: color }),
           element("path",
-            { d: SHAPES[index % SHAPES.length], fill: color, transform: `translate(${x(mean)},${y})` },
+            { d: methodShape(index), fill: color, transform: `translate(${x(mean)},${y})` },
             element("title", {}, `${one.name}, ${method.name}: ${format(mean)}`)),
         ];
       }),

@@ -8,7 +8,7 @@ const classesInOrder = data.order.map((k) => data.classes[k]);
 function methodKey() {
   return element("ul", { class: "key" }, ...data.methods.map((method, index) => element("li", {},
     element("svg", { width: 12, height: 12, viewBox: "-6 -6 12 12", "aria-hidden": "true" },
-      element("path", { d: SHAPES[index % SHAPES.length], fill: methodColor(index) })),
+      element("path", { d: methodShape(index), fill: methodColor(index) })),
     method.name)));
 }
 
