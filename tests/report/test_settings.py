@@ -167,6 +167,21 @@ def test_metrics_of_the_best_checkpoint_and_of_the_last(make_run, checkpoints):
     assert ("evaluated checkpoint" in unfair) == ("model_best" in checkpoints)
 
 
+def test_a_resume_with_other_settings_is_told(make_run):
+    words = [make_run("a"), make_run("b")]
+    config = Path(words[1]) / "config.yaml"
+    for iteration, (key, value) in {40: ("BASE_LR", 0.5), 60: ("MAX_ITER", 7)}.items():
+        cfg = load_config(str(config))
+        cfg.SOLVER[key] = value
+        Path(words[1], f"config-until-{iteration:07d}.yaml").write_text(cfg.dump())
+    settings = settings_of(*words)
+    assert settings["rows"] == []
+    assert settings["notes"] == [
+        "The comparison may not be fair: until iteration 40, b was trained with other settings "
+        "(SOLVER.BASE_LR; config-until-0000040.yaml)."
+    ]
+
+
 def test_runs_without_a_readable_config_are_named(make_run, tmp_path):
     words = [make_run(name) for name in ("a", "b", "c")]
     (tmp_path / "b" / "config.yaml").unlink()

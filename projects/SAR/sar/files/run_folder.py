@@ -54,6 +54,7 @@ CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
 _PROJECT = "detectron2-sar"
 _FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT, INFERENCE_MODEL)
+_EARLIER_CONFIG = re.compile(r"config-until-(?P<iteration>\d{7,})(-\d+)?\.yaml")
 _MORE_FILES = re.compile(
     rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|config-until-[\d-]+\.yaml|"
     rf"{CHECKPOINT.pattern}"
@@ -152,6 +153,12 @@ def write_config(folder: str | os.PathLike, config: str, iteration: int) -> None
         )
         path.rename(next(p for p in map(path.with_name, names) if not os.path.lexists(p)))
     write_atomically(path, config)
+
+
+def earlier_configs(folder: str | os.PathLike) -> list[tuple[int, Path]]:
+    """Return the configs that --resume changed: their last iterations and files, in order."""
+    found = ((_EARLIER_CONFIG.fullmatch(path.name), path) for path in Path(folder).iterdir())
+    return sorted((int(match["iteration"]), path) for match, path in found if match)
 
 
 def set_aside(folder: str | os.PathLike) -> Path | None:

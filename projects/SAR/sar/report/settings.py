@@ -7,11 +7,12 @@ of the training, must be equal. Otherwise the comparison is not fair.
 import os
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from sar.config import leaves, load_config, lookup
 from sar.data.units import Units
 from sar.errors import InputError, listed
-from sar.files.run_folder import CONFIG
+from sar.files.run_folder import CONFIG, earlier_configs
 from sar.report.runs import OF_EVALUATION, Run
 
 ITERATIONS = "iterations done"
@@ -101,7 +102,8 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
     notes, of_runs = [note for run in runs for note in run.notes], []
     for run, name in zip(runs, names, strict=True):
         try:
-            settings = _settings(run)
+            settings = _settings(run, run.folder / CONFIG)
+            notes += _changes_of_resumes(run, name, settings)
         except InputError as error:
             notes.append(f"The settings of {name} are not known: {error}")
             settings = {}
@@ -150,12 +152,26 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
     return {"rows": rows, "unfair": _unfair(rows), "notes": notes}
 
 
-def _settings(run: Run) -> dict[str, str | None]:
-    """Return the values of a run's config.yaml, by dotted key.
+def _changes_of_resumes(run: Run, name: str, settings: dict[str, str | None]) -> list[str]:
+    """Return a note for each --resume that changed settings of the training."""
+    notes = []
+    for iteration, path in earlier_configs(run.folder):
+        earlier = _settings(run, path)
+        keys = [key for key in earlier if earlier[key] != settings[key]]
+        keys = [key for key in keys if _kind(key) not in ("", "length", "evaluation")]
+        if keys:
+            notes.append(
+                f"The comparison may not be fair: until iteration {iteration}, {name} was trained "
+                f"with other settings ({listed(keys, 3)}; {path.name})."
+            )
+    return notes
+
+
+def _settings(run: Run, path: Path) -> dict[str, str | None]:
+    """Return the values of a config of a run, by dotted key.
 
     Paths below the OUTPUT_DIR of the run start with the word OUTPUT_DIR.
     """
-    path = run.folder / CONFIG
     if not path.is_file():
         raise InputError(f"file not found: {path}")
     cfg = load_config(str(path))
