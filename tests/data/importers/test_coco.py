@@ -145,6 +145,16 @@ def test_panoptic_pngs(tmp_path):
     )
 
 
+def test_panoptic_pngs_next_to_the_file_are_not_taken_for_the_images(tmp_path):
+    found = scenes()
+    path = panoptic(tmp_path / "coco", found)
+    for scene in found:
+        png = path.with_suffix("") / f"{scene.name}.png"
+        png.rename(path.parent / png.name)
+    (tmp_path / "coco/val2017").rename(tmp_path / "coco/images")
+    assert_equal(run(tmp_path / "coco", tmp_path / "mine", shares=[1]), found)
+
+
 def broken(annotation, **changes):
     def change(found):
         found["annotations"][annotation] |= changes

@@ -2,7 +2,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sar.data.importers.names import plain_name, role_of, split_of, split_of_folders
+from sar.data.importers.names import innermost_role, plain_name, role_of, split_of, split_of_folders
 from sar.data.importers.tree import Tree
 from sar.errors import InputError
 
@@ -45,6 +45,10 @@ def test_roles():
         ("train", None), ("city", None), ("mask factory", None), ("image_labels", "label"),
     ):  # fmt: skip
         assert role_of(folder) == role
+    for path, role in (
+        ("masks/train/a.png", "label"), ("labels/images/a.png", "image"), ("city/masks.png", None),
+    ):  # fmt: skip
+        assert innermost_role(PurePosixPath(path)) == role
 
 
 @pytest.fixture
@@ -82,6 +86,17 @@ def test_which_image_is_meant(tree):
     assert tree.find_image("z.jpg", near, "", split="test") is None
     exclude = {tree.root / "val/z.jpg"}
     assert tree.find_image("z.jpg", near, "", exclude=exclude) == tree.root / "train/z.jpg"
+
+
+@pytest.mark.parametrize("near", ["f.json", "masks/f.json", "images/f.json"])
+def test_a_mask_is_not_taken_for_its_image(tmp_path, near):
+    for name in ("images/x.png", "masks/x.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    tree = Tree(tmp_path)
+    assert tree.find_image("x.png", tmp_path / near, "") == tmp_path / "images/x.png"
+    assert tree.find_image("x.png", tmp_path / near, "", role="label") == tmp_path / "masks/x.png"
+    assert tree.find_image("masks/x.png", tmp_path / near, "") == tmp_path / "masks/x.png"
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

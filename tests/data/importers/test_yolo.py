@@ -196,6 +196,24 @@ def test_a_picture_without_a_text_file_is_not_of_the_data_set(tmp_path, capsys):
     assert "1 images without a text file: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("masks", ["masks/train", "labels/train", "masks"])
+def test_masks_next_to_the_text_files_are_not_images(tmp_path, capsys, masks):
+    found = scenes()
+    root = export(tmp_path / "yolo", found)
+    for scene in found:
+        save(root / masks / f"{scene.name}.png", scene.ids())
+    import_dataset(Request(root, tmp_path / "mine"))
+    assert_equal(labels(tmp_path / "mine"), map_all(found))
+    note = "3 pictures in folders of labels or masks were not taken as images: "
+    assert note in capsys.readouterr().out
+
+
+def test_images_may_lie_next_to_the_text_files(tmp_path):
+    found = scenes()
+    root = export(tmp_path / "yolo", found, "labels/train", "labels/train")
+    assert_equal(run(root, tmp_path / "mine"), map_all(found))
+
+
 def test_images_that_are_left_out_may_be_all_of_training(tmp_path):
     root = export(tmp_path / "yolo", scenes(2, "v"), "images/val", "labels/val")
     export(root, scenes(2, "t"))

@@ -142,7 +142,7 @@ class _Part:
             # COCO's folder of the PNGs has the name of the JSON file.
             name = f"{self.path.stem}/{entry.get('file_name')}"
             place = f"{self.path}, annotation {number}"
-            found = tree.find_image(name, self.path, place)
+            found = tree.find_image(name, self.path, place, role="label")
             if found is None:
                 raise InputError(
                     f"{place}: the PNG {entry.get('file_name')} is not below {tree.root}: unpack "

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
 from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
-from sar.data.importers.names import plain_name, role_of, split_of_folders
+from sar.data.importers.names import innermost_role, plain_name, split_of_folders
 from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree
 from sar.errors import InputError, listed
@@ -145,9 +145,8 @@ def _is_label(path: PurePosixPath, suffix: str | None = None) -> bool:
     end = _LABEL_ENDS.search(path.stem)
     if suffix is not None and path.stem.endswith(suffix) or end and end[1] != "L":
         return True
-    for part in reversed(path.parent.parts):
-        if role := role_of(part):
-            return role == "label"
+    if role := innermost_role(path):
+        return role == "label"
     return end is not None  # "a_L" is CamVid's mask of "a", but may also be a left image
 
 

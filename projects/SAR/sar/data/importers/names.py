@@ -51,6 +51,11 @@ def role_of(folder: str) -> str | None:
     return "image" if _IMAGE_FOLDERS & words else None
 
 
+def innermost_role(path: PurePosixPath) -> str | None:
+    """Return the role that the innermost such folder of a path names, or None."""
+    return next(filter(None, map(role_of, reversed(path.parent.parts))), None)
+
+
 def without_suffix(path: PurePosixPath) -> str:
     """Return a relative path without suffix in Unicode's composed form, NFC."""
     return unicodedata.normalize("NFC", path.with_suffix("").as_posix())

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from sar.data.datasets.folder import IMAGE_SUFFIXES, is_system_folder, refuse_circle
-from sar.data.importers.names import folded, plain_name, split_of_folders
+from sar.data.importers.names import folded, innermost_role, plain_name, split_of_folders
 from sar.errors import InputError, listed, nearest
 
 # Formats that Pillow reads but a data set folder does not list; such images are converted to PNG.
@@ -92,20 +92,22 @@ class Tree:
         place: str,
         *,
         split: str | None = None,
+        role: str = "image",
         exclude: Collection[Path] = (),
     ) -> Path | None:
         """Return the image that an annotation names, or None if it is not there.
 
-        The longest common end of both paths decides, then the folder that is nearest to the
-        annotation file, then an image whose other folders only name a split or a role. If the name
-        has a folder, and images lie in a folder of this name, images in other folders are not
-        meant. Case does not count.
+        The longest common end of both paths decides, then the role that the folders name, then the
+        folder that is nearest to the annotation file, then an image whose other folders only name
+        a split or a role. If the name has a folder, and images lie in a folder of this name, images
+        in other folders are not meant. Case does not count.
 
         Args:
             name: a file name, a path (of any operating system) or a URL. The suffix may be missing.
             near: the annotation file.
             place: where the name is, for the error.
             split: the split of the annotation. Images in folders of other splits are not meant.
+            role: "image" or "label". Folders that name the other role, such as masks, come last.
             exclude: other files that are not meant.
 
         Raises:
@@ -125,15 +127,17 @@ class Tree:
         if not candidates:
             return None
 
-        def rank(path: Path) -> tuple[int, int, bool]:
+        def rank(path: Path) -> tuple[int, bool, int, bool]:
             own = [*(folded(part) for part in path.parts[:-1]), parts[-1]]
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
             # One of the two may be relative: the source and --images are as the user wrote them.
             shared = os.path.commonpath([os.path.abspath(file.parent) for file in (path, near)])
-            is_exact = folded(plain_name(self.relative(path))) == plain_name(named)
-            return common, len(Path(shared).parts), is_exact
+            relative = self.relative(path)
+            has_role = innermost_role(relative) in (None, role)
+            is_exact = folded(plain_name(relative)) == plain_name(named)
+            return common, has_role, len(Path(shared).parts), is_exact
 
         best = max(map(rank, candidates))
         found = [path for path in candidates if rank(path) == best]

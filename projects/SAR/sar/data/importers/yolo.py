@@ -17,7 +17,7 @@ import yaml
 
 from sar.data.datasets.class_file import read_class_file
 from sar.data.importers import shapes as regions
-from sar.data.importers.names import plain_name, role_of, split_of_folders
+from sar.data.importers.names import innermost_role, plain_name, role_of, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
@@ -55,7 +55,8 @@ def read(tree: Tree, options: Options) -> Source:
         by_name[plain_name(relative)].append(path)
     splits = _Splits(class_file.parent, settings)
     items, used, without = [], set(), []
-    for image in image_tree.with_suffix(*SOURCE_SUFFIXES):
+    images, masks = _images(image_tree)
+    for image in images:
         relative = image_tree.relative(image)
         split, name = split_of_folders(relative), plain_name(relative)
         label = labels.get((split, name)) or labels.get((None, name))
@@ -87,6 +88,11 @@ def read(tree: Tree, options: Options) -> Source:
         )
     if orphans := sorted(set(labels.values()) - used):
         notes.append(f"{len(orphans)} text files without an image: {listed(orphans, 3)}.")
+    if masks:
+        notes.append(
+            f"{len(masks)} pictures in folders of labels or masks were not taken as images: "
+            f"{listed(masks, 3)}."
+        )
     if without:
         notes.append(f"{len(without)} images without a text file: {listed(without, 3)}.")
     classes = [SourceClass(name, id) for id, name in names.items()]
@@ -225,6 +231,16 @@ def _label_files(tree: Tree) -> list[Path]:
         if any(role_of(part) == "label" for part in tree.relative(path).parent.parts)
         and path.name.lower() != "classes.txt"
     ]
+
+
+def _images(tree: Tree) -> tuple[list[Path], list[Path]]:
+    """Return the images, and the pictures in folders such as masks, which are not images.
+
+    If all pictures are in such folders, they are the images.
+    """
+    found = tree.with_suffix(*SOURCE_SUFFIXES)
+    images = [path for path in found if innermost_role(tree.relative(path)) != "label"] or found
+    return images, sorted(set(found) - set(images))
 
 
 def _yaml_files(tree: Tree) -> list[Path]:
