@@ -107,6 +107,18 @@ def test_files_are_splits_as_their_folders_or_names_say(tmp_path):
         assert_equal(imported, second, "val")
 
 
+def test_folders_of_images_are_splits_if_the_file_is_not(tmp_path):
+    found = scenes(4)
+    whole = content(found)
+    for image, split in zip(whole["images"], ("train", "val", "train", "val"), strict=True):
+        image["file_name"] = f"{split}/{image['file_name']}"
+        save(tmp_path / "coco/images" / image["file_name"], found[image["id"]].image)
+    write_json(tmp_path / "coco/annotations.json", whole)
+    imported = run(tmp_path / "coco", tmp_path / "mine")
+    assert_equal(imported, found[::2], "train")
+    assert_equal(imported, found[1::2], "val")
+
+
 def test_roboflows_name_of_the_group_is_no_class(tmp_path):
     found = scenes(1)
     path = export(tmp_path / "coco", found)

@@ -86,6 +86,22 @@ def test_subsets_are_splits_and_classes_need_no_meta(tmp_path):
     assert_equal(imported, [found[1]], "val")
 
 
+@pytest.mark.parametrize("images, xml", [("images/{split}", "{part}"), ("images", "{split}")])
+def test_folders_and_names_of_files_are_splits(tmp_path, images, xml):
+    found = scenes(4)
+    for names in ({"split": "train", "part": 0}, {"split": "val", "part": 1}):
+        scenes_of_split = found[names["part"] :: 2]
+        body = [image_of(scene, map(polygon, scene.boxes)) for scene in scenes_of_split]
+        path = export(tmp_path / "task", body) / "annotations.xml"
+        for scene in scenes_of_split:
+            folder = tmp_path / "cvat" / images.format(**names)
+            save(folder / f"{scene.name}.jpg", scene.image)
+        path.rename(tmp_path / "cvat" / f"{xml.format(**names)}.xml")
+    imported = run(tmp_path / "cvat", tmp_path / "mine")
+    assert_equal(imported, found[::2], "train")
+    assert_equal(imported, found[1::2], "val")
+
+
 def test_an_ellipse_has_the_pixels_whose_centres_are_inside(tmp_path):
     ellipse = '<ellipse label="kerb" cx="20" cy="14.5" rx="11.3" ry="6.2" rotation="30"/>'
     root = export(tmp_path / "cvat", [image_of(new_scene("a0"), [ellipse])])

@@ -94,6 +94,16 @@ def test_folders_and_splits_are_kept(tmp_path):
     assert sorted(imported) == [f"{s}/street/a{i}" for s in ("train", "val") for i in (0, 1)]
 
 
+def test_folders_of_images_are_splits(tmp_path):
+    found = scenes(4)
+    for scene, split in zip(found, ("train", "val", "train", "val"), strict=True):
+        save(tmp_path / f"labelme/images/{split}/{scene.name}.jpg", scene.image)
+        write_json(tmp_path / f"labelme/annotations/{scene.name}.json", content(scene))
+    imported = run(tmp_path / "labelme", tmp_path / "mine")
+    assert_equal(imported, found[::2], "train")
+    assert_equal(imported, found[1::2], "val")
+
+
 def test_two_files_for_one_image(tmp_path):
     root = export(tmp_path / "labelme", scenes(2))
     write_json(root / "old/a0.json", content(new_scene("a0")))

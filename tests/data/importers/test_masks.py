@@ -183,6 +183,17 @@ def test_palette_images_of_voc(tmp_path):
         run(root, tmp_path / "other", options=Options(classes=tmp_path / "names.txt"))
 
 
+def test_folders_of_voc_are_splits_without_lists(tmp_path):
+    found = full_scenes(4, "a.b")
+    for split, part in (("train", found[::2]), ("val", found[1::2])):
+        names = f"JPEGImages/{split}/{{}}.jpg", f"SegmentationClass/{split}/{{}}.png"
+        export(tmp_path / "voc", part, as_ids, *names)
+    (tmp_path / "voc/classes.txt").write_text("\n".join(NAMES))
+    imported = run(tmp_path / "voc", tmp_path / "mine")
+    assert_equal(imported, found[::2], "train")
+    assert_equal(imported, found[1::2], "val")
+
+
 def test_names_that_two_files_of_voc_or_roboflow_have(tmp_path):
     """No mask may be taken for the mask of another image, and no image may be lost."""
     for year in ("VOC2007", "VOC2012"):

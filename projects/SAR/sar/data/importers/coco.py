@@ -1,8 +1,9 @@
 """Import COCO's JSON files: segmentations as polygons or run lengths, or panoptic PNGs.
 
 Each JSON file is one part of the data set. Its folder or its name says the split, as in
-annotations/instances_train2017.json and valid/_annotations.coco.json. Annotations cover others in
-the order of the file: later ones are on top, as in COCO's own conversion to label maps.
+annotations/instances_train2017.json and valid/_annotations.coco.json. Otherwise, the folders of the
+images do. Annotations cover others in the order of the file: later ones are on top, as in COCO's
+own conversion to label maps.
 
 A pixel of a panoptic PNG has the segment id R + 256 G + 256^2 B. The id 0 has no class.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from sar.data.importers import shapes as regions
-from sar.data.importers.names import plain_name, split_of
+from sar.data.importers.names import plain_name, split_of, split_of_folders
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import UNLABELLED, Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree, read_json
@@ -68,7 +69,9 @@ def read(tree: Tree, options: Options) -> Source:
                 )
             owner[path] = part.path
             draw = part.drawer(image, index_of, Style.of(options))
-            items.append(Item(path, plain_name(image_tree.relative(path)), part.split, draw))
+            relative = image_tree.relative(path)
+            split = part.split or split_of_folders(relative)
+            items.append(Item(path, plain_name(relative), split, draw))
     image_tree.require_images(missing, len(items) + len(missing))
     notes = []
     if missing:

@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.sax.handler import ContentHandler, LexicalHandler, property_lexical_handler
 
 from sar.data.importers import shapes as regions
-from sar.data.importers.names import plain_name, split_of_word
+from sar.data.importers.names import plain_name, split_of, split_of_folders, split_of_word
 from sar.data.importers.shapes import Shape, Style, draw_shapes
 from sar.data.importers.source import Drawing, Item, Options, Source, SourceClass
 from sar.data.importers.tree import Tree
@@ -56,7 +56,7 @@ def read(tree: Tree, options: Options) -> Source:
     for path, part in zip(files, content, strict=True):
         for image in part.images:
             place = f"{path}, line {image.line}"
-            split = split_of_word(image.subset)
+            split = split_of_word(image.subset) or split_of(tree.relative(path))
             # An export of a project has a folder for each subset.
             name = f"{image.subset}/{image.name}" if image.subset else image.name
             found = image_tree.find_image(name, path, place, split=split)
@@ -68,8 +68,9 @@ def read(tree: Tree, options: Options) -> Source:
             owner[found] = place
             shapes = [element.as_shape(index_of) for element in image.in_order()]
             draw = partial(_draw, path, image.size, shapes, Style.of(options))
-            name = plain_name(image_tree.relative(found))
-            items.append(Item(found, name, split, draw))
+            relative = image_tree.relative(found)
+            split = split or split_of_folders(relative)
+            items.append(Item(found, plain_name(relative), split, draw))
     image_tree.require_images(missing, len(items) + len(missing))
     notes = []
     if missing:

@@ -110,6 +110,7 @@ class _Record:
     def find(self, tree: Tree, complete: set[Path]) -> bool:
         """Set the image file if it is there, and return if it is.
 
+        If the folders of the JSON file name no split, the folders of the image say it.
         If `imagePath` names no folder, a file in another folder is not taken if both folders are
         complete, or if the image is embedded and the two files lie in folders of other names.
 
@@ -124,6 +125,8 @@ class _Record:
             if not is_near and (is_of_another or self.has_data and not is_same):
                 image = None
         self.image = image
+        if image is not None:
+            self.split = self.split or split_of_folders(tree.relative(image))
         return image is not None
 
     def as_shapes(self, index_of: dict[str, int]) -> list[Shape]:

@@ -5,7 +5,8 @@
     SegmentationClass/a.png              masks: colours of labelmap.txt; without it, ids
     ImageSets/Segmentation/train.txt     the names of the images of a split, one per line
 
-Sub-folders are kept. The id 255 of VOC's masks, the outline of objects, is ignored.
+Without lists in ImageSets, the folders of the images say the split. Other sub-folders are kept. The
+id 255 of VOC's masks, the outline of objects, is ignored.
 """
 
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from sar.data.datasets.folder import LABEL_SUFFIXES
 from sar.data.importers.mask_values import MaskValues, classes_of_masks, describe_unpaired
-from sar.data.importers.names import split_of_word, without_suffix
+from sar.data.importers.names import plain_name, split_of_folders, split_of_word, without_suffix
 from sar.data.importers.source import Item, Options, Source
 from sar.data.importers.tree import SOURCE_SUFFIXES, Tree, add_unique, read_text
 from sar.errors import InputError, listed
@@ -37,8 +38,8 @@ def read(tree: Tree, options: Options) -> Source:
             classes; or as `MaskValues`.
     """
     masks = _by_name(_below(tree, _MASKS, LABEL_SUFFIXES), "masks")
+    image_tree = Tree(options.images) if options.images else tree
     if options.images:
-        image_tree = Tree(options.images)
         images: dict[str, Path] = {}
         for path in image_tree.with_suffix(*SOURCE_SUFFIXES):
             add_unique(images, without_suffix(image_tree.relative(path)), path, "images")
@@ -56,9 +57,12 @@ def read(tree: Tree, options: Options) -> Source:
     values = MaskValues(classes_of_masks(tree, options), [masks[key] for key in keys], options)
     splits, lists = _splits(tree)
 
-    items = [
-        Item(images[key], key, splits.get(key), partial(values.draw, masks[key])) for key in keys
-    ]
+    items = []
+    for key in keys:
+        image = images[key]
+        name = plain_name(PurePosixPath(f"{key}{image.suffix}"))
+        split = splits.get(key) or split_of_folders(image_tree.relative(image))
+        items.append(Item(image, name, split, partial(values.draw, masks[key])))
     return Source(values.classes, items, [*lists, *(masks[key] for key in keys)], notes)
 
 
