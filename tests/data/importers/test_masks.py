@@ -110,6 +110,24 @@ def test_names_that_belong_together(tmp_path, image, mask):
     assert_equal({f"train/{key}": value for key, value in expected.items()}, found)
 
 
+@pytest.mark.parametrize("mask", ["masks/{}.png", "masks/{}_mask.png"])
+def test_masks_of_all_splits_in_one_folder(tmp_path, capsys, mask):
+    found = full_scenes(4)
+    for split, part in (("train", found[::2]), ("val", found[1::2])):
+        export(tmp_path / "masks", part, as_rgb, f"images/{split}/{{}}.jpg", mask)
+    (tmp_path / "masks/classes.txt").write_text(CLASSES)
+    imported = run(tmp_path / "masks", tmp_path / "mine")
+    assert_equal(imported, found[::2], "train")
+    assert_equal(imported, found[1::2], "val")
+    # A mask of two images, or a second mask of one, is left out.
+    save(tmp_path / "masks/images/val/a0.jpg", found[0].image)
+    save(tmp_path / "masks/masks/val/a1.png", as_rgb(found[1]))
+    import_dataset(Request(tmp_path / "masks", tmp_path / "other"))
+    assert set(labels(tmp_path / "other")) == {"train/a2", "val/a1", "val/a3"}
+    out = capsys.readouterr().out
+    assert "Images without a mask: 2 (" in out and "Masks without an image: 2 (" in out
+
+
 def test_splits_and_folders_are_kept_as_in_cityscapes(tmp_path):
     train, val = full_scenes(3, "t"), full_scenes(2, "v")
     for split, found in (("train", train), ("val", val)):

@@ -8,13 +8,13 @@ All of these are read, with one mask for each image:
     leftImg8bit/train/city/a_leftImg8bit.png gtFine/train/city/a_gtFine_labelIds.png
 
 Words for images and masks in folder names, words for splits, and endings such as "_mask" are
-removed from both paths. What remains must be equal. Other names of folders need --images and
---labels.
+removed from both paths. What remains must be equal. The masks of all splits may lie in one
+folder. Other names of folders need --images and --labels.
 """
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -106,6 +106,7 @@ def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], d
             )
         images[key] = path, plain_name(relative)
     found: dict[_Key, list[Path]] = defaultdict(list)
+    unpaired: list[tuple[Path, tuple[_Key, ...]]] = []
     suffix = options.label_suffix
     for path in label_tree.with_suffix(*LABEL_SUFFIXES):
         relative = label_tree.relative(path)
@@ -114,7 +115,16 @@ def _find(tree: Tree, options: Options) -> tuple[dict[_Key, tuple[Path, str]], d
         if suffix is None or relative.stem.endswith(suffix):
             ends = _LABEL_ENDS if suffix is None else re.compile(re.escape(suffix) + "$")
             keys = _key(relative), _key(relative, _IMAGE_ENDS), _key(relative, ends, _IMAGE_ENDS)
-            found[next((key for key in keys if key in images), keys[-1])].append(path)
+            if key := next((key for key in keys if key in images), None):
+                found[key].append(path)
+            else:
+                unpaired.append((path, keys))
+    # Masks in one folder may belong to images in a folder for each split.
+    counts = Counter(name for _, name in images)
+    unique = {key[1]: key for key in images if counts[key[1]] == 1 and key not in found}
+    for path, keys in unpaired:
+        matches = (unique[name] for split, name in keys if not split and name in unique)
+        found[next(matches, keys[-1])].append(path)
     return images, {key: _choose(paths) for key, paths in found.items()}
 
 
