@@ -259,6 +259,17 @@ def test_an_image_of_the_same_name_in_another_folder_is_not_meant(tmp_path):
     assert set(run(path, tmp_path / "mine")) == {"train/cam2/a1"}
 
 
+def test_names_that_differ_only_in_case(tmp_path):
+    lower, upper = new_scene("a"), new_scene("A", seed=1)
+    path = export(tmp_path / "coco", [lower, upper], json="train.json")
+    if len(list((tmp_path / "coco/images").iterdir())) < 2:
+        pytest.skip("The file system ignores case.")
+    found = run(path, tmp_path / "mine")
+    assert len(found) == 2
+    for scene, label in zip((upper, lower), found.values(), strict=True):
+        assert_equal({f"train/{scene.name}": label}, [scene])
+
+
 def test_an_image_in_a_sub_folder_may_have_the_name_of_another(tmp_path):
     first, second = new_scene("a"), new_scene("sub dir/a", seed=1)
     path = export(tmp_path / "coco", [first, second], json="train.json")

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -97,6 +98,18 @@ def test_a_mask_is_not_taken_for_its_image(tmp_path, near):
     assert tree.find_image("x.png", tmp_path / near, "") == tmp_path / "images/x.png"
     assert tree.find_image("x.png", tmp_path / near, "", role="label") == tmp_path / "masks/x.png"
     assert tree.find_image("masks/x.png", tmp_path / near, "") == tmp_path / "masks/x.png"
+
+
+@pytest.mark.parametrize("name", ["images/é.jpg", "images/é.JPG", "Images/é.jpg"])
+def test_names_that_differ_only_in_case(tmp_path, name):
+    for folder in ("images", "Images"):
+        (tmp_path / folder).mkdir()
+        for file in ("é.jpg", "é.JPG"):
+            (tmp_path / folder / unicodedata.normalize("NFD", file)).touch()
+    if len(Tree(tmp_path).files) < 4:
+        pytest.skip("The file system ignores case.")
+    found = Tree(tmp_path).find_image(name, tmp_path / "f.json", "")
+    assert found == tmp_path / unicodedata.normalize("NFD", name)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

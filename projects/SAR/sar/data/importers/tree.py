@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -100,7 +102,7 @@ class Tree:
         The longest common end of both paths decides, then the role that the folders name, then the
         folder that is nearest to the annotation file, then an image whose other folders only name
         a split or a role. If the name has a folder, and images lie in a folder of this name, images
-        in other folders are not meant. Case does not count.
+        in other folders are not meant. Case counts only if nothing else decides.
 
         Args:
             name: a file name, a path (of any operating system) or a URL. The suffix may be missing.
@@ -113,7 +115,8 @@ class Tree:
         Raises:
             InputError: several images could be meant.
         """
-        parts = [folded(part) for part in re.split(r"[/\\]+", name) if part]
+        words = [word for word in re.split(r"[/\\]+", _composed(name)) if word]
+        parts = [folded(word) for word in words]
         named = PurePosixPath(*parts)
         candidates = self._images.get(parts[-1], ()) if parts else ()
         candidates = [
@@ -127,8 +130,9 @@ class Tree:
         if not candidates:
             return None
 
-        def rank(path: Path) -> tuple[int, bool, int, bool]:
-            own = [*(folded(part) for part in path.parts[:-1]), parts[-1]]
+        def rank(path: Path) -> tuple[int, bool, int, bool, int]:
+            exact = list(map(_composed, path.parts))
+            own = [*map(folded, exact[:-1]), parts[-1]]
             common = 0
             while common < min(len(own), len(parts)) and own[-1 - common] == parts[-1 - common]:
                 common += 1
@@ -137,7 +141,8 @@ class Tree:
             relative = self.relative(path)
             has_role = innermost_role(relative) in (None, role)
             is_exact = folded(plain_name(relative)) == plain_name(named)
-            return common, has_role, len(Path(shared).parts), is_exact
+            same_case = sum(map(eq, exact[-common:], words[-common:]))
+            return common, has_role, len(Path(shared).parts), is_exact, same_case
 
         best = max(map(rank, candidates))
         found = [path for path in candidates if rank(path) == best]
@@ -205,6 +210,11 @@ def read_json(path: Path) -> object:
             return json.load(file)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}): export it again.") from error
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's composed form, NFC."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _walk(root: Path) -> Iterator[Path]:
