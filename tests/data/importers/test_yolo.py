@@ -58,6 +58,15 @@ def test_later_shapes_on_top_if_asked(tmp_path):
     assert_equal(run(root, tmp_path / "mine", options=Options(on_top="later")), found)
 
 
+def test_folders_of_text_files_are_splits(tmp_path):
+    train, val = scenes(3, "t"), scenes(2, "v")
+    export(tmp_path / "yolo", train, "images", "labels/train")
+    root = export(tmp_path / "yolo", val, "images", "labels/val")
+    imported = run(root, tmp_path / "mine")
+    assert_equal(imported, map_all(train), "train")
+    assert_equal(imported, map_all(val), "val")
+
+
 def test_lists_and_folders_of_data_yaml_are_splits(tmp_path):
     found = scenes(4)
     root = export(tmp_path / "lists", found, "images", "labels", "train: a.txt\nval: b.txt")

@@ -62,6 +62,7 @@ def read(tree: Tree, options: Options) -> Source:
         label = labels.get((split, name)) or labels.get((None, name))
         if label is None and split is None and len(by_name[name]) == 1:
             label = by_name[name][0]
+            split = split_of_folders(tree.relative(label))
         used.add(label)
         without += [image] if label is None else []
         draw = _Drawer(label, names, Style.of(options, small_on_top=True))
