@@ -331,6 +331,47 @@ def test_ids_or_colours_that_cannot_be_told_apart(tmp_path):
     assert_equal(run(root, tmp_path / "equal"), found)
 
 
+def as_black_and_white(scene):
+    return Image.fromarray(np.where(scene.truth == "kerb", 255, 0).astype(np.uint8))
+
+
+def as_rgb_black_and_white(scene):
+    return as_black_and_white(scene).convert("RGB")
+
+
+WHITE_CLASSES = ["bg 0 0 0\nroad 255 255 255\n", "road #ffffff\nbg #000000\n"]
+
+
+@pytest.mark.parametrize("lines", WHITE_CLASSES)
+@pytest.mark.parametrize("renamed", [[], [("0,0,0", "bg"), ("255,255,255", "road")]])
+def test_255_is_the_colour_of_a_white_class(tmp_path, lines, renamed):
+    found = full_scenes(2)
+    root = export(tmp_path / "rgb", found, as_rgb_black_and_white)
+    (root / "classes.txt").write_text(lines)
+    for scene in found:
+        scene.truth = np.where(scene.truth == "kerb", "road", "bg")
+    assert_equal(run(root, tmp_path / "mine", options=Options(renamed=renamed)), found)
+
+
+@pytest.mark.parametrize("lines", WHITE_CLASSES)
+def test_255_in_one_channel_may_be_a_white_class(tmp_path, lines):
+    found = full_scenes(2)
+    root = export(tmp_path / "grey", found, as_black_and_white)
+    (root / "classes.txt").write_text(lines)
+    with pytest.raises(
+        InputError,
+        match=r"a0\.png has ids without a class: 255 .*--ignore 255, .*--map 0=bg 255=road\.",
+    ):
+        run(root, tmp_path / "mine")
+    for name, options, white in (
+        ("map", Options(renamed=[("0", "bg"), ("255", "road")]), "road"),
+        ("ignore", Options(renamed=[("0", "bg")], ignore=["255"]), "ignored"),
+    ):
+        imported = run(root, tmp_path / name, options=options).values()
+        for label, scene in zip(imported, found, strict=True):
+            np.testing.assert_array_equal(label, np.where(scene.truth == "kerb", white, "bg"))
+
+
 def test_one_mask_does_not_decide_for_all(tmp_path):
     """The first mask fits the ids only; the colours of the others tell that it is wrong."""
     found = full_scenes(3)

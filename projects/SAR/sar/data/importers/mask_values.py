@@ -7,6 +7,7 @@ the id 0 or the colour of another class.
 Shape shorthands: H, W: height and width in pixels; K: number of classes.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,8 +25,9 @@ from sar.errors import InputError, listed
 
 IDS, COLORS = "ids", "colours"
 _CLASS_FILES = ("classes.txt", "labelmap.txt", "class_dict.csv", "labels.txt")
-# These ids stand for "no class" by convention, unless a class has the id.
+# These ids stand for "no class" by convention, unless a class has the id, or 255 is its grey value.
 _IGNORED_IDS = (255, 65535)
+_WHITE = (255, 255, 255)
 _UNKNOWN = -3
 _NUM_TRIED = 50  # masks, evenly spaced, that tell ids from colours
 _NUM_NAMED = 30  # values that a message lists
@@ -183,9 +185,21 @@ class MaskValues:
             raise InputError(
                 f"The mask {path} has ids without a class: {listed(found, 10)}. The classes have "
                 f"the ids {_ranges(known)}. Correct the class file, ignore ids with --ignore "
-                f"{values[0]}, or name them with --map {values[0]}=NAME."
+                f"{values[0]}, or name them with --map {values[0]}=NAME.{self._naming_greys(ids)}"
             )
         return classes
+
+    def _naming_greys(self, ids: np.ndarray) -> str:
+        """Return a sentence if the ids may be the grey colours of classes in the class file."""
+        greys = {
+            known.color[0]: known.name
+            for known in self.classes
+            if None not in (known.id, known.color) and len(set(known.color)) == 1
+        }
+        if not set(np.unique(ids).tolist()) <= greys.keys():
+            return ""
+        names = shlex.join(f"{grey}={name}" for grey, name in sorted(greys.items()))
+        return f" If the values are the grey colours of the classes, use --map {names}."
 
     def _by_colors(self, path: Path) -> np.ndarray:
         return self._index[self._reader.read(path)]
@@ -211,6 +225,8 @@ def _table_of_ids(classes: Sequence[SourceClass]) -> np.ndarray:
     """Return (65536,) int32: the index of the class of each id, IGNORED or _UNKNOWN."""
     table = np.full(65536, _UNKNOWN, np.int32)
     table[list(_IGNORED_IDS)] = IGNORED
+    if any(known.color == _WHITE for known in classes):
+        table[255] = _UNKNOWN  # it may be the grey value of this class
     for index, known in enumerate(classes):
         if known.id is not None and known.id < len(table):
             table[known.id] = index
