@@ -26,7 +26,7 @@ from .miniature import (
     scenes,
     write_json,
 )
-from .test_labelme import content
+from .test_labelme import content, polygon
 from .test_labelme import export as labelme
 from .test_masks import as_ids
 from .test_masks import export as masks
@@ -207,6 +207,19 @@ def test_one_class_alone_is_reported(tmp_path, capsys):
     assert '"kerb" is the only class, and' in capsys.readouterr().out
     import_dataset(Request(root, tmp_path / "mine", dry_run=True))
     assert "is the only class" not in capsys.readouterr().out
+
+
+def test_images_that_are_left_out_do_not_count_in_the_shares(tmp_path, capsys):
+    found = [new_scene("a0", num_boxes=0), new_scene("a1"), full_scene("a2")]
+    root = labelme(tmp_path / "x", found)
+    line = polygon("kerb", [[1, 1], [2, 2]]) | {"shape_type": "line"}
+    write_json(root / "a0.json", content(found[0], shapes=[line]))
+    import_dataset(Request(root, tmp_path / "mine", background="ignore", dry_run=True))
+    out = capsys.readouterr().out
+    unlabelled = 100 * (found[1].truth == "").sum() / found[1].truth.size / 2
+    assert f"{unlabelled:.1f}% of the pixels are in no shape. They are ignored." in out
+    assert re.search(rf"\(ignored\) .* {unlabelled:.1f}%", out)
+    assert "Left out: 1 x line, which has no area (kerb 1)." in out
 
 
 def test_the_source_never_changes_and_links_point_to_it(tmp_path):

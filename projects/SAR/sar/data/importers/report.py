@@ -61,11 +61,17 @@ def class_table(
     return tabulate(table, headers, disable_numparse=True, colalign=align)
 
 
-def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> list[str]:
+def findings(
+    source: Source,
+    classes: ClassMap,
+    counts: Sequence[Counts],
+    left_out: Counter[tuple[str, str]],
+) -> list[str]:
     """Return sentences about what was not taken, or taken in a way that may surprise.
 
     Args:
-        counts: of all images that could be drawn, also of empty ones.
+        counts: of the images that are taken.
+        left_out: as in `Drawing`, for all images that could be drawn, also for empty ones.
     """
     found = list(source.notes)
     all_pixels = sum(count.pixels for count in counts)
@@ -76,7 +82,6 @@ def findings(source: Source, classes: ClassMap, counts: Sequence[Counts]) -> lis
     ]
     if ignored:
         found.append(f"Ignored classes: {listed(ignored, _NUM_LISTED)}.")
-    left_out = total([count.drawing.left_out for count in counts])
     for reason in dict.fromkeys(reason for reason, _ in left_out):
         of_class = {name: n for (why, name), n in left_out.most_common() if why == reason}
         names = [f"{name} {number}" for name, number in of_class.items()]

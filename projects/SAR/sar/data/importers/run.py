@@ -10,7 +10,7 @@ import numpy as np
 from sar.data.datasets.class_file import read_class_file
 from sar.data.importers import find_importer, mask_folders
 from sar.data.importers.class_map import map_classes
-from sar.data.importers.examine import Examination, examine, shown
+from sar.data.importers.examine import Examination, examine, shown, total
 from sar.data.importers.report import class_table, findings
 from sar.data.importers.source import UNLABELLED, Options, Source, SourceClass
 from sar.data.importers.splits import check_splits, choose_splits
@@ -86,8 +86,8 @@ def import_dataset(request: Request) -> None:
 
     found = examine(source, quiet=request.quiet)
     _refuse_errors(found, request.skip_errors)
-    all_counts = found.counts
-    num_empty = sum(counts.is_empty for counts in all_counts)
+    left_out = total([counts.drawing.left_out for counts in found.counts])
+    num_empty = sum(counts.is_empty for counts in found.counts)
     if not (request.keep_empty and request.background == "class"):
         found = _without_empty(found)
     check_splits(found.items, request.shares, request.group)  # again, after some were left out
@@ -113,7 +113,7 @@ def import_dataset(request: Request) -> None:
     if not request.quiet:
         print(f"Format: {importer.NAME}. {sentence}")
         print(class_table(source, classes, found.counts, splits))
-        notes += findings(source, classes, all_counts)
+        notes += findings(source, classes, found.counts, left_out)
         if num_empty:
             notes.append(_describe_empty(num_empty, request))
         notes += [f"Left out: {error}" for error in found.errors]
