@@ -209,6 +209,19 @@ def test_one_class_alone_is_reported(tmp_path, capsys):
     assert "is the only class" not in capsys.readouterr().out
 
 
+def test_merged_classes_do_not_cover_each_other(tmp_path, capsys):
+    shapes = [
+        polygon("car", [[0, 0], [20, 0], [20, 20], [0, 20]]),
+        polygon("truck", [[0, 0], [20, 0], [20, 10], [0, 10]]),
+        polygon("sign", [[0, 0], [10, 0], [10, 10], [0, 10]]),
+    ]
+    root = labelme(tmp_path / "x", [new_scene("a0")])
+    write_json(root / "a0.json", content(new_scene("a0"), shapes=shapes))
+    options = Options(renamed=[("car", "vehicle"), ("truck", "vehicle")])
+    import_dataset(Request(root, tmp_path / "mine", options=options, dry_run=True))
+    assert re.search(r" vehicle .* 2 +25\.0%\n", capsys.readouterr().out)
+
+
 def test_images_that_are_left_out_do_not_count_in_the_shares(tmp_path, capsys):
     found = [new_scene("a0", num_boxes=0), new_scene("a1"), full_scene("a2")]
     root = labelme(tmp_path / "x", found)

@@ -110,15 +110,15 @@ def test_rings_are_united_and_boxes_are_exact():
 def test_what_is_on_top_and_what_is_covered():
     large, small = box(0, 0, 20, 10), box(5, 5, 25, 8)
     drawing = draw(large, small)
-    assert (drawing.classes == 1).sum() == 60 and drawing.covered == {0: 45}
+    assert (drawing.classes == 1).sum() == 60 and drawing.covered == {(0, 1): 45}
     drawing = draw(small, large)
-    assert (drawing.classes == 0).sum() == 15 and drawing.covered == {0: 45}
+    assert (drawing.classes == 0).sum() == 15 and drawing.covered == {(0, 1): 45}
     drawing = draw(small, large, style=Style(small_on_top=True, outline=False))
-    assert (drawing.classes == 0).sum() == 60 and drawing.covered == {1: 45}
+    assert (drawing.classes == 0).sum() == 60 and drawing.covered == {(1, 0): 45}
     assert drawing.shapes == {0: 1, 1: 1}
     ignored = Shape(IGNORED, "x", "y", large, "polygon")
     found = draw_shapes(SIZE, SIZE, [Shape(0, "x", "y", small, "polygon"), ignored], "file", STYLE)
-    assert (found.classes == IGNORED).sum() == 200 and found.covered == {0: 45}
+    assert (found.classes == IGNORED).sum() == 200 and found.covered == {(0, IGNORED): 45}
 
 
 def test_shapes_without_a_pixel_are_counted():

@@ -37,8 +37,12 @@ def class_table(
     pixels = np.zeros((len(counts), len(rows_of)), np.int64)
     for image, found in enumerate(counts):
         np.add.at(pixels[image], rows, found.pixels)
-    shapes = _by_row(total([found.drawing.shapes for found in counts]), rows, len(rows_of))
-    covered = _by_row(total([found.drawing.covered for found in counts]), rows, len(rows_of))
+    shapes, covered = np.zeros((2, len(rows_of)), np.int64)
+    for index, number in total([found.drawing.shapes for found in counts]).items():
+        shapes[rows[index]] += number  # IGNORED is -2
+    for (below, above), number in total([found.drawing.covered for found in counts]).items():
+        if rows[below] != rows[above]:  # classes that are merged hide nothing of each other
+            covered[rows[below]] += number
     used = [split for split in SPLITS if split in splits]
     of_split = {split: np.array([found == split for found in splits]) for split in used}
     all_pixels = pixels.sum(axis=0)
@@ -123,14 +127,6 @@ def findings(
                 f'--map "{names[1]}={names[0]}".'
             )
     return found
-
-
-def _by_row(counter: Counter[int], rows: np.ndarray, number: int) -> np.ndarray:
-    """Return (number,) the sum of a counter of source classes over each row of the table."""
-    result = np.zeros(number, np.int64)
-    for index, value in counter.items():  # IGNORED is -2
-        result[rows[index]] += value
-    return result
 
 
 def _percent(part: int, whole: int) -> str:

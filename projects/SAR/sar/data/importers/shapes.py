@@ -313,6 +313,6 @@ def _paint(drawing: Drawing, class_index: int, patch: Patch) -> None:
     covered = found[(found >= 0) & (found != class_index)]
     for index, pixels in enumerate(np.bincount(covered)):
         if pixels:
-            drawing.covered[index] += int(pixels)
+            drawing.covered[index, class_index] += int(pixels)
     below[patch.mask] = class_index
     drawing.shapes[class_index] += 1

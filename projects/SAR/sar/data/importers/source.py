@@ -38,7 +38,8 @@ class Drawing:
     Attributes:
         classes: (H, W) int32, the index of a class in `Source.classes`, UNLABELLED or IGNORED.
         shapes: number of shapes of each class, by index. Empty for masks.
-        covered: number of pixels of each class that another class covers, by index.
+        covered: number of pixels that another class covers, by the indices of the class below and
+            of the class above, which may be IGNORED.
         left_out: number of shapes that were not drawn, by reason and class name.
         traced: number of polygons that were traced along pixels (True) or not (False). Polygons
             with few points do not count.
@@ -46,7 +47,7 @@ class Drawing:
 
     classes: np.ndarray
     shapes: Counter[int] = field(default_factory=Counter)
-    covered: Counter[int] = field(default_factory=Counter)
+    covered: Counter[tuple[int, int]] = field(default_factory=Counter)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     traced: Counter[bool] = field(default_factory=Counter)
 
