@@ -372,6 +372,18 @@ def test_255_in_one_channel_may_be_a_white_class(tmp_path, lines):
             np.testing.assert_array_equal(label, np.where(scene.truth == "kerb", white, "bg"))
 
 
+def test_foreground_that_is_ignored_is_reported(tmp_path, capsys):
+    """Names without colours do not tell that 255 is the foreground."""
+    root = export(tmp_path / "grey", full_scenes(2), as_black_and_white)
+    (root / "classes.txt").write_text("bg\nroad\n")
+    note = "- The labels have the ids 0 and 255 alone, and 255 is ignored: if 255 stands for the"
+    import_dataset(Request(root, tmp_path / "x", dry_run=True))
+    assert note in capsys.readouterr().out
+    for options in (Options(ignore=["255"]), Options(renamed=[("255", "road")])):
+        import_dataset(Request(root, tmp_path / "x", dry_run=True, options=options))
+        assert note not in capsys.readouterr().out
+
+
 def test_one_mask_does_not_decide_for_all(tmp_path):
     """The first mask fits the ids only; the colours of the others tell that it is wrong."""
     found = full_scenes(3)

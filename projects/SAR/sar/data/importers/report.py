@@ -10,9 +10,10 @@ import numpy as np
 from tabulate import tabulate
 
 from sar.data.datasets.folder import SPLITS
+from sar.data.ignored_foreground import IgnoredForeground
 from sar.data.importers.class_map import BACKGROUND, ClassMap
-from sar.data.importers.examine import Counts, total
-from sar.data.importers.source import UNLABELLED, Source
+from sar.data.importers.examine import Counts, Examination, total
+from sar.data.importers.source import IGNORED, UNLABELLED, Source
 from sar.errors import listed, printable
 
 _NUM_LISTED = 10
@@ -68,16 +69,17 @@ def class_table(
 def findings(
     source: Source,
     classes: ClassMap,
-    counts: Sequence[Counts],
+    taken: Examination,
     left_out: Counter[tuple[str, str]],
 ) -> list[str]:
     """Return sentences about what was not taken, or taken in a way that may surprise.
 
     Args:
-        counts: of the images that are taken.
+        taken: the images that are taken.
         left_out: as in `Drawing`, for all images that could be drawn, also for empty ones.
     """
     found = list(source.notes)
+    counts = taken.counts
     all_pixels = sum(count.pixels for count in counts)
     ignored = [
         f"{known.name} ({_percent(all_pixels[index], all_pixels.sum())} of the pixels)"
@@ -86,6 +88,7 @@ def findings(
     ]
     if ignored:
         found.append(f"Ignored classes: {listed(ignored, _NUM_LISTED)}.")
+    found += _ignored_foreground(classes, taken)
     for reason in dict.fromkeys(reason for reason, _ in left_out):
         of_class = {name: n for (why, name), n in left_out.most_common() if why == reason}
         names = [f"{name} {number}" for name, number in of_class.items()]
@@ -127,6 +130,17 @@ def findings(
                 f'--map "{names[1]}={names[0]}".'
             )
     return found
+
+
+def _ignored_foreground(classes: ClassMap, taken: Examination) -> list[str]:
+    """Return a sentence if the masks may show their foreground as ignored pixels."""
+    foreground = IgnoredForeground(classes.ignore_label)
+    for item, count in zip(taken.items, taken.counts, strict=True):
+        ids = np.zeros(classes.ignore_label + 1, np.int64)
+        np.add.at(ids, classes.ids[:IGNORED], count.pixels[:IGNORED])
+        ids[classes.ignore_label] = count.pixels[IGNORED]  # without classes that the user ignores
+        foreground.add(item.name, ids)
+    return foreground.warnings()
 
 
 def _percent(part: int, whole: int) -> str:

@@ -113,7 +113,7 @@ def import_dataset(request: Request) -> None:
     if not request.quiet:
         print(f"Format: {importer.NAME}. {sentence}")
         print(class_table(source, classes, found.counts, splits))
-        notes += findings(source, classes, found.counts, left_out)
+        notes += findings(source, classes, found, left_out)
         if num_empty:
             notes.append(_describe_empty(num_empty, request))
         notes += [f"Left out: {error}" for error in found.errors]
