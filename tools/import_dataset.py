@@ -144,7 +144,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--group",
         type=pattern,
         metavar="REGEX",
-        help="keep images together if this finds the same text in their paths",
+        help="keep images together if this finds the same text in their paths below SOURCE",
     )
     splits.add_argument(
         "--seed", type=cli.count, default=0, metavar="N", help="for --split (default: 0)"

@@ -110,7 +110,7 @@ def test_rare_classes_are_in_every_split(tmp_path, capsys):
 def test_groups_stay_together(tmp_path, capsys):
     found = [new_scene(f"video{i // 4}_{i}", i) for i in range(20)]
     root = labelme(tmp_path / "labelme", found)
-    for pattern in (r"video\d+", r"/(video\d+)_"):
+    for pattern in (r"video\d+", r"^(video\d+)_"):
         output = tmp_path / f"mine{len(pattern)}"
         imported = run(root, output, group=re.compile(pattern))
         splits = {}
@@ -125,9 +125,26 @@ def test_groups_stay_together(tmp_path, capsys):
         said = f"5 groups of images were divided 80:20 (val: 20% of the images, {group})"
         assert said in capsys.readouterr().out
     with pytest.raises(
-        InputError, match=r'--group "clip" is not found in the path .*video0_0\.jpg'
+        InputError, match=r'--group "clip" is not found in the path video0_0\.jpg, which begins '
     ):
         run(root, tmp_path / "other", group=re.compile("clip"))
+
+
+def test_groups_are_searched_below_the_source(tmp_path):
+    """The folder video_7 of the source is no group of all images."""
+    root = labelme(tmp_path / "video_7", [new_scene(f"video_{i // 2}_{i}", i) for i in range(4)])
+    group = re.compile("video_[0-9]+")
+    imported = run(root, tmp_path / "a", group=group, shares=(1, 1))
+    assert {key.split("/")[0] for key in imported} == {"train", "val"}
+    (tmp_path / "video_9").mkdir()
+    for image in root.glob("*.jpg"):
+        image.rename(tmp_path / "video_9" / image.name)
+    options = Options(images=tmp_path / "video_9")
+    again = run(root, tmp_path / "b", group=group, shares=(1, 1), options=options)
+    assert again.keys() == imported.keys()
+    few = r"2 groups of images \(video_0, video_1\), but 2:1:1 needs at least 3"
+    with pytest.raises(InputError, match=few):
+        run(root, tmp_path / "c", group=group, shares=(2, 1, 1), options=options)
 
 
 def test_splits_of_the_source(tmp_path):

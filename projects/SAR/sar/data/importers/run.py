@@ -13,7 +13,7 @@ from sar.data.importers.class_map import map_classes
 from sar.data.importers.examine import Examination, examine, shown, total
 from sar.data.importers.report import class_table, findings
 from sar.data.importers.source import UNLABELLED, Options, Source, SourceClass
-from sar.data.importers.splits import check_splits, choose_splits
+from sar.data.importers.splits import Grouping, check_splits, choose_splits
 from sar.data.importers.tree import Tree
 from sar.data.importers.writer import check_output, checksum, place_items, write
 from sar.errors import InputError, printable
@@ -32,7 +32,8 @@ class Request:
         options: for the importer.
         background: "class" or "ignore", as in `map_classes`.
         keep_empty: take images without any shape, if the background is a class.
-        shares, group, seed: as in `choose_splits`.
+        shares, seed: as in `choose_splits`.
+        group: the pattern of a `Grouping`.
         link: link the images instead of copying them.
         skip_errors: leave out images with errors.
         dry_run: write nothing.
@@ -68,7 +69,7 @@ def import_dataset(request: Request) -> None:
             raise InputError(
                 f"Folder not found: {folder} (--images or --labels). Correct the path."
             )
-    sources = [tree.root, *folders]
+    sources = [*folders, tree.root]
     check_output(request.output, sources)
     # No other format reads --labels and --label-suffix.
     is_of_masks = options.labels is not None or options.label_suffix is not None
@@ -82,7 +83,8 @@ def import_dataset(request: Request) -> None:
     if not source.items:
         raise InputError(f"{tree.root} has no annotated images: export it again.")
     source = _with_class_file(source, options.classes)
-    check_splits(source.items, request.shares, request.group)
+    group = None if request.group is None else Grouping(request.group, sources)
+    check_splits(source.items, request.shares, group)
 
     found = examine(source, quiet=request.quiet)
     _refuse_errors(found, request.skip_errors)
@@ -90,7 +92,7 @@ def import_dataset(request: Request) -> None:
     num_empty = sum(counts.is_empty for counts in found.counts)
     if not (request.keep_empty and request.background == "class"):
         found = _without_empty(found)
-    check_splits(found.items, request.shares, request.group)  # again, after some were left out
+    check_splits(found.items, request.shares, group)  # again, after some were left out
     has_unlabelled = any(counts.pixels[UNLABELLED] for counts in found.counts)
     classes = map_classes(
         source,
@@ -105,7 +107,7 @@ def import_dataset(request: Request) -> None:
         _new_classes_shown(found, classes.ids, len(classes.names)),
         classes.names,
         shares=request.shares,
-        group=request.group,
+        group=group,
         seed=request.seed,
     )
     planned, notes = place_items(found.items, splits)

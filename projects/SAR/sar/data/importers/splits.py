@@ -5,6 +5,8 @@ Shape shorthands: N: number of images; K: number of classes; S: number of splits
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,8 +18,38 @@ from sar.errors import InputError, listed
 DEFAULT_SHARES = (80, 20)
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """How images are divided into groups that stay together.
+
+    Attributes:
+        pattern: images stay together if it finds the same text in their paths. The text is the
+            first group of the pattern, or all that it matches.
+        folders: the paths begin below the first of these folders that contains the image.
+    """
+
+    pattern: re.Pattern
+    folders: Sequence[Path]
+
+    def of(self, item: Item) -> str:
+        """Return the text that names the group of an item.
+
+        Raises:
+            InputError: the pattern is not found.
+        """
+        folder = next(folder for folder in self.folders if item.image.is_relative_to(folder))
+        path = item.image.relative_to(folder).as_posix()
+        match = self.pattern.search(path)
+        if match is None:
+            raise InputError(
+                f'--group "{self.pattern.pattern}" is not found in the path {path}, which begins '
+                f"below {folder}: correct the pattern."
+            )
+        return match[1] if self.pattern.groups else match[0]
+
+
 def check_splits(
-    items: Sequence[Item], shares: Sequence[int] | None, group: re.Pattern | None
+    items: Sequence[Item], shares: Sequence[int] | None, group: Grouping | None
 ) -> None:
     """Check that images can be divided, before their labels are read.
 
@@ -25,13 +57,14 @@ def check_splits(
         items, shares, group: as in `choose_splits`.
 
     Raises:
-        InputError: only some images have a split, none is for training, or `group` is not found in
-            a path, or is given for splits of the source.
+        InputError: only some images have a split, or none is for training; or the pattern of
+            `group` is not found in a path, it finds fewer groups than there are splits, or the
+            source has splits.
     """
-    for item in items:
-        _key(item, group)
     given = [item.split for item in items]
     if shares is not None or not any(given):
+        if group is not None:
+            _check_number(group, items, shares or DEFAULT_SHARES)
         return
     remedy = f"--split {_text(DEFAULT_SHARES)}"
     if None in given:
@@ -55,7 +88,7 @@ def choose_splits(
     names: Sequence[str],
     *,
     shares: Sequence[int] | None,
-    group: re.Pattern | None,
+    group: Grouping | None,
     seed: int,
 ) -> tuple[list[str], str]:
     """Return the split of each item, and a sentence about the choice.
@@ -66,14 +99,13 @@ def choose_splits(
         names: K class names.
         shares: shares of train, val and test; None: as the source says, or DEFAULT_SHARES if it
             says nothing.
-        group: a pattern. Images for which it finds the same text in their path stay together. The
-            text is the first group of the pattern, or all that it matches.
+        group: which images stay together; None: each image alone.
         seed: chooses among equally good divisions.
     """
     if shares is None and any(item.split for item in items):
         return [item.split for item in items], "The splits are as the source says."
     shares = shares or DEFAULT_SHARES
-    keys = [_key(item, group) for item in items]
+    keys = items if group is None else [group.of(item) for item in items]
     order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
     members = np.array([order[key] for key in keys])
     counts = np.zeros((len(order), len(names)), np.int64)
@@ -95,6 +127,16 @@ def choose_splits(
     return [SPLITS[split] for split in chosen[members]], sentence
 
 
+def _check_number(group: Grouping, items: Sequence[Item], shares: Sequence[int]) -> None:
+    names = sorted({group.of(item) for item in items})
+    if len(names) < len(shares):
+        raise InputError(
+            f'--group "{group.pattern.pattern}" finds {len(names)} groups of images '
+            f"({listed(names)}), but {_text(shares)} needs at least {len(shares)}: correct the "
+            "pattern, or give fewer shares with --split."
+        )
+
+
 def _describe_groups(
     order: dict[object, int], members: np.ndarray, chosen: np.ndarray, num_splits: int
 ) -> str:
@@ -109,15 +151,3 @@ def _describe_groups(
 
 def _text(shares: Sequence[int]) -> str:
     return ":".join(map(str, shares))
-
-
-def _key(item: Item, group: re.Pattern | None) -> object:
-    if group is None:
-        return item
-    match = group.search(item.image.as_posix())
-    if match is None:
-        raise InputError(
-            f'--group "{group.pattern}" is not found in the path {item.image.as_posix()}: correct '
-            "the pattern."
-        )
-    return match[1] if group.groups else match[0]
