@@ -53,7 +53,17 @@ def oriented(name, points):
     return polygon(name, points) | {"shape_type": "oriented_rectangle"}
 
 
-@pytest.mark.parametrize("encode", [polygon, rectangle, oriented, mask])
+def corners(name, points):
+    """As X-AnyLabeling writes rectangles."""
+    return polygon(name, points) | {"shape_type": "rectangle"}
+
+
+def rotation(name, points):
+    """As X-AnyLabeling writes rotated rectangles."""
+    return polygon(name, points) | {"shape_type": "rotation", "direction": 0.0}
+
+
+@pytest.mark.parametrize("encode", [polygon, rectangle, oriented, corners, rotation, mask])
 def test_each_kind_of_shape(tmp_path, encode):
     found = scenes()
     imported = run(export(tmp_path / "labelme", found, encode), tmp_path / "mine", shares=[1])

@@ -4,6 +4,8 @@ Each file has `shapes`, with `label`, `points` and `shape_type`, and names its i
 An image that is not there is read from `imageData`. Polygons, rectangles, circles and masks have an
 area; lines and points are left out. As in labelme's own converters, later shapes cover earlier
 ones, `__ignore__` is ignored, and `_background_` is the background.
+
+X-AnyLabeling's files have the same form. Its rectangles and rotated rectangles have four corners.
 """
 
 import base64
@@ -26,7 +28,7 @@ from sar.errors import InputError, listed
 
 NAME = "labelme"
 
-_POLYGONS = ("polygon", "oriented_rectangle")
+_POLYGONS = ("polygon", "oriented_rectangle", "rotation")
 _WITH_AREA = (*_POLYGONS, "rectangle", "circle", "mask")
 
 
@@ -154,7 +156,8 @@ class _Record:
 def _region(shape: dict, kind: str, size: tuple[int, int], outline: bool) -> regions.Patch:
     """Return the pixels of a shape. A wrong or missing entry is a ValueError."""
     points = shape.get("points")
-    if kind in _POLYGONS:
+    has_four_corners = kind == "rectangle" and isinstance(points, list) and len(points) == 4
+    if kind in _POLYGONS or has_four_corners:
         return regions.polygon(points)(size, outline)
     try:
         (x0, y0), (x1, y1) = points
