@@ -98,6 +98,18 @@ def test_names_with_numbers_and_a_class_file(tmp_path):
     assert_equal(run(root, tmp_path / "b"), map_all(found))
 
 
+def test_classes_that_numpy_wrote_as_floats(tmp_path):
+    found = scenes(2)
+    root = export(tmp_path / "yolo", found)
+    for scene in found:
+        lines = [f"{line[0]}.000e+00{line[1:]}" for line in text(scene).splitlines()]
+        (root / f"labels/train/{scene.name}.txt").write_text("\n".join(lines))
+    assert_equal(run(root, tmp_path / "mine"), map_all(found))
+    (root / "labels/train/a1.txt").write_text("1.5 .1 .1 .2 .1 .2 .2\n")
+    with pytest.raises(InputError, match=r"a1\.txt, line 1: the class 1\.5 is not among the 3 "):
+        run(root, tmp_path / "other")
+
+
 def test_boxes_and_images_without_a_file(tmp_path, capsys):
     found = scenes(3)
     root = export(tmp_path / "yolo", found)

@@ -123,7 +123,7 @@ class _Drawer:
                 continue
             place = f"{self._path}, line {number}"
             try:
-                class_id, numbers = int(words[0]), list(map(float, words[1:]))
+                class_id, *numbers = map(float, words)  # numpy writes whole classes as 1.0
             except ValueError:
                 raise InputError(
                     f'{place}: expected numbers (class x y x y ...), found "{line[:60]}". Export '
@@ -131,7 +131,7 @@ class _Drawer:
                 ) from None
             if class_id not in index_of:
                 raise InputError(
-                    f"{place}: the class {class_id} is not among the {len(index_of)} named classes "
+                    f"{place}: the class {words[0]} is not among the {len(index_of)} named classes "
                     f"({_first_and_last(index_of)}). Correct the line, or the names."
                 )
             if len(numbers) % 2:
