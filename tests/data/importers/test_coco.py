@@ -83,6 +83,7 @@ def test_parts_of_a_shape_are_one_region(tmp_path):
     square = [
         [2, 2, 12, 2, 12, 12, 2, 12],
         [8, 8, 20, 8, 20, 20, 8, 20],
+        [],
         [30, 1, 33, 1, 33, 4, 30, 4],
     ]
     found = new_scene("a0", num_boxes=1)
@@ -235,11 +236,12 @@ def test_relative_and_absolute_folders_in_one_command(tmp_path, monkeypatch):
     assert_equal(run("coco", tmp_path / "mine", options=Options(images=photos)), found)
 
 
-def test_boxes_and_images_elsewhere(tmp_path, capsys):
+@pytest.mark.parametrize("segmentation", [[], [[]]])
+def test_boxes_and_images_elsewhere(tmp_path, segmentation, capsys):
     found = scenes(2)
     path = export(tmp_path / "coco", found, images="../photos")
     whole = content(found)
-    whole["annotations"][0]["segmentation"] = []
+    whole["annotations"][0]["segmentation"] = segmentation
     write_json(path, whole)
     options = {"options": Options(images=tmp_path / "photos")}
     imported = run(path, tmp_path / "mine", **options)

@@ -167,6 +167,8 @@ class _Part:
         place = f"annotation {number} (id {entry.get('id')})"
         name = self._category(entry["category_id"], place)
         segmentation = entry.get("segmentation")
+        if isinstance(segmentation, list):
+            segmentation = [ring for ring in segmentation if ring != []]
         region, kind = None, "annotation without segmentation"
         if isinstance(segmentation, dict):
             region, kind = regions.bitmap(0, 0, partial(_decode, segmentation, size)), "mask"
