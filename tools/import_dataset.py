@@ -19,6 +19,7 @@ for more than 255 classes). If anything is wrong, nothing is written. The source
 
 import argparse
 import re
+import shlex
 import sys
 
 from sar import cli
@@ -200,7 +201,8 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print("Nothing was written (--dry-run).")
     else:
-        print(f"Wrote {args.output}. Next: python tools/check_dataset.py --folder {args.output}")
+        check = f"{cli.call_of('tools/check_dataset.py')} --folder {shlex.quote(str(args.output))}"
+        print(f"Wrote {args.output}. Next: {check}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sar import cli
 from sar.data.label_files import read_label
 
 from ..programs import load_program
@@ -63,6 +64,17 @@ def test_options_reach_the_importer(tool, masks, capsys):
     for path in labels:
         assert set(np.unique(read_label(path)).tolist()) == {0, 255}
     assert all(path.is_symlink() for path in Path("mine/images").rglob("*.png"))
+
+
+def test_the_next_command_can_be_pasted(tool, masks, capsys, monkeypatch):
+    masks()
+    assert tool.main(["masks", "--output", "my $set"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "Wrote my $set. Next: python tools/check_dataset.py --folder 'my $set'\n"
+    )
+    monkeypatch.setattr(cli, "command", "sar-import-dataset")
+    assert tool.main(["masks", "--output", "mine"]) == 0
+    assert capsys.readouterr().out.endswith("Next: sar-check-dataset --folder mine\n")
 
 
 def test_quiet_and_dry_run(tool, masks, capsys):
