@@ -8,11 +8,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sar
 from sar import cli
 from sar.console import program_of
+from sar.data.datasets.coco_stuff import load_coco_stuff
+from sar.data.datasets.folder import register_folder
+from sar.data.ignored_foreground import IgnoredForeground
+from sar.data.label_files import how_to_convert
+from sar.errors import InputError
 from sar.training.launch import argument_parser
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +55,20 @@ def test_every_command_is_a_call_of_its_program(monkeypatch):
         assert cli.call_of(name) == command
     monkeypatch.setattr(cli, "command", "")
     assert cli.call_of("tools/compare.py") == "python tools/compare.py"
+
+
+def test_messages_about_data_name_commands(monkeypatch, tmp_path):
+    """Users of an installed package have no tools/."""
+    monkeypatch.setattr(cli, "command", "sar-train")
+    foreground = IgnoredForeground(255)
+    foreground.add("a.png", np.bincount([0, 255]))
+    with pytest.raises(InputError) as no_folder:
+        register_folder(tmp_path / "gone")
+    for message in (how_to_convert("a.png"), *foreground.warnings(), str(no_folder.value)):
+        assert ": sar-import-dataset " in message and "python tools" not in message
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(InputError, match="`sar-prepare-coco-stuff`"):
+        load_coco_stuff("val")
 
 
 def test_help_names_the_command(monkeypatch, capsys):

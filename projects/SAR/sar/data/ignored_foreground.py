@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sar.cli import call_of
+
 
 class IgnoredForeground:
     """Find labels that show only class 0 and ignored pixels.
@@ -38,7 +40,7 @@ class IgnoredForeground:
             finding = f"The labels have the ids 0 and {ignored} alone, and {ignored} is ignored"
             remedy = (
                 " (with a line in classes.txt for each of the two classes), for example with: "
-                "python tools/import_dataset.py FOLDER --output NEW --map 0=background "
+                f"{call_of('tools/import_dataset.py')} FOLDER --output NEW --map 0=background "
                 f"{ignored}=NAME"
             )
         else:

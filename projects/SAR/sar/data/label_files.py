@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sar.cli import call_of
 from sar.data.clouds import is_cloud, read_cloud_label
 from sar.data.pillow_files import as_uint16, is_deep, num_pages, opened, raw_mode, upright
 from sar.errors import InputError, listed
@@ -172,11 +173,11 @@ def how_to_convert(path: str | os.PathLike) -> str:
         parents = (found.parent for found in (folder, *folder.parents) if found.name == "labels")
         root = next(parents, folder.parent)
         options = ["--classes", "CLASSES"]
-    words = ["python", "tools/import_dataset.py", str(root), "--output", f"{root}_ids", *options]
+    words = [str(root), "--output", f"{root}_ids", *options]
     return (
         "Labels need class ids (0 to the number of classes - 1) as an 8- or 16-bit single-channel "
         "PNG, not colours. Write the colour of each class into the class file (`kerb 255 0 0`), "
-        f"and run: {shlex.join(words)}"
+        f"and run: {call_of('tools/import_dataset.py')} {shlex.join(words)}"
     )
 
 

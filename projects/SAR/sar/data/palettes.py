@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sar.cli import call_of
 from sar.data.datasets.folder import default_color
 from sar.errors import listed
 
@@ -167,7 +168,7 @@ class PaletteComparison:
         return (
             f"The palettes of label files disagree about {_ids(ids)}: {example}. An id may not be "
             "the same class in all files; if so, write the colours into classes.txt and run: "
-            "python tools/import_dataset.py FOLDER --output NEW"
+            f"{call_of('tools/import_dataset.py')} FOLDER --output NEW"
         )
 
     def _new(self, kind: str, ids: Iterable[int]) -> list[int]:

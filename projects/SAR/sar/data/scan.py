@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from sar.cli import call_of
 from sar.data.class_frequency import ClassFrequency
 from sar.data.clouds import Cloud, is_cloud, read_cloud
 from sar.data.grey_range import GreyRange
@@ -50,10 +51,6 @@ _MAY_BE_SKIPPED = (
     UNREADABLE_LABEL,
     COLOR_MASK,
     SIZE_DIFFERS,
-)
-_HOW_TO_MAP = (
-    " To name, merge or ignore ids, import the folder: python tools/import_dataset.py FOLDER "
-    "--output NEW --map ID=NAME --ignore ID"
 )
 _NUM_IDS = 65536  # number of values in 16 bits
 # Reading threads: more than cores, because some wait for the disk.
@@ -128,13 +125,17 @@ class DatasetScan:
             for i, (labels, pixels) in self.out_of_range.items()
         ]
         num_classes = len(self.frequency.class_names)
+        how_to_map = (
+            " To name, merge or ignore ids, import the folder: "
+            f"{call_of('tools/import_dataset.py')} FOLDER --output NEW --map ID=NAME --ignore ID"
+        )
         return [
             f"  In all: {listed(ids, 10)}.",
             f"  The {num_classes} classes have the ids 0 to {num_classes - 1}, and "
             f"{self.ignore_label} is ignored. Relabel these {self.units.part}s; or complete the "
             "classes (classes.txt or the metadata's stuff_classes, and "
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES); or correct the metadata's ignore_label."
-            f"{_HOW_TO_MAP if self.units is IMAGES else ''}",
+            f"{how_to_map if self.units is IMAGES else ''}",
         ]
 
     def raise_for_problems(self, max_skipped: int = 0) -> None:

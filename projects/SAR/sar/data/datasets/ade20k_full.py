@@ -8,6 +8,7 @@ ADE20K_2021_17_01/ade20k_full under DETECTRON2_DATASETS. Labels have 16 bits; 65
 from functools import partial
 from pathlib import Path
 
+from sar.cli import call_of
 from sar.data import datasets
 from sar.data.datasets.folder import default_colors, pair_images_and_labels
 from sar.errors import InputError
@@ -94,5 +95,5 @@ def _prepared_folder() -> Path:
 def _remedy() -> str:
     return (
         f"{datasets.describe_root()}. Download ADE20K_2021_17_01 as datasets/README.md says, and "
-        "run `python tools/prepare_ade20k_full.py`."
+        f"run `{call_of('tools/prepare_ade20k_full.py')}`."
     )

@@ -10,6 +10,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from sar.cli import call_of
 from sar.data import datasets
 from sar.data.datasets.folder import default_colors, pair_images_and_labels
 from sar.errors import InputError
@@ -128,7 +129,7 @@ def load_coco_stuff(split: str) -> list[dict]:
     folder = os.path.join(datasets.root(), FOLDER)
     remedy = (
         f"{datasets.describe_root()}. Download coco_stuff_{split} as datasets/README.md says, and "
-        "run `python tools/prepare_coco_stuff.py`."
+        f"run `{call_of('tools/prepare_coco_stuff.py')}`."
     )
     return pair_images_and_labels(
         os.path.join(folder, f"{split}2017"),

@@ -32,6 +32,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from sar.cli import call_of
 from sar.data import datasets
 from sar.data.clouds import CLOUD_SUFFIXES, is_other_text, label_file
 from sar.data.datasets.class_file import read_class_file
@@ -46,12 +47,6 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 SPLITS = ("train", "val", "test")
 # Sub-folders of a folder of images, and of a folder of point clouds.
 IMAGES, CLOUDS = ("images", "labels"), ("clouds",)
-_TREE = (
-    "The folder needs classes.txt (a class name a line), images/train and labels/train, and may "
-    "have images and labels of val and test. A folder of point clouds has clouds/train instead, "
-    "and may have clouds/val and clouds/test. datasets/README.md shows both. To convert an export "
-    "of an annotation tool, run: python tools/import_dataset.py EXPORT --output FOLDER"
-)
 # Folders that operating systems and network storage create, besides names with a leading dot.
 _SYSTEM_FOLDERS = {
     "@eadir", "@recycle", "@__thumb", "#recycle", "#snapshot", "__macosx", "$recycle.bin",
@@ -78,8 +73,10 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
     """
     folder = _resolved(path)
     if not os.path.isdir(folder):
-        raise InputError(f"Folder not found: {folder} (DATASETS.FOLDER): correct the path. {_TREE}")
-    classes = read_class_file(folder / "classes.txt", _TREE)
+        raise InputError(
+            f"Folder not found: {folder} (DATASETS.FOLDER): correct the path. {_layout()}"
+        )
+    classes = read_class_file(folder / "classes.txt", _layout())
     class_names = [name for name, _ in classes]
     own_groups = read_group_file(folder / "groups.json", class_names)
     complete = [split for split in SPLITS if not missing_parts(folder, split)]
@@ -94,9 +91,9 @@ def register_folder(path: str | os.PathLike) -> tuple[str, ...]:
             continue
         image_root, label_root = folder / parts[0] / split, folder / parts[-1] / split
         if parts == CLOUDS:
-            load = partial(list_clouds, image_root, remedy=_TREE)
+            load = partial(list_clouds, image_root, remedy=_layout())
         else:
-            load = partial(pair_images_and_labels, image_root, label_root, remedy=_TREE)
+            load = partial(pair_images_and_labels, image_root, label_root, remedy=_layout())
         datasets.register(
             name,
             load,
@@ -184,6 +181,17 @@ def choose_splits(cfg: CfgNode, *, test_is_set: bool) -> None:
     )
 
 
+def _layout() -> str:
+    """Return which files a folder needs, and the command that makes such a folder."""
+    return (
+        "The folder needs classes.txt (a class name a line), images/train and labels/train, and "
+        "may have images and labels of val and test. A folder of point clouds has clouds/train "
+        "instead, and may have clouds/val and clouds/test. datasets/README.md shows both. To "
+        "convert an export of an annotation tool, run: "
+        f"{call_of('tools/import_dataset.py')} EXPORT --output FOLDER"
+    )
+
+
 def _resolved(path: str | os.PathLike) -> Path:
     return Path(os.path.realpath(os.path.expanduser(path)))
 
@@ -230,7 +238,7 @@ def read_classes(path: str | os.PathLike) -> tuple[list[str], list[list[int]]]:
     Raises:
         InputError: as `read_class_file`.
     """
-    classes = read_class_file(path, _TREE)
+    classes = read_class_file(path, _layout())
     return [name for name, _ in classes], _with_default_colors(classes)
 
 

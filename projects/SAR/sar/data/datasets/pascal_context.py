@@ -9,6 +9,7 @@ labels.
 import os
 from functools import partial
 
+from sar.cli import call_of
 from sar.data import datasets
 from sar.data.datasets.folder import default_colors
 from sar.errors import InputError
@@ -91,7 +92,7 @@ def load_pascal_context(split: str) -> list[dict]:
     image_root, label_root = os.path.join(folder, IMAGES), os.path.join(folder, LABELS, split)
     remedy = (
         f"{datasets.describe_root()}. Download it as datasets/README.md says, and run "
-        "`python tools/prepare_pascal_context.py`."
+        f"`{call_of('tools/prepare_pascal_context.py')}`."
     )
     for path in (image_root, label_root):
         if not os.path.isdir(path):
