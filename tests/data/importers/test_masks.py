@@ -321,7 +321,7 @@ def test_ids_or_colours_that_cannot_be_told_apart(tmp_path):
     found = full_scenes(2)
     root = export(tmp_path / "masks", found, as_equal_channels)
     (root / "classes.txt").write_text("gravel 2 2 2\nkerb 1 1 1\nbollard 0 0 0\n")
-    with pytest.raises(InputError, match=r"a0\.png may be ids or colours"):
+    with pytest.raises(InputError, match=r"a0\.png may be ids or colours.*--map R,G,B=NAME"):
         run(root, tmp_path / "mine")
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     assert_equal(
@@ -329,6 +329,9 @@ def test_ids_or_colours_that_cannot_be_told_apart(tmp_path):
     )
     (root / "classes.txt").write_text("gravel 0 0 0\nkerb 1 1 1\nbollard 2 2 2\n")
     assert_equal(run(root, tmp_path / "equal"), found)
+    (root / "classes.txt").unlink()
+    colors = [(f"{i},{i},{i}", name) for i, name in enumerate(NAMES)]
+    assert_equal(run(root, tmp_path / "colors", options=Options(renamed=colors)), found)
 
 
 def as_black_and_white(scene):

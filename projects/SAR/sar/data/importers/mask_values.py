@@ -157,7 +157,9 @@ class MaskValues:
         if doubtful is not None and not has_ids:
             raise InputError(
                 f"The values of {doubtful} may be ids or colours of the classes. To read ids, "
-                "remove the colours from the class file, and give it with --classes."
+                "remove the colours from the class file, and give it with --classes. To read "
+                "colours, move the class file out of the source, and name each colour with "
+                "--map R,G,B=NAME."
             )
         return IDS if has_ids else COLORS
 
