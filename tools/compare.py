@@ -19,7 +19,7 @@ import json
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sar import cli
@@ -103,7 +103,14 @@ from sar.files.program_outputs import Outputs
 from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
 from sar.report import Run, compare, render, warnings_of
 from sar.study.cells import Training, find_training, holds_training, iterations_done
-from sar.study.comparison import folder_name, plan_comparison, read_files, read_methods, trainings
+from sar.study.comparison import (
+    evaluation_pixels,
+    folder_name,
+    plan_comparison,
+    read_files,
+    read_methods,
+    trainings,
+)
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
 from sar.study.summary import advise, summarize
@@ -156,7 +163,11 @@ def run(args: Namespace) -> int:
         frequency = read_files(study, progress=not args.quiet)
         started = [folders[cell.key] for cell in missing.values()]
         started = [path for path in started if (path / LAST_CHECKPOINT).is_file()]
-        check_labels([*(folders[key] for key in rows), *started], frequency, output)
+        finished = [folders[key] for key in rows]
+        check_training_labels([*finished, *started], frequency, output)
+        if finished:
+            pixels = evaluation_pixels(study, progress=not args.quiet)
+            check_evaluation_labels(finished, pixels, output)
     failed = run_missing(missing, folders, rows, args) if missing else []
     if args.cell is None:
         write_results(study, rows, folders, outputs, args)
@@ -192,14 +203,34 @@ def read_result(folder: Path, key: str) -> dict | None:
         return None
 
 
-def check_labels(trained: list[Path], frequency: ClassFrequency, output: Path) -> None:
+def check_training_labels(trained: list[Path], frequency: ClassFrequency, output: Path) -> None:
     """Raise InputError if the training labels have changed since a training began."""
     for folder in trained:
         if not ClassFrequency.load(folder / CLASS_FREQUENCY).counts_the_same(frequency):
-            raise InputError(
-                f"the training labels have changed since {folder} was trained, so its results "
-                f"cannot be compared with new ones: give another --output, or remove {output}/runs"
-            )
+            raise labels_have_changed("training labels", f"{folder} was trained", output)
+
+
+def check_evaluation_labels(
+    evaluated: list[Path], pixels: Mapping[str, list[int]], output: Path
+) -> None:
+    """Raise InputError if the labels of a data set have changed since its evaluation.
+
+    Args:
+        evaluated: folders of finished trainings.
+        pixels: from `evaluation_pixels`.
+    """
+    for folder in evaluated:
+        run = Run.read("", folder)
+        for name, counts in pixels.items():
+            if run.ground_truth(name) not in (None, counts):
+                raise labels_have_changed(f"labels of {name}", f"{folder} was evaluated", output)
+
+
+def labels_have_changed(labels: str, event: str, output: Path) -> InputError:
+    return InputError(
+        f"the {labels} have changed since {event}, so its results cannot be compared with new "
+        f"ones: give another --output, or remove {output}/runs"
+    )
 
 
 def run_missing(

@@ -37,15 +37,20 @@ def words(folder, tmp_path):
 @pytest.fixture
 def program(monkeypatch, folder):
     """Return tools/compare.py, whose trainings take milliseconds and have 40 mIoU."""
-    labels = [np.asarray(Image.open(path)) for path in (folder / "labels/train").iterdir()]
-    pixels = np.bincount(np.stack(labels).ravel(), minlength=256)
-    counts = {"pixels": pixels[:3].tolist(), "ignored_pixels": int(pixels[255])}
+    pixels = count_pixels(folder / "labels/train")
+    counts = {"pixels": pixels[:3], "ignored_pixels": pixels[255]}
     monkeypatch.setenv("FAKE_COUNTS", json.dumps(counts))
+    monkeypatch.setenv("FAKE_PIXELS", json.dumps(count_pixels(folder / "labels/val")[:3]))
     program = load_program(ROOT / "tools" / "compare.py")
     monkeypatch.setattr(program, "TRAIN", [str(FAKE), "40"])
     monkeypatch.setattr(program, "visible_gpus", lambda: [])
     monkeypatch.setattr(schedule, "_PERIOD", 0.01)
     return program
+
+
+def count_pixels(labels):
+    values = np.stack([np.asarray(Image.open(path)) for path in labels.iterdir()])
+    return np.bincount(values.ravel(), minlength=256).tolist()
 
 
 def runs(tmp_path):
@@ -122,6 +127,21 @@ def test_results_of_other_labels_are_not_compared(program, words, folder, tmp_pa
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "labels" / "train" / "0.png")
     assert program.main(words) == 1
     assert "the training labels have changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_results_on_other_evaluation_labels_are_not_compared(
+    split, program, words, folder, tmp_path, capsys
+):
+    for kind in ("images", "labels"):
+        shutil.copytree(folder / kind / "val", folder / kind / "test")
+    assert program.main([*words, "--cell", "0"]) == 0
+    before = runs(tmp_path)
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "labels" / split / "0.png")
+    assert program.main(words) == 1
+    error = capsys.readouterr().err
+    assert f"the labels of folder_mine_{split} have changed since" in error
+    assert "give another --output" in error and runs(tmp_path) == before
 
 
 def test_an_interrupted_training_with_other_labels_does_not_go_on(

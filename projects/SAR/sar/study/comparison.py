@@ -13,8 +13,9 @@ from sar.checkpoints.checkpointer import Checkpointer
 from sar.config import flattened, load_config, lookup
 from sar.config_file import BASE_KEY, locate, read_config_file
 from sar.data.class_frequency import ClassFrequency
-from sar.data.datasets import load_dataset
+from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
+from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
 from sar.preflight.checks import check_batch
 from sar.preflight.class_counts import count_classes
@@ -210,6 +211,21 @@ def read_files(study: Study, *, progress: bool = False) -> ClassFrequency:
     complete_config(cfg, trains=True)
     cfg.DATASETS.TEST = tuple(name for name in (cell.test, cell.held_out) if name)
     return count_classes(cfg, trains=True, is_new=True, progress=progress)
+
+
+def evaluation_pixels(study: Study, *, progress: bool = False) -> dict[str, list[int]]:
+    """Return the pixels of each class in the labels of the validation and the test split.
+
+    Args:
+        progress: show a progress bar.
+    """
+    pixels = {}
+    for name in filter(None, (study.test, study.held_out)):
+        metadata = metadata_of(name)
+        labels = metadata.stuff_classes, metadata.ignore_label
+        scan = scan_dataset(load_dataset(name), *labels, check_images=False, progress=progress)
+        pixels[name] = list(scan.frequency.pixels)
+    return pixels
 
 
 def trainings(study: Study) -> list[tuple[str, Cell]]:
