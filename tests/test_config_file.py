@@ -150,6 +150,33 @@ def test_bases_in_a_list_and_below_the_home_folder(tmp_path, monkeypatch):
     assert read_config_file(path) == {"A": {"X": 1, "Y": 2, "Z": 3}, "B": []}
 
 
+def test_a_key_replaces_its_other_spelling_in_a_base(tmp_path):
+    write(tmp_path, "A: {B: {X: 1, Y: 1}}", "nested.yaml")
+    write(tmp_path, "_BASE_: nested.yaml\nA.B.X: 2", "dotted.yaml")
+    path = write(tmp_path, "_BASE_: dotted.yaml\nA: {B.X: 3}")
+    assert read_config_file(str(tmp_path / "dotted.yaml")) == {"A": {"B": {"X": 2, "Y": 1}}}
+    assert read_config_file(path) == {"A": {"B": {"X": 3, "Y": 1}}}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("A.B: 1\nA: {B: 2}", "has the key A.B twice, in two spellings: keep one"),
+        ("A: 1\nA.B: 2", "A in A.B is a value and a group: keep one"),
+        ("A.B: 1\nA: 2", "has the key A twice"),
+        ("? A" + ".A" * 50_000 + "\n: 1", "more than 32 levels of nesting"),
+    ],
+)
+def test_two_spellings_in_one_file(text, message, tmp_path):
+    assert message in refusal(write(tmp_path, text))
+
+
+def test_names_can_have_dots(tmp_path):
+    path = write(tmp_path, "A.B: {X.Y: 1}\nC:\nD: 2")
+    expected = {"A.B": {"X": {"Y": 1}}, "C": None, "D": 2}
+    assert read_config_file(path, has_names=True) == expected
+
+
 def write_file(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

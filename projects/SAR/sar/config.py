@@ -9,7 +9,7 @@ from contextlib import contextmanager
 # Registers what the keys name: meta-architecture, heads, data sets.
 from sar import data, modeling  # noqa: F401
 from sar.checkpoints import inference_file
-from sar.config_file import parse_config, read_config_file
+from sar.config_file import flattened, parse_config, read_config_file
 from sar.config_value import typed_value
 from sar.errors import InputError, describe_exception, listed, nearest, printable
 from sar.files.dataset_root import root
@@ -523,15 +523,6 @@ def lookup(cfg: CfgNode, key: str):
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
-
-
-def flattened(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the dotted keys of a tree and their values. A group without keys counts as a value."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _set(cfg: CfgNode, defaults: CfgNode, values: Sequence[tuple[str, object]], place: str) -> None:

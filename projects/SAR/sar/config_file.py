@@ -11,7 +11,7 @@ it names the file of the package.
 import os
 import re
 import stat
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 
 import yaml
@@ -28,8 +28,10 @@ _MOST_DIGITS = 100
 _PACKAGE = os.path.dirname(__file__)
 
 
-def read_config_file(path: str) -> dict:
+def read_config_file(path: str, *, has_names: bool = False) -> dict:
     """Return the keys and values of a YAML file, merged over the files of its _BASE_.
+
+    A dotted key is a nested one: "A.B: 1" means "A: {B: 1}".
 
     _BASE_ is a path or a list of paths. Relative paths start from the folder of the file that names
     them (see `locate`). Later files in a list replace values of earlier files.
@@ -37,12 +39,15 @@ def read_config_file(path: str) -> dict:
     The path may name a file that does not exist, if a method and a baseline make it (see the
     docstring of this module).
 
+    Args:
+        has_names: the first level has names, such as those of methods, and config keys below them.
+
     Raises:
         InputError: a file is missing, empty, not a regular file, too large, malformed or nested too
-            deeply; there are too many files; a file has Python tags, or a group of keys instead of
-            a value of its _BASE_.
+            deeply; there are too many files; a file has Python tags, a key in both spellings, or a
+            group of keys instead of a value of its _BASE_.
     """
-    return _read_with_bases(locate(path), f"config {path}", [], [])
+    return _read_with_bases(locate(path), f"config {path}", [], [], has_names)
 
 
 def locate(path: str, folder: str = "") -> str:
@@ -82,7 +87,36 @@ def parse_config(text: str, place: str) -> dict:
     return tree
 
 
-def _read_with_bases(path: str, place: str, readers: list[str], read: list[str]) -> dict:
+def flattened(tree: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the dotted keys of a tree and their values. A group without keys counts as a value."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nested(tree: dict, place: str) -> dict:
+    """Return a tree with groups instead of dotted keys."""
+    result: dict = {}
+    for key, value in flattened(tree):
+        *groups, name = key.split(".")
+        if len(groups) >= _MOST_LEVELS:
+            raise InputError(f"{place} has more than {_MOST_LEVELS} levels of nesting")
+        group = result
+        for part in groups:
+            group = group.setdefault(part, {})
+            if not isinstance(group, dict):
+                raise InputError(f"{place}: {part} in {key} is a value and a group: keep one")
+        if name in group:
+            raise InputError(f"{place} has the key {key} twice, in two spellings: keep one")
+        group[name] = value
+    return result
+
+
+def _read_with_bases(
+    path: str, place: str, readers: list[str], read: list[str], has_names: bool
+) -> dict:
     """Return the tree of a file and its bases.
 
     Args:
@@ -90,6 +124,7 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
         place: its name in error messages.
         readers: the files that lead to this file by _BASE_.
         read: all files that were read before.
+        has_names: as in `read_config_file`.
     """
     identity = os.path.realpath(path)
     if identity in readers:
@@ -105,11 +140,16 @@ def _read_with_bases(path: str, place: str, readers: list[str], read: list[str])
     bases = bases if isinstance(bases, list) else [bases]
     if not all(isinstance(base, str) and base and "\0" not in base for base in bases):
         raise InputError(f"{place}: its _BASE_ is not a file name or a list of file names")
+    if has_names:
+        tree = {k: _nested(v, place) if isinstance(v, dict) else v for k, v in tree.items()}
+    else:
+        tree = _nested(tree, place)
     result: dict = {}
     for base in bases:
         base = locate(os.path.expanduser(base), os.path.dirname(path))
         base_place = f"config {base} (_BASE_ of {path})"
-        _merge(_read_with_bases(base, base_place, [*readers, identity], read), result, base_place)
+        base_tree = _read_with_bases(base, base_place, [*readers, identity], read, has_names)
+        _merge(base_tree, result, base_place)
     _merge(tree, result, place)
     if pair and isinstance(result.get("OUTPUT_DIR"), str):
         result["OUTPUT_DIR"] = str(Path(result["OUTPUT_DIR"]).with_name(Path(path).stem))

@@ -11,8 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sar.config import flattened
-from sar.config_file import read_config_file
+from sar.config_file import flattened, read_config_file
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError, listed
 from sar.evaluation.class_groups import class_groups

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import nn
 
 from sar.checkpoints.checkpointer import Checkpointer
-from sar.config import flattened, load_config, lookup
-from sar.config_file import BASE_KEY, locate, read_config_file
+from sar.config import load_config, lookup
+from sar.config_file import BASE_KEY, flattened, locate, read_config_file
 from sar.data.class_frequency import ClassFrequency
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
@@ -59,7 +59,7 @@ def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
             of keys.
     """
     methods = {}
-    for name, tree in read_config_file(str(path)).items():
+    for name, tree in read_config_file(str(path), has_names=True).items():
         tree = tree or {}
         if not isinstance(tree, dict):
             raise InputError(f"{path}: expected config keys below the method {name}, found {tree}")
