@@ -1,4 +1,5 @@
 import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,22 @@ def test_methods_take_the_keys_of_their_base(tmp_path):
         "plain": {},
         "1.5": {"MODEL.REGULARIZERS": ["A"], "MODEL.MASK_ON": False, "SEED": 2},
     }
+
+
+def test_methods_take_the_keys_of_several_bases(tmp_path):
+    (tmp_path / "a.yaml").write_text("MODEL: {MASK_ON: true}\nSEED: 1\n")
+    (tmp_path / "b.yaml").write_text("SEED: 2\n")
+    (tmp_path / "methods.yaml").write_text("plain:\nboth: {_BASE_: [a.yaml, b.yaml]}\n")
+    both = read_methods(tmp_path / "methods.yaml")["both"]
+    assert both == {"MODEL.MASK_ON": True, "SEED": 2}
+
+
+def test_a_copy_of_the_methods_works_in_any_folder(tmp_path):
+    copy = shutil.copy("configs/compare.yaml", tmp_path / "mine.yaml")
+    assert read_methods(copy) == read_methods("configs/compare.yaml")
+    (tmp_path / "more.yaml").write_text("_BASE_: mine.yaml\nmine: {SEED: 1}\n")
+    more = read_methods(tmp_path / "more.yaml")
+    assert more == {**read_methods(copy), "mine": {"SEED": 1}}
 
 
 def test_a_base_of_the_package_is_used_if_the_folder_has_none(tmp_path):

@@ -52,7 +52,8 @@ DEVICES = ("cuda", "cpu")
 def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
     """Read methods from a YAML file: config keys by the name of the method.
 
-    `_BASE_` adds the keys of a config file. Its path starts from the folder of the YAML file.
+    `_BASE_` adds the keys of a config file, or of a list of them. The paths start from the folder
+    of the YAML file.
 
     Raises:
         InputError: a file cannot be read; there are fewer than two methods; a method is not a group
@@ -63,11 +64,11 @@ def read_methods(path: str | os.PathLike) -> dict[str, Settings]:
         tree = tree or {}
         if not isinstance(tree, dict):
             raise InputError(f"{path}: expected config keys below the method {name}, found {tree}")
-        base = tree.pop(BASE_KEY, None)
+        bases = tree.pop(BASE_KEY, [])
         settings = {}
-        if base is not None:
+        for base in bases if isinstance(bases, list) else [bases]:
             base = locate(os.path.expanduser(str(base)), str(Path(path).parent))
-            settings = dict(flattened(read_config_file(base)))
+            settings |= dict(flattened(read_config_file(base)))
         methods[str(name)] = settings | dict(flattened(tree))
     if len(methods) < 2:
         raise InputError(f"{path}: expected two methods or more, found {len(methods)}")
