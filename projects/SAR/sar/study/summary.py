@@ -66,7 +66,7 @@ def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
 
     Returns:
         None without rows. Else types that JSON can hold. In all texts, `**` encloses bold words.
-        "missing": sentences about missing trainings; "recommendations": for each metric its
+        "missing": texts about missing trainings; "recommendations": for each metric its
         "question" and "sentences"; "limits": a text; "caption", "metrics" and "differences" of the
         table: for each method its "name" and "cells", one text per metric.
     """
@@ -96,13 +96,19 @@ def _find(study: Study, rows: Mapping[str, dict]) -> Found:
 
 
 def _missing(study: Study, found: Found) -> list[str]:
-    """Return a sentence that names the methods with missing trainings; [] if there are none."""
+    """Return a text that names the methods with missing trainings; [] if there are none."""
     lacking = [
         f"{name} ({len(study.seeds) - len(by_seed)})"
         for name, by_seed in found.items()
         if len(by_seed) < len(study.seeds)
     ]
-    return [f"**Missing trainings:** {', '.join(lacking)}."] if lacking else []
+    if not lacking:
+        return []
+    return [
+        f"**Missing trainings:** {', '.join(lacking)}. A mean over fewer seeds cannot be compared "
+        f"with other means. Use the differences to {study.reference}: they only use seeds that "
+        "both methods have."
+    ]
 
 
 def _tables(study: Study, found: Found, key: str) -> list[str]:
@@ -114,7 +120,8 @@ def _tables(study: Study, found: Found, key: str) -> list[str]:
     scores_of = _known_scores(study, found, key)
     means = []
     for name, by_seed in found.items():
-        line = [name, str(len(by_seed))]
+        number, planned = len(by_seed), len(study.seeds)
+        line = [name, str(number) if number == planned else f"{number} of {planned}"]
         for scores in scores_of.values():
             line.append(f"{statistics.fmean(scores[name].values()):.2f}" if by_seed else "-")
         times = [row["seconds_per_iteration"] for row in by_seed.values()]
