@@ -104,6 +104,7 @@ from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
 from sar.report import Run, compare, render, warnings_of
 from sar.study.cells import Training, find_training, holds_training, iterations_done
 from sar.study.comparison import (
+    check_methods,
     evaluation_pixels,
     folder_name,
     plan_comparison,
@@ -168,6 +169,8 @@ def run(args: Namespace) -> int:
         if finished:
             pixels = evaluation_pixels(study, progress=not args.quiet)
             check_evaluation_labels(finished, pixels, output)
+        if missing:
+            check_methods(study, frequency)
     failed = run_missing(missing, folders, rows, args) if missing else []
     if args.cell is None:
         write_results(study, rows, folders, outputs, args)

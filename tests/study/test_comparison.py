@@ -10,6 +10,7 @@ from sar.config import load_config
 from sar.data.class_frequency import ClassFrequency
 from sar.errors import InputError
 from sar.study.comparison import (
+    check_methods,
     default_iterations,
     folder_name,
     plan_comparison,
@@ -206,3 +207,26 @@ def test_all_files_are_read_before_the_first_training(folder):
     (folder / "labels" / "val" / "3.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="3.png"):
         read_files(study)
+
+
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ({"INPUT.CROP.CLASS_UNIFORM": 50}, "INPUT.CROP.CLASS_UNIFORM 50.0 is not a share"),
+        (
+            {
+                "MODEL.CLASSIFIER": "sem_seg_head.nope",
+                "MODEL.REGULARIZERS": ["SemanticAnchorRegularizer"],
+            },
+            'MODEL.CLASSIFIER "sem_seg_head.nope" leads nowhere',
+        ),
+        ({"SOLVER.BASE_LR": -1}, "Invalid learning rate: -1.0"),
+        ({"SOLVER.WARMUP_METHOD": "none"}, "no schedule can be built"),
+    ],
+)
+def test_every_method_is_built_before_the_first_training(folder, keys, message):
+    study = plan(folder, methods=METHODS | {"odd": keys})
+    frequency = read_files(study)
+    check_methods(study.only(["plain", "class weights"]), frequency)
+    with pytest.raises(InputError, match=f"^method odd: .*{message}"):
+        check_methods(study, frequency)

@@ -105,6 +105,13 @@ def test_a_failed_training_is_repeated_alone(program, words, tmp_path, monkeypat
     assert "to run" not in capsys.readouterr().err
 
 
+def test_a_wrong_value_is_found_before_the_first_training(program, words, tmp_path, capsys):
+    (tmp_path / "methods.yaml").write_text("plain: {}\nodd: {SOLVER.BASE_LR: -1}\n")
+    assert program.main(words) == 1
+    assert "error: method odd: no optimizer" in capsys.readouterr().err
+    assert not (tmp_path / "output" / "runs").exists()
+
+
 def test_the_cells_of_a_list_run_one_by_one(program, words, tmp_path, capsys):
     assert program.main([*words, "--list"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]

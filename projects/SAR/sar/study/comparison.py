@@ -12,15 +12,17 @@ from torch import nn
 from sar.checkpoints.checkpointer import Checkpointer
 from sar.config import load_config, lookup
 from sar.config_file import BASE_KEY, flattened, locate, read_config_file
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import ClassFrequency, note_class_frequency
 from sar.data.datasets import load_dataset, metadata_of
 from sar.data.datasets.folder import register_folder
+from sar.data.mapper import build_train_mapper
 from sar.data.scan import scan_dataset
 from sar.errors import InputError, listed
+from sar.modeling.build import build_model
 from sar.preflight.checks import check_batch
 from sar.preflight.class_counts import count_classes
 from sar.preflight.prepare import complete_config
-from sar.solver import longest_warmup
+from sar.solver import build_lr_scheduler, build_optimizer, longest_warmup
 from sar.study.matrix import ITERATIONS, Cell, Settings, Study
 
 from detectron2.config import CfgNode
@@ -212,6 +214,30 @@ def read_files(study: Study, *, progress: bool = False) -> ClassFrequency:
     complete_config(cfg, trains=True)
     cfg.DATASETS.TEST = tuple(name for name in (cell.test, cell.held_out) if name)
     return count_classes(cfg, trains=True, is_new=True, progress=progress)
+
+
+def check_methods(study: Study, frequency: ClassFrequency) -> None:
+    """Build the augmentation, the model and the optimizer of each method once, on the CPU.
+
+    Args:
+        frequency: from `read_files`.
+
+    Raises:
+        InputError: a method has a value that one of them refuses.
+    """
+    for name, settings in study.chosen({}).items():
+        cell = study.cell(settings, study.seeds[0])
+        cfg = load_config(cell.config, _words(cell.settings))
+        complete_config(cfg, trains=True)
+        cfg.MODEL.DEVICE = "cpu"
+        cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.CHECKPOINT = False, ""
+        note_class_frequency(cfg, frequency)
+        try:
+            build_train_mapper(cfg)
+            model = build_model(cfg)
+            build_lr_scheduler(cfg, build_optimizer(cfg, model))
+        except InputError as error:
+            raise InputError(f"method {name}: {error}") from error
 
 
 def evaluation_pixels(study: Study, *, progress: bool = False) -> dict[str, list[int]]:
