@@ -102,7 +102,13 @@ from sar.files.atomic import write_atomically
 from sar.files.program_outputs import Outputs
 from sar.files.run_folder import CLASS_FREQUENCY, LAST_CHECKPOINT
 from sar.report import Run, compare, render, warnings_of
-from sar.study.cells import Training, find_training, holds_training, iterations_done
+from sar.study.cells import (
+    Training,
+    data_folders,
+    find_training,
+    holds_training,
+    iterations_done,
+)
 from sar.study.comparison import (
     check_methods,
     evaluation_pixels,
@@ -153,6 +159,7 @@ def run(args: Namespace) -> int:
         return 0
     if args.cell is not None:
         cells = dict([choose(list(cells.items()), args.cell)])
+    check_output(output, str(study.settings.get("DATASETS.FOLDER", "")))
     for cell in cells.values():
         holds_training(folders[cell.key], cell)
     missing = {name: cell for name, cell in cells.items() if cell.key not in rows}
@@ -189,6 +196,16 @@ def choose(cells: list[tuple[str, Cell]], number: int) -> tuple[str, Cell]:
     if number >= len(cells):
         raise InputError(f"--cell {number}: expected a number of --list, 0 to {len(cells) - 1}")
     return cells[number]
+
+
+def check_output(output: Path, folder: str) -> None:
+    """Raise InputError if --output holds a comparison on other data than `folder`."""
+    others = sorted(data_folders(output.glob("runs/*")) - {folder})
+    if others:
+        raise InputError(
+            f"{output} holds a comparison on {others[0] or 'the data sets of a config'}: give "
+            "another --output"
+        )
 
 
 def describe_state(cell: Cell, folder: Path, rows: dict[str, dict]) -> str:

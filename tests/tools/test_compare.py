@@ -229,6 +229,15 @@ def test_a_comparison_that_is_interrupted_goes_on(words, tmp_path):
     assert (tmp_path / "output" / "report.html").stat().st_size > 20_000
 
 
+def test_results_on_another_folder_are_kept(program, words, folder, tmp_path, capsys):
+    assert program.main([*words, "--cell", "0"]) == 0
+    other = shutil.copytree(folder, tmp_path / "other" / "mine")
+    words[words.index("--folder") + 1] = str(other)
+    assert program.main(words) == 1
+    assert f"holds a comparison on {folder}: give another --output" in capsys.readouterr().err
+    assert runs(tmp_path) == ["plain_seed_0"]
+
+
 def test_a_second_comparison_in_the_same_folder_is_refused(program, words, tmp_path, capfd):
     """A lock belongs to a process, so another one holds it."""
     output = tmp_path / "output"

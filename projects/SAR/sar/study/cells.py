@@ -248,6 +248,12 @@ def find_training(folders: Iterable[Path], cell: Cell) -> Path | None:
     return next((path for path in folders if _read_cell(path).get("key") == cell.key), None)
 
 
+def data_folders(folders: Iterable[Path]) -> set[str]:
+    """Return DATASETS.FOLDER of the trainings in several folders; "" if the config names data."""
+    cells = [cell for cell in map(_read_cell, folders) if "settings" in cell]
+    return {str(cell["settings"].get("DATASETS.FOLDER", "")) for cell in cells}
+
+
 def _read_cell(folder: Path) -> dict:
     """Return what a folder says about its training; {} if it holds none."""
     try:
