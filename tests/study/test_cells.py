@@ -93,6 +93,9 @@ def test_results_of_a_config_that_has_changed_are_refused(tmp_path):
     finished(start(folder, config=str(config)))
     config.write_text("SOLVER: {BASE_LR: 0.01}  # another\n")
     assert holds_training(folder, own)
+    overridden = "SOLVER: {BASE_LR: 0.01, MAX_ITER: 9}\nOUTPUT_DIR: other\nSEED: 7\n"
+    config.write_text(overridden)
+    assert holds_training(folder, own)
     config.write_text("SOLVER: {BASE_LR: 0.1}\nMODEL: {WEIGHTS: a.pth}\n")
     with pytest.raises(InputError, match="mine.yaml has changed .*MODEL.WEIGHTS, SOLVER.BASE_LR"):
         holds_training(folder, own)

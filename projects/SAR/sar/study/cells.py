@@ -25,7 +25,7 @@ from sar.files.run_folder import (
     METRICS,
 )
 from sar.study.environment import environment
-from sar.study.matrix import Cell
+from sar.study.matrix import Cell, Settings
 
 NUM_POINTS = 20  # points of each training curve
 
@@ -78,18 +78,7 @@ class Training:
         environment_variables = os.environ | {"OMP_NUM_THREADS": str(threads)}
         if gpu:
             environment_variables["CUDA_VISIBLE_DEVICES"] = gpu
-        names = [name for name in (cell.test, cell.held_out) if name]
-        settings = {
-            # Evaluate the final weights, so that no checkpoint has to be chosen.
-            "TEST.BEST_METRIC": "",
-            "TEST.GEOMETRY": True,
-            **cell.settings,
-            "DATASETS.TEST": tuple(names),
-            "SEED": cell.seed,
-            "OUTPUT_DIR": folder.resolve(),
-            "MODEL.DEVICE": device,
-        }
-        words = [str(word) for pair in settings.items() for word in pair]
+        words = [str(word) for pair in _overrides(cell, folder, device).items() for word in pair]
         self._commit = _commit()  # before the training, because the user may commit during it
         self._start = time.perf_counter()
         with open(folder / CONSOLE, "ab") as console:
@@ -234,7 +223,8 @@ def holds_training(folder: Path, cell: Cell, cwd: Path | None = None) -> bool:
         return False
     now = _config_keys(cell, cwd)
     before = known.get("config_keys", now)
-    changed = sorted(key for key in before | now if before.get(key) != now.get(key))
+    has_effect = (before | now).keys() - _overrides(cell, folder, "").keys()
+    changed = sorted(key for key in has_effect if before.get(key) != now.get(key))
     if changed:
         raise InputError(
             f"{cell.config} has changed since {folder} was trained ({listed(changed, 3)}), so old "
@@ -268,6 +258,20 @@ def _claim(folder: Path, cell: Cell, cwd: Path | None) -> None:
     content = {"key": cell.key, "config": cell.config, "settings": cell.settings}
     content |= {"test": cell.test, "seed": cell.seed, "config_keys": _config_keys(cell, cwd)}
     write_atomically(folder / CELL, json.dumps(content, indent=2) + "\n")
+
+
+def _overrides(cell: Cell, folder: Path, device: str) -> Settings:
+    """Return the keys that a training sets, whatever values its config file has."""
+    return {
+        # Evaluate the final weights, so that no checkpoint has to be chosen.
+        "TEST.BEST_METRIC": "",
+        "TEST.GEOMETRY": True,
+        **cell.settings,
+        "DATASETS.TEST": tuple(name for name in (cell.test, cell.held_out) if name),
+        "SEED": cell.seed,
+        "OUTPUT_DIR": folder.resolve(),
+        "MODEL.DEVICE": device,
+    }
 
 
 def _config_keys(cell: Cell, cwd: Path | None) -> dict[str, object]:
