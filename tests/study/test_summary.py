@@ -127,6 +127,11 @@ def test_metrics_without_ground_truth_are_left_out(study, rows):
     means, differences, *_ = tables(summarize(study, rows))
     assert "mIoU@r" not in means[""] and differences[""] == ["mIoU", "mIoU@r_pixel"]
     assert summarize(study, rows).count("\n### ") == 1  # the same numbers as mIoU
+    sentence = (
+        "No evaluated label shows a class of the group, so these metrics are left out: mIoU@r."
+    )
+    assert summarize(study, rows).count(sentence) == 1  # the test split has the metric
+    assert advise(study, rows)["missing"] == [sentence]
 
 
 def test_missing_trainings_are_named_and_left_out(study, rows):

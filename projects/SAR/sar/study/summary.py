@@ -66,7 +66,7 @@ def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
 
     Returns:
         None without rows. Else types that JSON can hold. In all texts, `**` encloses bold words.
-        "missing": texts about missing trainings; "recommendations": for each metric its
+        "missing": texts about missing trainings and metrics; "recommendations": for each metric its
         "question" and "sentences"; "limits": a text; "caption", "metrics" and "differences" of the
         table: for each method its "name" and "cells", one text per metric.
     """
@@ -74,8 +74,9 @@ def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
     if not any(found.values()):
         return None
     metrics, differences = _differences(study, found, "metrics")
+    unknown = _unknown(study, _known_scores(study, found, "metrics"))
     return {
-        "missing": _missing(study, found),
+        "missing": _missing(study, found) + unknown,
         "recommendations": [
             {"question": question, "sentences": sentences}
             for question, sentences in _recommendations(study, found)
@@ -130,8 +131,20 @@ def _tables(study: Study, found: Found, key: str) -> list[str]:
     metrics, differences = _differences(study, found, key)
     return [
         grid(means, ["", "seeds", *scores_of, "s/iteration"]),
+        *_unknown(study, scores_of),
         _caption(study),
         grid(differences, ["", *metrics]),
+    ]
+
+
+def _unknown(study: Study, scores_of: Mapping[str, Scores]) -> list[str]:
+    """Return a sentence that names the metrics without scores; [] if there are none."""
+    lacking = [metric for metric in study.metrics if metric not in scores_of]
+    if not lacking:
+        return []
+    return [
+        "No evaluated label shows a class of the group, so these metrics are left out: "
+        f"{', '.join(lacking)}."
     ]
 
 
