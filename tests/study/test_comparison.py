@@ -131,6 +131,14 @@ def test_the_data_sets_of_a_config_are_compared_without_a_folder(folder, tmp_pat
     config.write_text(yaml.safe_dump({"_BASE_": base, "DATASETS": {"FOLDER": str(folder)}}))
     study = plan("", config=str(config))
     assert study.title == "folder_mine_val" and "DATASETS.FOLDER" not in study.settings
+    assert study.held_out == ""
+    for kind in ("images", "labels"):
+        (folder / kind / "test").symlink_to(folder / kind / "val")
+    assert plan("", config=str(config)).held_out == "folder_mine_test"
+    keys = {"FOLDER": str(folder), "TEST": ["folder_mine_test"]}
+    config.write_text(yaml.safe_dump({"_BASE_": base, "DATASETS": keys}))
+    study = plan("", config=str(config))
+    assert (study.test, study.held_out) == ("folder_mine_test", "")
 
 
 def test_default_length():

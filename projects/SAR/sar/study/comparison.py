@@ -127,7 +127,7 @@ def plan_comparison(
         raise InputError(
             "a comparison needs a validation split, to evaluate the methods: move some "
             f"{'clouds' if cfg.INPUT.POINTS.VOXEL_SIZE else 'images and labels'} from "
-            f"{folder}/*/train to {folder}/*/val"
+            f"{cfg.DATASETS.FOLDER}/*/train to {cfg.DATASETS.FOLDER}/*/val"
         )
     for name in others:
         try:
@@ -138,12 +138,14 @@ def plan_comparison(
     iterations = iterations or default_iterations(
         num_images, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
     )
-    splits = register_folder(folder) if folder else ()
+    splits = register_folder(cfg.DATASETS.FOLDER) if cfg.DATASETS.FOLDER else ()
+    test = cfg.DATASETS.TEST[0]
+    held_out = [name for name in splits if name.endswith("_test") and name != test]
     own = {CHECKPOINT_PERIOD: max(1, iterations // 10), **OWN_SETTINGS}
     if cfg.SOLVER.WARMUP_ITERS > longest_warmup(iterations):
         own["SOLVER.WARMUP_ITERS"] = longest_warmup(iterations)
     return Study(
-        title=os.path.basename(folder) or cfg.DATASETS.TEST[0],
+        title=os.path.basename(folder) or test,
         description="",
         config=config,
         settings={
@@ -151,12 +153,12 @@ def plan_comparison(
             **own,
             **dict(zip(words[::2], words[1::2], strict=True)),
         },
-        test=cfg.DATASETS.TEST[0],
+        test=test,
         metrics=METRICS,
         seeds=range(num_seeds),
         methods=list(methods),
         candidates={name: [settings] for name, settings in methods.items()},
-        held_out=next((name for name in splits if name.endswith("_test")), ""),
+        held_out=held_out[0] if held_out else "",
     )
 
 
