@@ -48,6 +48,16 @@ def test_a_file_in_another_folder(folder):
     assert load_config().MODEL.MY_KEY == 3
 
 
+def test_a_checksum_changes_with_the_file(folder):
+    names = ["my_module.py", "neighbour"]
+    import_modules(names)
+    before = user_code.checksums(names)
+    (folder / "my_module.py").write_text("# other\n")
+    after = user_code.checksums(names)
+    assert list(after) == names and before["my_module.py"] != after["my_module.py"]
+    assert before["neighbour"] == after["neighbour"]
+
+
 def test_a_function_that_adds_keys():
     def add(cfg):
         cfg.MODEL.MINE = "x"

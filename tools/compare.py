@@ -120,7 +120,8 @@ from sar.study.comparison import (
 )
 from sar.study.matrix import Cell, Study
 from sar.study.schedule import num_cores, run_cells, visible_gpus
-from sar.study.summary import advise, summarize
+from sar.study.summary import advise, changed_code, summarize
+from sar.user_code import checksums
 
 logger = logging.getLogger("compare")
 
@@ -178,6 +179,9 @@ def run(args: Namespace) -> int:
             check_evaluation_labels(finished, pixels, output)
         if missing:
             check_methods(study, frequency)
+            now = {"imports": checksums(args.imports)}
+            for note in changed_code([*rows.values(), now]):
+                logger.warning(note)
     failed = run_missing(missing, folders, rows, args) if missing else []
     if args.cell is None:
         write_results(study, rows, folders, outputs, args)
@@ -267,7 +271,10 @@ def run_missing(
         place = f"on {len(gpus)} GPU(s)" if gpus else f"on the CPU, {threads} thread(s) each"
         print(f"{len(missing)} training(s) to run, {jobs} at a time {place}", file=sys.stderr)
 
+    code = {}  # of each training
+
     def start(cell: Cell, gpu: str) -> Training:
+        code[cell.key] = {"imports": checksums(args.imports)}
         return Training(
             cell,
             folders[cell.key],
@@ -278,8 +285,8 @@ def run_missing(
         )
 
     def save(cell: Cell, row: dict) -> None:
-        write_atomically(folders[cell.key] / RESULT, json.dumps(row) + "\n")
-        rows[cell.key] = row
+        rows[cell.key] = row | code[cell.key]
+        write_atomically(folders[cell.key] / RESULT, json.dumps(rows[cell.key]) + "\n")
 
     return run_cells(
         missing,

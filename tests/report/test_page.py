@@ -145,7 +145,7 @@ LOSSES = ("loss_sem_seg", "sem_seg/Loss")
 
 
 RECOMMENDATION = {
-    "missing": ["Missing: A (1)."],
+    "notes": ["Missing: A (1)."],
     "recommendations": [{"question": "Which?", "sentences": ["Use **B**.", "Certain."]}],
     "limits": "Not too sure.",
     "caption": "Differences. **Bold**: clear.",

@@ -131,7 +131,7 @@ def test_metrics_without_ground_truth_are_left_out(study, rows):
         "No evaluated label shows a class of the group, so these metrics are left out: mIoU@r."
     )
     assert summarize(study, rows).count(sentence) == 1  # the test split has the metric
-    assert advise(study, rows)["missing"] == [sentence]
+    assert advise(study, rows)["notes"] == [sentence]
 
 
 def test_missing_trainings_are_named_and_left_out(study, rows):
@@ -188,7 +188,7 @@ def test_the_page_has_the_sentences_and_differences_of_the_text(study, rows):
     del rows[study.cell(METHODS["B"], 2).key]
     text, advice = summarize(study, rows), advise(study, rows)
     assert json.loads(json.dumps(advice, allow_nan=False)) == advice
-    (missing,) = advice["missing"]
+    (missing,) = advice["notes"]
     assert missing.startswith("**Missing trainings:** B (1).") and missing in text
     assert [one["question"] in text for one in advice["recommendations"]] == [True] * 3
     for one in advice["recommendations"]:
@@ -200,3 +200,11 @@ def test_the_page_has_the_sentences_and_differences_of_the_text(study, rows):
         name: differences[name] for name in ("A", "B")
     }
     assert advise(study, {}) is None
+
+
+def test_code_that_changed_between_trainings_is_named(study, rows):
+    for index, row in enumerate(rows.values()):
+        row["imports"] = {"same.py": "a", "heads.py": "old" if index else "new"}
+    text, advice = summarize(study, rows), advise(study, rows)
+    (note,) = advice["notes"]
+    assert "changed between trainings (heads.py)" in note and note in text

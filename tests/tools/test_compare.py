@@ -181,6 +181,18 @@ def test_results_on_other_validation_images_are_named(program, words, monkeypatc
     assert "The runs were evaluated on different numbers of images" in caplog.text
 
 
+def test_code_that_changed_since_a_training_is_named(program, words, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    code = tmp_path / "my_losses.py"
+    code.write_text("A = 1\n")
+    assert program.main(["--import", str(code), *words, "--cell", "0"]) == 0
+    code.write_text("A = 2\n")
+    assert program.main(["--import", str(code), *words]) == 0
+    note = f"The code of --import has changed between trainings ({code})"
+    assert note in caplog.text and note in (tmp_path / "output" / "comparison.md").read_text()
+
+
 def test_files_of_the_user_are_kept(program, words, tmp_path, capsys):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "report.html").write_text("the user's")

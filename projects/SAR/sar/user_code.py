@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sar.errors import InputError
+from sar.files.atomic import sha256
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -51,6 +52,16 @@ def add_config_function(function: Callable[["CfgNode"], None]) -> None:
     """Use a function that adds keys in every config that is loaded later in this process."""
     if function not in config_functions:
         config_functions.append(function)
+
+
+def checksums(names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 checksum of the file of each imported module, by its name.
+
+    Args:
+        names: as in `import_modules`, after it.
+    """
+    modules = {name: Path(name).stem if name.endswith(".py") else name for name in names}
+    return {name: sha256(sys.modules[module].__file__) for name, module in modules.items()}
 
 
 def _import_module(name: str) -> ModuleType:

@@ -25,7 +25,7 @@ function fillRecommendation() {
     place.remove();
     return;
   }
-  for (const text of advice.missing) place.append(element("p", {}, ...withBold(text)));
+  for (const text of advice.notes) place.append(element("p", {}, ...withBold(text)));
   for (const { question, sentences } of advice.recommendations) {
     place.append(element("h3", {}, question),
       element("p", {}, ...withBold(sentences.join(" "))));

@@ -3,7 +3,8 @@
 import math
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from sar.cli import call_of
 from sar.config import load_config
@@ -40,7 +41,7 @@ def summarize(study: Study, rows: Mapping[str, dict], imports: Sequence[str] = (
         f"Config: `{study.config}`. Iterations: {study.settings[ITERATIONS]}. Seeds: "
         f"{len(study.seeds)}. Each number is a mean over seeds. IoU is in percent.",
     ]
-    parts += _missing(study, found)
+    parts += [*_missing(study, found), *changed_code(rows.values())]
     if not any(found.values()):
         return "\n\n".join(parts) + "\n"
     parts += [f"## Validation split, `{study.test}`", *_tables(study, found, "metrics")]
@@ -66,7 +67,7 @@ def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
 
     Returns:
         None without rows. Else types that JSON can hold. In all texts, `**` encloses bold words.
-        "missing": texts about missing trainings and metrics; "recommendations": for each metric its
+        "notes": texts about what limits the comparison; "recommendations": for each metric its
         "question" and "sentences"; "limits": a text; "caption", "metrics" and "differences" of the
         table: for each method its "name" and "cells", one text per metric.
     """
@@ -76,7 +77,7 @@ def advise(study: Study, rows: Mapping[str, dict]) -> dict | None:
     metrics, differences = _differences(study, found, "metrics")
     unknown = _unknown(study, _known_scores(study, found, "metrics"))
     return {
-        "missing": _missing(study, found) + unknown,
+        "notes": [*_missing(study, found), *changed_code(rows.values()), *unknown],
         "recommendations": [
             {"question": question, "sentences": sentences}
             for question, sentences in _recommendations(study, found)
@@ -109,6 +110,23 @@ def _missing(study: Study, found: Found) -> list[str]:
         f"**Missing trainings:** {', '.join(lacking)}. A mean over fewer seeds cannot be compared "
         f"with other means. Use the differences to {study.reference}: they only use seeds that "
         "both methods have."
+    ]
+
+
+def changed_code(rows: Iterable[Mapping]) -> list[str]:
+    """Return a text that names the imported modules that changed between trainings, if there are.
+
+    Args:
+        rows: results with "imports": checksums of the modules by name.
+    """
+    versions = {version for row in rows for version in row.get("imports", {}).items()}
+    counts = Counter(name for name, _ in versions)
+    changed = sorted(name for name, count in counts.items() if count > 1)
+    if not changed:
+        return []
+    return [
+        f"The code of --import has changed between trainings ({', '.join(changed)}). If the change "
+        "affects a method, remove the folders of its earlier trainings, and run the program again."
     ]
 
 
