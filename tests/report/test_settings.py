@@ -180,6 +180,9 @@ def test_a_resume_with_other_settings_is_told(make_run):
         "The comparison may not be fair: until iteration 40, b was trained with other settings "
         "(SOLVER.BASE_LR; config-until-0000040.yaml)."
     ]
+    Path(words[1], "config-until-0000040.yaml").write_text("NO_SUCH_KEY: 1")
+    (note,) = settings_of(*words)["notes"]
+    assert note.startswith("The settings of b until iteration 40 are not known")
 
 
 def test_runs_without_a_readable_config_are_named(make_run, tmp_path):

@@ -54,10 +54,10 @@ CHECKPOINT = re.compile(r"model_(?P<iteration>\d{7,}|final|best)\.pth")
 
 _PROJECT = "detectron2-sar"
 _FILES = (CONFIG, LOG, METRICS, CLASS_FREQUENCY, LAST_CHECKPOINT, INFERENCE_MODEL)
-_EARLIER_CONFIG = re.compile(r"config-until-(?P<iteration>\d{7,})(-\d+)?\.yaml")
+_EARLIER_CONFIG = re.compile(r"config-until-(?P<end>\d{7,})(-\d+)?\.yaml")
 _MORE_FILES = re.compile(
-    rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|config-until-[\d-]+\.yaml|"
-    rf"{CHECKPOINT.pattern}"
+    rf"{re.escape(LOG)}\.rank\d+|events\.out\.tfevents\..*|"
+    rf"{_EARLIER_CONFIG.pattern}|{CHECKPOINT.pattern}"
 )
 # In inference/, of this project's and of detectron2's evaluators.
 _RESULTS = re.compile(
@@ -158,7 +158,7 @@ def write_config(folder: str | os.PathLike, config: str, iteration: int) -> None
 def earlier_configs(folder: str | os.PathLike) -> list[tuple[int, Path]]:
     """Return the configs that --resume changed: their last iterations and files, in order."""
     found = ((_EARLIER_CONFIG.fullmatch(path.name), path) for path in Path(folder).iterdir())
-    return sorted((int(match["iteration"]), path) for match, path in found if match)
+    return sorted((int(match["end"]), path) for match, path in found if match)
 
 
 def set_aside(folder: str | os.PathLike) -> Path | None:

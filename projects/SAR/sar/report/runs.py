@@ -190,6 +190,11 @@ class Run:
         confusion = self.confusion(dataset)
         return None if confusion is None else confusion.sum(axis=1).tolist()
 
+    def label_fingerprint(self, dataset: str) -> str:
+        """Return `fingerprint_of` the label files of an evaluation; "" if not recorded."""
+        data = self.evaluations[dataset].get("data")
+        return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
+
 
 def find_runs(words: Sequence[str]) -> list[Run]:
     """Return the runs that a command line names.

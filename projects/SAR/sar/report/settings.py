@@ -141,7 +141,7 @@ def compare_settings(runs: Sequence[Run], names: Sequence[str], dataset: str) ->
             )
     for key, fingerprints in (
         (TRAINING_LABELS, map(_fingerprint_of_training, runs, of_runs)),
-        (EVALUATION_LABELS, (_fingerprint_of_evaluation(run, dataset) for run in runs)),
+        (EVALUATION_LABELS, (run.label_fingerprint(dataset) for run in runs)),
     ):
         if len(set(filter(None, fingerprints))) > 1 and key not in [row["key"] for row in rows]:
             notes.append(
@@ -156,8 +156,14 @@ def _changes_of_resumes(run: Run, name: str, settings: dict[str, str | None]) ->
     """Return a note for each --resume that changed settings of the training."""
     notes = []
     for iteration, path in earlier_configs(run.folder):
-        earlier = _settings(run, path)
-        keys = [key for key in earlier if earlier[key] != settings[key]]
+        try:
+            earlier = _settings(run, path)
+        except InputError as error:
+            notes.append(
+                f"The settings of {name} until iteration {iteration} are not known: {error}"
+            )
+            continue
+        keys = [key for key in earlier if earlier[key] != settings.get(key)]
         keys = [key for key in keys if _kind(key) not in ("", "length", "evaluation")]
         if keys:
             notes.append(
@@ -236,11 +242,6 @@ def _counts(units: Units, num_images: int, pixels: Sequence[int], *more: Sequenc
 
 def _fingerprint_of_training(run: Run, settings: dict[str, str | None]) -> str:
     return run.class_frequency().fingerprint if settings[TRAINING_LABELS] else ""
-
-
-def _fingerprint_of_evaluation(run: Run, dataset: str) -> str:
-    data = run.evaluations[dataset].get("data")
-    return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
 
 
 def _text(key: str, value: object) -> str:
