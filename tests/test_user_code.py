@@ -1,6 +1,7 @@
 """--import: a user's modules, and the config keys that they add."""
 
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -56,6 +57,11 @@ def test_a_checksum_changes_with_the_file(folder):
     after = user_code.checksums(names)
     assert list(after) == names and before["my_module.py"] != after["my_module.py"]
     assert before["neighbour"] == after["neighbour"]
+
+
+def test_a_module_without_a_file_has_no_checksum(monkeypatch):
+    monkeypatch.setitem(sys.modules, "folder_of_modules", ModuleType("folder_of_modules"))
+    assert user_code.checksums(["folder_of_modules"]) == {}
 
 
 def test_a_function_that_adds_keys():

@@ -19,7 +19,7 @@ import json
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from sar import cli
@@ -95,7 +95,8 @@ if __name__ == "__main__":
 from tqdm import tqdm
 
 from sar.config import load_config
-from sar.data.class_frequency import ClassFrequency
+from sar.data.class_frequency import ClassFrequency, fingerprint_of
+from sar.data.datasets import load_dataset
 from sar.errors import InputError, printable
 from sar.files import lock
 from sar.files.atomic import write_atomically
@@ -111,8 +112,8 @@ from sar.study.cells import (
 )
 from sar.study.comparison import (
     check_methods,
-    evaluation_pixels,
     folder_name,
+    label_pixels,
     plan_comparison,
     read_files,
     read_methods,
@@ -175,8 +176,8 @@ def run(args: Namespace) -> int:
         finished = [folders[key] for key in rows]
         check_training_labels([*finished, *started], frequency, output)
         if finished:
-            pixels = evaluation_pixels(study, progress=not args.quiet)
-            check_evaluation_labels(finished, pixels, output)
+            names = [name for name in (study.test, study.held_out) if name]
+            check_evaluation_labels(finished, names, output, progress=not args.quiet)
         if missing:
             check_methods(study, frequency)
             now = {"imports": checksums(args.imports)}
@@ -235,19 +236,26 @@ def check_training_labels(trained: list[Path], frequency: ClassFrequency, output
 
 
 def check_evaluation_labels(
-    evaluated: list[Path], pixels: Mapping[str, list[int]], output: Path
+    evaluated: list[Path], names: list[str], output: Path, *, progress: bool
 ) -> None:
     """Raise InputError if the labels of a data set have changed since its evaluation.
 
+    They are counted only if a file has another size or time of change.
+
     Args:
         evaluated: folders of finished trainings.
-        pixels: from `evaluation_pixels`.
+        names: of the evaluated data sets.
+        progress: show a progress bar while labels are counted.
     """
-    for folder in evaluated:
-        run = Run.read("", folder)
-        for name, counts in pixels.items():
-            if run.ground_truth(name) not in (None, counts):
-                raise labels_have_changed(f"labels of {name}", f"{folder} was evaluated", output)
+    runs = [Run.read("", folder) for folder in evaluated]
+    for name in names:
+        fingerprint = fingerprint_of(record["sem_seg_file_name"] for record in load_dataset(name))
+        runs_before = [run for run in runs if run.label_fingerprint(name) != fingerprint]
+        pixels = label_pixels(name, progress=progress) if runs_before else []
+        for run in runs_before:
+            if run.ground_truth(name) not in (None, pixels):
+                event = f"{run.folder} was evaluated"
+                raise labels_have_changed(f"labels of {name}", event, output)
 
 
 def labels_have_changed(labels: str, event: str, output: Path) -> InputError:

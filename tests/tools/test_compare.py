@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sar.data.class_frequency import fingerprint_of
 from sar.study import schedule
 
 from ..programs import load_program
@@ -149,6 +150,21 @@ def test_results_on_other_evaluation_labels_are_not_compared(
     error = capsys.readouterr().err
     assert f"the labels of folder_mine_{split} have changed since" in error
     assert "give another --output" in error and runs(tmp_path) == before
+
+
+def test_evaluation_labels_are_only_counted_if_a_file_looks_different(
+    program, words, folder, tmp_path, monkeypatch
+):
+    assert program.main([*words, "--cell", "0"]) == 0
+    (evaluation,) = (tmp_path / "output" / "runs").glob("*/inference/*/sem_seg_evaluation.json")
+    content = json.loads(evaluation.read_text())
+    content["data"] = {"fingerprint": fingerprint_of(map(str, (folder / "labels/val").iterdir()))}
+    evaluation.write_text(json.dumps(content))
+    counted = []
+    monkeypatch.setattr(program, "label_pixels", lambda name, **_: counted.append(name))
+    assert program.main([*words, "--cell", "1"]) == 0 and counted == []
+    os.utime(folder / "labels/val/0.png", (0, 0))
+    assert program.main(words) == 1 and counted == ["folder_mine_val"]
 
 
 def test_an_interrupted_training_with_other_labels_does_not_go_on(

@@ -55,13 +55,17 @@ def add_config_function(function: Callable[["CfgNode"], None]) -> None:
 
 
 def checksums(names: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 checksum of the file of each imported module, by its name.
+    """Return the SHA-256 checksum of the file of each imported module that has one, by its name.
 
     Args:
         names: as in `import_modules`, after it.
     """
-    modules = {name: Path(name).stem if name.endswith(".py") else name for name in names}
-    return {name: sha256(sys.modules[module].__file__) for name, module in modules.items()}
+    found = {}
+    for name in names:
+        module = sys.modules[Path(name).stem if name.endswith(".py") else name]
+        if file := getattr(module, "__file__", None):  # a folder without __init__.py has none
+            found[name] = sha256(file)
+    return found
 
 
 def _import_module(name: str) -> ModuleType:

@@ -242,19 +242,16 @@ def check_methods(study: Study, frequency: ClassFrequency) -> None:
             raise InputError(f"method {name}: {error}") from error
 
 
-def evaluation_pixels(study: Study, *, progress: bool = False) -> dict[str, list[int]]:
-    """Return the pixels of each class in the labels of the validation and the test split.
+def label_pixels(name: str, *, progress: bool = False) -> list[int]:
+    """Return the pixels of each class in the labels of a data set.
 
     Args:
         progress: show a progress bar.
     """
-    pixels = {}
-    for name in filter(None, (study.test, study.held_out)):
-        metadata = metadata_of(name)
-        labels = metadata.stuff_classes, metadata.ignore_label
-        scan = scan_dataset(load_dataset(name), *labels, check_images=False, progress=progress)
-        pixels[name] = list(scan.frequency.pixels)
-    return pixels
+    metadata = metadata_of(name)
+    labels = metadata.stuff_classes, metadata.ignore_label
+    scan = scan_dataset(load_dataset(name), *labels, check_images=False, progress=progress)
+    return list(scan.frequency.pixels)
 
 
 def trainings(study: Study) -> list[tuple[str, Cell]]:
